@@ -1,0 +1,143 @@
+"""What the stages hand to each other: blocks of records, ordered runs over them, finished frames.
+
+A `Block` is a slice of one feed's records with the symbol table that holds for it. The merge
+answers with `Runs`: an order over several blocks, written as (block, start, stop) triples in
+three arrays, so that no Python object exists per record. The encoder turns runs into `Frames`:
+the bytes of finished ``PUB`` commands, one message per row (JSON) or per piece of a run (packed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestor.records import Records, rtype_counts
+from ingestor.symbols import SymbolTable
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Source(StrEnum):
+    """The envelope's ``source``."""
+
+    POLYGON_WS = "polygon_ws"
+    DIRECT_FEED = "direct_feed"
+    REPLAY = "replay"
+    SIM = "sim"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type."""
+
+    feed: int
+    records: Records
+    symbols: SymbolTable
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Rows of several blocks in publishing order.
+
+    ``block_of_run``, ``start`` and ``stop`` are int64 arrays of one length: run i is
+    ``blocks[block_of_run[i]].records[start[i]:stop[i]]``. Runs are never empty.
+    ``key_ts_ns`` (int64, one per row) is the event time each row is due by, never decreasing in
+    a replay.
+    """
+
+    blocks: Sequence[Block]
+    block_of_run: Int64s
+    start: Int64s
+    stop: Int64s
+    key_ts_ns: Int64s
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.key_ts_ns)
+
+    def pieces(self) -> Iterator[tuple[Block, Records]]:
+        """Yield every run as its block and the records in it."""
+        columns = (self.block_of_run.tolist(), self.start.tolist(), self.stop.tolist())
+        for index, start, stop in zip(*columns, strict=True):
+            block = self.blocks[index]
+            yield block, block.records[start:stop]
+
+    def split(self, rows: int) -> tuple[Runs, Runs]:
+        """Cut after `rows` rows; either part may be empty."""
+        if rows <= 0:
+            return self._rows(0, 0), self
+        if rows >= len(self):
+            return self, self._rows(len(self), len(self))
+        return self._rows(0, rows), self._rows(rows, len(self))
+
+    def _rows(self, first: int, last: int) -> Runs:
+        ends = np.cumsum(self.stop - self.start)
+        begins = ends - (self.stop - self.start)
+        kept = (ends > first) & (begins < last)
+        start = self.start + np.maximum(first - begins, 0)
+        stop = self.stop - np.maximum(ends - last, 0)
+        return Runs(
+            self.blocks,
+            self.block_of_run[kept],
+            start[kept],
+            stop[kept],
+            self.key_ts_ns[first:last],
+        )
+
+    def counts_by_rtype(self) -> dict[int, int]:
+        """Return the number of rows of each rtype."""
+        counts: dict[int, int] = {}
+        for _, records in self.pieces():
+            for rtype, count in rtype_counts(records).items():
+                counts[rtype] = counts.get(rtype, 0) + count
+        return counts
+
+
+def whole_block(block: Block) -> Runs:
+    """Return the runs that publish one block as it stands."""
+    rows = len(block.records)
+    at: Any = np.array([0] if rows else [], dtype=np.int64)
+    return Runs([block], at, at, at + rows, block.records["ts_event_ns"].astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The reply subject of every message: prefix, sequence in `SEQUENCE_DIGITS` digits, suffix."""
+
+    prefix: bytes
+    suffix: bytes
+
+
+SEQUENCE_DIGITS = 12
+"""Zero-padded width of the sequence in a reply subject; enough for 38 days at 300,000/s."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """Finished ``PUB`` commands.
+
+    ``rows_stop`` (int64, one per message) is the number of rows that the messages up to and
+    including this one carry; for one message a row it is 1, 2, 3...
+    """
+
+    data: bytes
+    rows_stop: Int64s
+
+    @property
+    def messages(self) -> int:
+        """Number of ``PUB`` commands in `data`."""
+        return len(self.rows_stop)
+
+
+class Encoder(Protocol):
+    """Ordered runs in, finished bytes out."""
+
+    def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
+        """Encode rows from the front of `runs` into at most `max_messages` messages."""
+        ...

@@ -1,0 +1,1 @@
+"""Ordered runs of records to finished frames."""

@@ -1,0 +1,1 @@
+"""Vendors' bytes to records; one package a vendor, none knows of another."""

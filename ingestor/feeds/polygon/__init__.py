@@ -1,0 +1,1 @@
+"""Polygon/Massive WebSocket frames to records."""

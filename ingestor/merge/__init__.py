@@ -1,0 +1,1 @@
+"""Order of events over feeds, and the pace they are published at."""

@@ -1,0 +1,1 @@
+"""Finished frames into a JetStream stream, acknowledged."""

@@ -1,0 +1,1 @@
+"""Processes: the only place where the stages meet."""

@@ -1,0 +1,1 @@
+"""Programs that stand in for vendors: sample files and the Polygon simulator."""
