@@ -7,6 +7,7 @@ Layers are laid over each other, checked as a whole, and the winner of every key
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.config.schema import Config
+from ingestor.config.schema import SECRETS, Config
 from ingestor.errors import ConfigurationError
 
 DEFAULT_ORIGIN: Final = "default"
@@ -53,7 +54,7 @@ def load(layers: Sequence[Layer]) -> Loaded:
         merged.update(layer)
     for key, setting in merged.items():
         _check(key, setting)
-    config = msgspec.convert(_nested(merged), Config, strict=False)
+    config = _convert(merged, strict=False)
     return Loaded(config, {key: setting.origin for key, setting in merged.items()})
 
 
@@ -88,12 +89,23 @@ def environment_layer(environ: Mapping[str, str], keys: Mapping[str, str]) -> La
 
 def defaults() -> dict[str, Any]:
     """Return every dotted key with its default."""
-    return dict(_leaves(msgspec.to_builtins(Config()), Config))
+    return values(Config())
 
 
 def values(config: Config) -> dict[str, Any]:
     """Return every dotted key with its value, as TOML would write it."""
-    return dict(_leaves(msgspec.to_builtins(config), Config))
+    return dict(_leaves(msgspec.to_builtins(config, enc_hook=str), Config))
+
+
+def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
+    return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Path:
+    """Make the one type that msgspec does not know."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")
 
 
 def _listed(key: str, text: str) -> Any:
@@ -131,12 +143,39 @@ def _check(key: str, setting: Setting) -> None:
     if key not in known:
         raise _unknown(key, setting.origin, known)
     try:
-        msgspec.convert(_nested({key: setting}), Config, strict=setting.typed)
+        value = values(_convert({key: setting}, strict=setting.typed))[key]
     except msgspec.ValidationError as error:
-        reason = _plain(str(error), key)
-        raise ConfigurationError(
-            f"{key} = {setting.value!r} ({setting.origin}) is not allowed: {reason}"
-        ) from error
+        raise _not_allowed(key, setting, _plain(str(error), key)) from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _not_allowed(key, setting, "expected a finite number")
+
+
+def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
+    shown = "(hidden)" if key in SECRETS else repr(setting.value)
+    sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
+    allowed = _allowed(key)
+    return ConfigurationError(f"{sentence}; allowed: {allowed}" if allowed else sentence)
+
+
+def _allowed(key: str) -> str:
+    """Say what a key takes: the words of a choice, or the description of its type."""
+    table, _, name = key.partition(".")
+    kinds = {info.name: info.type for info in msgspec.structs.fields(Config)}
+    info = next(one for one in msgspec.structs.fields(kinds[table]) if one.name == name)
+    return _described(msgspec.inspect.type_info(info.type))
+
+
+def _described(info: msgspec.inspect.Type) -> str:
+    match info:
+        case msgspec.inspect.LiteralType(values=words):
+            return ", ".join(str(word) for word in words)
+        case msgspec.inspect.Metadata(extra_json_schema={"description": str(text)}):
+            return text
+        case msgspec.inspect.VarTupleType(item_type=item):
+            return _described(item)
+        case msgspec.inspect.UnionType(types=kinds):
+            return " or ".join(filter(None, map(_described, kinds)))
+    return ""
 
 
 def _plain(reason: str, key: str) -> str:

@@ -20,7 +20,12 @@ Seconds = Annotated[float, Meta(gt=0)]
 Cpus = tuple[Annotated[int, Meta(ge=0)], ...]
 RingBytes = Annotated[int, Meta(ge=1_048_576, le=1_073_741_824)]
 BlockBytes = Annotated[int, Meta(ge=4_096, le=1_048_576)]
-WallTime = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+WallTime = Annotated[
+    str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="HH:MM, 00:00 to 23:59")
+]
+StreamName = Annotated[
+    str, Meta(pattern=r"^[^\s.*>/\\]+$", description="a name without spaces and . * > / \\")
+]
 FeedName = Literal["trades", "mbp10"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -75,7 +80,7 @@ class Nats(_Table, frozen=True, kw_only=True):
     tls_key_file: Path | None = None
     give_up_after_s: Seconds = 60.0
     """How long the server may stay away before the run ends."""
-    stream: Annotated[str, Meta(pattern=r"^[^\s.*>/\\]+$")] = "MARKET_DATA"
+    stream: StreamName = "MARKET_DATA"
     max_age_s: Seconds = 86_400.0
     max_bytes: Annotated[int, Meta(ge=-1)] = -1
     """-1: as much as the server has."""
