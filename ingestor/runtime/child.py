@@ -40,12 +40,16 @@ class Outcome(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """A process to start. `main` returns a report that msgspec can write, or None."""
+    """A process to start. `main` returns a report that msgspec can write, or None.
+
+    When a process that `ends_run` has ended, however, the others are asked to stop.
+    """
 
     name: str
     main: Callable[[], object]
     cpus: tuple[int, ...] = ()
     log_level: str = "INFO"
+    ends_run: bool = False
 
 
 @dataclass(slots=True)

@@ -129,7 +129,7 @@ def _publisher_plan(
     def main() -> PublisherReport:
         return PublisherProcess(flow, publish.publisher(), table, row, process.stop_s).run()
 
-    return ChildPlan(PUBLISHER, main, process.publisher_cpus, log.level)
+    return ChildPlan(PUBLISHER, main, process.publisher_cpus, log.level, ends_run=True)
 
 
 def _decoded(outcome: Outcome | None, kind: type[_Report]) -> _Report:

@@ -107,8 +107,10 @@ class Supervisor:
 
     def _look(self, tick: Callable[[], str | None]) -> None:
         self._heed_signals()
-        for child in self._children:
+        for plan, child in zip(self._plans, self._children, strict=True):
             self._look_at(child)
+            if plan.ends_run and child.ended:
+                self._stop()
         self._look_for_silence()
         sentence = tick()
         if sentence:
