@@ -28,7 +28,10 @@ def build(place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     source = place / "ingestor" / "encode"
     source.mkdir(parents=True)
     shutil.copy(ROOT / "setup.py", place)
-    shutil.copy(ROOT / "ingestor" / "encode" / "_fast.pyx", source)
+    for name in ("_fast.pyx", "_layout.pxd", "_text.pxd"):
+        shutil.copy(ROOT / "ingestor" / "encode" / name, source)
+    for package in (source, source.parent):
+        (package / "__init__.py").touch()
     return subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=place,
