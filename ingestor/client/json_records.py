@@ -71,7 +71,7 @@ def records_of(
 def price_units(text: str) -> int:
     """Return a JSON number as units of 1e-9. Raises `BadDataError` for a fraction of one."""
     units = Decimal(text).scaleb(9)
-    if units != int(units) or abs(units) > INT64_MAX:
+    if units != int(units) or not -INT64_MAX - 1 <= units <= INT64_MAX:
         raise BadDataError(f"price {text} is no 64-bit number of 1e-9 units")
     return int(units)
 
