@@ -48,9 +48,11 @@ log = logging.getLogger(__name__)
 
 
 class NoAnswerError(StreamError):
-    """JetStream did not answer: it is off, or just coming up, or the connection was lost."""
+    """JetStream did not answer: it is off, or just coming up."""
 
-    passing = True
+
+class CutOffError(NoAnswerError):
+    """The connection was lost before JetStream answered."""
 
 
 class ApiRefusedError(StreamError):
@@ -84,6 +86,7 @@ class Connection:
         self._client._ps = _TappedParser(self._client, self._taps)
         self._up = asyncio.Event()
         self._first_errors = 0
+        self._losses = 0
         self._violation: Exception | None = None
         self._opened = False
         self._closing = False
@@ -170,6 +173,7 @@ class Connection:
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         self._violation = None
+        losses = self._losses
         try:
             answer = await self._client.request(f"$JS.API.{subject}", payload, REQUEST_TIMEOUT_S)
         except NoRespondersError as error:
@@ -177,7 +181,8 @@ class Connection:
         except (Error, OSError) as error:
             if self._violation is not None:
                 raise self._reason(self._violation) from error
-            raise NoAnswerError(f"{what}: no answer from {self.servers}") from error
+            kind = NoAnswerError if losses == self._losses else CutOffError
+            raise kind(f"{what}: no answer from {self.servers}") from error
         values = msgspec.json.decode(answer.data)
         if "error" in values:
             raise ApiRefusedError(what, values["error"])
@@ -195,6 +200,7 @@ class Connection:
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:
             self._up.clear()
+            self._losses += 1
             log.warning("lost the NATS server at %s; connecting again", self.servers)
             self._on_lost()
 

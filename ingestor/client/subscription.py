@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.client.batches import Batch, batches_of, first_bad
-from ingestor.client.connection import Connection
+from ingestor.client.connection import ApiRefusedError, Connection, CutOffError, NoAnswerError
 from ingestor.client.consumer import Consumer
 from ingestor.client.decode import JSON_DECODE, Message, decode
 from ingestor.client.pull import Chunk, ConsumerLostError, Pull
@@ -207,10 +207,18 @@ class Subscription:
             try:
                 return await self._try_open()
             except StreamError as error:
-                if self._received_seq is None or not getattr(error, "passing", False):
+                if not self._worth_another_try(error):
                     raise
                 log.warning("stream %s: %s; trying again", self._stream, error)
                 await asyncio.sleep(REOPEN_PAUSE_S)
+
+    def _worth_another_try(self, error: StreamError) -> bool:
+        """Once it has worked, JetStream may be away for a while; at first it ought to be there."""
+        if self._received_seq is None:
+            return isinstance(error, CutOffError)
+        return isinstance(error, NoAnswerError) or (
+            isinstance(error, ApiRefusedError) and error.passing
+        )
 
     async def _try_open(self) -> Pull:
         opened = await self._consumer.open(self._received_seq)

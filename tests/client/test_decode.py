@@ -87,7 +87,7 @@ def test_a_book_of_nine_levels_is_bad() -> None:
 
 
 def test_an_unknown_subject_is_an_error_of_its_own() -> None:
-    with pytest.raises(UnknownSubjectError, match="known are market.stocks.trades") as caught:
+    with pytest.raises(UnknownSubjectError, match=r"known are market\.stocks\.trades") as caught:
         decode(Message("market.bonds.trades", 7, FUTURES_TRADE))
     assert caught.value.seq == 7
 
