@@ -27,6 +27,9 @@ from ingestor.client.start import AtSequence, From, Since, Start
 from ingestor.client.subscription import Subscription
 
 __all__ = [
+    "DEFAULT_STREAM",
+    "DEFAULT_URL",
+    "EVERYTHING",
     "AtSequence",
     "BadMessageError",
     "Batch",

@@ -74,8 +74,8 @@ class Pull:
         self._follow = follow
         self._number = opened.next_number
         self._chunks: deque[Chunk] = deque()
-        self._waiting_messages = 0
-        self._waiting_bytes = 0
+        self.waiting_messages = 0
+        self.waiting_bytes = 0
         self._inbox: tuple[str, NatsSubscription] | None = None
         self._requests = 0
         self._left = 0
@@ -114,8 +114,8 @@ class Pull:
             await self._request()
             await self._wait()
         chunk = self._chunks.popleft()
-        self._waiting_messages -= len(chunk)
-        self._waiting_bytes -= chunk.payload_bytes
+        self.waiting_messages -= len(chunk)
+        self.waiting_bytes -= chunk.payload_bytes
         await self._request()
         return chunk
 
@@ -138,8 +138,8 @@ class Pull:
         self._left -= len(frames)
         if chunk.frames:
             self._chunks.append(chunk)
-            self._waiting_messages += len(chunk)
-            self._waiting_bytes += chunk.payload_bytes
+            self.waiting_messages += len(chunk)
+            self.waiting_bytes += chunk.payload_bytes
             self._changed.set()
 
     def status(self, status: Status) -> None:
@@ -175,8 +175,8 @@ class Pull:
     async def _request(self) -> None:
         """Ask for more if nothing is asked for and there is room."""
         room = (
-            self._waiting_messages <= REQUEST_MESSAGES // 2
-            and self._waiting_bytes <= REQUEST_BYTES // 2
+            self.waiting_messages <= REQUEST_MESSAGES // 2
+            and self.waiting_bytes <= REQUEST_BYTES // 2
         )
         if self._left > 0 or not room or self._broken or self._ended or self._inbox is None:
             return

@@ -61,6 +61,12 @@ class Subscription:
         self._items: deque[Any] = deque()
         self._handed_then = 0
 
+    @property
+    def arrived(self) -> int:
+        """Number of messages that have arrived and are not handed out."""
+        waiting = 0 if self._pull is None else self._pull.waiting_messages
+        return len(self._chunk) - self._handed + waiting
+
     async def events(self) -> AsyncIterator[Event]:
         """Yield typed events (`ingestor.events`).
 

@@ -485,7 +485,7 @@ def test_a_slow_reader_is_not_sent_more_than_the_bound(
                 found.append(event)
                 await asyncio.sleep(0.001)  # work
                 assert subscription._pull is not None
-                most = max(most, subscription._pull._waiting_messages)
+                most = max(most, subscription._pull.waiting_messages)
             return most, len(found)
 
     store(nats_server, as_json(trades(1000)))
@@ -508,7 +508,7 @@ def test_large_messages_are_bounded_by_bytes(
                 rows += len(batch)
                 await asyncio.sleep(0.005)  # work
                 assert subscription._pull is not None
-                most = max(most, subscription._pull._waiting_bytes)
+                most = max(most, subscription._pull.waiting_bytes)
             return most, rows
 
     store(server, [message for at in range(60) for message in packed(depth(100, first=at * 100))])
