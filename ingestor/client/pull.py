@@ -158,9 +158,9 @@ class Pull:
         at = 5 if len(tokens[0]) == _PLAIN_REPLY_TOKENS else 7
         numbers = [int(token[at + 1]) for token in tokens]
         seqs = [int(token[at]) for token in tokens]
-        expected = range(self._number, self._number + len(numbers))
+        expected = list(range(self._number, self._number + len(numbers)))
         whole = len(numbers)
-        if numbers[0] != expected[0] or numbers[-1] != expected[-1]:
+        if numbers != expected:
             pairs = zip(numbers, expected, strict=True)
             whole = next(at for at, (number, due) in enumerate(pairs) if number != due)
         self._number += whole
