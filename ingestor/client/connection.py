@@ -190,7 +190,7 @@ class Connection:
 
     async def _errored(self, error: Exception) -> None:
         log.debug("NATS client: %r", error)
-        if not self._opened:
+        if not (self._opened or self._closing):
             self._first_errors += 1
             if self._first_errors >= len(self._servers):
                 raise self._reason(error)

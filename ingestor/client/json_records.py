@@ -46,8 +46,6 @@ _NO_ACTION: Final = ord("N")
 _TRADE_ACTION: Final = ord("T")
 _SIDE_OF_AGGRESSOR: Final = {int(aggressor): side for side, aggressor in AGGRESSOR_OF_SIDE.items()}
 _PUBLISHER_OF_EXCHANGE: Final = {name: number for number, name in PUBLISHER_EXCHANGE.items()}
-_LEVEL_PRICES: Final = attrgetter("bid_px", "ask_px")
-_LEVEL_SIZES: Final = attrgetter("bid_sz", "ask_sz")
 
 
 class _InexactError(Exception):
@@ -76,12 +74,12 @@ def price_units(text: str) -> int:
     return int(units)
 
 
-Prices = Callable[[Iterable[Any]], Any]
-"""Prices, None where unknown, to int64 units; the shape is kept."""
+Prices = Callable[[list[Any]], Any]
+"""Prices, None where unknown, to int64 units."""
 
 
-def _prices_of_doubles(prices: Iterable[Any]) -> Any:
-    doubles = np.array(list(prices), dtype=np.float64)
+def _prices_of_doubles(prices: list[Any]) -> Any:
+    doubles = np.array(prices, np.float64)
     unknown = np.isnan(doubles)
     doubles[unknown] = 0.0
     if doubles.size and np.abs(doubles).max() >= EXACT_BELOW:
@@ -91,10 +89,8 @@ def _prices_of_doubles(prices: Iterable[Any]) -> Any:
     return units
 
 
-def _prices_of_units(prices: Iterable[Any]) -> Any:
-    values: Any = np.array(list(prices), dtype=object)
-    values[values == np.array(None)] = UNDEF_PRICE
-    return values.astype(np.int64)
+def _prices_of_units(prices: list[Any]) -> Any:
+    return np.array(_or(prices, UNDEF_PRICE), np.int64)
 
 
 _EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=price_units)
@@ -151,7 +147,7 @@ def _numbered(symbols: list[str]) -> tuple[list[int], dict[int, str]]:
     return [ids[symbol] for symbol in symbols], {number: symbol for symbol, number in ids.items()}
 
 
-def _column(events: Sequence[Event], name: str) -> list[Any]:
+def _column(events: Sequence[Event | Level], name: str) -> list[Any]:
     return list(map(attrgetter(name), events))
 
 
@@ -239,10 +235,9 @@ def _mbp10(events: Sequence[Event], prices: Prices) -> Columns:
 def _levels(events: Sequence[Event], prices: Prices) -> Any:
     levels = [level for event in events for level in event.levels]  # type: ignore[attr-defined]
     filled = np.zeros(len(levels), LEVEL)
-    both_prices = prices(map(_LEVEL_PRICES, levels)).reshape(-1, 2)
-    both_sizes = _integers("sizes", list(map(_LEVEL_SIZES, levels)), np.uint32).reshape(-1, 2)
-    filled["bid_px_e9"], filled["ask_px_e9"] = both_prices.T
-    filled["bid_sz"], filled["ask_sz"] = both_sizes.T
+    for side in ("bid", "ask"):
+        filled[f"{side}_px_e9"] = prices(_column(levels, f"{side}_px"))
+        filled[f"{side}_sz"] = _integers(f"{side}_sz", _column(levels, f"{side}_sz"), np.uint32)
     return filled.reshape(len(events), LEVELS)
 
 

@@ -22,7 +22,7 @@ from ingestor.events import Event
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
 
-BATCH_MESSAGES: Final = 4_096
+BATCH_MESSAGES: Final = 1_024
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """What `Subscription.batches` gathers, if it has arrived, before it makes arrays."""
 

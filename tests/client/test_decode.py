@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
-from ingestor.blocks import whole_block
+from ingestor.blocks import Block, whole_block
 from ingestor.client import BadMessageError, Message, UnknownSubjectError, decode
+from ingestor.encode.reference import payloads
 from ingestor.events import MBP10, Aggressor, FuturesTrade, Level, OptionTrade, events_of
+from tests import strategies
 from tests.client.streams import DEPTH, TRADES, as_json, depth, packed, trades
 from tests.encode import examples
 from tests.encode.examples import block_of
@@ -16,6 +19,14 @@ FUTURES_TRADE = examples.CONTRACT[3].payload
 def test_json_and_records_give_the_same_event(message: examples.Example) -> None:
     expected = list(events_of(block_of(message.record, message.source)))
     assert decode(Message(message.subject, 1, message.payload)) == expected
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(strategies.blocks())
+def test_json_and_records_give_the_same_events_whatever_they_hold(block: Block) -> None:
+    messages = payloads(whole_block(block))
+    from_json = [event for subject, json in messages for event in decode(Message(subject, 1, json))]
+    assert from_json == list(events_of(block))
 
 
 def test_a_trade_has_the_fields_types() -> None:

@@ -130,7 +130,7 @@ def test_no_events_make_no_records() -> None:
         (
             4,
             {"levels": [{"bid_px": 1.0, "bid_sz": 2**32, "ask_px": 2.0, "ask_sz": 1}] * 10},
-            "size",
+            "bid_sz",
         ),
     ],
 )
