@@ -17,7 +17,8 @@ from typing import Final
 from ingestor.blocks import Source
 from ingestor.config.schema import Config, FeedName
 from ingestor.errors import ExitCode
-from ingestor.feeds.databento.ingestor import DBNIngestor, DbnSchema
+from ingestor.feeds.databento.files import DbnSchema, find_files
+from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
 from ingestor.runtime.connect import make_publisher
@@ -85,10 +86,12 @@ class ReplayPublisher:
         ]
 
     def _source(self, data_dir: Path, name: FeedName) -> DBNIngestor:
-        replay = self._config.replay
+        """Return the reader of a feed. Raises NoDataError when a folder or file is missing."""
+        replay, schema = self._config.replay, SCHEMAS[name]
+        find_files(data_dir, schema, replay.dates)
         return DBNIngestor(
-            data_dir,
-            SCHEMAS[name],
+            data_dir=data_dir,
+            schema=schema,
             dates=replay.dates,
             start=_wall_time(replay.start),
             end=_wall_time(replay.end),

@@ -47,7 +47,9 @@ class RawConnection:
         self._received = bytearray()
         self.inbox = f"_INBOX.ceiling{time.monotonic_ns()}"
         self._receive_until(b"\r\n")
-        self._socket.sendall(b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench"}\r\nPING\r\n')
+        self._socket.sendall(
+            b'CONNECT {"verbose":false,"pedantic":false,"lang":"bench"}\r\nPING\r\n'
+        )
         self._receive_until(b"PONG\r\n")
         self._socket.sendall(f"SUB {self.inbox}.> 1\r\n".encode())
 

@@ -76,9 +76,13 @@ class FilePass:
     def batches(
         self, windows: Sequence[Window], symbols: frozenset[str]
     ) -> Iterator[tuple[Records, SymbolTable]]:
-        """Yield the records in the windows and of the symbols (all when none are given)."""
+        """Yield the records in the windows and of the symbols (all when none are given).
+
+        A chunk that holds none of them yields an empty batch: a sign of life.
+        """
         for chunk in self._reader.chunks():
             self._progress.bytes_read = self._before + self._reader.position
+            before = self._progress.records
             sensible = self._sensible(self._numbered(chunk))
             for day, batch in self._filtered_by_time(sensible, windows):
                 table = self._tables.table(day, _distinct(batch.records["instrument_id"]))
@@ -87,6 +91,8 @@ class FilePass:
                     self._look_at_order(wanted)
                     self._progress.records += len(wanted)
                     yield wanted.records, table
+            if self._progress.records == before:
+                yield chunk.records[:0], {}
 
     def _numbered(self, chunk: Framed) -> Batch:
         for cause, places in chunk.others.items():
