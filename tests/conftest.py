@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,6 +38,12 @@ def pytest_runtest_makereport(
     report = yield
     item.stash[_failed] = report.failed or item.stash.get(_failed, False)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat above the closing line which of bin/test's other checks failed."""
+    for check in os.environ.get("INGESTOR_FAILED_CHECKS", "").splitlines():
+        terminalreporter.write_line(f"FAILED before the tests: {check}", red=True)
 
 
 @pytest.fixture
