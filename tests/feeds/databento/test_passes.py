@@ -147,7 +147,15 @@ def test_only_the_symbols_asked_for_come_through(tmp_path: Path) -> None:
     assert passed.sequences == [n for n in range(6000, 6100) if n % 4 in (2, 3)]
     assert set(passed.named) == {"NQ.c.0", "2"}
     assert passed.progress.filtered == 50
-    assert Passed(path, symbols=frozenset({"CL.c.0"})).blocks == []
+
+
+def test_chunks_that_hold_nothing_asked_for_are_signs_of_life_without_records(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, trades(100))
+    blocks = Passed(path, symbols=frozenset({"CL.c.0"})).blocks
+    assert len(blocks) > 1
+    assert sum(len(records) for records, _ in blocks) == 0
 
 
 def test_steps_back_in_time_are_counted_and_named_once(
