@@ -9,6 +9,7 @@ its payload is known; the server reads both padded (it takes up to nine digits o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +34,12 @@ LENGTH_DIGITS: Final = 8
 
 MAX_PAYLOAD_BYTES: Final = 10**LENGTH_DIGITS - 1
 
+CRLF: Final = b"\r\n"
+
 MAX_SEQUENCE: Final = 10**SEQUENCE_DIGITS - 1
+
+SYMBOLS_HELD: Final = 8192
+"""How many symbols' JSON is remembered."""
 
 Row = dict[str, Any]
 """One record as plain Python values by field name."""
@@ -53,11 +59,10 @@ class JsonEncoder:
         """
         rows, _ = runs.split(max_messages)
         check_sequences(first_sequence, len(rows))
-        data = b"".join(
-            frame(subject, reply, sequence, payload)
-            for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence)
-        )
-        return Frames(data, np.arange(1, len(rows) + 1, dtype=np.int64))
+        parts: list[bytes] = []
+        for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence):
+            parts += frame_head(subject, reply, sequence, len(payload)), payload, CRLF
+        return Frames(b"".join(parts), np.arange(1, len(rows) + 1, dtype=np.int64))
 
 
 def check_sequences(first: int, count: int) -> None:
@@ -66,13 +71,12 @@ def check_sequences(first: int, count: int) -> None:
         raise ValueError(f"{count} sequences from {first} on do not fit {SEQUENCE_DIGITS} digits")
 
 
-def frame(subject: str, reply: Reply, sequence: int, payload: bytes) -> bytes:
-    """Return one finished ``PUB`` command. Raises `BadDataError` when it is too long for one."""
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise BadDataError(f"a message of {subject} has {len(payload)} bytes; no server takes it")
+def frame_head(subject: str, reply: Reply, sequence: int, payload_bytes: int) -> bytes:
+    """Return a ``PUB`` command up to its payload. Raises `BadDataError` when that is too long."""
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise BadDataError(f"a message has {payload_bytes} bytes; no server takes it")
     reply_to = b"%b%0*d%b" % (reply.prefix, SEQUENCE_DIGITS, sequence, reply.suffix)
-    head = b"PUB %b %b %0*d\r\n" % (subject.encode(), reply_to, LENGTH_DIGITS, len(payload))
-    return head + payload + b"\r\n"
+    return b"PUB %b %b %0*d\r\n" % (subject.encode(), reply_to, LENGTH_DIGITS, payload_bytes)
 
 
 def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
@@ -86,11 +90,13 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
                 yield kind.subject, _json(fields)
 
 
+@lru_cache(maxsize=SYMBOLS_HELD)
 def symbol_json(symbol: str) -> bytes:
     """Return ``"symbol":"..."`` as it stands in an event. Raises `BadDataError`."""
     return _json(_symbol_fields(symbol))[1:-1]
 
 
+@lru_cache(maxsize=SYMBOLS_HELD)
 def option_json(symbol: str) -> bytes:
     """Return the keys that an option's ticker tells, ``"underlying"`` to ``"right"``.
 

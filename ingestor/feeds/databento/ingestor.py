@@ -19,7 +19,7 @@ from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
 from ingestor.feeds.databento.streams import open_stream
 from ingestor.feeds.databento.symbology import SymbolTables, names_in_metadata
-from ingestor.feeds.databento.windows import Session, Window
+from ingestor.feeds.databento.windows import EVERYTHING, Session, Window
 
 BLOCK_BYTES: Final = 256 * 1024
 """Default for `DBNIngestor.block_bytes`: 712 depth records, or 5461 trades."""
@@ -157,11 +157,10 @@ class DBNIngestor:
         )
 
     def _limits(self) -> Window:
-        everything = Window()
         return Window(
-            everything.start_ns if self.start_ns is None else self.start_ns,
-            everything.end_ns if self.end_ns is None else self.end_ns,
-        ).within(everything)
+            EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
+            EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
+        ).within(EVERYTHING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ class Window:
         return Window(max(self.start_ns, other.start_ns), min(self.end_ns, other.end_ns))
 
 
+EVERYTHING: Final = Window()
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """New York wall times; None leaves that side open."""
@@ -54,10 +58,9 @@ class Session:
     def on(self, date: dt.date) -> Window:
         """Return the session that begins on a date."""
         last = date + _DAY if self.crosses_midnight else date
-        everything = Window()
         return Window(
-            everything.start_ns if self.start is None else new_york_ns(date, self.start),
-            everything.end_ns if self.end is None else new_york_ns(last, self.end),
+            EVERYTHING.start_ns if self.start is None else new_york_ns(date, self.start),
+            EVERYTHING.end_ns if self.end is None else new_york_ns(last, self.end),
         )
 
     def of_file(self, date: dt.date, dates: Collection[dt.date], limits: Window) -> list[Window]:
@@ -69,12 +72,17 @@ class Session:
 
 
 def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> npt.NDArray[np.bool_] | None:
-    """Return which times lie in any of the windows; None, the usual answer, when all do."""
+    """Return which times, none beyond int64, lie in any of the windows; None when all do."""
+    if EVERYTHING in windows:
+        return None
     first, last = int(ts_ns.min()), int(ts_ns.max())
     if any(window.start_ns <= first and last < window.end_ns for window in windows):
         return None
     kept = np.zeros(len(ts_ns), np.bool_)
     for window in windows:
-        start, end = np.uint64(max(window.start_ns, 0)), np.uint64(max(window.end_ns, 0))
-        kept |= (start <= ts_ns) & (ts_ns < end)
+        kept |= (_bound(window.start_ns) <= ts_ns) & (ts_ns < _bound(window.end_ns))
     return kept
+
+
+def _bound(ts_ns: int) -> np.uint64:
+    return np.uint64(min(max(ts_ns, EVERYTHING.start_ns), EVERYTHING.end_ns))

@@ -1,0 +1,365 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled JSON encoder: runs of records to finished frames, no Python object per row.
+
+How it works. A block's records are read in place, as the packed C structs of ``_layout.pxd``,
+which mirror the dtypes of `ingestor.records`. A row becomes a frame in one pass over a growing
+bytes object: `Output.reserve` makes room for the longest frame the row could become, and the
+``put_*`` functions (``_text.pxd`` and below) then write without looking. The payload's length has
+a fixed width and is filled in last.
+
+What is text stays with Python: a symbol's JSON (for an option, all its ticker says) is made once
+by the reference encoder's functions and copied from then on. A block remembers its last
+instrument, so the table is only asked when the instrument changes.
+
+Where memory could be overrun is in three places, each of which checks: `Blocks.check` (a run
+inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`.
+The tests run all of it under AddressSanitizer.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.ref cimport PyObject, Py_XDECREF
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from ingestor.encode._layout cimport (
+    FLAG_SNAPSHOT, FUTURES_TRADE, MBP10, N_LEVELS, N_RTYPES, OPTION_TRADE, STOCK_QUOTE,
+    STOCK_TRADE, UNDEF_PRICE, FuturesTrade, Head, Level, Live, Mbp10, OptionTrade, StockQuote,
+    StockTrade,
+)
+from ingestor.encode._text cimport (
+    Text, put, put_action, put_aggressor, put_conditions, put_eight, put_exchange, put_four,
+    put_price, put_price_or_null, put_sequence, put_side, put_text, put_uint,
+)
+
+import numpy as np
+
+from ingestor.blocks import SEQUENCE_DIGITS, Frames
+from ingestor.encode.reference import (
+    LENGTH_DIGITS, MAX_PAYLOAD_BYTES, check_sequences, option_json, symbol_json
+)
+from ingestor.errors import BadDataError
+from ingestor.records import EVENT_TYPES
+from ingestor.symbols import symbol_of
+
+cdef extern from *:
+    PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size) except NULL
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
+
+
+# --- what is written into, and what is read from -----------------------------------------------
+
+cdef enum:
+    # More than the longest frame apart from its texts (`Text`): an MBP-10 event whose every
+    # integer has all its digits takes about 1,300 bytes.
+    LIMIT_BYTES = 2048
+
+cdef struct Shape:
+    # One rtype: how its frames begin, and how long its records are (0: no rtype of ours).
+    Text head
+    Py_ssize_t row_bytes
+
+cdef struct Rows:
+    # Consecutive rows of a block, and the sequence of the first one's frame.
+    int64_t start
+    int64_t count
+    uint64_t sequence
+
+cdef struct Source:
+    # One block: where its rows lie, and the instrument of the row written last.
+    Py_buffer rows
+    Text name
+    Text instrument
+    uint32_t instrument_id
+    bint is_option
+
+cdef Py_ssize_t MAX_PAYLOAD = MAX_PAYLOAD_BYTES
+assert (SEQUENCE_DIGITS, LENGTH_DIGITS) == (12, 8), "put_frame writes these widths"
+
+ROW_BYTES = {
+    FUTURES_TRADE: sizeof(FuturesTrade),
+    MBP10: sizeof(Mbp10),
+    STOCK_TRADE: sizeof(StockTrade),
+    STOCK_QUOTE: sizeof(StockQuote),
+    OPTION_TRADE: sizeof(OptionTrade),
+}
+
+
+cdef Text text_of(bytes data):
+    """Point into a bytes object, which the caller keeps alive."""
+    return Text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef class Output:
+    """A bytes object that is written in place and grows."""
+
+    cdef PyObject* data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity
+
+    def __cinit__(self, Py_ssize_t capacity):
+        self.data = PyBytes_FromStringAndSize(NULL, capacity)
+        self.capacity = capacity
+
+    def __dealloc__(self):
+        Py_XDECREF(self.data)
+
+    cdef char* reserve(self, Py_ssize_t size) except NULL:
+        """Return where to write next; there is room for `size` bytes."""
+        if self.capacity - self.size < size:
+            self.capacity = 2 * self.capacity + size
+            _PyBytes_Resize(&self.data, self.capacity)
+        return PyBytes_AS_STRING(<object>self.data) + self.size
+
+    cdef bytes finish(self):
+        """Return what was written; nothing may be written afterwards."""
+        _PyBytes_Resize(&self.data, self.size)
+        self.capacity = self.size
+        return <bytes>self.data
+
+
+cdef class Shapes:
+    """What all frames of one call share."""
+
+    cdef Shape by_rtype[N_RTYPES]
+    cdef Text tail
+    cdef list kept
+
+    def __cinit__(self, reply):
+        tail = reply.suffix + b" "
+        self.tail = text_of(tail)
+        self.kept = [tail]
+        for kind in EVENT_TYPES:
+            head = b"PUB %b %b" % (kind.subject.encode(), reply.prefix)
+            self.kept.append(head)
+            self.by_rtype[<uint8_t>kind.rtype] = Shape(text_of(head), ROW_BYTES[kind.rtype])
+
+
+cdef class Blocks:
+    """The blocks of one call, held while they are read."""
+
+    cdef Source* sources
+    cdef Py_ssize_t count
+    cdef list tables, names, literals
+
+    def __cinit__(self, blocks):
+        self.tables = [block.symbols for block in blocks]
+        self.names = [b',"source":"%b",' % block.source.value.encode() for block in blocks]
+        self.literals = [{} for _ in blocks]
+        self.sources = <Source*>PyMem_Calloc(len(blocks), sizeof(Source))
+        if self.sources == NULL:
+            raise MemoryError
+        for block in blocks:
+            self.take(block.records)
+
+    cdef int take(self, records) except -1:
+        cdef Source* source = &self.sources[self.count]
+        PyObject_GetBuffer(records, &source.rows, PyBUF_SIMPLE)
+        source.name = text_of(self.names[self.count])
+        self.count += 1
+        if source.rows.itemsize < <Py_ssize_t>sizeof(Head):
+            raise BadDataError(f"records of {source.rows.itemsize} bytes are no records")
+        return 0
+
+    def __dealloc__(self):
+        for index in range(self.count):
+            PyBuffer_Release(&self.sources[index].rows)
+        PyMem_Free(self.sources)
+
+    cdef Source* check(self, int64_t block, int64_t start, int64_t stop) except NULL:
+        """Return the block that a run is in. Raises `IndexError` when the run is not in it."""
+        if not 0 <= block < self.count:
+            raise IndexError(f"a run is in block {block} of {self.count}")
+        cdef Source* source = &self.sources[block]
+        if not 0 <= start <= stop <= source.rows.len // source.rows.itemsize:
+            raise IndexError(f"a run of rows {start} to {stop} is not in its block")
+        return source
+
+    cdef int find_instrument(
+        self, Source* source, uint32_t instrument_id, bint is_option
+    ) except -1:
+        """Make `source.instrument` the JSON of this instrument."""
+        if (
+            source.instrument.data != NULL
+            and source.instrument_id == instrument_id
+            and source.is_option == is_option
+        ):
+            return 0
+        index = source - self.sources
+        key = instrument_id | <uint64_t>is_option << 32
+        literal = self.literals[index].get(key)
+        if literal is None:
+            symbol = symbol_of(self.tables[index], instrument_id)
+            literal = (option_json(symbol) if is_option else symbol_json(symbol)) + b","
+            self.literals[index][key] = literal
+        source.instrument = text_of(literal)
+        source.instrument_id = instrument_id
+        source.is_option = is_option
+        return 0
+
+
+# --- one event type each: what follows the envelope and the instrument -------------------------
+
+cdef char* put_stock_trade(char* at, const StockTrade* row) noexcept:
+    at = put_price(put(at, b'"price":'), row.price_e9)
+    at = put_uint(put(at, b',"size":'), row.size)
+    at = put_exchange(put(at, b',"exchange":'), row.exchange)
+    at = put_conditions(put(at, b',"conditions":'), &row.conditions)
+    at = put_sequence(put(at, b',"seq":'), row.live.sequence)
+    return put_aggressor(put(at, b',"aggressor":'), row.aggressor)
+
+
+cdef char* put_stock_quote(char* at, const StockQuote* row) noexcept:
+    at = put_price_or_null(put(at, b'"bid_px":'), row.bid_px_e9)
+    at = put_price_or_null(put(at, b',"ask_px":'), row.ask_px_e9)
+    at = put_uint(put(at, b',"bid_sz":'), row.bid_sz)
+    at = put_uint(put(at, b',"ask_sz":'), row.ask_sz)
+    at = put_exchange(put(at, b',"bid_exch":'), row.bid_exch)
+    at = put_exchange(put(at, b',"ask_exch":'), row.ask_exch)
+    return put_sequence(put(at, b',"seq":'), row.live.sequence)
+
+
+cdef char* put_option_trade(char* at, const OptionTrade* row) noexcept:
+    at = put_price(put(at, b'"price":'), row.price_e9)
+    at = put_uint(put(at, b',"size":'), row.size)
+    at = put_price_or_null(put(at, b',"opt_bid":'), row.opt_bid_e9)
+    at = put_price_or_null(put(at, b',"opt_ask":'), row.opt_ask_e9)
+    at = put_aggressor(put(at, b',"aggressor":'), row.aggressor)
+    at = put_conditions(put(at, b',"conditions":'), &row.conditions)
+    return put_sequence(put(at, b',"seq":'), row.live.sequence)
+
+
+cdef char* put_futures_trade(char* at, const FuturesTrade* row) noexcept:
+    cdef int aggressor = (row.side == b"B") - (row.side == b"A")
+    at = put_price(put(at, b'"price":'), row.price_e9)
+    at = put_uint(put(at, b',"size":'), row.size)
+    at = put_aggressor(put(at, b',"aggressor":'), aggressor)
+    at = put(put(at, b',"exchange":'), b'"CME"' if row.head.publisher_id == 1 else b"null")
+    return put_uint(put(at, b',"conditions":null,"seq":'), row.sequence)
+
+
+cdef inline char* put_side_of_level(char* at, int64_t px_e9, uint32_t size, bint is_bid) noexcept:
+    at = put_price_or_null(put(at, b'{"bid_px":' if is_bid else b',"ask_px":'), px_e9)
+    at = put(at, b',"bid_sz":' if is_bid else b',"ask_sz":')
+    return put_uint(at, 0 if px_e9 == UNDEF_PRICE else size)
+
+
+cdef char* put_mbp10(char* at, const Mbp10* row) noexcept:
+    cdef const Level* level
+    cdef bint is_snapshot = row.update.flags & FLAG_SNAPSHOT
+    at = put(at, b'"levels":[')
+    for index in range(N_LEVELS):
+        level = &row.levels[index]
+        at = put_side_of_level(at, level.bid_px_e9, level.bid_sz, True)
+        at = put_side_of_level(at, level.ask_px_e9, level.ask_sz, False)
+        at = put(at, b"},")
+    at = put(at - 1, b'],"is_snapshot":true' if is_snapshot else b'],"is_snapshot":false')
+    at = put_uint(put(at, b',"seq":'), row.update.sequence)
+    at = put_action(put(at, b',"action":'), row.update.action)
+    at = put_side(put(at, b',"side":'), row.update.side)
+    at = put_price_or_null(put(at, b',"action_price":'), row.update.price_e9)
+    return put_uint(put(at, b',"action_size":'), row.update.size)
+
+
+cdef inline char* put_envelope(char* at, const Source* source, const char* row) noexcept:
+    """The envelope and the instrument."""
+    cdef uint8_t rtype = (<const Head*>row).rtype
+    cdef bint is_live = rtype != MBP10 and rtype != FUTURES_TRADE
+    at = put_uint(put(at, b'{"ts_event_ns":'), (<const Head*>row).ts_event_ns)
+    at = put_uint(
+        put(at, b',"ts_recv_ns":'),
+        (<const Live*>row).ts_recv_ns if is_live else (<const FuturesTrade*>row).ts_recv_ns,
+    )
+    return put_text(put_text(at, source.name), source.instrument)
+
+
+cdef inline char* put_event(char* at, const char* row) noexcept:
+    cdef uint8_t rtype = (<const Head*>row).rtype
+    if rtype == MBP10:
+        return put_mbp10(at, <const Mbp10*>row)
+    if rtype == FUTURES_TRADE:
+        return put_futures_trade(at, <const FuturesTrade*>row)
+    if rtype == STOCK_TRADE:
+        return put_stock_trade(at, <const StockTrade*>row)
+    if rtype == STOCK_QUOTE:
+        return put_stock_quote(at, <const StockQuote*>row)
+    return put_option_trade(at, <const OptionTrade*>row)
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+cdef int put_frame(
+    Output output, Shapes shapes, const Source* source, const char* row, uint64_t sequence
+) except -1:
+    """Write one frame. The row is as long as its rtype says, and its instrument is found."""
+    cdef const Shape* shape = &shapes.by_rtype[(<const Head*>row).rtype]
+    cdef Py_ssize_t texts = shape.head.size + shapes.tail.size + source.name.size
+    cdef char* start = output.reserve(LIMIT_BYTES + texts + source.instrument.size)
+    cdef char* at = put_text(start, shape.head)
+    put_four(at, <uint32_t>(sequence // 100000000))
+    put_eight(at + 4, sequence % 100000000)
+    cdef char* length_at = put_text(at + 12, shapes.tail)
+    cdef char* payload = put(length_at + 8, b"\r\n")
+    at = put(put_event(put_envelope(payload, source, row), row), b"}")
+    if at - payload > MAX_PAYLOAD:
+        raise BadDataError(f"a message has {at - payload} bytes; no server takes it")
+    put_eight(length_at, <uint32_t>(at - payload))
+    output.size += put(at, b"\r\n") - start
+    return 0
+
+
+cdef int put_rows(
+    Output output, Shapes shapes, Blocks blocks, Source* source, Rows rows
+) except -1:
+    """Write the frames of consecutive rows of one block."""
+    cdef const char* row = <const char*>source.rows.buf + rows.start * source.rows.itemsize
+    cdef const Head* head
+    for index in range(rows.count):
+        head = <const Head*>row
+        if shapes.by_rtype[head.rtype].row_bytes != source.rows.itemsize:
+            raise BadDataError(
+                f"no event type has rtype {head.rtype:#04x} in {source.rows.itemsize} bytes"
+            )
+        blocks.find_instrument(source, head.instrument_id, head.rtype == OPTION_TRADE)
+        put_frame(output, shapes, source, row, rows.sequence + index)
+        row += source.rows.itemsize
+    return 0
+
+
+cdef class FastJsonEncoder:
+    """One JSON object per message, one message per row; equals `JsonEncoder` byte for byte."""
+
+    def encode(self, runs, reply, first_sequence, max_messages):
+        """Encode rows from the front of `runs` into at most `max_messages` messages.
+
+        Raises what `JsonEncoder.encode` raises, and `IndexError` for runs that are not in
+        their blocks.
+        """
+        count = min(len(runs), max(max_messages, 0))
+        check_sequences(first_sequence, count)
+        output = Output(_expected_bytes(runs, count))
+        shapes, blocks = Shapes(reply), Blocks(runs.blocks)
+        cdef const int64_t[:] block, start, stop
+        block, start, stop = runs.block_of_run, runs.start, runs.stop
+        if not len(block) == len(start) == len(stop):
+            raise IndexError("the arrays of the runs differ in length")
+        cdef Rows rows = Rows(0, 0, first_sequence)
+        cdef int64_t left = count
+        cdef Source* source
+        for run in range(len(block)):
+            source = blocks.check(block[run], start[run], stop[run])
+            rows.start, rows.count = start[run], min(stop[run] - start[run], left)
+            put_rows(output, shapes, blocks, source, rows)
+            rows.sequence += rows.count
+            left -= rows.count
+            if left == 0:
+                break
+        if left:
+            raise IndexError(f"the runs have {left} rows less than keys")
+        return Frames(output.finish(), np.arange(1, count + 1, dtype=np.int64))
+
+
+def _expected_bytes(runs, count):
+    """A guess of what `count` rows become, so that the output seldom has to grow."""
+    widest = max((block.records.itemsize for block in runs.blocks), default=0)
+    return LIMIT_BYTES + count * (256 + 2 * widest)
