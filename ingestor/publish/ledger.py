@@ -8,7 +8,6 @@ settled; so order in the stream is the order of sending.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Final
 
 from ingestor.blocks import Frames, Runs
@@ -39,15 +38,12 @@ _TRANSIENT: Final = frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FA
 """Refusals that end a batch and not the run: nobody listens (just now), no leader, too many
 requests, batch unknown (it was silent for too long), too many batches."""
 
-Acknowledged = Callable[[Runs], None]
-
 
 class Ledger:
     """Books over one stream and one inbox."""
 
-    def __init__(self, inbox: str, state: StreamState, acknowledged: Acknowledged) -> None:
+    def __init__(self, inbox: str, state: StreamState) -> None:
         self._inbox = inbox
-        self._acknowledged = acknowledged
         self._fast_ingest = state.fast_ingest
         self._proven = False
         self._message_bytes = FIRST_GUESS_BYTES
@@ -142,7 +138,6 @@ class Ledger:
         return AckBatch(self._inbox, batch_id)
 
     def _advance(self, messages: int) -> None:
-        for runs in self.window.acknowledge(messages):
-            self._acknowledged(runs)
+        self.window.acknowledge(messages)
         if self.first_seq is None and self.batch.acked == 1:
             self.first_seq = self.batch.last_seq

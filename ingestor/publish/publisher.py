@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,7 +68,8 @@ class PublishReport:
 class Publisher:
     """Publishes runs in order into one stream. Used on one event loop; `open` first.
 
-    `on_acknowledged` is called with rows when they are known to be stored; it must be quick.
+    `on_acknowledged` is called with the number of rows, in the order of sending, that have just
+    become known to be stored; it must be quick.
     Nothing acknowledged for `give_up_after_s`, though something is due, ends the run.
     """
 
@@ -79,7 +80,7 @@ class Publisher:
         access: Access,
         stream: StreamSettings,
         give_up_after_s: float = GIVE_UP_AFTER_S,
-        on_acknowledged: Callable[[Runs], None] | None = None,
+        on_acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         """Raises ConfigurationError for an access that cannot work."""
         self._encoder = encoder
@@ -92,6 +93,7 @@ class Publisher:
         self._ledger: Ledger | None = None
         self._patience = Patience(self._silence_s)
         self._unsent: deque[Runs] = deque()
+        self._rows_by_rtype: Counter[int] = Counter()
         self._subject = ""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
@@ -138,7 +140,7 @@ class Publisher:
         try:
             state = await set_up(self._api, self._settings)
             inbox = self._connection.new_inbox()
-            self._ledger = Ledger(inbox, state, self._acknowledged)
+            self._ledger = Ledger(inbox, state)
             await self._connection.listen(f"{inbox}.>", self._receive)
         except TimeoutError as error:
             raise self._connection.failure or NatsUnreachableError(
@@ -156,6 +158,7 @@ class Publisher:
         async with self._lock:
             if len(runs):
                 self._unsent.append(runs)
+                self._rows_by_rtype.update(runs.counts_by_rtype())
             await self._pump()
 
     async def flush(self) -> None:
@@ -176,6 +179,7 @@ class Publisher:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
+            self._drop(self._unsent)
             self._unsent.clear()
             with contextlib.suppress(TimeoutError, IngestorError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -183,7 +187,12 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
         await self._connection.close()
+        self._drop(self._unsent)
         return self._report()
+
+    def _drop(self, unpublished: Iterable[Runs]) -> None:
+        for runs in unpublished:
+            self._rows_by_rtype.subtract(runs.counts_by_rtype())
 
     async def _finish(self) -> None:
         """Wait for all acknowledgements, and have the open batch ended by its commit."""
@@ -197,7 +206,8 @@ class Publisher:
         ledger = self._ledger
         if ledger is None or not ledger.window.acked_messages:
             return PublishReport(self._settings.name, reconnects=self.reconnects)
-        by_rtype = ledger.window.acked_rows_by_rtype
+        self._drop(ledger.window.take_back())
+        by_rtype = +self._rows_by_rtype
         return PublishReport(
             stream=self._settings.name,
             rows_by_subject={
@@ -276,20 +286,21 @@ class Publisher:
 
     def _take(self, subject: str, data: bytes, status: str | None) -> None:
         ledger = self._books
-        acked = ledger.window.acked_messages
+        acked_rows = ledger.window.acked_rows
         ledger.receive(subject, data, status)
-        if ledger.window.acked_messages > acked:
-            self.last_ack_ns = now_ns()
-            self._stuck_since_s = None
+        self._note_acknowledged(ledger.window.acked_rows - acked_rows)
         if ledger.batch.ended:
             self._patience.answered(_now_s())
         if ledger.batch.broken:
             self._trouble.set()
         self._news.set()
 
-    def _acknowledged(self, runs: Runs) -> None:
-        if self._on_acknowledged is not None:
-            self._on_acknowledged(runs)
+    def _note_acknowledged(self, rows: int) -> None:
+        if rows:
+            self.last_ack_ns = now_ns()
+            self._stuck_since_s = None
+            if self._on_acknowledged is not None:
+                self._on_acknowledged(rows)
 
     def _connection_changed(self) -> None:
         if self._connection.failure is not None:
@@ -364,11 +375,13 @@ class Publisher:
         if ledger.window.messages and not ledger.batch.fenced:
             await self._fence()
         if not (ledger.batch.ended and ledger.batch.broken):
-            question = Question(self._settings.name, ledger.floor_seq, ledger.window.parts)
+            question = Question(
+                self._settings.name, ledger.floor_seq, ledger.window.unacknowledged()
+            )
             stored = await find_stored(self._api, question, self._encoder)
+            acked_rows = ledger.window.acked_rows
             ledger.settle(stored)
-            if stored.count:
-                self._stuck_since_s = _now_s()
+            self._note_acknowledged(ledger.window.acked_rows - acked_rows)
 
     async def _fence(self) -> None:
         batch = self._books.batch

@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingestor.blocks import Encoder, Reply
+from ingestor.blocks import Encoder, Reply, Runs
 from ingestor.errors import StreamError
 from ingestor.publish.jetstream import JetStreamApi
 from ingestor.publish.readback import Matcher, Message, Stored, messages_of
-from ingestor.publish.window import Part
 
 SETTLE_S: Final = 0.1
 """The stream's last sequence must stand still for this long."""
@@ -44,11 +43,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """How much of `parts` does `stream` hold behind sequence `floor`, where ours were acked?"""
+    """How much of `sent` does `stream` hold behind sequence `floor`, where ours were acked?
+
+    Each of the runs in `sent` was encoded by itself.
+    """
 
     stream: str
     floor: int
-    parts: Sequence[Part]
+    sent: Sequence[Runs]
 
 
 async def find_stored(api: JetStreamApi, question: Question, encoder: Encoder) -> Stored:
@@ -63,7 +65,7 @@ async def find_stored(api: JetStreamApi, question: Question, encoder: Encoder) -
             f"stream {question.stream} ends at sequence {last} though it acknowledged messages up "
             f"to {question.floor}: they were lost with its server, or the stream was made anew"
         )
-    matcher = Matcher(_messages(question.parts, encoder))
+    matcher = Matcher(_messages(question.sent, encoder))
     if last > question.floor and not matcher.complete:
         await _compare(api, question, matcher, (first, last))
     return matcher.stored
@@ -116,13 +118,13 @@ async def _look(api: JetStreamApi, stream: str) -> tuple[int, int]:
     return int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
 
 
-def _messages(parts: Sequence[Part], encoder: Encoder) -> list[Message]:
-    """Encode the parts again, as they were: the same rows make the same messages."""
+def _messages(sent: Sequence[Runs], encoder: Encoder) -> list[Message]:
+    """Encode again as it was: the same rows make the same messages."""
     messages: list[Message] = []
-    for part in parts:
-        runs = part.runs
-        while len(runs):
-            frames = encoder.encode(runs, _NO_REPLY, 1, len(runs))
+    for runs in sent:
+        rest = runs
+        while len(rest):
+            frames = encoder.encode(rest, _NO_REPLY, 1, len(rest))
             messages += messages_of(frames.data)
-            _, runs = runs.split(int(frames.rows_stop[-1]))
+            _, rest = rest.split(int(frames.rows_stop[-1]))
     return messages

@@ -1,13 +1,13 @@
 """What has been sent and is not yet acknowledged, as references to the records, never as bytes.
 
 The encoder made messages of the front of some runs; a part of the window is those runs and, for
-each message, where its rows end. Acknowledgements count messages and may fall inside a part,
-which is then split. What has to be sent again is encoded again.
+each message, where its rows end. Acknowledgements count messages and may fall inside a part. What
+has to be sent again is encoded again.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 
 from ingestor.blocks import Frames, Int64s, Runs
@@ -26,15 +26,9 @@ class Part:
         """Number of messages."""
         return len(self.rows_stop)
 
-    def split(self, messages: int) -> tuple[Part, Part]:
-        """Cut after `messages` messages, of which there must be more."""
-        rows = int(self.rows_stop[messages - 1])
-        size_bytes = self.size_bytes * messages // self.messages
-        front, rest = self.runs.split(rows)
-        return (
-            Part(front, self.rows_stop[:messages], size_bytes),
-            Part(rest, self.rows_stop[messages:] - rows, self.size_bytes - size_bytes),
-        )
+    def rows_before(self, messages: int) -> int:
+        """Number of rows in the first `messages` messages."""
+        return int(self.rows_stop[messages - 1]) if messages else 0
 
 
 class Window:
@@ -42,58 +36,54 @@ class Window:
 
     def __init__(self) -> None:
         self._parts: deque[Part] = deque()
-        self._rows_by_rtype: Counter[int] = Counter()
+        self._acked_of_first = 0
         self.messages = 0
         self.rows = 0
         self.size_bytes = 0
+        """Bytes of the parts that are not wholly acknowledged."""
         self.acked_messages = 0
         self.acked_rows = 0
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """What is unacknowledged, oldest first."""
-        return tuple(self._parts)
-
-    @property
-    def acked_rows_by_rtype(self) -> dict[int, int]:
-        """Acknowledged rows of each rtype."""
-        return dict(self._rows_by_rtype)
 
     def push(self, runs: Runs, frames: Frames) -> None:
         """Add what was just sent: `frames` carry exactly the rows of `runs`."""
         part = Part(runs, frames.rows_stop, len(frames.data))
         self._parts.append(part)
-        self._count(part, 1)
+        self.messages += part.messages
+        self.rows += len(runs)
+        self.size_bytes += part.size_bytes
 
-    def acknowledge(self, messages: int) -> list[Runs]:
-        """Drop the oldest messages and return their rows. Raises ValueError for too many."""
+    def acknowledge(self, messages: int) -> None:
+        """Drop the oldest messages. Raises ValueError for more than there are."""
         if messages > self.messages:
             raise ValueError(f"{messages} messages acknowledged of {self.messages} sent")
-        acked = []
+        self.messages -= messages
+        self.acked_messages += messages
         while messages:
-            part = self._parts.popleft()
-            if part.messages > messages:
-                part, rest = part.split(messages)
-                self._parts.appendleft(rest)
-            messages -= part.messages
-            self._count(part, -1)
-            self._count_acked(part)
-            acked.append(part.runs)
-        return acked
+            part, before = self._parts[0], self._acked_of_first
+            after = min(part.messages, before + messages)
+            rows = part.rows_before(after) - part.rows_before(before)
+            self.rows -= rows
+            self.acked_rows += rows
+            self._acked_of_first = after
+            messages -= after - before
+            if after == part.messages:
+                self._drop_first()
+
+    def unacknowledged(self) -> list[Runs]:
+        """Return the rows of all messages, oldest first; those of one part stay together."""
+        runs = [part.runs for part in self._parts]
+        if self._acked_of_first:
+            _, runs[0] = runs[0].split(self._parts[0].rows_before(self._acked_of_first))
+        return runs
 
     def take_back(self) -> list[Runs]:
         """Empty the window and return its rows, oldest first: they are to be sent again."""
-        runs = [part.runs for part in self._parts]
+        runs = self.unacknowledged()
         self._parts.clear()
+        self._acked_of_first = 0
         self.messages = self.rows = self.size_bytes = 0
         return runs
 
-    def _count(self, part: Part, sign: int) -> None:
-        self.messages += sign * part.messages
-        self.rows += sign * len(part.runs)
-        self.size_bytes += sign * part.size_bytes
-
-    def _count_acked(self, part: Part) -> None:
-        self.acked_messages += part.messages
-        self.acked_rows += len(part.runs)
-        self._rows_by_rtype.update(part.runs.counts_by_rtype())
+    def _drop_first(self) -> None:
+        self.size_bytes -= self._parts.popleft().size_bytes
+        self._acked_of_first = 0

@@ -81,9 +81,7 @@ async def stored(server: NatsServer, stream: str = "MARKET_DATA") -> list[int]:
     return [int(size) for payload in payloads for size in payload.split()]
 
 
-async def messages(
-    server: NatsServer, stream: str = "MARKET_DATA"
-) -> list[tuple[int, str, bytes]]:
+async def messages(server: NatsServer, stream: str = "MARKET_DATA") -> list[tuple[int, str, bytes]]:
     """Sequence, subject and payload of everything in a stream."""
     client = await connect(server)
     try:
@@ -120,5 +118,3 @@ async def raw_info(server: NatsServer, stream: str = "MARKET_DATA") -> dict[str,
         return values
     finally:
         await client.close()
-
-
