@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import nkeys  # type: ignore[import-untyped]
+
 from ingestor.errors import ConfigurationError
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
@@ -115,6 +117,13 @@ def _check_credentials(path: Path) -> None:
     # The client library reads on for ever in a file without these lines.
     if not all(mark in text for mark in _CREDENTIALS_MARKS):
         raise ConfigurationError(f"{path} is no NATS credentials file: it holds no JWT and seed")
+    seed = text.partition(_CREDENTIALS_MARKS[1])[2].partition("\n")[2].partition("\n")[0]
+    try:
+        nkeys.from_seed(bytearray(seed.strip().encode())).wipe()
+    except (nkeys.NkeysError, ValueError):
+        raise ConfigurationError(
+            f"the seed in the NATS credentials file {path} is broken"
+        ) from None
 
 
 def _tls(access: Access, wanted: bool) -> ssl.SSLContext | None:

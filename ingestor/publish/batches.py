@@ -104,8 +104,9 @@ class _State:
 class FastBatch(_State):
     """One batch of fast ingest.
 
-    `proof` makes it a batch of a single message, which is committed with it: the answer proves
-    that the server knows fast ingest, and tells the message's stream sequence.
+    `flow` is how many messages between flow acknowledgements we ask for. `proof` makes it a batch
+    of a single message, which is committed with it: the answer proves that the server knows fast
+    ingest, and tells the message's stream sequence.
     """
 
     def __init__(
@@ -115,12 +116,10 @@ class FastBatch(_State):
         *,
         proof: bool = False,
         flow: int = FLOW_MESSAGES,
-        outstanding: int = OUTSTANDING,
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self._id = batch_id
         self._proof = proof
-        self._outstanding = outstanding
         self._limit = OPENING_MESSAGES
         self.fast_ingest = True
         """False when the proof was stored as an ordinary message."""
@@ -159,7 +158,7 @@ class FastBatch(_State):
         """Take an answer; see `Batch`."""
         if isinstance(answer, FlowAck):
             self.acked = max(self.acked, min(answer.sequence, self.sent))
-            self._limit = self.acked + answer.messages * self._outstanding
+            self._limit = self.acked + max(answer.messages, 1) * OUTSTANDING
             return
         to_fence = tail.endswith(f".{_COMMIT}.$FI")
         if isinstance(answer, PubAck):

@@ -140,9 +140,15 @@ class Connection:
         return True
 
     async def listen(self, subject: str, receive: Receive) -> None:
-        """Have every message of a subject handed to `receive`, which must not raise."""
-        await self._client.subscribe(subject, future=_Inbox(receive))
-        await self._client.flush(HANDSHAKE_TIMEOUT_S)
+        """Have every message of a subject handed to `receive`, which must not raise.
+
+        Returns when the server knows. Raises TimeoutError.
+        """
+        try:
+            await self._client.subscribe(subject, future=_Inbox(receive))
+            await self._client.flush(HANDSHAKE_TIMEOUT_S)
+        except (Error, OSError):
+            raise TimeoutError(f"no answer to the subscription to {subject}") from None
 
     def new_inbox(self) -> str:
         """Return a subject nobody else has."""

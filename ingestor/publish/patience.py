@@ -1,7 +1,8 @@
 """When to ask for an acknowledgement, and when to take silence for an end. No clock is read here.
 
 What was under way at a mark is due one delay later. If it is acknowledged by then the mark moves
-on; if not, the stream is asked; and if that brings nothing either, the server is taken for gone.
+on; if not, the stream is asked. When nothing at all is acknowledged for long, the server is taken
+for gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROUND_TRIPS: Final = 4
 """The delay is at least this many times what the last answer took, up to `MAX_ACK_DELAY_S`."""
 
 SILENCE_S: Final = 10.0
-"""A server that has not answered for this long while something is due is taken for gone."""
+"""A server that acknowledges nothing for this long while something is due is taken for gone."""
 
 
 class Verdict(Enum):
@@ -31,28 +32,32 @@ class Verdict(Enum):
 
 
 class Patience:
-    """Judges progress by two ever-growing counts: messages sent, and messages acknowledged."""
+    """Judges progress by two counts: messages sent, and messages acknowledged."""
 
     def __init__(self, silence_s: float = SILENCE_S) -> None:
         self._silence_s = silence_s
         self._ack_delay_s = ACK_DELAY_S
         self._mark = 0
-        self._marked_s = 0.0
+        self._acked = 0
+        self._progress_s = 0.0
         self._asked_s: float | None = None
 
-    def start(self, sent: int, now_s: float) -> float:
+    def start(self, sent: int, acked: int, now_s: float) -> float:
         """Mark what is under way; return in how many seconds to judge."""
         self._mark = sent
-        self._marked_s = now_s
+        self._acked = acked
+        self._progress_s = now_s
         self._asked_s = None
         return self._ack_delay_s
 
     def judge(self, sent: int, acked: int, now_s: float) -> tuple[Verdict, float]:
         """Return what to do, and in how many seconds to judge again."""
         if acked >= self._mark or sent < self._mark:
-            waiting = sent > acked
-            return (Verdict.WAIT if waiting else Verdict.REST), self.start(sent, now_s)
-        left_s = self._marked_s + self._silence_s - now_s
+            verdict = Verdict.WAIT if sent > acked else Verdict.REST
+            return verdict, self.start(sent, acked, now_s)
+        if acked != self._acked:
+            self._acked, self._progress_s = acked, now_s
+        left_s = self._progress_s + self._silence_s - now_s
         if left_s <= 0:
             return Verdict.GIVE_UP, 0.0
         return (Verdict.ASK if self._asked_s is None else Verdict.WAIT), left_s

@@ -19,8 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,7 +33,6 @@ from ingestor.publish.ledger import Ledger
 from ingestor.publish.patience import SILENCE_S, Patience, Verdict
 from ingestor.publish.settle import Question, find_stored
 from ingestor.publish.stream import StreamSettings, set_up
-from ingestor.records import EVENT_TYPE_BY_RTYPE
 
 RETRY_S: Final = 0.1
 """Pause before trying again what has just failed."""
@@ -92,15 +90,13 @@ class Publisher:
         self._api = JetStreamApi(self._connection)
         self._ledger: Ledger | None = None
         self._patience = Patience(self._silence_s)
-        self._unsent: deque[Runs] = deque()
-        self._rows_by_rtype: Counter[int] = Counter()
-        self._subject = ""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._trouble = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stuck_since_s: float | None = None
+        self._reason = ""
         self.failure: IngestorError | None = None
         """Why nothing can be published any more; `send` and `flush` raise it."""
         self.last_ack_ns: int | None = None
@@ -132,7 +128,7 @@ class Publisher:
         return self._connection.reconnects
 
     async def open(self) -> None:
-        """Connect, set up the stream and find its end.
+        """Connect, set up the stream and find its end. To be closed also when it fails.
 
         Raises NatsUnreachableError, NatsRefusedError, StreamError.
         """
@@ -156,9 +152,7 @@ class Publisher:
         the encoder raises.
         """
         async with self._lock:
-            if len(runs):
-                self._unsent.append(runs)
-                self._rows_by_rtype.update(runs.counts_by_rtype())
+            self._books.add(runs)
             await self._pump()
 
     async def flush(self) -> None:
@@ -179,20 +173,13 @@ class Publisher:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
-            self._drop(self._unsent)
-            self._unsent.clear()
+            self._books.drop_unsent()
             with contextlib.suppress(TimeoutError, IngestorError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await self._finish()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         await self._connection.close()
-        self._drop(self._unsent)
         return self._report()
-
-    def _drop(self, unpublished: Iterable[Runs]) -> None:
-        for runs in unpublished:
-            self._rows_by_rtype.subtract(runs.counts_by_rtype())
 
     async def _finish(self) -> None:
         """Wait for all acknowledgements, and have the open batch ended by its commit."""
@@ -206,13 +193,9 @@ class Publisher:
         ledger = self._ledger
         if ledger is None or not ledger.window.acked_messages:
             return PublishReport(self._settings.name, reconnects=self.reconnects)
-        self._drop(ledger.window.take_back())
-        by_rtype = +self._rows_by_rtype
         return PublishReport(
             stream=self._settings.name,
-            rows_by_subject={
-                EVENT_TYPE_BY_RTYPE[rtype].subject: rows for rtype, rows in by_rtype.items()
-            },
+            rows_by_subject=ledger.stored_rows_by_subject(),
             messages=ledger.window.acked_messages,
             first_seq=ledger.first_seq,
             last_seq=ledger.floor_seq,
@@ -232,33 +215,28 @@ class Publisher:
         """Send what is to be sent, and mend what is broken."""
         try:
             self._raise_failure()
-            while self._unsent or self._trouble.is_set():
-                if self._trouble.is_set():
+            while (runs := self._books.next_runs()) is not None or self._trouble.is_set():
+                if self._trouble.is_set() or runs is None:
                     await self._mend()
                 elif (room := self._books.room()) > 0:
-                    self._write(room)
+                    self._write(runs, room)
                 else:
                     await self._wait()
         except IngestorError as error:
             self._fail(error)
             raise
 
-    def _write(self, room: int) -> None:
-        ledger, runs = self._books, self._unsent[0]
+    def _write(self, runs: Runs, room: int) -> None:
+        ledger = self._books
         batch = ledger.batch
         frames = self._encoder.encode(runs, batch.reply, batch.sent + 1, room)
         if not self._connection.write(frames.data):
             self._trouble.set()
             return
-        sent, rest = runs.split(int(frames.rows_stop[-1]))
-        if len(rest):
-            self._unsent[0] = rest
-        else:
-            self._unsent.popleft()
-        self._subject = _subject_of(frames.data)
-        ledger.record(sent, frames)
+        ledger.sent(frames)
         if self._timer is None:
-            self._set_timer(self._patience.start(ledger.sent_messages, _now_s()))
+            acked = ledger.window.acked_messages
+            self._set_timer(self._patience.start(ledger.sent_messages, acked, _now_s()))
 
     async def _wait(self) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""
@@ -286,11 +264,10 @@ class Publisher:
 
     def _take(self, subject: str, data: bytes, status: str | None) -> None:
         ledger = self._books
-        acked_rows = ledger.window.acked_rows
-        ledger.receive(subject, data, status)
-        self._note_acknowledged(ledger.window.acked_rows - acked_rows)
+        self._note_acknowledged(ledger.receive(subject, data, status))
         if ledger.batch.ended:
             self._patience.answered(_now_s())
+            self._stop_timer()
         if ledger.batch.broken:
             self._trouble.set()
         self._news.set()
@@ -314,6 +291,11 @@ class Publisher:
     def _set_timer(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
         self._timer = None
         ledger = self._books
@@ -336,7 +318,7 @@ class Publisher:
         if batch.can_commit and not self._trouble.is_set():
             batch.committing = True
             self._patience.asked(_now_s())
-            if not self._connection.write(batch.fence(self._subject)):
+            if not self._connection.write(batch.fence(self._books.subject)):
                 self._trouble.set()
 
     # Trouble.
@@ -352,21 +334,20 @@ class Publisher:
         """Settle and restart, or fail to; called again as long as there is trouble."""
         if self._stuck_since_s is None:
             self._stuck_since_s = _now_s()
+        elif self._stuck_for_s() >= self._give_up_after_s:
+            raise self._given_up()
         else:
             await asyncio.sleep(RETRY_S)
-        problem: IngestorError | None = None
         try:
             await self._settle()
         except TimeoutError as error:
-            log.debug("not settled yet: %s", error)
+            self._reason = str(error)
         except RefusedError as refused:
             if not refused.passing:
                 raise
-            problem = refused
+            self._reason = str(refused)
         else:
             self._restart()
-        if self._stuck_for_s() >= self._give_up_after_s:
-            raise problem or self._given_up()
 
     async def _settle(self) -> None:
         """Find out what is stored. Raises TimeoutError when the server does not help."""
@@ -379,13 +360,11 @@ class Publisher:
                 self._settings.name, ledger.floor_seq, ledger.window.unacknowledged()
             )
             stored = await find_stored(self._api, question, self._encoder)
-            acked_rows = ledger.window.acked_rows
-            ledger.settle(stored)
-            self._note_acknowledged(ledger.window.acked_rows - acked_rows)
+            self._note_acknowledged(ledger.settle(stored))
 
     async def _fence(self) -> None:
         batch = self._books.batch
-        if self._connection.write(batch.fence(self._subject)):
+        if self._connection.write(batch.fence(self._books.subject)):
             try:
                 await self._until(lambda: batch.fenced or not self._connection.up, self._silence_s)
             except TimeoutError:
@@ -398,12 +377,13 @@ class Publisher:
         return 0.0 if self._stuck_since_s is None else _now_s() - self._stuck_since_s
 
     def _given_up(self) -> IngestorError:
-        rows = self.unacked_rows + sum(len(runs) for runs in self._unsent)
+        servers, rows = self._connection.servers, self._books.unstored_rows
         left = f"for {self._give_up_after_s:g} s; {rows} rows are not stored"
-        if self._connection.up:
-            name, servers = self._settings.name, self._connection.servers
-            return StreamError(f"stream {name} at {servers} has acknowledged nothing {left}")
-        return NatsUnreachableError(f"no NATS server answers at {self._connection.servers} {left}")
+        if not self._connection.up:
+            return NatsUnreachableError(f"no NATS server has answered at {servers} {left}")
+        reason = f" ({self._reason})" if self._reason else ""
+        name = self._settings.name
+        return StreamError(f"stream {name} at {servers} has acknowledged nothing {left}{reason}")
 
     def _restart(self) -> None:
         ledger = self._books
@@ -415,11 +395,12 @@ class Publisher:
             )
         if ledger.fatal is not None:
             raise StreamError(f"stream {self._settings.name} refuses messages: {ledger.fatal}")
+        self._reason = str(batch.refusal or "")
         self._trouble.clear()
         if not self._connection.up:
             self._trouble.set()
-        self._unsent.extendleft(reversed(ledger.restart()))
-        if not self._unsent:
+        ledger.restart()
+        if not ledger.unstored_rows:
             self._stuck_since_s = None
 
     async def _until(self, done: Callable[[], bool], limit_s: float) -> None:
@@ -431,8 +412,3 @@ class Publisher:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _subject_of(frames: bytes) -> str:
-    """Return the subject of the first ``PUB`` command."""
-    return frames[4 : frames.index(b" ", 4)].decode()

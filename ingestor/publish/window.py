@@ -52,12 +52,13 @@ class Window:
         self.rows += len(runs)
         self.size_bytes += part.size_bytes
 
-    def acknowledge(self, messages: int) -> None:
-        """Drop the oldest messages. Raises ValueError for more than there are."""
+    def acknowledge(self, messages: int) -> int:
+        """Drop the oldest messages; return their rows. Raises ValueError for too many."""
         if messages > self.messages:
             raise ValueError(f"{messages} messages acknowledged of {self.messages} sent")
         self.messages -= messages
         self.acked_messages += messages
+        rows_before = self.acked_rows
         while messages:
             part, before = self._parts[0], self._acked_of_first
             after = min(part.messages, before + messages)
@@ -68,6 +69,7 @@ class Window:
             messages -= after - before
             if after == part.messages:
                 self._drop_first()
+        return self.acked_rows - rows_before
 
     def unacknowledged(self) -> list[Runs]:
         """Return the rows of all messages, oldest first; those of one part stay together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class PlainEncoder:
         self._pad = pad
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
-        data, stops, rows = bytearray(), [], 0
+        data, rows = bytearray(), 0
+        stops: list[int] = []
         for subject, payload, count in self._messages(runs):
             if len(stops) == max_messages:
                 break
@@ -109,8 +111,6 @@ async def until(condition: Any, timeout_s: float = 10.0) -> None:
 
 async def raw_info(server: NatsServer, stream: str = "MARKET_DATA") -> dict[str, Any]:
     """A stream's configuration and state as the server tells it."""
-    import json
-
     client = await connect(server)
     try:
         answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", b"", 5)

@@ -1,4 +1,4 @@
-"""What a stream holds after its server was killed, frozen or cut off: everything, once, in order."""
+"""What a stream holds after kills, cuts and frost: everything, once, in order."""
 
 from __future__ import annotations
 
@@ -191,9 +191,9 @@ def test_a_stream_that_lost_what_it_acknowledged_is_told(nats_server: NatsServer
         for state in nats_server.store_dir.rglob("index.db"):
             state.unlink()
         await asyncio.to_thread(nats_server.start)
+        await until(lambda: publishing.failure)
         with pytest.raises(StreamError, match="lost"):
             await publishing.send(trades(1000, 1))
-            await publishing.flush()
         await publishing.close()
 
     asyncio.run(run())
