@@ -122,7 +122,7 @@ class FrameReader(Generic[M]):
             try:
                 messages.append(self._lenient.decode(element))
             except _UNREADABLE as error:
-                self._tally.skip(_cause(error), str(error), element)
+                self._tally.skip(*_cause(error), element)
         return messages
 
     def _audit(self, data: bytes) -> None:
@@ -157,16 +157,17 @@ def _elements(data: bytes) -> list[bytes]:
         return _BETWEEN.split(data.strip().removeprefix(b"[").removesuffix(b"]"))
 
 
-def _cause(error: Exception) -> Skip:
+def _cause(error: Exception) -> tuple[Skip, str]:
+    """Return the cause and its wording, which is the same for errors of one kind."""
     if not isinstance(error, msgspec.ValidationError):
-        return Skip.NOT_JSON
+        return Skip.NOT_JSON, type(error).__name__
     text = str(error)
-    if text.startswith("Invalid value"):
-        return Skip.UNKNOWN_EV
     field = _ERROR_FIELD.search(text)
+    if text.startswith("Invalid value"):
+        return Skip.UNKNOWN_EV, text
     if field is None or field[1] == "ev":
-        return Skip.NOT_AN_EVENT
-    return _CAUSE_OF_FIELD.get(field[1], Skip.FIELD)
+        return Skip.NOT_AN_EVENT, text
+    return _CAUSE_OF_FIELD.get(field[1], Skip.FIELD), text
 
 
 def _shown(sample: object) -> str:

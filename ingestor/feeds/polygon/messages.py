@@ -102,22 +102,22 @@ class OptionQuote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"
 StockMessage = StockTrade | StockQuote | Status
 OptionMessage = OptionTrade | OptionQuote | Status
 
-_STATUS_KEYS: Final = frozenset(("ev", "status", "message"))
+
+def _keys(kind: type[msgspec.Struct], *unused: str) -> frozenset[str]:
+    return frozenset((*kind.__struct_encode_fields__, "ev", *unused))
+
+
 STOCK_KEYS: Final = {
-    "T": frozenset(
-        ["ev", "sym", "x", "i", "z", "p", "s", "ds", "c", "t", "pt", "q", "trfi", "trft"]
-    ),
-    "Q": frozenset(
-        ["ev", "sym", "bx", "ax", "bp", "ap", "bs", "as", "t", "pt", "q", "z", "c", "i"]
-    ),
-    "status": _STATUS_KEYS,
+    "T": _keys(StockTrade, "i", "z", "trfi", "trft"),
+    "Q": _keys(StockQuote, "i", "z", "c", "pt"),
+    "status": _keys(Status),
 }
-"""Keys that the vendor is known to send, by ``ev``."""
+"""Keys that the vendor is known to send, by ``ev``; what else comes is worth a notice."""
 
 OPTION_KEYS: Final = {
-    "T": frozenset(["ev", "sym", "x", "p", "s", "c", "t", "q"]),
-    "Q": frozenset(["ev", "sym", "bx", "ax", "bp", "ap", "bs", "as", "t", "q"]),
-    "status": _STATUS_KEYS,
+    "T": _keys(OptionTrade),
+    "Q": _keys(OptionQuote, "bs", "as", "bx", "ax", "q"),
+    "status": _keys(Status),
 }
 """As `STOCK_KEYS`, for /options."""
 
