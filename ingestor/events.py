@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.blocks import Block
-from ingestor.records import FLAG_SNAPSHOT, UNDEF_EXCHANGE, UNDEF_SEQUENCE, RType
-from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker
+from ingestor.records import FLAG_SNAPSHOT, UNDEF_EXCHANGE, UNDEF_SEQUENCE, RType, split_by_rtype
+from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
 from ingestor.units import PRICE_SCALE, UNDEF_PRICE
 
 
@@ -27,6 +27,9 @@ class Aggressor(IntEnum):
     MID = 0
     BUY = 1
 
+
+AGGRESSORS: Final = frozenset(Aggressor)
+"""Whatever else a record holds is unknown, hence MID."""
 
 AGGRESSOR_OF_SIDE: Final = {ord("B"): Aggressor.BUY, ord("A"): Aggressor.SELL}
 """DBN trade side to aggressor; any other side is MID."""
@@ -121,8 +124,9 @@ class MBP10(Event, frozen=True, kw_only=True):
 
 def events_of(block: Block) -> Iterator[Event]:
     """Yield every record of a block as its event object, in order."""
-    for record in block.records:
-        yield _BUILDERS[RType(int(record["rtype"]))](record, block)
+    for kind, records in split_by_rtype(block.records):
+        for record in records:
+            yield _BUILDERS[kind.rtype](record, block)
 
 
 def _price(price_e9: Any) -> float | None:
@@ -141,12 +145,17 @@ def _code(value: Any, allowed: frozenset[int]) -> str | None:
     return chr(value) if int(value) in allowed else None
 
 
+def _aggressor(record: Any) -> Aggressor:
+    value = int(record["aggressor"])
+    return Aggressor(value) if value in AGGRESSORS else Aggressor.MID
+
+
 def _conditions(record: Any) -> tuple[int, ...]:
     return tuple(record["conditions"][: record["n_conditions"]].tolist())
 
 
 def _symbol(record: Any, block: Block) -> str:
-    return block.symbols[int(record["instrument_id"])]
+    return symbol_of(block.symbols, int(record["instrument_id"]))
 
 
 def _envelope(record: Any, block: Block) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def _stock_trade(record: Any, block: Block) -> StockTrade:
         size=int(record["size"]),
         exchange=_optional(record["exchange"], UNDEF_EXCHANGE),
         conditions=_conditions(record),
-        aggressor=Aggressor(int(record["aggressor"])),
+        aggressor=_aggressor(record),
     )
 
 
@@ -196,7 +205,7 @@ def _option_trade(record: Any, block: Block) -> OptionTrade:
         size=int(record["size"]),
         opt_bid=_price(record["opt_bid_e9"]),
         opt_ask=_price(record["opt_ask_e9"]),
-        aggressor=Aggressor(int(record["aggressor"])),
+        aggressor=_aggressor(record),
         conditions=_conditions(record),
     )
 

@@ -13,12 +13,16 @@ All times are int nanoseconds UTC, all prices integers of 1e-9 with `UNDEF_PRICE
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from ingestor.errors import BadDataError
 
 Records = npt.NDArray[np.void]
 """A 1-d structured array of one of the dtypes below."""
@@ -177,6 +181,24 @@ EVENT_TYPE_BY_RTYPE: Final = {int(kind.rtype): kind for kind in EVENT_TYPES}
 def as_bytes_matrix(records: Records) -> npt.NDArray[np.uint8]:
     """View contiguous records as shape (n, itemsize) uint8, without copying."""
     return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+
+
+def split_by_rtype(records: Records) -> Iterator[tuple[EventType, Records]]:
+    """Yield the stretches of one event type, in order, viewed as that type's dtype.
+
+    Raises `BadDataError` for an rtype that is none of ours, or one of another itemsize.
+    """
+    if not len(records):
+        return
+    rtypes = records["rtype"]
+    cuts = np.flatnonzero(rtypes[1:] != rtypes[:-1]) + 1
+    for start, stop in pairwise([0, *cuts.tolist(), len(records)]):
+        kind = EVENT_TYPE_BY_RTYPE.get(int(rtypes[start]))
+        if kind is None or kind.dtype.itemsize != records.dtype.itemsize:
+            raise BadDataError(
+                f"no event type has rtype {rtypes[start]:#04x} in {records.dtype.itemsize} bytes"
+            )
+        yield kind, records[start:stop].view(kind.dtype)
 
 
 def rtype_counts(records: Records) -> dict[int, int]:

@@ -30,6 +30,11 @@ PUBLISHER_EXCHANGE: Final[Mapping[int, str]] = {1: "CME"}
 _TICKERS_HELD: Final = 8192
 
 
+def symbol_of(symbols: SymbolTable, instrument_id: int) -> str:
+    """Return the symbol, or the id as text where the table does not list it."""
+    return symbols.get(instrument_id, str(instrument_id))
+
+
 @dataclass(frozen=True, slots=True)
 class OptionTicker:
     """What an option ticker says; ``right`` is ``C`` or ``P``, strike in 1e-9."""

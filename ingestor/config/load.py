@@ -1,0 +1,199 @@
+"""Where each value comes from: flag, then environment, then file, then default.
+
+Each origin is a layer: settings under dotted keys such as ``replay.speed``, and a name for people.
+Layers are laid over each other, checked as a whole, and the winner of every key is remembered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ingestor.config.schema import SECRETS, Config
+from ingestor.errors import ConfigurationError
+
+DEFAULT_ORIGIN: Final = "default"
+MAX_CONFIG_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value as it was given, and by what (``flag --speed``, ``environment REPLAY_SPEED``).
+
+    `typed` values (from a file) must have the right type; others are texts to be read as it.
+    """
+
+    value: Any
+    origin: str
+    typed: bool = False
+
+
+Layer = Mapping[str, Setting]
+"""Settings under their dotted keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration, and the origin of every key that is not a default."""
+
+    config: Config
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(layers: Sequence[Layer]) -> Loaded:
+    """Lay `layers` over the defaults, the last one on top. Raises `ConfigurationError`."""
+    merged: dict[str, Setting] = {}
+    for layer in layers:
+        merged.update(layer)
+    for key, setting in merged.items():
+        _check(key, setting)
+    config = _convert(merged, strict=False)
+    return Loaded(config, {key: setting.origin for key, setting in merged.items()})
+
+
+def file_layer(path: Path) -> Layer:
+    """Read a TOML file. Raises `ConfigurationError` naming the path."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(
+            f"configuration file {path} cannot be read: {error.strerror}"
+        ) from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigurationError(
+            f"configuration file {path} is larger than {MAX_CONFIG_BYTES} bytes"
+        )
+    try:
+        tables = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from error
+    return _flat(tables, f"file {path}")
+
+
+def environment_layer(environ: Mapping[str, str], keys: Mapping[str, str]) -> Layer:
+    """Take the variables named in `keys` (variable to dotted key); empty ones count as unset."""
+    return {
+        key: Setting(_listed(key, environ[name]), f"environment {name}")
+        for name, key in keys.items()
+        if environ.get(name)
+    }
+
+
+def defaults() -> dict[str, Any]:
+    """Return every dotted key with its default."""
+    return values(Config())
+
+
+def values(config: Config) -> dict[str, Any]:
+    """Return every dotted key with its value, as TOML would write it."""
+    return dict(_leaves(msgspec.to_builtins(config, enc_hook=str), Config))
+
+
+def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
+    return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Path:
+    """Make the one type that msgspec does not know."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"expected a path, got {value!r}")
+
+
+def _listed(key: str, text: str) -> Any:
+    """Environment variables write lists with commas."""
+    return text.split(",") if isinstance(defaults().get(key), list | tuple) else text
+
+
+def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for info in msgspec.structs.fields(kind):
+        value = tables[info.name]
+        if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct):
+            found += [(f"{info.name}.{key}", leaf) for key, leaf in _leaves(value, info.type)]
+        else:
+            found.append((info.name, value))
+    return found
+
+
+def _flat(tables: Mapping[str, Any], origin: str) -> Layer:
+    known = {info.name for info in msgspec.structs.fields(Config)}
+    layer: dict[str, Setting] = {}
+    for table, content in tables.items():
+        if table not in known:
+            raise _unknown(table, origin, known)
+        if not isinstance(content, Mapping):
+            raise ConfigurationError(f"{table} in {origin} must be a table: write [{table}]")
+        for key, value in content.items():
+            layer[f"{table}.{key}"] = Setting(value, origin, typed=True)
+    return layer
+
+
+def _check(key: str, setting: Setting) -> None:
+    """Convert one key by itself, so that an error can name it, its value and its origin."""
+    known = defaults()
+    if key not in known:
+        raise _unknown(key, setting.origin, known)
+    try:
+        value = values(_convert({key: setting}, strict=setting.typed))[key]
+    except msgspec.ValidationError as error:
+        raise _not_allowed(key, setting, _plain(str(error), key)) from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _not_allowed(key, setting, "expected a finite number")
+
+
+def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
+    shown = "(hidden)" if key in SECRETS else repr(setting.value)
+    sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
+    allowed = _allowed(key)
+    return ConfigurationError(f"{sentence}; allowed: {allowed}" if allowed else sentence)
+
+
+def _allowed(key: str) -> str:
+    """Say what a key takes: the words of a choice, or the description of its type."""
+    table, _, name = key.partition(".")
+    kinds = {info.name: info.type for info in msgspec.structs.fields(Config)}
+    info = next(one for one in msgspec.structs.fields(kinds[table]) if one.name == name)
+    return _described(msgspec.inspect.type_info(info.type))
+
+
+def _described(info: msgspec.inspect.Type) -> str:
+    match info:
+        case msgspec.inspect.LiteralType(values=words):
+            return ", ".join(str(word) for word in words)
+        case msgspec.inspect.Metadata(extra_json_schema={"description": str(text)}):
+            return text
+        case msgspec.inspect.VarTupleType(item_type=item):
+            return _described(item)
+        case msgspec.inspect.UnionType(types=kinds):
+            return " or ".join(filter(None, map(_described, kinds)))
+    return ""
+
+
+def _plain(reason: str, key: str) -> str:
+    """Turn msgspec's ``Expected `float` - at `$.replay.speed``` into words without the path."""
+    text, _, path = reason.partition(" - at `$.")
+    inner = path.rstrip("`").removeprefix(key).strip(".")
+    return text.replace("`", "").replace("Expected", "expected") + (f" at {inner}" if inner else "")
+
+
+def _unknown(key: str, origin: str, known: Any) -> ConfigurationError:
+    nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return ConfigurationError(f"there is no setting {key} ({origin}){hint}")
+
+
+def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for key, setting in settings.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = setting.value
+    return tables

@@ -1,0 +1,145 @@
+"""Every setting there is, with its default, its bounds and its meaning.
+
+The structs mirror the TOML file: a struct is a table, a field a key. They are frozen, and they
+stop at the process layer: stages take plain arguments.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from ingestor.ring.block_ring import DEFAULT_RING_BYTES
+
+Date = dt.date
+Speed = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+Cpus = tuple[Annotated[int, Meta(ge=0)], ...]
+RingBytes = Annotated[int, Meta(ge=1_048_576, le=1_073_741_824)]
+BlockBytes = Annotated[int, Meta(ge=4_096, le=1_048_576)]
+WallTime = Annotated[
+    str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="HH:MM, 00:00 to 23:59")
+]
+StreamName = Annotated[
+    str, Meta(pattern=r"^[^\s.*>/\\]+$", description="a name without spaces and . * > / \\")
+]
+FeedName = Literal["trades", "mbp10"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class Replay(_Table, frozen=True, kw_only=True):
+    """What is replayed, and how fast."""
+
+    data_dir: Path = Path("dbn-data")
+    """Holds trades/ and MBP-10/ as the vendor delivers them."""
+    dates: tuple[Date, ...] = ()
+    """Days to replay, in order of the calendar; none means every day there is."""
+    speed: Speed = 0.0
+    """0 as fast as possible, 1 real time, 2 twice as fast."""
+    feeds: tuple[FeedName, ...] = ("trades", "mbp10")
+    start: WallTime | None = None
+    """New York time of day from which events are replayed."""
+    end: WallTime | None = None
+    """New York time of day before which events are replayed."""
+    max_gap_s: Seconds | None = None
+    """Holes in event time are shortened to this; unset keeps them."""
+    symbols: tuple[str, ...] = ()
+    """Only these symbols; none means all."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """Symbol in the file to symbol in the stream."""
+
+
+class Consumer(_Table, frozen=True, kw_only=True):
+    """A durable consumer that is created with the stream."""
+
+    name: str
+    filter_subject: str = "market.>"
+    deliver_subject: str | None = None
+    """Push to this subject; unset makes a pull consumer."""
+    deliver_policy: Literal["all", "new", "last"] = "all"
+
+
+class Nats(_Table, frozen=True, kw_only=True):
+    """The server, how to be let in, and the stream."""
+
+    url: str | None = None
+    """Unset: the server on 127.0.0.1:4222 if one listens there, else an embedded one."""
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    credentials_file: Path | None = None
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    give_up_after_s: Seconds = 60.0
+    """How long the server may stay away before the run ends."""
+    stream: StreamName = "MARKET_DATA"
+    max_age_s: Seconds = 86_400.0
+    max_bytes: Annotated[int, Meta(ge=-1)] = -1
+    """-1: as much as the server has."""
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    storage: Literal["file", "memory"] = "file"
+    persist: Literal["default", "async"] = "default"
+    """async lets the server acknowledge before it writes: only for streams that may be lost."""
+    consumers: tuple[Consumer, ...] = ()
+
+
+class Embedded(_Table, frozen=True, kw_only=True):
+    """The NATS server that is started when none is named and none is there."""
+
+    data_dir: Path = Path(".data/nats")
+    """Where it keeps its streams and its log."""
+
+
+class Publish(_Table, frozen=True, kw_only=True):
+    """How events become messages."""
+
+    encoding: Literal["json", "packed"] = "json"
+
+
+class Process(_Table, frozen=True, kw_only=True):
+    """Processes: their CPUs, their memory, and how long they may be silent."""
+
+    publisher_cpus: Cpus = ()
+    """CPUs the publisher is pinned to; none leaves it to the kernel."""
+    supervisor_cpus: Cpus = ()
+    trades_cpus: Cpus = ()
+    mbp10_cpus: Cpus = ()
+    ring_bytes: RingBytes = DEFAULT_RING_BYTES
+    """Shared memory of one feed's ring."""
+    block_bytes: BlockBytes = 262_144
+    """Largest block of records a feed puts in its ring at once."""
+    silence_s: Seconds = 30.0
+    """A process without a heartbeat for this long is taken for dead."""
+    stop_s: Seconds = 30.0
+    """How long an orderly stop may take before it is forced."""
+
+
+class Log(_Table, frozen=True, kw_only=True):
+    """What is told while running."""
+
+    level: LogLevel = "INFO"
+    progress_s: Seconds = 10.0
+    """How often a line of progress is logged when nobody watches a terminal."""
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    replay: Replay = Replay()
+    nats: Nats = Nats()
+    embedded: Embedded = Embedded()
+    publish: Publish = Publish()
+    process: Process = Process()
+    log: Log = Log()
+
+
+SECRETS = frozenset({"nats.password", "nats.token"})
+"""Keys whose values are never shown."""

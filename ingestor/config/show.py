@@ -1,0 +1,35 @@
+"""The configuration for people: every key, its value, and what set it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ingestor.config.load import DEFAULT_ORIGIN, Loaded, values
+from ingestor.config.schema import SECRETS
+
+HIDDEN: Final = "(hidden)"
+
+
+def show(loaded: Loaded) -> str:
+    """Return one line per key as ``key = value  # origin``, secrets hidden."""
+    shown = {key: _text(key, value) for key, value in values(loaded.config).items()}
+    width = max(len(f"{key} = {text}") for key, text in shown.items())
+    return "\n".join(
+        f"{f'{key} = {text}':<{width}}  # {loaded.origins.get(key, DEFAULT_ORIGIN)}"
+        for key, text in shown.items()
+    )
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None:
+        return "(unset)"
+    if key in SECRETS:
+        return HIDDEN
+    if isinstance(value, str):
+        return f'"{_without_userinfo(value) if key == "nats.url" else value}"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_userinfo(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

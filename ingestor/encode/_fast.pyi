@@ -1,0 +1,8 @@
+from ingestor.blocks import Frames, Reply, Runs
+
+ROW_BYTES: dict[int, int]
+
+class FastJsonEncoder:
+    def encode(
+        self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int
+    ) -> Frames: ...

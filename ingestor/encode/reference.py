@@ -1,0 +1,253 @@
+r"""The reference JSON encoder: says, in plain Python on msgspec, what the bytes are.
+
+The compiled encoder must equal this one byte for byte, and this one serves where there is no
+compiler. A frame is ``PUB <subject> <reply> <length>\r\n<payload>\r\n``. Sequence and length
+are zero padded, so that the head of a frame has one width per subject and can be written before
+its payload is known; the server reads both padded (it takes up to nine digits of length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from ingestor.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
+from ingestor.errors import BadDataError
+from ingestor.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
+from ingestor.records import (
+    FLAG_SNAPSHOT,
+    UNDEF_EXCHANGE,
+    UNDEF_SEQUENCE,
+    Records,
+    RType,
+    split_by_rtype,
+)
+from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
+from ingestor.units import UNDEF_PRICE, price_text
+
+LENGTH_DIGITS: Final = 8
+"""Zero-padded width of the payload length; a server's largest payload, 64 MiB, has as many."""
+
+MAX_PAYLOAD_BYTES: Final = 10**LENGTH_DIGITS - 1
+
+CRLF: Final = b"\r\n"
+
+MAX_SEQUENCE: Final = 10**SEQUENCE_DIGITS - 1
+
+SYMBOLS_HELD: Final = 8192
+"""How many symbols' JSON is remembered."""
+
+Row = dict[str, Any]
+"""One record as plain Python values by field name."""
+
+_NULL: Final = msgspec.Raw(b"null")
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class JsonEncoder:
+    """One JSON object per message, one message per row. Implements `Encoder`."""
+
+    def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
+        """Encode rows from the front of `runs` into at most `max_messages` messages.
+
+        Raises `BadDataError` for an unknown rtype, and for a symbol that is no option ticker
+        or no text, `ValueError` when the sequence runs out of digits.
+        """
+        rows, _ = runs.split(max_messages)
+        check_sequences(first_sequence, len(rows))
+        parts: list[bytes] = []
+        for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence):
+            parts += frame_head(subject, reply, sequence, len(payload)), payload, CRLF
+        return Frames(b"".join(parts), np.arange(1, len(rows) + 1, dtype=np.int64))
+
+
+def check_sequences(first: int, count: int) -> None:
+    """Raise `ValueError` unless `count` sequences from `first` on have `SEQUENCE_DIGITS` digits."""
+    if not 0 <= first <= MAX_SEQUENCE + 1 - count:
+        raise ValueError(f"{count} sequences from {first} on do not fit {SEQUENCE_DIGITS} digits")
+
+
+def frame_head(subject: str, reply: Reply, sequence: int, payload_bytes: int) -> bytes:
+    """Return a ``PUB`` command up to its payload. Raises `BadDataError` when that is too long."""
+    if payload_bytes > MAX_PAYLOAD_BYTES:
+        raise BadDataError(f"a message has {payload_bytes} bytes; no server takes it")
+    reply_to = b"%b%0*d%b" % (reply.prefix, SEQUENCE_DIGITS, sequence, reply.suffix)
+    return b"PUB %b %b %0*d\r\n" % (subject.encode(), reply_to, LENGTH_DIGITS, payload_bytes)
+
+
+def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
+    """Yield (subject, JSON) of every row, in order. Raises `BadDataError`."""
+    for block, records in runs.pieces():
+        for kind, typed in split_by_rtype(records):
+            fields_of = _FIELDS[kind.rtype]
+            for row in _plain_rows(typed):
+                symbol = symbol_of(block.symbols, row["instrument_id"])
+                fields = _envelope(row, block.source) | fields_of(row, symbol)
+                yield kind.subject, _json(fields)
+
+
+@lru_cache(maxsize=SYMBOLS_HELD)
+def symbol_json(symbol: str) -> bytes:
+    """Return ``"symbol":"..."`` as it stands in an event. Raises `BadDataError`."""
+    return _json(_symbol_fields(symbol))[1:-1]
+
+
+@lru_cache(maxsize=SYMBOLS_HELD)
+def option_json(symbol: str) -> bytes:
+    """Return the keys that an option's ticker tells, ``"underlying"`` to ``"right"``.
+
+    Raises `BadDataError` when it is no option ticker.
+    """
+    return _json(_option_fields(symbol))[1:-1]
+
+
+def _json(fields: Row) -> bytes:
+    try:
+        return _ENCODER.encode(fields)
+    except UnicodeEncodeError as error:
+        raise BadDataError(f"a symbol cannot be written as UTF-8: {error}") from error
+
+
+def _plain_rows(records: Records) -> Iterator[Row]:
+    names = records.dtype.names or ()
+    for values in zip(*(records[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _price(price_e9: int) -> msgspec.Raw:
+    return msgspec.Raw(price_text(price_e9).encode())
+
+
+def _price_or_null(price_e9: int) -> msgspec.Raw:
+    return _NULL if price_e9 == UNDEF_PRICE else _price(price_e9)
+
+
+def _exchange(value: int) -> int | None:
+    return None if value == UNDEF_EXCHANGE else value
+
+
+def _seq(row: Row) -> int | None:
+    return None if row["sequence"] == UNDEF_SEQUENCE else row["sequence"]
+
+
+def _aggressor(row: Row) -> int:
+    return row["aggressor"] if row["aggressor"] in AGGRESSORS else Aggressor.MID
+
+
+def _conditions(row: Row) -> list[int]:
+    conditions: list[int] = row["conditions"]
+    return conditions[: row["n_conditions"]]
+
+
+def _code(value: int, allowed: frozenset[int]) -> str | None:
+    return chr(value) if value in allowed else None
+
+
+def _envelope(row: Row, source: Source) -> Row:
+    return {
+        "ts_event_ns": row["ts_event_ns"],
+        "ts_recv_ns": row["ts_recv_ns"],
+        "source": source.value,
+    }
+
+
+def _symbol_fields(symbol: str) -> Row:
+    return {"symbol": symbol}
+
+
+def _option_fields(symbol: str) -> Row:
+    ticker = parse_option_ticker(symbol)
+    return {
+        "underlying": ticker.underlying,
+        "option_symbol": symbol,
+        "exp_date": ticker.expiry.isoformat(),
+        "strike": _price(ticker.strike_e9),
+        "right": ticker.right,
+    }
+
+
+def _stock_trade(row: Row, symbol: str) -> Row:
+    return {
+        **_symbol_fields(symbol),
+        "price": _price(row["price_e9"]),
+        "size": row["size"],
+        "exchange": _exchange(row["exchange"]),
+        "conditions": _conditions(row),
+        "seq": _seq(row),
+        "aggressor": _aggressor(row),
+    }
+
+
+def _stock_quote(row: Row, symbol: str) -> Row:
+    return {
+        **_symbol_fields(symbol),
+        "bid_px": _price_or_null(row["bid_px_e9"]),
+        "ask_px": _price_or_null(row["ask_px_e9"]),
+        "bid_sz": row["bid_sz"],
+        "ask_sz": row["ask_sz"],
+        "bid_exch": _exchange(row["bid_exch"]),
+        "ask_exch": _exchange(row["ask_exch"]),
+        "seq": _seq(row),
+    }
+
+
+def _option_trade(row: Row, symbol: str) -> Row:
+    return {
+        **_option_fields(symbol),
+        "price": _price(row["price_e9"]),
+        "size": row["size"],
+        "opt_bid": _price_or_null(row["opt_bid_e9"]),
+        "opt_ask": _price_or_null(row["opt_ask_e9"]),
+        "aggressor": _aggressor(row),
+        "conditions": _conditions(row),
+        "seq": _seq(row),
+    }
+
+
+def _futures_trade(row: Row, symbol: str) -> Row:
+    return {
+        **_symbol_fields(symbol),
+        "price": _price(row["price_e9"]),
+        "size": row["size"],
+        "aggressor": AGGRESSOR_OF_SIDE.get(row["side"], Aggressor.MID),
+        "exchange": PUBLISHER_EXCHANGE.get(row["publisher_id"]),
+        "conditions": None,
+        "seq": row["sequence"],
+    }
+
+
+def _level(level: tuple[int, ...]) -> Row:
+    bid_px_e9, ask_px_e9, bid_sz, ask_sz, *_ = level
+    return {
+        "bid_px": _price_or_null(bid_px_e9),
+        "bid_sz": 0 if bid_px_e9 == UNDEF_PRICE else bid_sz,
+        "ask_px": _price_or_null(ask_px_e9),
+        "ask_sz": 0 if ask_px_e9 == UNDEF_PRICE else ask_sz,
+    }
+
+
+def _mbp10(row: Row, symbol: str) -> Row:
+    return {
+        **_symbol_fields(symbol),
+        "levels": [_level(level) for level in row["levels"]],
+        "is_snapshot": bool(row["flags"] & FLAG_SNAPSHOT),
+        "seq": row["sequence"],
+        "action": _code(row["action"], DBN_ACTIONS),
+        "side": _code(row["side"], DBN_SIDES),
+        "action_price": _price_or_null(row["price_e9"]),
+        "action_size": row["size"],
+    }
+
+
+_FIELDS: Final[dict[RType, Callable[[Row, str], Row]]] = {
+    RType.STOCK_TRADE: _stock_trade,
+    RType.STOCK_QUOTE: _stock_quote,
+    RType.OPTION_TRADE: _option_trade,
+    RType.FUTURES_TRADE: _futures_trade,
+    RType.MBP10: _mbp10,
+}
+"""What follows the envelope, per event type, in the contract's order."""

@@ -1,0 +1,48 @@
+"""Pace: when each event of a replay is due.
+
+The schedule is absolute. The first event is due at once; every other is due by its distance in
+event time from the first, divided by the speed. Due times are computed from that one anchor, never
+from the event before, so an error in sending one event does not move the next. Holes longer than
+`max_gap_ns` are shortened to it: what was cut out is kept as one growing offset.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ingestor.blocks import Int64s
+
+
+class Pacer:
+    """Maps event times to due times; speed is events' seconds per second of ours, above 0."""
+
+    def __init__(self, speed: float, max_gap_ns: int | None = None) -> None:
+        self._speed = speed
+        self._max_gap_ns = max_gap_ns
+        self._anchor: tuple[int, int] | None = None
+        self._previous_ns = 0
+        self._cut_ns = 0
+
+    def due_ns(self, key_ts_ns: Int64s, now_ns: int) -> Int64s:
+        """Return due times (int64 ns on the clock of `now_ns`) of the next events in order.
+
+        `now_ns` is read only by the first call, which anchors the schedule to it.
+        """
+        if len(key_ts_ns) == 0:
+            return key_ts_ns
+        if self._anchor is None:
+            self._anchor = (int(key_ts_ns[0]), now_ns)
+            self._previous_ns = int(key_ts_ns[0])
+        first_ns, start_ns = self._anchor
+        elapsed_ns = key_ts_ns - first_ns - self._cuts_ns(key_ts_ns)
+        self._previous_ns = int(key_ts_ns[-1])
+        due: Int64s = start_ns + np.rint(elapsed_ns / self._speed).astype(np.int64)
+        return due
+
+    def _cuts_ns(self, key_ts_ns: Int64s) -> Int64s | int:
+        if self._max_gap_ns is None:
+            return 0
+        gaps = np.diff(key_ts_ns, prepend=self._previous_ns)
+        cuts: Int64s = self._cut_ns + np.cumsum(np.maximum(gaps - self._max_gap_ns, 0))
+        self._cut_ns = int(cuts[-1])
+        return cuts

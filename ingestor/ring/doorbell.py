@@ -1,0 +1,42 @@
+"""A doorbell between processes: an eventfd that wakes an event loop without polling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+
+class Doorbell:
+    """Created before the processes fork; any of them may ring, one event loop listens."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung: asyncio.Event | None = None
+
+    def ring(self) -> None:
+        """Wake the listener; ringing again before it looks costs nothing more."""
+        os.eventfd_write(self._fd, 1)
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver rings to `wait` on this loop."""
+        self._rung = asyncio.Event()
+        loop.add_reader(self._fd, self._answer)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return when it has rung since the last wait, or after `timeout_s`."""
+        if self._rung is None:
+            raise RuntimeError("wait() needs listen() first")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
+        self._rung.clear()
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        os.close(self._fd)
+
+    def _answer(self) -> None:
+        os.eventfd_read(self._fd)
+        if self._rung is not None:
+            self._rung.set()

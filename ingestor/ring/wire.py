@@ -1,0 +1,78 @@
+"""What one ring message is: eight bytes of header, then the payload.
+
+    offset 0  u1   kind: 0 records, 1 symbols, 2 end of feed
+    offset 1  u1   rtype whose dtype the rows have (kind 0); stock quotes and trades may mix
+    offset 2  u2   zero
+    offset 4  u4   number of rows or of symbols, little-endian
+
+Records follow as they lie in memory. Symbols follow as MessagePack ``[[instrument_id, text]]``:
+additions to the feed's table, in force for every block after them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from ingestor.blocks import Block, Source
+from ingestor.records import EVENT_TYPE_BY_RTYPE, Records
+
+HEADER: Final = struct.Struct("<BBHI")
+
+
+class Kind(IntEnum):
+    """What a message carries."""
+
+    RECORDS = 0
+    SYMBOLS = 1
+    END = 2
+
+
+END_MESSAGE: Final = HEADER.pack(Kind.END, 0, 0, 0)
+
+_symbols_decoder: Final = msgspec.msgpack.Decoder(list[tuple[int, str]])
+
+
+def records_message(records: Records) -> bytes:
+    """Return the message that carries contiguous, non-empty records."""
+    rtype = int(records["rtype"][0])
+    return HEADER.pack(Kind.RECORDS, rtype, 0, len(records)) + records.tobytes()
+
+
+def symbols_message(symbols: Mapping[int, str]) -> bytes:
+    """Return the message that adds symbols to the feed's table."""
+    pairs = msgspec.msgpack.encode(list(symbols.items()))
+    return HEADER.pack(Kind.SYMBOLS, 0, 0, len(symbols)) + pairs
+
+
+@dataclass(slots=True)
+class RingReader:
+    """Turns one feed's messages back into blocks, keeping its symbol table.
+
+    The table is replaced, never changed, when symbols arrive: blocks read before keep theirs.
+    """
+
+    feed: int
+    source: Source
+    symbols: Mapping[int, str]
+    ended: bool = False
+
+    def read(self, message: bytes) -> Block | None:
+        """Return the block in a message; None for one that only changes the reader's state."""
+        kind, rtype, _, count = HEADER.unpack_from(message)
+        if kind == Kind.RECORDS:
+            dtype = EVENT_TYPE_BY_RTYPE[rtype].dtype
+            records = np.frombuffer(message, dtype, count, HEADER.size)
+            return Block(self.feed, records, self.symbols, self.source)
+        if kind == Kind.SYMBOLS:
+            added = dict(_symbols_decoder.decode(memoryview(message)[HEADER.size :]))
+            self.symbols = {**self.symbols, **added}
+        else:
+            self.ended = True
+        return None

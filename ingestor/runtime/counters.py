@@ -1,0 +1,89 @@
+"""The table of counters: shared memory, one row per process, one documented column per counter.
+
+Every process writes its own row only and reads the others' at will; a value is one aligned int64,
+so a reader sees an old or a new value, never half of one. The table is made before the processes
+fork and lives as long as any of them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Counter(IntEnum):
+    """Columns; what is not a count of something says its unit."""
+
+    HEARTBEAT_NS = 0
+    """CLOCK_MONOTONIC of the last sign of life."""
+    BYTES_TOTAL = 1
+    """Bytes on disk of all files of a feed."""
+    BYTES_READ = 2
+    """Bytes on disk read so far."""
+    RECORDS = 3
+    """Records a feed put in its ring, or rows the publisher sent."""
+    SKIPPED = 4
+    """Records left out because they make no sense."""
+    LATE = 5
+    """Records that stepped back in time within their file."""
+    RING_FULL = 6
+    """Times a feed found its ring full."""
+    PUBLISHED = 7
+    """Rows that the server has acknowledged."""
+    MESSAGES = 8
+    """Messages that the server has acknowledged."""
+    EVENT_TIME_NS = 9
+    """Event time of the newest row handled."""
+    RECONNECTS = 10
+    """Connections to NATS after the first."""
+
+
+STOP_NOTHING: Final = 0
+STOP_ORDERLY: Final = 1
+
+
+class CounterTable:
+    """Rows for `processes` processes, plus one word by which the supervisor says stop."""
+
+    def __init__(self, processes: int) -> None:
+        columns = len(Counter)
+        self._memory = mmap.mmap(-1, 8 * (processes * columns + 1))
+        words = np.frombuffer(self._memory, np.int64)
+        self._stop = words[:1]
+        self._rows = words[1:].reshape(processes, columns)
+
+    def row(self, process: int) -> CounterRow:
+        """Return one process's row."""
+        return CounterRow(self._rows[process])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the supervisor has asked everybody to stop in order."""
+        return bool(self._stop[0] != STOP_NOTHING)
+
+    def stop(self) -> None:
+        """Ask everybody to stop in order."""
+        self._stop[0] = STOP_ORDERLY
+
+
+class CounterRow:
+    """One process's counters."""
+
+    def __init__(self, cells: npt.NDArray[np.int64]) -> None:
+        self._cells = cells
+
+    def __getitem__(self, counter: Counter) -> int:
+        """Read a counter."""
+        return int(self._cells[counter])
+
+    def __setitem__(self, counter: Counter, value: int) -> None:
+        """Write a counter."""
+        self._cells[counter] = value
+
+    def add(self, counter: Counter, amount: int = 1) -> None:
+        """Add to a counter; only its own process may."""
+        self._cells[counter] += amount

@@ -1,0 +1,184 @@
+"""The supervisor: starts the processes of a run, watches them, and ends them in order.
+
+It has no event loop and no thread. A tick is: take outcomes, look at heartbeats, hear signals.
+The first SIGINT or SIGTERM asks everybody to stop in order: feeds stop reading, the publisher
+flushes what it has sent and reports. The second ends everything now.
+
+Nobody may hang for ever. A feed that dies without a word, or any process that gives no heartbeat
+for `silence_s`, ends the run: first in order, and by force when that takes longer than `stop_s`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Final
+
+from ingestor.errors import ExitCode
+from ingestor.ring.doorbell import Doorbell
+from ingestor.runtime.child import Child, ChildPlan, Outcome, start_child
+from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.units import NS_PER_S
+
+TICK_S: Final = 0.1
+_KILLED_S: Final = 5.0
+"""How long a killed process may take to be gone."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a process may be silent, and how long an orderly stop may take."""
+
+    silence_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The first thing that went wrong."""
+
+    exit_code: int
+    sentence: str
+
+
+@dataclass(slots=True)
+class RunResult:
+    """Outcomes by process name, the first failure, and the signal that stopped the run."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    failure: Failure | None = None
+    stopped_by: signal.Signals | None = None
+
+
+class Supervisor:
+    """Runs one set of processes; process i of `plans` owns row i of `table`."""
+
+    def __init__(
+        self,
+        plans: Sequence[ChildPlan],
+        table: CounterTable,
+        doorbell: Doorbell,
+        limits: Limits,
+    ) -> None:
+        self._plans = plans
+        self._table = table
+        self._doorbell = doorbell
+        self._limits = limits
+        self._children: list[Child] = []
+        self._signals: list[signal.Signals] = []
+        self._stop_by_ns: int | None = None
+        self._result = RunResult()
+
+    def run(self, tick: Callable[[], str | None]) -> RunResult:
+        """Start everything and return when all processes have ended.
+
+        `tick` is called every `TICK_S`; a sentence it returns is a failure that stops the run.
+        """
+        handlers = {
+            number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self._start()
+            while not all(child.ended for child in self._children):
+                wait([child.process.sentinel for child in self._running()], TICK_S)
+                self._look(tick)
+            self._look(tick)
+        finally:
+            self._kill()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return self._result
+
+    def _start(self) -> None:
+        now_ns = time.monotonic_ns()
+        for index, plan in enumerate(self._plans):
+            self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
+            self._children.append(start_child(plan))
+
+    def _running(self) -> list[Child]:
+        return [child for child in self._children if not child.ended]
+
+    def _look(self, tick: Callable[[], str | None]) -> None:
+        self._heed_signals()
+        for plan, child in zip(self._plans, self._children, strict=True):
+            self._look_at(child)
+            if plan.ends_run and child.ended:
+                self._stop()
+        self._look_for_silence()
+        sentence = tick()
+        if sentence:
+            self._fail(ExitCode.CHILD_FAILED, sentence)
+        if self._stop_by_ns is not None and time.monotonic_ns() > self._stop_by_ns:
+            self._force("the orderly stop took too long")
+
+    def _look_at(self, child: Child) -> None:
+        if child.name in self._result.outcomes:
+            return
+        child.collect()
+        if child.outcome is None and child.process.exitcode is not None:
+            child.collect()
+            child.outcome = child.outcome or _died(child)
+        if child.outcome is None:
+            return
+        self._result.outcomes[child.name] = child.outcome
+        if child.outcome.exit_code != ExitCode.OK:
+            self._fail(child.outcome.exit_code, child.outcome.error or "no reason given")
+
+    def _look_for_silence(self) -> None:
+        oldest_ns = time.monotonic_ns() - int(self._limits.silence_s * NS_PER_S)
+        for index, child in enumerate(self._children):
+            row = self._table.row(index)
+            if not child.ended and row[Counter.HEARTBEAT_NS] < oldest_ns:
+                self._fail(
+                    ExitCode.CHILD_FAILED,
+                    f"process {child.name} (pid {child.process.pid}) has given no sign of life"
+                    f" for {self._limits.silence_s:g} s",
+                )
+                child.process.kill()
+
+    def _fail(self, exit_code: int, sentence: str) -> None:
+        if self._result.failure is None:
+            self._result.failure = Failure(exit_code, sentence)
+            log.error("%s", sentence)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._stop_by_ns is None:
+            self._stop_by_ns = time.monotonic_ns() + int(self._limits.stop_s * NS_PER_S)
+            self._table.stop()
+            self._doorbell.ring()
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(signal.Signals(number))
+
+    def _heed_signals(self) -> None:
+        if self._signals and self._result.stopped_by is None:
+            self._result.stopped_by = self._signals[0]
+            log.warning("%s: stopping in order; once more stops now", self._signals[0].name)
+            self._stop()
+        if len(self._signals) > 1:
+            self._force(f"{self._signals[1].name} again")
+
+    def _force(self, reason: str) -> None:
+        if self._running():
+            log.error("%s: ending every process now", reason)
+        self._kill()
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if child.process.exitcode is None and child.outcome is None:
+                child.process.kill()
+            child.process.join(_KILLED_S)
+
+
+def _died(child: Child) -> Outcome:
+    code = child.process.exitcode or 0
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+    return Outcome(ExitCode.CHILD_FAILED, f"process {child.name} {how} without a report")

@@ -1,0 +1,68 @@
+"""The final report of a run, for people and as one JSON object."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ingestor.clock import iso_utc
+from ingestor.units import NS_PER_US
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run published. Only acknowledged events count; times are ns UTC."""
+
+    published: int = 0
+    by_subject: dict[str, int] = {}
+    skipped: int = 0
+    late: int = 0
+    elapsed_s: float = 0.0
+    events_per_s: float = 0.0
+    first_ts_event_ns: int | None = None
+    last_ts_event_ns: int | None = None
+    stream: str | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+    publish_mode: str | None = None
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What people also want to know: pacing error in ns, reconnects, and skips by cause."""
+
+    late_p50_ns: int | None = None
+    late_p99_ns: int | None = None
+    reconnects: int = 0
+    skipped_by_cause: dict[str, int] = {}
+
+
+def as_json(summary: Summary) -> str:
+    """Return the one JSON object of ``--summary json``."""
+    return msgspec.json.encode(summary).decode()
+
+
+def as_text(summary: Summary, details: Details) -> str:
+    """Return the report for people."""
+    lines = [_headline(summary)]
+    lines += [f"  {subject:<24}{count:>14,}" for subject, count in summary.by_subject.items()]
+    if summary.first_ts_event_ns is not None and summary.last_ts_event_ns is not None:
+        first, last = iso_utc(summary.first_ts_event_ns), iso_utc(summary.last_ts_event_ns)
+        lines.append(f"event time    {first} to {last}")
+    if summary.first_seq is not None:
+        place = f"sequences {summary.first_seq:,} to {summary.last_seq:,}"
+        lines.append(f"stream        {summary.stream}, {place} ({summary.publish_mode})")
+    lines.append(_oddities(summary, details))
+    if details.late_p50_ns is not None and details.late_p99_ns is not None:
+        p50, p99 = details.late_p50_ns // NS_PER_US, details.late_p99_ns // NS_PER_US
+        lines.append(f"pace          sent {p50:,} us after due at the median, {p99:,} us at p99")
+    return "\n".join(lines)
+
+
+def _headline(summary: Summary) -> str:
+    rate = f"{summary.elapsed_s:,.2f} s, {summary.events_per_s:,.0f} events/s"
+    return f"published     {summary.published:,} events in {rate}"
+
+
+def _oddities(summary: Summary, details: Details) -> str:
+    causes = ", ".join(f"{cause} {count:,}" for cause, count in details.skipped_by_cause.items())
+    skipped = f"{summary.skipped:,} skipped" + (f" ({causes})" if causes else "")
+    line = f"input         {skipped}, {summary.late:,} stepped back in time"
+    return f"{line}, {details.reconnects} reconnects" if details.reconnects else line

@@ -1,0 +1,14 @@
+"""The one thing setup.cfg cannot say: the compiled encoder, left out where it cannot be built."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "ingestor.encode._fast",
+            ["ingestor/encode/_fast.pyx"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        )
+    ]
+)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+
+import pytest
+
+from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.doorbell import Doorbell
+
+FORK = multiprocessing.get_context("fork")
+
+
+def fill(ring: BlockRing, count: int) -> None:
+    for index in range(count):
+        while not ring.put(index.to_bytes(4, "little") * 1000, timeout_s=5):
+            pass
+    ring.put(b"end", timeout_s=5)
+
+
+async def take_until_end(ring: BlockRing, doorbell: Doorbell) -> list[bytes]:
+    doorbell.listen(asyncio.get_running_loop())
+    got: list[bytes] = []
+    while not got or got[-1] != b"end":
+        await doorbell.wait(10)
+        got += ring.take(1000)
+    return got[:-1]
+
+
+def test_everything_put_by_another_process_arrives_in_order_through_a_small_ring() -> None:
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell, size_bytes=20_000)
+    child = FORK.Process(target=fill, args=(ring, 300))
+    child.start()
+    got = asyncio.run(take_until_end(ring, doorbell))
+    child.join(10)
+    assert child.exitcode == 0
+    assert [int.from_bytes(message[:4], "little") for message in got] == list(range(300))
+    doorbell.close()
+
+
+def test_a_full_ring_says_so_and_takes_more_once_emptied() -> None:
+    ring = BlockRing(Doorbell(), size_bytes=1000)
+    assert ring.put(b"x" * 900)
+    assert not ring.put(b"y" * 200)
+    assert not ring.put(b"y" * 200, timeout_s=0.01)
+    assert ring.take(10) == [b"x" * 900]
+    assert ring.put(b"y" * 200)
+
+
+def test_an_empty_ring_gives_nothing_and_does_not_wait() -> None:
+    assert BlockRing(Doorbell()).take(10) == []
+
+
+def test_no_more_is_taken_than_asked_for() -> None:
+    ring = BlockRing(Doorbell())
+    for _ in range(3):
+        ring.put(b"x")
+    assert ring.take(0) == []
+    assert len(ring.take(2)) == 2
+    assert len(ring.take(2)) == 1
+
+
+def test_a_message_that_can_never_fit_is_an_error() -> None:
+    ring = BlockRing(Doorbell(), size_bytes=1000)
+    with pytest.raises(ValueError, match="cannot fit"):
+        ring.put(b"x" * 1000)
+
+
+def test_the_largest_message_fits_an_empty_ring() -> None:
+    ring = BlockRing(Doorbell(), size_bytes=1000)
+    assert ring.put(b"x" * ring.max_message_bytes)
+
+
+def test_what_was_taken_survives_the_next_take() -> None:
+    ring = BlockRing(Doorbell())
+    ring.put(b"a" * 100)
+    first = ring.take(1)
+    ring.put(b"b" * 100)
+    ring.take(1)
+    assert first == [b"a" * 100]
+
+
+def test_a_doorbell_rung_before_anyone_listened_is_heard() -> None:
+    async def listen() -> None:
+        doorbell.listen(asyncio.get_running_loop())
+        await asyncio.wait_for(doorbell.wait(), 5)
+
+    doorbell = Doorbell()
+    doorbell.ring()
+    asyncio.run(listen())
+
+
+def test_a_doorbell_that_stays_silent_lets_the_waiter_go_after_its_timeout() -> None:
+    async def listen() -> None:
+        doorbell.listen(asyncio.get_running_loop())
+        await doorbell.wait(0.01)
+
+    doorbell = Doorbell()
+    asyncio.run(listen())
+
+
+def test_a_doorbell_rung_by_another_process_wakes_the_loop() -> None:
+    async def listen() -> None:
+        doorbell.listen(asyncio.get_running_loop())
+        if os.fork() == 0:
+            doorbell.ring()
+            os._exit(0)
+        await asyncio.wait_for(doorbell.wait(), 5)
+
+    doorbell = Doorbell()
+    asyncio.run(listen())
+    os.wait()

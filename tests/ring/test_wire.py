@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+
+from ingestor.blocks import Source
+from ingestor.records import STOCK_TRADE, RType
+from ingestor.ring.wire import END_MESSAGE, RingReader, records_message, symbols_message
+from tests.rows import rows
+
+
+def reader() -> RingReader:
+    return RingReader(3, Source.REPLAY, {1: "A"})
+
+
+def test_records_come_back_bit_for_bit_with_their_feed_and_source() -> None:
+    sent = rows([(1, 2, 3), (4, 5, 6)])
+    got = reader().read(records_message(sent))
+    assert got is not None
+    assert (got.feed, got.source) == (3, Source.REPLAY)
+    assert got.records.dtype == sent.dtype
+    assert got.records.tobytes() == sent.tobytes()
+
+
+def test_a_mixed_stock_frame_keeps_every_rtype() -> None:
+    sent = np.zeros(2, STOCK_TRADE)
+    sent["rtype"] = [RType.STOCK_QUOTE, RType.STOCK_TRADE]
+    got = reader().read(records_message(sent))
+    assert got is not None
+    assert got.records["rtype"].tolist() == [RType.STOCK_QUOTE, RType.STOCK_TRADE]
+
+
+def test_new_symbols_hold_for_later_blocks_and_leave_earlier_ones_alone() -> None:
+    ring = reader()
+    before = ring.read(records_message(rows([(1, 1, 1)])))
+    assert ring.read(symbols_message({2: "O:SPY251216C00686000"})) is None
+    after = ring.read(records_message(rows([(1, 1, 1)])))
+    assert before is not None
+    assert after is not None
+    assert before.symbols == {1: "A"}
+    assert after.symbols == {1: "A", 2: "O:SPY251216C00686000"}
+
+
+def test_the_end_of_the_feed_is_remembered() -> None:
+    ring = reader()
+    assert not ring.ended
+    assert ring.read(END_MESSAGE) is None
+    assert ring.ended
