@@ -16,8 +16,8 @@ from ingestor.units import UNDEF_PRICE
 NO_BID: Final = 0
 NO_ASK: Final = UNDEF_PRICE
 
-MAX_INSTRUMENTS: Final = 1_000_000
-"""Symbols one feed process may meet; some 200 MB, years of one chain's contracts."""
+MAX_INSTRUMENTS: Final = 100_000
+"""Symbols one feed process may meet; all US stocks are some 12,000, a day of SPY's chain 10,000."""
 
 
 class Instrument:
@@ -42,27 +42,30 @@ class Instruments:
         self._limit = limit
         self._by_symbol: dict[str, Instrument] = {}
         self._table: dict[int, str] = {}
-        self._announced = 0
+        self._new: list[tuple[int, str]] = []
         self.find = self._by_symbol.get
 
     @property
     def table(self) -> SymbolTable:
-        """Every id given so far, to its symbol; grows in place."""
+        """Every id taken as new so far, to its symbol; replaced, never changed."""
         return self._table
 
     def add(self, symbol: str) -> Instrument | None:
         """Give a new symbol its id; None when `limit` symbols are known."""
-        if len(self._table) >= self._limit:
+        if len(self._by_symbol) >= self._limit:
             return None
-        instrument = Instrument(len(self._table))
+        instrument = Instrument(len(self._by_symbol))
         self._by_symbol[symbol] = instrument
-        self._table[instrument.id] = symbol
+        self._new.append((instrument.id, symbol))
         return instrument
 
     def take_new(self) -> tuple[tuple[int, str], ...]:
         """Return the (id, symbol) pairs that were added since the last call."""
-        first, self._announced = self._announced, len(self._table)
-        return tuple((new, self._table[new]) for new in range(first, self._announced))
+        if not self._new:
+            return ()
+        new, self._new = tuple(self._new), []
+        self._table = {**self._table, **dict(new)}
+        return new
 
     def forget_quotes(self) -> None:
         """Empty every book: after a gap in the feed no quote held is the newest one any more."""

@@ -125,9 +125,7 @@ class Session:
         """Status elements arrived, alone or inside a data frame."""
         outputs: list[Output] = []
         for status in statuses:
-            outputs += self._on_status(status, now_ns)
-            if any(isinstance(output, Fail) for output in outputs):
-                return (*outputs, *self.stop())
+            outputs += self._ended_if_failed(self._on_status(status, now_ns))
         return tuple(outputs)
 
     def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
@@ -145,7 +143,7 @@ class Session:
     def on_tick(self, now_ns: int) -> tuple[Output, ...]:
         """Time has passed; once a second is often enough."""
         if self._phase is Phase.STREAMING:
-            return self._subscriptions.on_tick(now_ns)
+            return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
         shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
         if shaking_hands and now_ns - self._opened_ns >= HANDSHAKE_LIMIT_NS:
             text = f"no handshake within {HANDSHAKE_LIMIT_NS // NS_PER_S} s ({self._phase})"
@@ -191,6 +189,10 @@ class Session:
             case unknown if unknown not in OUT_OF_TURN:
                 outputs = self._on_unknown(status)
         return outputs
+
+    def _ended_if_failed(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+        failed = any(isinstance(output, Fail) for output in outputs)
+        return (*outputs, *self.stop()) if failed else outputs
 
     def _give_up(self, kind: ReportKind, text: str) -> tuple[Output, ...]:
         self._phase = Phase.CLOSING

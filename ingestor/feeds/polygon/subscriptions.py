@@ -105,15 +105,15 @@ class Subscriptions:
         """Report each name once that was not answered in time."""
         unanswered = _take_due(self._due_ns, now_ns)
         left = _take_due(self._leaving_due_ns, now_ns)
-        reports: list[Output] = []
+        outputs: list[Output] = []
         if unanswered and self._refusals:
-            reports.append(self._not_granted(unanswered, "among "))
+            outputs += self._refused(unanswered)
         elif unanswered:
             hint = "" if self._acknowledged else SILENCE_HINT
-            reports.append(_silent("subscription", unanswered, hint))
+            outputs.append(_silent("subscription", unanswered, hint))
         if left:
-            reports.append(_silent("unsubscription", left, ""))
-        return tuple(reports)
+            outputs.append(_silent("unsubscription", left, ""))
+        return tuple(outputs)
 
     def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
         new = [name for name in dict.fromkeys(names) if name not in self._sent]
@@ -126,18 +126,17 @@ class Subscriptions:
             return ()
         refused = list(self._due_ns)
         self._due_ns.clear()
-        final = set(self._refusals) == {NOT_AUTHORIZED} and not self._acknowledged
-        report = self._not_granted(refused, "")
-        if final and len(refused) == len(self._sent):
-            return (report, Fail(f"the vendor's plan grants none of {shown(refused)}"))
-        return (report,)
+        return self._refused(refused)
 
-    def _not_granted(self, names: list[str], among: str) -> Report:
-        reasons = " / ".join(dict.fromkeys(self._refusals))
-        count = len(self._refusals)
+    def _refused(self, names: list[str]) -> tuple[Output, ...]:
+        reasons = list(dict.fromkeys(self._refusals))
         self._refusals.clear()
-        text = f"the vendor refused {count} subscriptions, {among}{shown(names)}: {reasons}"
-        return Report(ReportKind.NOT_GRANTED, text)
+        text = f"the vendor does not grant {shown(names)}: {' / '.join(reasons)}"
+        report = Report(ReportKind.NOT_GRANTED, text)
+        nothing_granted = not self._acknowledged and len(names) == len(self._sent)
+        if nothing_granted and reasons == [NOT_AUTHORIZED]:
+            return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
+        return (report,)
 
 
 def _take_due(due_ns: dict[str, int], now_ns: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Decoding compared with a plain second implementation: one `json` element and Decimal at a time."""
+"""Decoding compared with a plain second implementation on `json` and Decimal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.feeds.polygon.wire import RECV_NS, events
 
 SYMBOLS = ("SPY", "QQQ")
 TICK = Decimal("0.01")
-OPTIONAL_INTS = {"q": 2**63 - 1, "x": 2**15 - 1, "s": 2**32 - 1, "bs": 2**32 - 1, "as": 2**32 - 1}
+LIMITS = {"q": 2**63 - 1, "c": 2**16 - 1, **dict.fromkeys(("s", "bs", "as"), 2**32 - 1)}
 CAUSES = {"t": Skip.TIME, "p": Skip.PRICE, "bp": Skip.PRICE, "ap": Skip.PRICE}
 CAUSES |= {"s": Skip.SIZE, "ds": Skip.SIZE, "bs": Skip.SIZE, "as": Skip.SIZE}
 ABSENT = object()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, field: str) -> None:
         self.cause = CAUSES.get(field, Skip.FIELD)
 
@@ -45,7 +45,7 @@ class Oracle:
                 return self.quote(element)
             else:
                 self.skipped[Skip.UNKNOWN_EV] += 1
-        except Refused as refused:
+        except RefusedError as refused:
             self.skipped[refused.cause] += 1
         return None
 
@@ -53,17 +53,17 @@ class Oracle:
         event = envelope(element)
         price = decimal(element, "p")
         if not price > 0:
-            raise Refused("p")
+            raise RefusedError("p")
         size, ds = integer(element, "s"), element.get("ds")
         if isinstance(ds, bool | list | dict):
-            raise Refused("ds")
-        if ds is not None and str(ds).replace(".", "").isdigit():
+            raise RefusedError("ds")
+        if ds is not None and str(ds).replace(".", "").isdigit() and Decimal(ds) < 2**32:
             size = int(Decimal(ds))
         if size is None:
-            raise Refused("s")
-        codes = element.get("c") or []
+            raise RefusedError("s")
+        codes = element.get("c")
         if not isinstance(codes, list):
-            raise Refused("c")
+            codes = [] if codes is None else [integer(element, "c")]
         event |= {"price": float(price), "size": size, "exchange": integer(element, "x")}
         return event | {"conditions": tuple(codes[:8]), "aggressor": self.aggressor(element, price)}
 
@@ -88,10 +88,10 @@ class Oracle:
 
 def envelope(element: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(element.get("sym"), str):
-        raise Refused("sym")
+        raise RefusedError("sym")
     t = element.get("t")
     if not isinstance(t, int) or not MIN_MS <= t < MAX_MS:
-        raise Refused("t")
+        raise RefusedError("t")
     return {
         "ts_event_ns": t * 1_000_000,
         "ts_recv_ns": RECV_NS,
@@ -105,12 +105,12 @@ def integer(element: dict[str, Any], name: str) -> int | None:
     value = element.get(name)
     if value is None or name == "pt":
         return value if value is None or type(value) is int else refuse(name)
-    limit = OPTIONAL_INTS.get(name, 2**15 - 1)
+    limit = LIMITS.get(name, 2**15 - 1)
     return value if type(value) is int and 0 <= value <= limit else refuse(name)
 
 
 def decimal(element: dict[str, Any], name: str) -> Decimal:
-    value = element.get(name)
+    value: Any = element.get(name)
     if value is None and name != "p":
         return Decimal(0)
     if type(value) not in (int, Decimal) or not 0 <= value < MAX_PRICE:
@@ -119,7 +119,7 @@ def decimal(element: dict[str, Any], name: str) -> Decimal:
 
 
 def refuse(name: str) -> Any:
-    raise Refused(name)
+    raise RefusedError(name)
 
 
 prices = st.one_of(
@@ -165,7 +165,9 @@ def broken(draw: st.DrawFn) -> Any:
     return element if value is ABSENT else element | {field: value}
 
 
-others = st.sampled_from((5, None, "x", [], {}, {"ev": "A"}, {"ev": 7}, {"sym": "SPY"}))
+others: st.SearchStrategy[Any] = st.sampled_from(
+    (5, None, "x", [], {}, {"ev": "A"}, {"ev": 7}, {"sym": "SPY"})
+)
 frames = st.lists(st.one_of(trades, quotes, trades, quotes, broken(), others), max_size=12)
 
 

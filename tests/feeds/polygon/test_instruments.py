@@ -59,7 +59,19 @@ def test_a_known_symbol_is_found_as_the_same_instrument() -> None:
 def test_beyond_the_limit_no_symbol_is_added() -> None:
     instruments = Instruments(limit=2)
     assert [instruments.add(symbol) is None for symbol in "abc"] == [False, False, True]
-    assert dict(instruments.table) == {0: "a", 1: "b"}
+    assert instruments.take_new() == ((0, "a"), (1, "b"))
+
+
+def test_a_table_that_was_handed_out_never_changes() -> None:
+    instruments = Instruments()
+    instruments.add("a")
+    instruments.take_new()
+    before = instruments.table
+    assert instruments.take_new() == ()
+    assert instruments.table is before
+    instruments.add("b")
+    instruments.take_new()
+    assert (dict(before), dict(instruments.table)) == ({0: "a"}, {0: "a", 1: "b"})
 
 
 def test_forgotten_quotes_decide_nothing_and_ids_stay() -> None:

@@ -60,4 +60,4 @@ def test_known_keys_are_the_vendors_names() -> None:
     quote = "ev sym bx ax bp ap bs as t pt q z c i"
     assert STOCK_KEYS["T"] == set(trade.split())
     assert STOCK_KEYS["Q"] == set(quote.split())
-    assert OPTION_KEYS["Q"] == set(["ev", "sym", "bx", "ax", "bp", "ap", "bs", "as", "t", "q"])
+    assert OPTION_KEYS["Q"] == {"ev", "sym", "bx", "ax", "bp", "ap", "bs", "as", "t", "q"}

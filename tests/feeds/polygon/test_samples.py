@@ -16,6 +16,7 @@ from ingestor.feeds.polygon.messages import MAX_MS, MIN_MS
 from tests.feeds.polygon.wire import RECV_NS, events
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "facts" / "polygon-samples.jsonl"
+ENCODER = msgspec.json.Encoder(decimal_format="number")
 OPTION_ROOTS = ("SPY", "SPXW", "AMC", "AAPL")
 
 pytestmark = pytest.mark.skipif(not SAMPLES.exists(), reason=f"no samples at {SAMPLES}")
@@ -34,7 +35,7 @@ def name(message: Any) -> str:
 
 
 def as_frame(message: Any) -> bytes:
-    return msgspec.json.encode([message], decimal_format="number")
+    return ENCODER.encode([message])
 
 
 def test_there_are_samples_of_every_kind() -> None:
