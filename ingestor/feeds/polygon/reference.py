@@ -7,10 +7,10 @@ conditions only. The trade is asked only where no sane quote was seen for `QUOTE
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final
 
-from ingestor.records import STOCK_QUOTE, Records, RType
+from ingestor.feeds.polygon.decode import Decoded
+from ingestor.records import STOCK_QUOTE, RType
 from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
@@ -25,10 +25,11 @@ among them: odd lots (37), average and derived prices, crosses, out of sequence,
 
 
 class ReferencePrice:
-    """Follows one instrument's records."""
+    """Follows one symbol through the decoded frames of /stocks."""
 
-    def __init__(self, instrument_id: int) -> None:
-        self._id = instrument_id
+    def __init__(self, symbol: str) -> None:
+        self._symbol = symbol
+        self._id: int | None = None
         self._mid: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
 
@@ -40,19 +41,30 @@ class ReferencePrice:
             newest = self._last
         return newest and newest[0]
 
-    def on_records(self, records: Records, late: Collection[int]) -> None:
-        """Note the `records` of a decoded frame of /stocks and which rows are `late`."""
-        ids, rtypes = records["instrument_id"].tolist(), records["rtype"].tolist()
+    def on_frame(self, decoded: Decoded) -> None:
+        """Note the newest sane quote of a frame, else its newest ordinary trade."""
+        for instrument_id, symbol in decoded.new_symbols:
+            if symbol == self._symbol:
+                self._id = instrument_id
+        ids = decoded.records["instrument_id"].tolist()
         newest_first = [row for row in reversed(range(len(ids))) if ids[row] == self._id]
-        quotes = records.view(STOCK_QUOTE)
+        if not self._note_quote(decoded, newest_first):
+            self._note_trade(decoded, newest_first)
+
+    def _note_quote(self, decoded: Decoded, newest_first: list[int]) -> bool:
+        quotes = decoded.records.view(STOCK_QUOTE)
         for row in newest_first:
-            if rtypes[row] == RType.STOCK_QUOTE and _is_sane(quotes[row]):
-                mid_e9 = (int(quotes[row]["bid_px_e9"]) + int(quotes[row]["ask_px_e9"])) // 2
-                self._mid = (mid_e9, int(quotes[row]["ts_recv_ns"]))
-                return
+            quote = quotes[row]
+            if quote["rtype"] == RType.STOCK_QUOTE and _is_sane(quote):
+                mid_e9 = (int(quote["bid_px_e9"]) + int(quote["ask_px_e9"])) // 2
+                self._mid = (mid_e9, int(quote["ts_recv_ns"]))
+                return True
+        return False
+
+    def _note_trade(self, decoded: Decoded, newest_first: list[int]) -> None:
         for row in newest_first:
-            trade = records[row]
-            if rtypes[row] == RType.STOCK_TRADE and row not in late and _is_ordinary(trade):
+            trade = decoded.records[row]
+            if trade["rtype"] == RType.STOCK_TRADE and _is_ordinary(trade, row in decoded.late):
                 self._last = (int(trade["price_e9"]), int(trade["ts_recv_ns"]))
                 return
 
@@ -62,6 +74,8 @@ def _is_sane(quote: Any) -> bool:
     return bid_e9 != UNDEF_PRICE != ask_e9 and 0 <= ask_e9 - bid_e9 <= MAX_SPREAD_E9
 
 
-def _is_ordinary(trade: Any) -> bool:
+def _is_ordinary(trade: Any, late: bool) -> bool:
+    if late or trade["exchange"] == OFF_EXCHANGE:
+        return False
     codes = trade["conditions"][: trade["n_conditions"]].tolist()
-    return trade["exchange"] != OFF_EXCHANGE and ORDINARY_CONDITIONS.issuperset(codes)
+    return ORDINARY_CONDITIONS.issuperset(codes)

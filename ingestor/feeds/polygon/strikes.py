@@ -57,7 +57,7 @@ class StrikePlan:
             "each_side": self.each_side >= 0,
             "expiries_ahead": self.expiries_ahead >= 0,
             "recentre_e9": self.recentre_e9 > 0,
-            "focus": focus.each_side >= 0 and focus.strike_e9 % STRIKE_E9_PER_UNIT == 0,
+            "focus": focus.each_side >= 0 and _is_a_strike(focus.strike_e9),
             "max_contracts": self.max_contracts > 0,
         }
         for name, sound in checks.items():
@@ -132,7 +132,11 @@ class StrikeManager:
         focus = self._plan.focus
         if focus is not None:
             strikes.update(_around(focus.strike_e9, focus.each_side, step_e9))
-        return sorted(strike for strike in strikes if 0 < strike <= MAX_STRIKE_E9)
+        return sorted(strike for strike in strikes if _is_a_strike(strike))
+
+
+def _is_a_strike(strike_e9: int) -> bool:
+    return 0 < strike_e9 <= MAX_STRIKE_E9 and strike_e9 % STRIKE_E9_PER_UNIT == 0
 
 
 def _around(strike_e9: int, each_side: int, step_e9: int) -> range:

@@ -168,7 +168,7 @@ def broken(draw: st.DrawFn) -> Any:
 others: st.SearchStrategy[Any] = st.sampled_from(
     (5, None, "x", [], {}, {"ev": "A"}, {"ev": 7}, {"sym": "SPY"})
 )
-frames = st.lists(st.one_of(trades, quotes, trades, quotes, broken(), others), max_size=12)
+frames = st.lists(st.one_of(trades, quotes, trades, quotes, broken(), others), max_size=8)
 
 
 def test_the_oracle_itself_sees_all_three_aggressors() -> None:
@@ -180,8 +180,8 @@ def test_the_oracle_itself_sees_all_three_aggressors() -> None:
     assert [event and event["aggressor"] for event in events_] == [-1, 0, 1]
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.lists(frames, max_size=4))
+@settings(max_examples=250, deadline=None)
+@given(st.lists(frames, max_size=3))
 def test_every_frame_decodes_as_the_oracle_says(feed: list[list[Any]]) -> None:
     decoder, oracle = StockDecoder(), Oracle()
     skipped: Counter[Skip] = Counter()

@@ -22,7 +22,7 @@ def parsed(text: str) -> float:
     return msgspec.json.decode(text.encode(), type=float)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(st.integers(1, UNITS))
 @example(1)
 @example(UNITS)
