@@ -26,7 +26,7 @@ class GapTracker:
 
     def on_disconnect(self) -> None:
         """The socket is gone; without a record before it there is no gap."""
-        self._open_from = self._open_from or self._last
+        self._open_from = self._last
 
     def on_records(self, records: Records) -> Gap | None:
         """Note a frame's records; returns the gap that the first of them ends."""

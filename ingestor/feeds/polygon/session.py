@@ -118,7 +118,6 @@ class Session:
         if self._phase is Phase.ENDED:
             return (Close(),)
         self._phase, self._opened_ns = Phase.GREETING, now_ns
-        self._streaming_ns, self._evicted = None, False
         return ()
 
     def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:

@@ -96,8 +96,6 @@ class Subscriptions:
 
     def on_error(self, message: str) -> tuple[Output, ...]:
         """The server refuses something, and does not say what."""
-        if not self._due_ns:
-            return (Report(ReportKind.NOT_GRANTED, f"the vendor reports an error: {message}"),)
         self._refusals.append(message)
         return self._settle()
 
@@ -122,7 +120,8 @@ class Subscriptions:
         return subscription("subscribe", new)
 
     def _settle(self) -> tuple[Output, ...]:
-        if not self._refusals or len(self._due_ns) > len(self._refusals):
+        unanswered = len(self._due_ns)
+        if not self._refusals or unanswered not in (0, len(self._refusals)):
             return ()
         refused = list(self._due_ns)
         self._due_ns.clear()
@@ -131,10 +130,10 @@ class Subscriptions:
     def _refused(self, names: list[str]) -> tuple[Output, ...]:
         reasons = list(dict.fromkeys(self._refusals))
         self._refusals.clear()
-        text = f"the vendor does not grant {shown(names)}: {' / '.join(reasons)}"
+        text = f"the vendor does not grant {shown(names) or 'something'}: {' / '.join(reasons)}"
         report = Report(ReportKind.NOT_GRANTED, text)
-        nothing_granted = not self._acknowledged and len(names) == len(self._sent)
-        if nothing_granted and reasons == [NOT_AUTHORIZED]:
+        all_refused = not self._acknowledged and len(names) == len(self._sent) > 0
+        if all_refused and reasons == [NOT_AUTHORIZED]:
             return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
         return (report,)
 

@@ -230,6 +230,23 @@ def test_a_later_refusal_is_not_final_where_something_was_granted_before() -> No
     assert [type(output) for output in outputs] == [Report]
 
 
+def test_a_refusal_of_dropped_names_does_not_speak_of_the_others() -> None:
+    session = streaming("T.A", "T.B", "T.C", "T.D")
+    session.on_statuses((NOT_AUTHORIZED, NOT_AUTHORIZED), NOW)
+    session.unsubscribe(("T.A", "T.B"), NOW)
+    assert session.on_statuses((unack("T.A"), unack("T.B"), ack("T.C")), NOW) == ()
+    (text,) = texts(session.on_statuses((ack("T.D"),), NOW), ReportKind.NOT_GRANTED)
+    assert text == "the vendor does not grant something: not authorized"
+
+
+def test_a_refusal_without_any_subscription_is_not_final() -> None:
+    session = Session("key", (), random=lambda: 0.0)
+    session.on_open(NOW)
+    session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
+    outputs = session.on_statuses((NOT_AUTHORIZED,), NOW)
+    assert [type(output) for output in outputs] == [Report]
+
+
 def test_an_error_while_nothing_is_unanswered_is_reported() -> None:
     (text,) = texts(granted().on_statuses((LIMIT,), NOW), ReportKind.NOT_GRANTED)
     assert "Subscription limit reached" in text
@@ -284,9 +301,10 @@ def test_an_unsubscription_that_is_not_acknowledged_is_reported() -> None:
 def test_a_name_dropped_before_its_acknowledgement_is_not_missed() -> None:
     session = streaming("T.A", "T.B")
     session.unsubscribe(("T.A",), NOW)
-    session.on_statuses((ack("T.A"), ack("T.B"), unack("T.A")), NOW)
-    assert session.granted == ("T.B",)
+    session.on_statuses((ack("T.B"), unack("T.A")), NOW)
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
+    session.on_statuses((ack("T.A"),), NOW)
+    assert session.granted == ("T.B",)
 
 
 def test_a_name_that_was_dropped_can_be_subscribed_again() -> None:
