@@ -7,10 +7,11 @@ conditions only. The trade is asked only where no sane quote was seen for `QUOTE
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ingestor.feeds.polygon.decode import Decoded
-from ingestor.records import STOCK_QUOTE, RType
+from ingestor.records import STOCK_QUOTE, Records, RType
 from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
@@ -46,25 +47,29 @@ class ReferencePrice:
         for instrument_id, symbol in decoded.new_symbols:
             if symbol == self._symbol:
                 self._id = instrument_id
-        ids = decoded.records["instrument_id"].tolist()
-        newest_first = [row for row in reversed(range(len(ids))) if ids[row] == self._id]
-        if not self._note_quote(decoded, newest_first):
-            self._note_trade(decoded, newest_first)
+        if not self._note_quote(decoded):
+            self._note_trade(decoded)
 
-    def _note_quote(self, decoded: Decoded, newest_first: list[int]) -> bool:
+    def _newest_first(self, records: Records, rtype: RType) -> Iterator[int]:
+        ids, rtypes = records["instrument_id"].tolist(), records["rtype"].tolist()
+        for row in reversed(range(len(ids))):
+            if ids[row] == self._id and rtypes[row] == rtype:
+                yield row
+
+    def _note_quote(self, decoded: Decoded) -> bool:
         quotes = decoded.records.view(STOCK_QUOTE)
-        for row in newest_first:
+        for row in self._newest_first(quotes, RType.STOCK_QUOTE):
             quote = quotes[row]
-            if quote["rtype"] == RType.STOCK_QUOTE and _is_sane(quote):
+            if _is_sane(quote):
                 mid_e9 = (int(quote["bid_px_e9"]) + int(quote["ask_px_e9"])) // 2
                 self._mid = (mid_e9, int(quote["ts_recv_ns"]))
                 return True
         return False
 
-    def _note_trade(self, decoded: Decoded, newest_first: list[int]) -> None:
-        for row in newest_first:
+    def _note_trade(self, decoded: Decoded) -> None:
+        for row in self._newest_first(decoded.records, RType.STOCK_TRADE):
             trade = decoded.records[row]
-            if trade["rtype"] == RType.STOCK_TRADE and _is_ordinary(trade, row in decoded.late):
+            if row not in decoded.late and _is_ordinary(trade):
                 self._last = (int(trade["price_e9"]), int(trade["ts_recv_ns"]))
                 return
 
@@ -74,8 +79,8 @@ def _is_sane(quote: Any) -> bool:
     return bid_e9 != UNDEF_PRICE != ask_e9 and 0 <= ask_e9 - bid_e9 <= MAX_SPREAD_E9
 
 
-def _is_ordinary(trade: Any, late: bool) -> bool:
-    if late or trade["exchange"] == OFF_EXCHANGE:
+def _is_ordinary(trade: Any) -> bool:
+    if trade["exchange"] == OFF_EXCHANGE:
         return False
     codes = trade["conditions"][: trade["n_conditions"]].tolist()
     return ORDINARY_CONDITIONS.issuperset(codes)

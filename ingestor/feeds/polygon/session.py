@@ -161,6 +161,7 @@ class Session:
         """End the feed; a close frame tells the server that the connection's place is free."""
         has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
         self._phase = Phase.ENDED
+        self._subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
     def _on_status(self, status: Status, now_ns: int) -> tuple[Output, ...]:
@@ -195,6 +196,7 @@ class Session:
 
     def _give_up(self, kind: ReportKind, text: str) -> tuple[Output, ...]:
         self._phase = Phase.CLOSING
+        self._subscriptions.forget_socket()
         return (Report(kind, text), Close())
 
     def _on_unknown(self, status: Status) -> tuple[Output, ...]:

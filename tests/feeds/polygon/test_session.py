@@ -431,6 +431,15 @@ def test_stopping_closes_the_socket_and_ends_everything() -> None:
     assert session.stop() == ()
 
 
+def test_nothing_is_sent_on_a_socket_that_is_being_closed() -> None:
+    evicted, stopped = granted(), granted()
+    evicted.on_statuses((EVICTED,), NOW)
+    stopped.stop()
+    for session in (evicted, stopped):
+        assert session.subscribe(("T.A",), NOW) == ()
+        assert session.unsubscribe(("T.SPY",), NOW) == ()
+
+
 def test_stopping_between_sockets_has_nothing_to_close() -> None:
     session = granted()
     session.on_close(NOW, "torn")
@@ -473,6 +482,10 @@ def test_in_any_order_a_socket_is_sent_only_what_it_may_be_sent(
         if step == "close":
             is_open = False
             assert len(outputs) == (session.phase is not Phase.ENDED)
+        kinds = [type(output) for output in outputs]
+        assert Send not in kinds[kinds.index(Close) :] if Close in kinds else True
+        if step in ("subscribe", "unsubscribe"):
+            assert not kinds or session.phase is Phase.STREAMING
         for action, names in sent(outputs):
             assert is_open
             if action == "auth":
