@@ -7,6 +7,7 @@ setup(
         Extension(
             "ingestor.encode._fast",
             ["ingestor/encode/_fast.pyx"],
+            depends=["ingestor/encode/_layout.pxd", "ingestor/encode/_text.pxd"],
             extra_compile_args=["-O3"],
             optional=True,
         )

@@ -1,18 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The compiled JSON encoder: runs of records to finished frames, no Python object per row.
 
-How it works. A block's records are read in place, as the packed C structs below, which mirror the
-dtypes of `ingestor.records`. A row becomes a frame in one pass over a growing bytes object:
-`Output.reserve` makes room for the longest frame the row could become, and the ``put_*``
-functions then write without looking, each returning where the next byte goes. The payload's
-length has a fixed width and is filled in last.
+How it works. A block's records are read in place, as the packed C structs of ``_layout.pxd``,
+which mirror the dtypes of `ingestor.records`. A row becomes a frame in one pass over a growing
+bytes object: `Output.reserve` makes room for the longest frame the row could become, and the
+``put_*`` functions (``_text.pxd`` and below) then write without looking. The payload's length has
+a fixed width and is filled in last.
 
 What is text stays with Python: a symbol's JSON (for an option, all its ticker says) is made once
 by the reference encoder's functions and copied from then on. A block remembers its last
 instrument, so the table is only asked when the instrument changes.
 
 Where memory could be overrun is in three places, each of which checks: `Blocks.check` (a run
-inside its block), `put_frame` (a record as long as its rtype says) and `Output.reserve`.
+inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`.
 The tests run all of it under AddressSanitizer.
 """
 
@@ -20,8 +20,17 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport PyObject, Py_XDECREF
-from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from ingestor.encode._layout cimport (
+    FLAG_SNAPSHOT, FUTURES_TRADE, MBP10, N_LEVELS, N_RTYPES, OPTION_TRADE, STOCK_QUOTE,
+    STOCK_TRADE, UNDEF_PRICE, FuturesTrade, Head, Level, Live, Mbp10, OptionTrade, StockQuote,
+    StockTrade,
+)
+from ingestor.encode._text cimport (
+    Text, put, put_action, put_aggressor, put_conditions, put_eight, put_exchange, put_four,
+    put_price, put_price_or_null, put_sequence, put_side, put_text, put_uint,
+)
 
 import numpy as np
 
@@ -34,104 +43,8 @@ from ingestor.records import EVENT_TYPES
 from ingestor.symbols import symbol_of
 
 cdef extern from *:
-    """
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "records are little-endian and read in place; the reference encoder serves here"
-    #endif
-    static const char PAIRS[] =
-        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-        "8081828384858687888990919293949596979899";
-    """
-    const char PAIRS[]
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-
-
-# --- records, as in ingestor.records ---------------------------------------------------------
-
-cdef enum:
-    FUTURES_TRADE = 0x00
-    MBP10 = 0x0A
-    STOCK_TRADE = 0xE0
-    STOCK_QUOTE = 0xE1
-    OPTION_TRADE = 0xE2
-    N_RTYPES = 256
-    N_LEVELS = 10
-    N_CONDITIONS = 8
-    FLAG_SNAPSHOT = 32
-    UNDEF_EXCHANGE = -1
-
-cdef int64_t UNDEF_PRICE = 0x7FFFFFFFFFFFFFFF
-cdef uint64_t UNDEF_SEQUENCE = 0xFFFFFFFFFFFFFFFF
-
-cdef packed struct Head:
-    uint8_t length
-    uint8_t rtype
-    uint16_t publisher_id
-    uint32_t instrument_id
-    uint64_t ts_event_ns
-
-cdef packed struct Level:
-    int64_t bid_px_e9
-    int64_t ask_px_e9
-    uint32_t bid_sz
-    uint32_t ask_sz
-    uint32_t bid_ct
-    uint32_t ask_ct
-
-cdef packed struct FuturesTrade:
-    Head head
-    int64_t price_e9
-    uint32_t size
-    uint8_t action
-    uint8_t side
-    uint8_t flags
-    uint8_t depth
-    uint64_t ts_recv_ns
-    int ts_in_delta_ns
-    uint32_t sequence
-
-cdef packed struct Mbp10:
-    FuturesTrade update
-    Level levels[N_LEVELS]
-
-cdef packed struct Live:
-    Head head
-    uint64_t ts_recv_ns
-    uint64_t sequence
-
-cdef packed struct Conditions:
-    uint8_t count
-    uint16_t items[N_CONDITIONS]
-
-cdef packed struct StockTrade:
-    Live live
-    int64_t price_e9
-    uint32_t size
-    int16_t exchange
-    int8_t aggressor
-    Conditions conditions
-
-cdef packed struct StockQuote:
-    Live live
-    int64_t bid_px_e9
-    int64_t ask_px_e9
-    uint32_t bid_sz
-    uint32_t ask_sz
-    int16_t bid_exch
-    int16_t ask_exch
-    uint32_t reserved
-
-cdef packed struct OptionTrade:
-    Live live
-    int64_t price_e9
-    int64_t opt_bid_e9
-    int64_t opt_ask_e9
-    uint32_t size
-    int16_t exchange
-    int8_t aggressor
-    Conditions conditions
 
 
 # --- what is written into, and what is read from -----------------------------------------------
@@ -140,10 +53,6 @@ cdef enum:
     # More than the longest frame apart from its texts (`Text`): an MBP-10 event whose every
     # integer has all its digits takes about 1,300 bytes.
     LIMIT_BYTES = 2048
-
-cdef struct Text:
-    const char* data
-    Py_ssize_t size
 
 cdef struct Shape:
     # One rtype: how its frames begin, and how long its records are (0: no rtype of ours).
@@ -266,7 +175,9 @@ cdef class Blocks:
             raise IndexError(f"a run of rows {start} to {stop} is not in its block")
         return source
 
-    cdef int find_instrument(self, Source* source, uint32_t instrument_id, bint is_option) except -1:
+    cdef int find_instrument(
+        self, Source* source, uint32_t instrument_id, bint is_option
+    ) except -1:
         """Make `source.instrument` the JSON of this instrument."""
         if (
             source.instrument.data != NULL
@@ -285,144 +196,6 @@ cdef class Blocks:
         source.instrument_id = instrument_id
         source.is_option = is_option
         return 0
-
-
-# --- integers, prices and texts: each returns where the next byte goes -------------------------
-
-cdef inline char* put(char* at, const char* literal) noexcept:
-    cdef size_t size = strlen(literal)
-    memcpy(at, literal, size)
-    return at + size
-
-
-cdef inline char* put_text(char* at, Text text) noexcept:
-    memcpy(at, text.data, text.size)
-    return at + text.size
-
-
-cdef inline void put_four(char* at, uint32_t value) noexcept:
-    memcpy(at, PAIRS + 2 * (value // 100), 2)
-    memcpy(at + 2, PAIRS + 2 * (value % 100), 2)
-
-
-cdef inline void put_eight(char* at, uint32_t value) noexcept:
-    put_four(at, value // 10000)
-    put_four(at + 4, value % 10000)
-
-
-cdef inline char* put_below_1e4(char* at, uint32_t value) noexcept:
-    if value >= 1000:
-        put_four(at, value)
-        return at + 4
-    if value >= 100:
-        at[0] = 48 + value // 100
-        memcpy(at + 1, PAIRS + 2 * (value % 100), 2)
-        return at + 3
-    if value >= 10:
-        memcpy(at, PAIRS + 2 * value, 2)
-        return at + 2
-    at[0] = 48 + value
-    return at + 1
-
-
-cdef inline char* put_below_1e8(char* at, uint32_t value) noexcept:
-    if value < 10000:
-        return put_below_1e4(at, value)
-    at = put_below_1e4(at, value // 10000)
-    put_four(at, value % 10000)
-    return at + 4
-
-
-cdef inline char* put_uint(char* at, uint64_t value) noexcept:
-    if value < 100000000:
-        return put_below_1e8(at, <uint32_t>value)
-    at = put_uint_above(at, value // 100000000)
-    put_eight(at, value % 100000000)
-    return at + 8
-
-
-cdef char* put_uint_above(char* at, uint64_t value) noexcept:
-    if value < 100000000:
-        return put_below_1e8(at, <uint32_t>value)
-    at = put_below_1e4(at, <uint32_t>(value // 100000000))
-    put_eight(at, value % 100000000)
-    return at + 8
-
-
-cdef inline char* put_int(char* at, int64_t value) noexcept:
-    if value < 0:
-        at[0] = b"-"
-        return put_uint(at + 1, -<uint64_t>value)
-    return put_uint(at, <uint64_t>value)
-
-
-cdef inline char* put_price(char* at, int64_t price_e9) noexcept:
-    cdef uint64_t magnitude = <uint64_t>price_e9
-    if price_e9 < 0:
-        at[0] = b"-"
-        at += 1
-        magnitude = -magnitude
-    at = put_uint(at, magnitude // 1000000000)
-    at[0] = b"."
-    return put_places(at + 1, magnitude % 1000000000)
-
-
-cdef inline char* put_places(char* at, uint32_t fraction_e9) noexcept:
-    """Nine decimal places without the zeros at their end, but at least one."""
-    cdef char* end
-    if fraction_e9 % 10000000 == 0:
-        memcpy(at, PAIRS + 2 * (fraction_e9 // 10000000), 2)
-        end = at + 2
-    else:
-        at[0] = 48 + fraction_e9 // 100000000
-        put_eight(at + 1, fraction_e9 % 100000000)
-        end = at + 9
-    while end > at + 1 and (end - 1)[0] == b"0":
-        end -= 1
-    return end
-
-
-cdef inline char* put_price_or_null(char* at, int64_t price_e9) noexcept:
-    return put(at, b"null") if price_e9 == UNDEF_PRICE else put_price(at, price_e9)
-
-
-cdef inline char* put_exchange(char* at, int16_t exchange) noexcept:
-    return put(at, b"null") if exchange == UNDEF_EXCHANGE else put_int(at, exchange)
-
-
-cdef inline char* put_sequence(char* at, uint64_t sequence) noexcept:
-    return put(at, b"null") if sequence == UNDEF_SEQUENCE else put_uint(at, sequence)
-
-
-cdef inline char* put_aggressor(char* at, int aggressor) noexcept:
-    if aggressor == 1:
-        return put(at, b"1")
-    return put(at, b"-1") if aggressor == -1 else put(at, b"0")
-
-
-cdef char* put_conditions(char* at, const Conditions* conditions) noexcept:
-    at = put(at, b"[")
-    for index in range(min(conditions.count, <uint8_t>N_CONDITIONS)):
-        if index:
-            at = put(at, b",")
-        at = put_uint(at, conditions.items[index])
-    return put(at, b"]")
-
-
-cdef inline char* put_letter(char* at, uint8_t letter) noexcept:
-    at[0] = at[2] = b'"'
-    at[1] = <char>letter
-    return at + 3
-
-
-cdef inline char* put_action(char* at, uint8_t action) noexcept:
-    if action in (b"A", b"C", b"M", b"T", b"R", b"F"):
-        return put_letter(at, action)
-    return put(at, b"null")
-
-
-cdef inline char* put_side(char* at, uint8_t side) noexcept:
-    return put_letter(at, side) if side in (b"A", b"B", b"N") else put(at, b"null")
 
 
 # --- one event type each: what follows the envelope and the instrument -------------------------

@@ -63,7 +63,11 @@ class Framed:
 
 
 def frame(data: memoryview, layout: Layout) -> Framed:
-    """Find the whole records in `data`, which begins with one."""
+    """Find whole records in `data`, which begins with one.
+
+    A shorter record of another kind at the very end may be left for the next call; only when
+    nothing is found is there nothing whole.
+    """
     matrix = np.frombuffer(data, np.uint8)
     count = len(matrix) // layout.stride
     if _is_uniform(matrix, count, layout):

@@ -60,7 +60,7 @@ class Remarks:
         """Say each cause once."""
         for cause, (count, first) in self._skipped.items():
             logger.warning(
-                "%s: %d records skipped, the first is record %d (from 0): %s",
+                "%s: records skipped: %d, the first is number %d (from 0): %s",
                 self.path,
                 count,
                 first,
@@ -69,7 +69,7 @@ class Remarks:
         count, first = self._late
         if count:
             logger.warning(
-                "%s: %d records step back in time, the first is record %d (from 0); "
+                "%s: records that step back in time: %d, the first is number %d (from 0); "
                 "they keep their place",
                 self.path,
                 count,

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import zstandard
 
-from ingestor.errors import NoDataError
+from ingestor.errors import BadDataError, NoDataError
 from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES, FrameWalker, is_zstd
 
 READ_BYTES: Final = 1024 * 1024
@@ -49,15 +49,18 @@ class ByteStream(Protocol):
 def open_stream(path: Path) -> Iterator[ByteStream]:
     """Open a file as a stream, zstd or plain by its first bytes, and close it in the end.
 
-    Raises `NoDataError` when it cannot be opened.
+    Raises `NoDataError` when it cannot be opened, `BadDataError` when nothing of it can be read.
     """
     try:
         file = FileIO(path)
     except OSError as error:
         raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
     with file:
-        head = file.read(_MAGIC_BYTES)
-        file.seek(0)
+        try:
+            head = file.read(_MAGIC_BYTES)
+            file.seek(0)
+        except OSError as error:
+            raise BadDataError(f"{path} {_unreadable(0, error)}") from error
         yield _Compressed(file) if is_zstd(head) else _Plain(file)
 
 

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import random
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.errors import NoDataError
+from ingestor.errors import BadDataError, NoDataError
+from ingestor.feeds.databento import streams
 from ingestor.feeds.databento.streams import ByteStream, open_stream
 from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES
 
 NOISE = random.Random(3).randbytes(MAX_BLOCK_BYTES)
 TEXT = b"0123456789abcdef" * (MAX_BLOCK_BYTES // 16)
+GOOD_BYTES = 10_000
 BLOCKS = [TEXT, NOISE, TEXT, bytes(MAX_BLOCK_BYTES)]
 
 
@@ -118,6 +122,38 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(NoDataError, match=r"/gone cannot be opened: No such file"),
         open_stream(tmp_path / "gone"),
+    ):
+        pytest.fail("it was opened")
+
+
+class FailingDisk(FileIO):
+    """A file of which only the first `GOOD_BYTES` can be read."""
+
+    def readinto(self, room: Any) -> int:
+        if self.tell() >= GOOD_BYTES:
+            raise OSError(5, "Input/output error")
+        return super().readinto(memoryview(room)[: GOOD_BYTES - self.tell()])
+
+
+@pytest.mark.parametrize("zstd", [False, True])
+def test_a_read_error_gives_what_was_read_before_and_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, zstd: bool
+) -> None:
+    monkeypatch.setattr(streams, "FileIO", FailingDisk)
+    path = tmp_path / "file"
+    first, *rest = frame_of_blocks()
+    path.write_bytes(b"".join([first, NOISE[: GOOD_BYTES - len(first)], *rest]) if zstd else NOISE)
+    content, failure = content_of(path)
+    assert content.startswith(TEXT if zstd else NOISE[:GOOD_BYTES])
+    assert failure is not None
+    assert failure.endswith("of the file: Input/output error")
+
+
+def test_a_file_of_which_nothing_can_be_read_is_named() -> None:
+    path = Path("/proc/self/mem")
+    with (
+        pytest.raises(BadDataError, match=r"mem cannot be read at byte 0 of the file: Input/out"),
+        open_stream(path),
     ):
         pytest.fail("it was opened")
 

@@ -1,0 +1,92 @@
+"""Run as a program under AddressSanitizer: the extension at argv[1] on the worst it can be given.
+
+Every output is compared with the reference encoder's, so that the run also shows that the
+sanitized build is the same encoder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ingestor.blocks import Block, Reply, Runs, Source, whole_block
+from ingestor.encode.reference import JsonEncoder
+from ingestor.errors import BadDataError
+from ingestor.records import EVENT_TYPES, EventType
+from ingestor.units import UNDEF_PRICE
+
+ALL = 10**6
+LONG_TICKER = "O:ABCDEF991231P99999999"
+
+
+def load(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("ingestor.encode._fast", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.FastJsonEncoder()
+
+
+def rows_of(kind: EventType, byte: int, count: int) -> np.ndarray[Any, Any]:
+    """Rows in memory of exactly their size, all bytes alike; prices longest where byte is 0x80."""
+    rows = np.full(count * kind.dtype.itemsize, byte, np.uint8).view(kind.dtype)
+    rows["rtype"], rows["instrument_id"] = kind.rtype, np.arange(count) % 3
+    return np.frombuffer(rows.tobytes(), kind.dtype)
+
+
+def longest(kind: EventType) -> np.ndarray[Any, Any]:
+    """Rows whose every integer has all its digits."""
+    rows = rows_of(kind, 0xFF, 50).copy()
+    for fields in (rows, rows["levels"]) if kind.name == "MBP10" else (rows,):
+        for name in fields.dtype.names or ():
+            if name.endswith("_e9"):
+                fields[name] = -UNDEF_PRICE - 1
+    return rows
+
+
+def all_runs() -> Iterator[Runs]:
+    for kind in EVENT_TYPES:
+        for symbol in ("", "é" * 40, '"' * 5000):
+            text = LONG_TICKER if kind.name == "OptionTrade" else symbol
+            table = dict.fromkeys(range(3), text)
+            for byte in (0x00, 0x7F, 0x80, 0xFF):
+                for count in (1, 2, 50):
+                    yield whole_block(Block(0, rows_of(kind, byte, count), table, Source.SIM))
+            yield whole_block(Block(0, longest(kind), table, Source.POLYGON_WS))
+
+
+def refused() -> Iterator[Runs]:
+    for kind in EVENT_TYPES:
+        one = whole_block(Block(0, rows_of(kind, 0, 2), {}, Source.SIM))
+        for start, stop in ((0, 3), (-1, 1), (2**62, 2**62 + 1)):
+            at, end = np.array([start]), np.array([stop])
+            yield Runs(one.blocks, np.zeros(1, np.int64), at, end, one.key_ts_ns)
+        wrong = rows_of(kind, 0, 1).copy()
+        wrong["rtype"] = 0x0A if kind.name != "MBP10" else 0x00
+        yield whole_block(Block(0, wrong, {}, Source.SIM))
+
+
+def main() -> int:
+    fast, reference = load(sys.argv[1]), JsonEncoder()
+    reply = Reply(b"r" * 120, b"s" * 40)
+    compared = stopped = 0
+    for runs in all_runs():
+        expected = reference.encode(runs, reply, 10**12 - 100, ALL)
+        assert fast.encode(runs, reply, 10**12 - 100, ALL).data == expected.data
+        compared += 1
+    for runs in refused():
+        try:
+            fast.encode(runs, reply, 1, ALL)
+        except (IndexError, BadDataError):
+            stopped += 1
+    print(f"{compared} compared, {stopped} refused")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The extension as it is built: without a compiler, and with one that watches memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ingestor
+
+ROOT = Path(ingestor.__file__).parents[1]
+PROGRAM = Path(__file__).with_name("memory_program.py")
+
+needs_cython = pytest.mark.skipif(
+    importlib.util.find_spec("Cython") is None or not (ROOT / "setup.py").exists(),
+    reason="Cython or the source tree is missing, so the extension cannot be built here",
+)
+needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
+
+
+def build(place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Build the extension inside `place`, as installing the package would."""
+    source = place / "ingestor" / "encode"
+    source.mkdir(parents=True)
+    shutil.copy(ROOT / "setup.py", place)
+    for name in ("_fast.pyx", "_layout.pxd", "_text.pxd"):
+        shutil.copy(ROOT / "ingestor" / "encode" / name, source)
+    for package in (source, source.parent):
+        (package / "__init__.py").touch()
+    return subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=place,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def library(name: str) -> str:
+    found = subprocess.run(
+        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip()
+
+
+@needs_cython
+def test_without_a_compiler_the_build_succeeds_and_leaves_the_extension_out(tmp_path: Path) -> None:
+    done = build(tmp_path, CC="/nonexistent/compiler")
+
+    assert done.returncode == 0, done.stderr
+    assert 'extension "ingestor.encode._fast" failed' in done.stderr
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_cython
+@needs_compiler
+def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
+    if not Path(library("libasan.so")).is_absolute():
+        pytest.skip("gcc has no AddressSanitizer here")
+    flags = "-fsanitize=address -fno-omit-frame-pointer -g"
+    built = build(tmp_path, CFLAGS=flags, LDFLAGS="-fsanitize=address")
+    (extension,) = (tmp_path / "ingestor").rglob("*.so")
+
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(extension)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONMALLOC": "malloc",
+            "LD_PRELOAD": library("libasan.so"),
+            "ASAN_OPTIONS": "detect_leaks=0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert built.returncode == 0, built.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "195 compared, 20 refused\n"
