@@ -100,7 +100,7 @@ stamp() {
 make() {
     local what=$1 extras=${2:-}
     reusable || make_venv
-    rm -f -- "$venv"/.ingestor-*
+    rm -f -- "$venv"/.ingestor-{run,"$what"}
     say "installing what the project needs${extras:+, and the extras $extras}"
     install_project "$extras"
     [[ $what == run ]] || stamp "$what"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import os
+import select
 from typing import Final
 
 import psutil
 
 _TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.005
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether the process ends in time; one that nobody has reaped yet has ended."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(_POLL_S)
-    return False
+    """Whether the process, with all its threads, ends in time; nobody need have reaped it."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], _TIMEOUT_S)[0])
+    finally:
+        os.close(descriptor)

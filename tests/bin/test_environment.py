@@ -55,7 +55,14 @@ def test_the_exit_code_of_the_program_is_passed_on(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["setup.cfg", "constraints.txt", "setup.py", "ingestor/runtime/x.pyx"]
+    "name",
+    [
+        "setup.cfg",
+        "constraints.txt",
+        "setup.py",
+        "ingestor/runtime/x.pyx",
+        "ingestor/runtime/x.pxd",
+    ],
 )
 def test_a_change_of_what_is_installed_installs_into_the_same_environment(
     project: Project, name: str
@@ -146,17 +153,31 @@ def test_a_project_that_was_moved_is_installed_again(project: Project, tmp_path:
     assert project.installer_calls() == ["pip"]
 
 
+def _needs(project: Project, what: str, extras: str) -> Path:
+    """A program that wants a set of packages of its own."""
+    program = project.root / "bin" / what
+    program.write_text(f'#!/usr/bin/env bash\nsource "${{0%/*}}/_env.sh"\nneed {what} {extras}\n')
+    program.chmod(0o755)
+    return program
+
+
 def test_users_get_no_test_packages_and_tests_get_them_once(project: Project) -> None:
-    check = project.root / "bin" / "check"
-    check.write_text('#!/usr/bin/env bash\nsource "${0%/*}/_env.sh"\nneed test test,lint\n')
-    check.chmod(0o755)
+    check = _needs(project, "check", "test,lint")
     project.run()
     assert project.installed() == [""]
-    for expected in ("[test,lint]", None):
+    for expected in (["[test,lint]"], []):
         assert project.run(program=check).returncode == 0
-        assert project.installed() == ([expected] if expected else [])
+        assert project.installed() == expected
     project.run()
     assert project.installed() == []
+
+
+def test_sets_of_packages_live_side_by_side(project: Project) -> None:
+    programs = [_needs(project, "check", "test,lint"), _needs(project, "measure", "bench")]
+    for expected in (["[test,lint]", "[bench]"], []):
+        for program in programs:
+            assert project.run(program=program).returncode == 0
+        assert project.installed() == expected
 
 
 def test_the_environment_may_live_elsewhere(project: Project, tmp_path: Path) -> None:
