@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -55,6 +56,16 @@ class Batch:
         """Which events a subscriber gets, or None for all of them."""
         wanted = np.fromiter(map(wants, self.channels), np.bool_, len(self.channels))
         return None if wanted.all() else wanted[self.channel]
+
+    def count(self, index: slice | Ints) -> Counter[str]:
+        """How many events of each topic there are."""
+        quotes = int(self._is_quote()[self.channel[index]].sum())
+        total = len(self.channel[index])
+        return Counter({topic: n for topic, n in (("T", total - quotes), ("Q", quotes)) if n})
+
+    def _is_quote(self) -> npt.NDArray[np.bool_]:
+        names = self.channels
+        return np.fromiter((name.startswith("Q.") for name in names), np.bool_, len(names))
 
     def elements(self, index: slice | Ints) -> bytes:
         """JSON elements separated by commas, without brackets; empty for no events."""

@@ -115,7 +115,9 @@ class VendorSession:
         self._rules = rules
         self.authenticated = False
         self.subscriptions: dict[str, None] = {}
-        """Parameters as they were sent, in order; a dict because order is worth keeping."""
+        """Parameters as they were sent; a dict, because their order is worth keeping."""
+        self.key: tuple[str, ...] = ()
+        """The same parameters sorted: sessions with equal keys are sent equal events."""
 
     def wants(self, channel: str) -> bool:
         """Whether events of ``T.SPY`` and the like go to this session."""
@@ -128,12 +130,12 @@ class VendorSession:
             return self._authenticate(request.params)
         if not self.authenticated or self._rules.delayed_tier:
             return SILENCE
-        params = request.params.split(",")
-        if request.action == "subscribe":
-            return Answer(tuple(_said_once(map(self._subscribe, params))))
-        if request.action == "unsubscribe":
-            return Answer(tuple(_said_once(map(self._unsubscribe, params))))
-        return SILENCE
+        change = {"subscribe": self._subscribe, "unsubscribe": self._unsubscribe}
+        if request.action not in change:
+            return SILENCE
+        statuses = _said_once(map(change[request.action], request.params.split(",")))
+        self.key = tuple(sorted(self.subscriptions))
+        return Answer(tuple(statuses))
 
     def _authenticate(self, key: str) -> Answer:
         if key != self._rules.api_key:
