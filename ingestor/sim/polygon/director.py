@@ -110,9 +110,8 @@ class Director:
         return {"connections": len(members)}
 
     def _delayed(self, command: c.Delayed) -> Reply:
-        stream = self._simulator.floors[Market.STOCKS].stream
-        stream.tape.delay_prints(command.n, command.ms)
-        stream.rewrite()
+        self._simulator.stock_tape.delay_prints(command.n, command.ms)
+        self._simulator.floors[Market.STOCKS].stream.rewrite()
         return {"n": command.n}
 
     def _clock_jump(self, command: c.ClockJump) -> Reply:

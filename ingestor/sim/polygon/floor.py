@@ -166,4 +166,4 @@ class Floor:
             rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
             index = rows[mask[rows]]
         events = batch.count(index)
-        return _Share(batch.elements(index), events) if events else None
+        return _Share(batch.elements(index), events) if events.total() else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ingestor.errors import BadDataError
 from ingestor.sim.polygon.phrases import (
@@ -65,7 +66,7 @@ class _Board:
     strike_cents: Ints
     direction: Ints
     years: Floats
-    is_quote: Ints
+    is_quote: npt.NDArray[np.bool_]
     trade: Layout
     quote: Layout
 
@@ -117,9 +118,6 @@ class OptionTape:
         """The sequence goes on."""
         self._q += events
 
-    def delay_prints(self, count: int, ms: int) -> None:
-        """Options have one timestamp only: nothing to be late against."""
-
     def batch(self, due: Due) -> Batch:
         """Write the next events. `select` must have said that there are any."""
         spot = self._underlying.cents(due.elapsed_ns)
@@ -131,10 +129,10 @@ class OptionTape:
         values = self._values(due, draws, theory) | {"sym": entry}
         rows = [
             (index, layout.rows({name: column[index] for name, column in values.items()}))
-            for layout, wanted in ((board.trade, 0), (board.quote, 1))
+            for layout, wanted in ((board.trade, False), (board.quote, True))
             if len(index := np.nonzero(is_quote == wanted)[0])
         ]
-        return Batch(interleave(len(due), rows), board.channels, entry)
+        return Batch(interleave(len(due), rows), board.channels, entry, is_quote)
 
     def chain(self) -> Iterable[OptionTicker]:
         """Contracts around the price, for every expiry."""
@@ -179,7 +177,7 @@ class OptionTape:
             strike_cents=np.array([ticker.strike_e9 // E9_PER_CENT for ticker in tickers]),
             direction=np.array([1 if ticker.right == "C" else -1 for ticker in tickers]),
             years=(days + 0.5) / 365,
-            is_quote=np.array([int(name.startswith("Q")) for name in channels]),
+            is_quote=np.array([name.startswith("Q.") for name in channels]),
             trade=trade,
             quote=quote,
         )
@@ -194,7 +192,7 @@ class OptionTape:
 
     def _pick_entries(self, board: _Board, spot: int, draws: Floats) -> Ints:
         weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot) / NEAR_STRIKES_CENTS)
-        for kind, share in ((1, self._quote_share), (0, 1 - self._quote_share)):
+        for kind, share in ((True, self._quote_share), (False, 1 - self._quote_share)):
             of_kind = board.is_quote == kind
             weight[of_kind] *= share / max(weight[of_kind].sum(), FAR_WEIGHT)
         total = np.cumsum(weight)

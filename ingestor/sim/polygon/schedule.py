@@ -29,7 +29,11 @@ class Schedule:
             return self._event
         return self._event + (now_ns - self._time_ns) * self.rate // NS_PER_S + 1
 
-    def due_ns(self, first: int, count: int = 1) -> Ints:
+    def due_at(self, event: int) -> int:
+        """Due time of one event; the rate must not be 0."""
+        return self._time_ns - (self._event - event) * NS_PER_S // self.rate
+
+    def due_ns(self, first: int, count: int) -> Ints:
         """Due times of ``count`` events from ``first`` on; the rate must not be 0."""
         self._move_anchor(first)
         numbers = np.arange(first - self._event, first - self._event + count, dtype=np.int64)

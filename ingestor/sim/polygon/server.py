@@ -38,6 +38,7 @@ class Simulator:
         if settings.path.by_cents:
             target = settings.price_cents + settings.path.by_cents
             self.underlying.move(target, 0, settings.path.over_ns)
+        self.stock_tape = StockTape(settings.seed, self.underlying, settings.quote_share)
         self.floors = {market: self._floor(market) for market in Market}
         self.port = settings.port
         self._numbers = itertools.count(1)
@@ -119,9 +120,9 @@ class Simulator:
         return Floor(market, settings, stream, self.time)
 
     def _tape(self, market: Market) -> Tape:
-        seed, share = self.settings.seed, self.settings.quote_share
         if market is Market.STOCKS:
-            return StockTape(seed, self.underlying, share)
+            return self.stock_tape
+        seed, share = self.settings.seed, self.settings.quote_share
         return OptionTape(seed, self.underlying, share, new_york_date(time_ns()))
 
     async def _listen(self) -> None:

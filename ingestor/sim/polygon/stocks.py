@@ -130,7 +130,7 @@ class StockTape:
         quotes, trades = np.nonzero(is_quote)[0], np.nonzero(~is_quote)[0]
         parts = [(quotes, self._quote_rows(events.take(quotes)))]
         parts += self._trade_parts(events.take(trades), trades)
-        return Batch(interleave(len(due), parts), CHANNELS, is_quote.astype(np.int64))
+        return Batch(interleave(len(due), parts), CHANNELS, is_quote.astype(np.int64), is_quote)
 
     def _nbbo(self, due: Due, draws: Floats, is_quote: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
         """Bid and ask in force at each event: those of the last quote up to it."""

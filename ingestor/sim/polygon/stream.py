@@ -113,7 +113,7 @@ class Stream:
         """When the next event is due, or None for never."""
         if not self._running or not self.rate or self.finished:
             return None
-        return int(self._schedule.due_ns(self.sent)[0])
+        return self._schedule.due_at(self.sent)
 
     def cuts(self, now_ns: int, tolerance_ns: int) -> Iterator[Cut]:
         """Yield what is due and take it as sent; more than ``tolerance_ns`` late is behind."""

@@ -47,6 +47,7 @@ class Batch:
     rows: Words
     channels: tuple[str, ...]
     channel: Ints
+    is_quote: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         """Number of events."""
@@ -59,13 +60,9 @@ class Batch:
 
     def count(self, index: slice | Ints) -> Counter[str]:
         """How many events of each topic there are."""
-        quotes = int(self._is_quote()[self.channel[index]].sum())
-        total = len(self.channel[index])
-        return Counter({topic: n for topic, n in (("T", total - quotes), ("Q", quotes)) if n})
-
-    def _is_quote(self) -> npt.NDArray[np.bool_]:
-        names = self.channels
-        return np.fromiter((name.startswith("Q.") for name in names), np.bool_, len(names))
+        is_quote = self.is_quote[index]
+        quotes = int(np.count_nonzero(is_quote))
+        return Counter({"T": len(is_quote) - quotes, "Q": quotes})
 
     def elements(self, index: slice | Ints) -> bytes:
         """JSON elements separated by commas, without brackets; empty for no events."""
@@ -83,6 +80,3 @@ class Tape(Protocol):
 
     def skip(self, events: int) -> None:
         """Let events pass that nobody is sent: the vendor's sequence goes on without them."""
-
-    def delay_prints(self, count: int, ms: int) -> None:
-        """Make the next trades late prints: their participant time lies ``ms`` before ``t``."""
