@@ -133,10 +133,14 @@ class StockTape:
         return Batch(interleave(len(due), parts), CHANNELS, is_quote.astype(np.int64), is_quote)
 
     def _nbbo(self, due: Due, draws: Floats, is_quote: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-        """Bid and ask in force at each event: those of the last quote up to it."""
+        """Bid and ask in force at each event: those of the last quote up to it.
+
+        In a market without quotes on the tape every event sees the price as it is.
+        """
+        renewed = is_quote | (self._quote_share == 0)
         mid = self._underlying.cents(due.elapsed_ns)
         spread = 1 + (draws[:, _PLACE] < WIDE_SHARE)
-        last = np.maximum.accumulate(np.where(is_quote, np.arange(1, len(due) + 1), 0))
+        last = np.maximum.accumulate(np.where(renewed, np.arange(1, len(due) + 1), 0))
         bid = np.concatenate(([self._bid], mid))[last]
         ask = np.concatenate(([self._ask], mid + spread))[last]
         self._bid, self._ask = int(bid[-1]), int(ask[-1])

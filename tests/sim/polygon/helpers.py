@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +49,7 @@ class Client:
 
     def element(self, timeout_s: float = WAIT_S) -> Event:
         while not self._elements:
-            self._elements = self.frame(timeout_s)
+            self._elements = list(self.frame(timeout_s))
         return self._elements.pop(0)
 
     def take(self, count: int, topic: str | None = None) -> list[Event]:
@@ -65,6 +66,16 @@ class Client:
         while (element := self.element())["ev"] != "status":
             pass
         return element["status"], element["message"]
+
+    def goes_on(self, silence_s: float) -> bool:
+        """Read what is left; False once nothing has come for so long."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            try:
+                self.frame(silence_s)
+            except TimeoutError:
+                return False
+        return True
 
     def log_in(self, key: str = API_KEY) -> None:
         assert self.status() == ("connected", "Connected Successfully")
