@@ -15,7 +15,7 @@ import uvloop
 
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.sim.polygon.arguments import read_settings
-from ingestor.sim.polygon.control import serve_control
+from ingestor.sim.polygon.control import ControlChannel
 from ingestor.sim.polygon.director import Director
 from ingestor.sim.polygon.script import play, read_script
 from ingestor.sim.polygon.server import Simulator
@@ -44,8 +44,9 @@ async def run(settings: Settings, *, exit_with_stdin: bool) -> None:
     steps = read_script(settings.script) if settings.script is not None else ()
     simulator = Simulator(settings)
     director = Director(simulator)
+    control = ControlChannel(director)
     try:
-        control = await serve_control(director, settings.host, settings.control_port)
+        control_port = await control.start(settings.host, settings.control_port)
         await simulator.start()
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"cannot listen on {settings.host}: {error}") from error
@@ -53,10 +54,10 @@ async def run(settings: Settings, *, exit_with_stdin: bool) -> None:
     if exit_with_stdin:
         _stop_with_stdin(director.quit_event)
     script = asyncio.create_task(play(steps, simulator))
-    _announce(settings, simulator.port, control.sockets[0].getsockname()[1])
+    _announce(settings, simulator.port, control_port)
     await director.quit_event.wait()
     script.cancel()
-    control.close()
+    await control.stop()
     await simulator.stop()
 
 

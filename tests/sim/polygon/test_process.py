@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,11 @@ from tests.sim.polygon.helpers import client, subscriber
 from tests.sim.polygon.test_session import closed
 
 COMMAND = [sys.executable, "-m", "ingestor.sim.polygon"]
+
+
+def await_end(simulator: SimulatorProcess) -> None:
+    """Wait for the process to end, and leave its exit code to `stop`."""
+    os.waitid(os.P_PID, simulator.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_without_arguments_the_settings_are_the_defaults() -> None:
@@ -58,6 +64,7 @@ def test_a_signal_closes_the_connections_and_ends_it_cleanly(number: signal.Sign
 def test_quit_ends_it() -> None:
     with SimulatorProcess() as simulator:
         assert simulator.control("quit") == {"ok": True}
+        await_end(simulator)
         assert simulator.stop() == 0
 
 
@@ -177,6 +184,7 @@ def test_a_simulator_that_does_not_start_is_an_error_of_the_helper() -> None:
 def test_the_helper_says_when_the_simulator_is_gone() -> None:
     with SimulatorProcess() as simulator:
         simulator.control("quit")
+        await_end(simulator)
         with pytest.raises((ChildFailedError, ConnectionError)):
             simulator.control("stats")
 
