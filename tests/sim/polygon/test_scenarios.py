@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -156,11 +157,22 @@ def test_duplicate_sends_the_next_events_twice(start: Start) -> None:
     assert ids == ["1", "1", "2", "2", "3", "3", "4", "5", "6"]
 
 
+@pytest.fixture(scope="module")
+def lively() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess("--rate", "2000") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(*QUIET) as simulator:
+        yield simulator
+
+
 @pytest.mark.parametrize("kind", ELEMENTS)
-def test_a_malformed_element_rides_among_good_ones(start: Start, kind: str) -> None:
-    simulator = start("--rate", "2000")
-    with subscriber(simulator.stocks_url, "Q.SPY") as joined:
-        simulator.control("malformed", kind=kind)
+def test_a_malformed_element_rides_among_good_ones(lively: SimulatorProcess, kind: str) -> None:
+    with subscriber(lively.stocks_url, "Q.SPY") as joined:
+        lively.control("malformed", kind=kind)
         bad = json.loads(ELEMENTS[kind])
         while bad not in (frame := joined.frame()):
             pass
@@ -168,10 +180,9 @@ def test_a_malformed_element_rides_among_good_ones(start: Start, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", sorted(FRAMES.keys() - {"utf8"}))
-def test_a_malformed_frame_comes_as_it_is(start: Start, kind: str) -> None:
-    simulator = start(*QUIET)
-    with subscriber(simulator.stocks_url, "T.SPY") as joined:
-        simulator.control("malformed", kind=kind)
+def test_a_malformed_frame_comes_as_it_is(quiet: SimulatorProcess, kind: str) -> None:
+    with subscriber(quiet.stocks_url, "T.SPY") as joined:
+        quiet.control("malformed", kind=kind)
         assert joined.socket.recv(WAIT_S, decode=False) == FRAMES[kind]
 
 
@@ -277,7 +288,7 @@ def test_stats_tell_what_was_sent_and_what_was_asked(start: Start) -> None:
     ],
 )
 def test_a_command_that_makes_no_sense_is_answered_with_the_reason(
-    start: Start, do: str, fields: dict[str, Any], why: str
+    quiet: SimulatorProcess, do: str, fields: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ChildFailedError, match=why):
-        start().control(do, **fields)
+        quiet.control(do, **fields)
