@@ -204,7 +204,8 @@ class Connection:
 
     async def _disconnected(self) -> None:
         self._up = False
-        self._on_change()
+        if not self._closing:
+            self._on_change()
 
     async def _reconnected(self) -> None:
         self._up = True

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from typing import Final
 
 from ingestor.blocks import Frames, Runs
+from ingestor.errors import StreamError
 from ingestor.publish.answers import NO_RESPONDERS, ApiError, parse_answer
 from ingestor.publish.batches import FLOW_MESSAGES, OUTSTANDING, AckBatch, Batch, FastBatch
 from ingestor.publish.readback import Stored
@@ -20,13 +21,10 @@ from ingestor.publish.window import Window
 from ingestor.records import EVENT_TYPE_BY_RTYPE
 
 MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
-"""Bytes under way, give or take a message; the server drops what comes when 128 MiB wait."""
+"""Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
 
-MAX_WRITE_BYTES: Final = 256 * 1024
-"""Bytes encoded at a time, give or take a message."""
-
-FIRST_GUESS_BYTES: Final = 1024
-"""Size of a message before any has been seen."""
+MAX_WRITE_ROWS: Final = 1024
+"""Rows encoded and written at a time: about a megabyte of the largest events."""
 
 FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
@@ -49,7 +47,7 @@ class Ledger:
         self._fast_ingest = state.fast_ingest
         self._proven = False
         self._base_seq = state.last_seq
-        self._message_bytes = FIRST_GUESS_BYTES
+        self._message_bytes = 1
         self._unsent: deque[Runs] = deque()
         self._rows_by_rtype: Counter[int] = Counter()
         self.window = Window()
@@ -97,18 +95,19 @@ class Ledger:
             self._rows_by_rtype.update(runs.counts_by_rtype())
 
     def next_runs(self) -> Runs | None:
-        """Return the rows to send next, None when there are none."""
-        return self._unsent[0] if self._unsent else None
+        """Return the rows to send next, at most `MAX_WRITE_ROWS`; None when there are none."""
+        if not self._unsent:
+            return None
+        if len(self._unsent[0]) > MAX_WRITE_ROWS:
+            front, rest = self._unsent.popleft().split(MAX_WRITE_ROWS)
+            self._unsent.extendleft((rest, front))
+        return self._unsent[0]
 
     def room(self) -> int:
-        """Messages to encode and send now; opens the next batch when this one is complete."""
+        """Messages that may be sent now; opens the next batch when this one is complete."""
         if self.batch.ended and not self.batch.broken:
             self._open()
-        free_bytes = MAX_UNACKED_BYTES - self.window.size_bytes
-        if free_bytes <= 0:
-            return 0
-        by_size = min(free_bytes, MAX_WRITE_BYTES) // self._message_bytes
-        return min(self.batch.room, max(by_size, 1))
+        return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
 
     def sent(self, frames: Frames) -> None:
         """Note that `frames`, made of the front of `next_runs`, are on their way."""
@@ -123,7 +122,8 @@ class Ledger:
     def receive(self, subject: str, data: bytes, status: str | None) -> int:
         """Take an answer; return how many rows it acknowledges.
 
-        Answers to batches of the past are ignored. Raises StreamError when it cannot be read.
+        Answers to batches of the past are ignored. Raises StreamError when it cannot be read, or
+        when the stream's sequences have fallen behind what it acknowledged.
         """
         batch = self.batch
         if not subject.startswith(f"{batch.prefix}."):
@@ -132,6 +132,11 @@ class Ledger:
         answer = NO_RESPONDERS if nobody else parse_answer(data)
         acked = batch.acked
         batch.receive(subject[len(batch.prefix) + 1 :], answer)
+        if batch.last_seq is not None and batch.last_seq < self._base_seq + batch.acked:
+            raise StreamError(
+                f"the stream stored a message at sequence {batch.last_seq} though it had "
+                f"acknowledged others up to {self._base_seq}: it was made anew while we published"
+            )
         if batch.ended and isinstance(batch, FastBatch):
             self._fast_ingest = self._proven = batch.fast_ingest
         if self.first_seq is None and batch.acked == 1:

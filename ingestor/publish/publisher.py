@@ -258,6 +258,8 @@ class Publisher:
     def _receive(self, subject: str, data: bytes, status: str | None) -> None:
         try:
             self._take(subject, data, status)
+        except IngestorError as error:
+            self._fail(error)
         except Exception as error:
             log.exception("an acknowledgement cannot be dealt with")
             self._fail(IngestorError(f"an acknowledgement cannot be dealt with: {error}"))
@@ -282,7 +284,10 @@ class Publisher:
     def _connection_changed(self) -> None:
         if self._connection.failure is not None:
             self._fail(self._connection.failure)
-        if not self._connection.up:
+        elif self._connection.up:
+            log.info("connected to %s again", self._connection.servers)
+        else:
+            log.warning("the connection to %s is lost", self._connection.servers)
             self._trouble.set()
         self._news.set()
 
@@ -396,6 +401,9 @@ class Publisher:
         if ledger.fatal is not None:
             raise StreamError(f"stream {self._settings.name} refuses messages: {ledger.fatal}")
         self._reason = str(batch.refusal or "")
+        if ledger.window.rows:
+            name, rows = self._settings.name, ledger.window.rows
+            log.info("%d rows that stream %s has not stored are sent again", rows, name)
         self._trouble.clear()
         if not self._connection.up:
             self._trouble.set()
