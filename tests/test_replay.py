@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.replay_cli import Finished, finish, read_stream, replay, start
 
+PATIENCE_S = 20
 TRADES, DEPTH = "market.futures.trades", "market.futures.mbp10"
 
 
@@ -54,12 +54,10 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def until(condition: Iterator[bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    for met in condition:
-        if met:
-            return
-        assert time.monotonic() < deadline, "it did not happen in time"
+def until_more_is_stored(server: NatsServer, than: int = 0) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while stored(server) <= than:
+        assert time.monotonic() < deadline, "nothing more is stored"
         time.sleep(0.02)
 
 
@@ -76,7 +74,7 @@ def paced(data: Path, server: NatsServer, *more: str) -> subprocess.Popen[str]:
         "--data-dir", str(data), "--nats", server.url, "--speed", "1", "--summary", "json", *more,
         cwd=data.parent,
     )  # fmt: skip
-    until(iter(lambda: stored(server) > 0, None))
+    until_more_is_stored(server)
     return process
 
 
@@ -315,8 +313,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing_and_repeats_nothin
     for _ in range(3):
         nats_server.kill()
         nats_server.start()
-        before = stored(nats_server)
-        until(iter(lambda before=before: stored(nats_server) > before, None))
+        until_more_is_stored(nats_server, than=stored(nats_server))
     finished = finish(process)
     assert finished.exit_code == 0, finished.err
     assert finished.summary["published"] == 1200
