@@ -93,11 +93,11 @@ def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
 ) -> None:
     async def freeze() -> None:
         any_nats_server.pause()
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(6.0)
         any_nats_server.resume()
 
     async def run() -> None:
-        publishing = publisher(any_nats_server, give_up_after_s=4.0)
+        publishing = publisher(any_nats_server, give_up_after_s=8.0)
         rows = await _send_through(publishing, freeze, 1)
         report = await publishing.close()
         assert report.reconnects >= 1
