@@ -389,8 +389,9 @@ def test_a_stream_made_anew_under_us_is_no_continuation(any_nats_server: NatsSer
         config = (await raw_info(any_nats_server))["config"]
         await request(any_nats_server, "STREAM.DELETE.MARKET_DATA")
         await request(any_nats_server, "STREAM.CREATE.MARKET_DATA", **config)
+        sending = asyncio.gather(publishing.send(trades(1_000, 3_000)), publishing.flush())
         with pytest.raises(StreamError, match="made anew"):
-            await publishing.send(trades(1_000, 100_000))
+            await sending
         await publishing.close()
 
     asyncio.run(check())
