@@ -12,6 +12,7 @@ import heapq
 import json
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ def events(
 
 
 async def publish(
-    url: str, data_dir: Path, schemas: list[DbnSchema], *, awaited: bool
+    url: str, data_dir: Path, schemas: list[DbnSchema], limit: int | None
 ) -> dict[str, Any]:
     """Publish the merged files and return how many events there were and the seconds it took."""
     client = await nats.connect(url)
@@ -54,8 +55,9 @@ async def publish(
     await context.add_stream(name="MARKET_DATA", subjects=["market.>"])
     merged = heapq.merge(*(events(data_dir, schema) for schema in schemas), key=lambda one: one[0])
     began = time.perf_counter()
-    send = _awaited if awaited else _windowed
-    count = await send(context, ((subject, event) for _, subject, event in merged))
+    send = _windowed if limit is None else _awaited
+    messages = ((subject, event) for _, subject, event in merged)
+    count = await send(context, islice(messages, limit))
     elapsed_s = time.perf_counter() - began
     await client.close()
     return {"published": count, "elapsed_s": elapsed_s}
@@ -130,12 +132,12 @@ def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--schemas", default="trades,mbp-10")
-    parser.add_argument("--awaited", action="store_true")
+    parser.add_argument(
+        "--awaited", type=int, metavar="N", help="await every publish, and stop after N events"
+    )
     given = parser.parse_args()
     schemas = [DbnSchema(name) for name in given.schemas.split(",")]
-    print(
-        json.dumps(uvloop.run(publish(given.nats, given.data_dir, schemas, awaited=given.awaited)))
-    )
+    print(json.dumps(uvloop.run(publish(given.nats, given.data_dir, schemas, given.awaited))))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO, Final
 
 import zstandard
-from databento_dbn import Metadata, Schema, SType
+from databento_dbn import DBNError, Metadata, Schema, SType
 
 from ingestor.clock import to_ns
 from ingestor.errors import BadDataError, ConfigurationError
@@ -116,7 +116,7 @@ def _instruments(path: Path) -> set[str]:
             start = _first_bytes(file, path.suffix)
         length = int.from_bytes(start[_HEADER_LENGTH], "little") + _HEADER_START_BYTES
         mappings = Metadata.decode(start[:length]).mappings
-    except (ValueError, zstandard.ZstdError, RuntimeError):
+    except (DBNError, zstandard.ZstdError):
         return set()
     return {interval["symbol"] for intervals in mappings.values() for interval in intervals}
 

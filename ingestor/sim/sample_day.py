@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
   --out /tmp/big --date 2025-12-16 --size 10GB --plain  as large as real ones get
 
 Files lie where the replay looks: bin/ingestor-replay --data-dir OUT --date DATE.
-Running it again replaces what it wrote; real files are never touched.""",
+Running it again replaces what it wrote; real DBN files are never replaced.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder")

@@ -47,7 +47,7 @@ _LATENCY_MIN_NS: Final = 80 * NS_PER_US
 _LATENCY_NS: Final = 30 * NS_PER_US
 _GAP_UNITS: Final = 60
 _ONE_PACKET_PERMILLE: Final = 400
-"""Of events that share ts_event with the one before, how many share its packet too."""
+"""Of records of events that share ts_event with another, how many share its packet too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +57,13 @@ class Script:
     ``words`` (int64, rows x 46) are MBP-10 records around bid 0, with sequences counted from 0
     and no times. ``units``, ``after_ns``, ``latency_ns`` (int64, one per row) say when a row
     happens: activity since the start, nanoseconds on top of it, and from event to reception.
-    ``trades`` are the rows with action T, ``shift`` the ticks by which the book has moved.
+    ``shift`` is by how many ticks the book has moved at the end.
     """
 
     words: Int64s
     units: Int64s
     after_ns: Int64s
     latency_ns: Int64s
-    trades: Int64s
     shift: int
 
     def __len__(self) -> int:
@@ -116,15 +115,12 @@ def write_script(tape: Tape, draws: Draws, shift: int = 0) -> Script:
     records = _records(tape, heads)
     records["flags"] = np.where(np.diff(event, append=event[-1] + 1), FLAG_LAST, 0)
     records["sequence"] = np.cumsum(1 + draws.permille(int(packet[-1]) + 1) // 600)[packet]
-    records["ts_in_delta_ns"] = (_IN_DELTA_MIN_NS + _skewed(draws, len(records), _IN_DELTA_NS))[
-        packet
-    ]
+    records["ts_in_delta_ns"] = _IN_DELTA_MIN_NS + _skewed(draws, len(packet), _IN_DELTA_NS)[packet]
     return Script(
         records.view(np.int64).reshape(len(records), _WORDS),
         np.cumsum(gaps)[event],
         after_ns[event],
-        (_LATENCY_MIN_NS + _skewed(draws, len(records), _LATENCY_NS))[packet],
-        np.flatnonzero(heads["action"] == ord("T")),
+        _LATENCY_MIN_NS + _skewed(draws, len(packet), _LATENCY_NS)[packet],
         shift,
     )
 
@@ -171,8 +167,8 @@ def _gaps(events: int, draws: Draws) -> tuple[Int64s, Int64s, Any]:
 def _joins_packet(packets: Int64s, tied: Any, draws: Draws) -> Any:
     """Tell which rows lie in the packet of the row before."""
     new = np.diff(packets, prepend=packets[0] - 1) > 0
-    first_of_event = tied & (draws.permille(len(packets)) < _ONE_PACKET_PERMILLE)
-    return ~new | first_of_event
+    joined = tied & (draws.permille(len(packets)) < _ONE_PACKET_PERMILLE)
+    return ~new | joined
 
 
 def _skewed(draws: Draws, count: int, scale: int) -> Int64s:

@@ -36,14 +36,17 @@ class ReadBuffer:
         return len(self._bytes)
 
     def fill(self) -> bool:
-        """Read until `capacity` bytes are held; False when the stream ended before."""
+        """Read until `capacity` bytes are held; False when the stream ended or failed before.
+
+        A stream that failed once is not read again, lest it goes on behind a hole.
+        """
         self._to_front()
-        while self._end < self._capacity:
+        while self._end < self._capacity and self._stream.failure is None:
             count = self._stream.read_some(self._bytes[self._end :])
             if not count:
                 return False
             self._end += count
-        return True
+        return self._end >= self._capacity
 
     def view(self, limit: int) -> memoryview:
         """Return the bytes held, at most `limit` of them."""

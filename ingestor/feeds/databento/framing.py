@@ -85,7 +85,7 @@ def _as_records(rows: Bytes, layout: Layout) -> Records:
     """Rows of `stride` bytes as records; without ``ts_out`` this is a view."""
     if layout.stride == layout.dtype.itemsize:
         return rows.reshape(-1).view(layout.dtype)
-    kept = np.ascontiguousarray(rows[:, : layout.dtype.itemsize])
+    kept = rows[:, : layout.dtype.itemsize].copy()
     kept[:, 0] = layout.dtype.itemsize // WORD_BYTES
     return kept.reshape(-1).view(layout.dtype)
 

@@ -100,8 +100,6 @@ class _Compressed:
         return self._walker.position
 
     def read_some(self, room: memoryview) -> int:
-        if self.failure is not None:
-            return 0
         try:
             count = self._reader.readinto1(room)
         except zstandard.ZstdError as error:

@@ -79,3 +79,14 @@ def test_take_gives_what_is_asked_for_or_all_there_is(
     for count in counts:
         assert buffer.take(count) == content[:count]
         content = content[count:]
+
+
+def test_a_stream_that_failed_is_not_read_again() -> None:
+    stream = Trickle([b"x" * 10, b"behind the hole"])
+    buffer = ReadBuffer(stream, CAPACITY)
+    stream.failure = "cannot be read"
+    assert not buffer.fill()
+    assert len(buffer) == 0
+    stream.failure = None
+    assert not buffer.fill()
+    assert len(buffer) == 25

@@ -138,6 +138,13 @@ def test_progress_is_told_block_by_block(tmp_path: Path) -> None:
     assert (progress.bytes_read, progress.records) == (sum(sizes), 60_000)
 
 
+def test_a_file_without_records_counts_as_read(tmp_path: Path) -> None:
+    path = put(tmp_path, "trades", count=0)
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    assert list(ingestor.blocks()) == []
+    assert (ingestor.progress.files_done, ingestor.progress.bytes_read) == (1, path.stat().st_size)
+
+
 def test_every_run_has_progress_of_its_own(tmp_path: Path) -> None:
     put(tmp_path, "trades")
     ingestor = DBNIngestor(data_dir=tmp_path)

@@ -107,17 +107,6 @@ def test_a_wrong_checksum_is_noticed_after_the_frame_was_handed_out(tmp_path: Pa
     assert "checksum" in failure
 
 
-def test_a_failed_stream_stays_ended(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"\x28\xb5\x2f\xfd" + b"\xff" * 100 + zstandard.compress(b"more"))
-    with open_stream(path) as stream:
-        assert drain(stream) == b""
-        failure = stream.failure
-        assert failure is not None
-        assert drain(stream) == b""
-        assert stream.failure == failure
-
-
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(NoDataError, match=r"/gone cannot be opened: No such file"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+from typing import Any
 
 import pytest
 import zstandard
@@ -82,6 +83,17 @@ def test_a_file_cut_anywhere_is_known_to_be_cut(parts: list[bytes], data: st.Dat
         assert walker.failure is None
     else:
         assert walker.failure == f"ends inside a zstd frame, at byte {at} of the file"
+
+
+def test_a_frame_that_names_a_dictionary_is_walked_too() -> None:
+    samples: list[Any] = [b"ESH4 %d trades at %d" % (n, n * n) for n in range(2000)]
+    dictionary = zstandard.train_dictionary(2048, samples, dict_id=70_000)
+    frame = zstandard.ZstdCompressor(dict_data=dictionary).compress(samples[0] * 20_000)
+    assert zstandard.get_frame_parameters(frame).dict_id == 70_000
+    pieces, walker = walk(frame * 2)
+    assert b"".join(pieces) == frame * 2
+    assert walker.failure is None
+    assert max(map(len, pieces)) < len(frame)
 
 
 def test_skippable_frames_are_passed_over_wherever_they_stand() -> None:
