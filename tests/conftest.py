@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.nats_servers import (
     OLD_SERVER_VARIABLE,
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 _REAL_DAY: Final = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "dbn-data"
 _failed: Final = pytest.StashKey[bool]()
+
+
+# How fast a loaded machine makes examples says nothing about the code.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 class StartNatsServer(Protocol):
