@@ -164,8 +164,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
         async def kill_amid_strangers() -> None:
             stranger = await connect(any_nats_server)
             for _ in range(50):
-                await stranger.publish("market.stocks.trades", b"-1")
-            await stranger.flush()
+                await stranger.jetstream().publish("market.stocks.trades", b"-1")
             await stranger.close()
             await _kill(any_nats_server)
 
