@@ -94,7 +94,7 @@ def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
 ) -> None:
     async def freeze() -> None:
         any_nats_server.pause()
-        await asyncio.sleep(6.0)
+        await asyncio.sleep(8.0)
         any_nats_server.resume()
 
     async def run() -> None:
