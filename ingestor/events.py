@@ -3,19 +3,27 @@
 The pipeline never builds these; it carries records. They are what `DBNIngestor.read_trades()`
 yields and what the consumer library decodes messages to. Fields stand in the contract's order.
 Prices are the double nearest to the exact decimal (use the record arrays for exact integers);
-what is unknown is None.
+what is unknown is None. They hold no cycles, so the garbage collector need not know of them:
+keeping many costs less than half the time that way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from ingestor.blocks import Block
-from ingestor.records import FLAG_SNAPSHOT, UNDEF_EXCHANGE, UNDEF_SEQUENCE, RType, split_by_rtype
+from ingestor.records import (
+    FLAG_SNAPSHOT,
+    LEVELS,
+    UNDEF_EXCHANGE,
+    UNDEF_SEQUENCE,
+    RType,
+    split_by_rtype,
+)
 from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
 from ingestor.units import PRICE_SCALE, UNDEF_PRICE
 
@@ -38,7 +46,7 @@ DBN_ACTIONS: Final = frozenset(b"ACMTRF")
 DBN_SIDES: Final = frozenset(b"ABN")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The envelope; times are int nanoseconds UTC."""
 
     ts_event_ns: int
@@ -46,7 +54,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-class StockTrade(Event, frozen=True, kw_only=True):
+class StockTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema stocks.trades.v1; size in whole shares."""
 
     symbol: str
@@ -58,7 +66,7 @@ class StockTrade(Event, frozen=True, kw_only=True):
     aggressor: Aggressor
 
 
-class StockQuote(Event, frozen=True, kw_only=True):
+class StockQuote(Event, frozen=True, kw_only=True, gc=False):
     """Schema stocks.quotes.v1; an empty side has price None."""
 
     symbol: str
@@ -71,7 +79,7 @@ class StockQuote(Event, frozen=True, kw_only=True):
     seq: int | None
 
 
-class OptionTrade(Event, frozen=True, kw_only=True):
+class OptionTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema options.trades.v1; size in contracts, exp_date as YYYY-MM-DD, right C or P."""
 
     underlying: str
@@ -88,7 +96,7 @@ class OptionTrade(Event, frozen=True, kw_only=True):
     seq: int | None
 
 
-class FuturesTrade(Event, frozen=True, kw_only=True):
+class FuturesTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema futures.trades.v1."""
 
     symbol: str
@@ -100,7 +108,7 @@ class FuturesTrade(Event, frozen=True, kw_only=True):
     seq: int | None
 
 
-class Level(msgspec.Struct, frozen=True):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """One level of the book; an empty one has price None and size 0."""
 
     bid_px: float | None
@@ -109,11 +117,11 @@ class Level(msgspec.Struct, frozen=True):
     ask_sz: int
 
 
-class MBP10(Event, frozen=True, kw_only=True):
+class MBP10(Event, frozen=True, kw_only=True, gc=False):
     """Schema futures.mbp10.v1; ten levels, best first."""
 
     symbol: str
-    levels: tuple[Level, ...]
+    levels: Annotated[tuple[Level, ...], msgspec.Meta(min_length=LEVELS, max_length=LEVELS)]
     is_snapshot: bool
     seq: int | None
     action: str | None

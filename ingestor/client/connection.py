@@ -1,0 +1,256 @@
+"""The connection of a consumer: nats-py for protocol, authentication, TLS and reconnects.
+
+This is the only module that touches private attributes of nats-py: the client's parser (``_ps``),
+which is replaced by one that cuts out JetStream deliveries itself (`ingestor.client.wire` says
+why), and a subscription's number (``_id``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import AuthorizationError, Error, NoRespondersError, ProtocolError
+from nats.protocol.parser import Parser
+
+from ingestor.client.wire import Frame, Splitter, Status
+from ingestor.errors import (
+    BadDataError,
+    IngestorError,
+    NatsRefusedError,
+    NatsUnreachableError,
+    StreamError,
+)
+
+REQUEST_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 2.0
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "name": "ingestor.client",
+    "connect_timeout": 5,
+    "reconnect_time_wait": 0.25,
+    "max_reconnect_attempts": -1,
+}
+"""What differs from nats-py's own: a consumer waits for its server as long as it takes."""
+
+_REFUSALS: Final = ("authorization", "authentication", "permissions violation", "maximum ")
+
+log = logging.getLogger(__name__)
+
+
+class NoAnswerError(StreamError):
+    """JetStream did not answer: it is off, or just coming up."""
+
+
+class CutOffError(NoAnswerError):
+    """The connection was lost before JetStream answered."""
+
+
+class ApiRefusedError(StreamError):
+    """JetStream answered with an error; `err_code` is its number, `passing` means try again."""
+
+    def __init__(self, what: str, error: dict[str, Any]) -> None:
+        super().__init__(f"{what}: {error.get('description', 'refused')}")
+        self.err_code = int(error.get("err_code", 0))
+        self.passing = int(error.get("code", 0)) == 503
+
+
+class Receiver(Protocol):
+    """Takes what arrives for one inbox, in the order of arrival; must not raise."""
+
+    def receive(self, frames: list[Frame]) -> None:
+        """Take messages."""
+
+    def status(self, status: Status) -> None:
+        """Take what JetStream says about a request."""
+
+
+class Connection:
+    """One connection; `on_lost` is called when it breaks and when it is closed for good."""
+
+    def __init__(self, url: str, options: dict[str, Any], on_lost: Callable[[], None]) -> None:
+        self._servers = [part.strip() for part in url.split(",") if part.strip()]
+        self._options = DEFAULTS | options
+        self._on_lost = on_lost
+        self._taps: dict[bytes, Receiver] = {}
+        self._client = NatsClient()
+        self._client._ps = _TappedParser(self._client, self._taps)
+        self._up = asyncio.Event()
+        self._first_errors = 0
+        self._losses = 0
+        self._violation: Exception | None = None
+        self._opened = False
+        self._closing = False
+        self.failure: IngestorError | None = None
+        """Why there will be no connection any more, once that is known."""
+
+    @property
+    def servers(self) -> str:
+        """The servers without credentials, for messages."""
+        return ", ".join(re.split("://|@", url)[-1] for url in self._servers)
+
+    @property
+    def server_version(self) -> tuple[int, int]:
+        """Major and minor version of the server."""
+        version = self._client.connected_server_version
+        return int(version.major), int(version.minor)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest message that the server carries."""
+        return int(self._client.max_payload)
+
+    async def open(self) -> None:
+        """Connect. Raises NatsUnreachableError, NatsRefusedError when no server takes us."""
+        try:
+            await self._client.connect(
+                servers=self._servers,
+                error_cb=self._errored,
+                disconnected_cb=self._disconnected,
+                reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
+                **self._options,
+            )
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, (OSError, Error)):
+                raise self._reason(error) from error
+            raise
+        self._opened = True
+        self._up.set()
+
+    async def close(self) -> None:
+        """Close, in bounded time."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._client.close()
+        except (TimeoutError, OSError, Error) as error:
+            log.debug("closing the NATS connection: %r", error)
+
+    async def up(self) -> None:
+        """Wait until there is a connection. Raises what `failure` says."""
+        await self._up.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def tap(self, receiver: Receiver) -> tuple[str, NatsSubscription]:
+        """Subscribe a new inbox, one level below what is returned. Raises `NoAnswerError`."""
+        inbox = self._client.new_inbox()
+        try:
+            subscription = await self._client.subscribe(f"{inbox}.*", cb=_ignore)
+        except (Error, OSError) as error:
+            raise NoAnswerError(f"no subscription at {self.servers}: {error!r}") from error
+        self._taps[b"%d" % subscription._id] = receiver
+        return inbox, subscription
+
+    async def untap(self, subscription: NatsSubscription) -> None:
+        """End what `tap` began."""
+        self._taps.pop(b"%d" % subscription._id, None)
+        if not self._client.is_closed:
+            with contextlib.suppress(Error, OSError):
+                await subscription.unsubscribe()
+
+    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        """Send one message. Raises nothing while there is no connection: it is then not sent."""
+        if self._client.is_connected:
+            with contextlib.suppress(Error, OSError):
+                await self._client.publish(subject, payload, reply=reply)
+
+    async def api(self, what: str, subject: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask ``$JS.API``; `what` opens the sentence of an error.
+
+        Raises `NoAnswerError`, `ApiRefusedError`, NatsRefusedError.
+        """
+        payload = b"" if body is None else msgspec.json.encode(body)
+        self._violation = None
+        losses = self._losses
+        try:
+            answer = await self._client.request(f"$JS.API.{subject}", payload, REQUEST_TIMEOUT_S)
+        except NoRespondersError as error:
+            raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
+        except (Error, OSError) as error:
+            if self._violation is not None:
+                raise self._reason(self._violation) from error
+            kind = NoAnswerError if losses == self._losses else CutOffError
+            raise kind(f"{what}: no answer from {self.servers}") from error
+        values = msgspec.json.decode(answer.data)
+        if "error" in values:
+            raise ApiRefusedError(what, values["error"])
+        return values
+
+    async def _errored(self, error: Exception) -> None:
+        log.debug("NATS client: %r", error)
+        if not self._opened:
+            self._first_errors += 1
+            if self._first_errors >= len(self._servers):
+                raise self._reason(error)
+        elif _is_refusal(error):
+            self._violation = error
+
+    async def _disconnected(self) -> None:
+        if self._opened and not self._closing:
+            self._up.clear()
+            self._losses += 1
+            log.warning("lost the NATS server at %s; connecting again", self.servers)
+            self._on_lost()
+
+    async def _reconnected(self) -> None:
+        log.warning("connected to NATS again")
+        self._up.set()
+
+    async def _closed(self) -> None:
+        if self._opened and not self._closing:
+            self.failure = self._reason(self._client.last_error or Error("connection closed"))
+            self._up.set()
+            self._on_lost()
+
+    def _reason(self, error: Exception) -> IngestorError:
+        text = str(error).removeprefix("nats: ").strip(" '") or type(error).__name__
+        if _is_refusal(error):
+            return NatsRefusedError(f"the NATS server at {self.servers} does not let us in: {text}")
+        return NatsUnreachableError(f"no NATS server answers at {self.servers}: {text}")
+
+
+class _TappedParser(Parser):
+    """nats-py's parser, past which the messages of tapped subscriptions are led."""
+
+    def __init__(self, client: NatsClient, taps: dict[bytes, Receiver]) -> None:
+        self._taps = taps
+        super().__init__(client)
+
+    def reset(self) -> None:
+        super().reset()
+        self._splitter = Splitter(self._taps)
+
+    async def parse(self, data: bytes = b"") -> None:
+        try:
+            cut = self._splitter.feed(data)
+        except BadDataError as error:
+            log.warning("%s", error)
+            raise ProtocolError from error
+        for sid, frames in cut.frames.items():
+            self._taps[sid].receive(frames)
+        for sid, status in cut.statuses:
+            self._taps[sid].status(status)
+        for command in cut.others:
+            await super().parse(command)
+
+
+async def _ignore(_: Msg) -> None:
+    """nats-py wants a callback; what arrives is taken by the tap."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, (ssl.SSLError, AuthorizationError)):
+        return True
+    return isinstance(error, Error) and any(word in str(error).lower() for word in _REFUSALS)

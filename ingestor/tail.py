@@ -1,0 +1,138 @@
+"""``ingestor-tail``: print what is in the stream, one event a line.
+
+``python -m ingestor.tail`` is the command ``bin/ingestor-tail``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from ingestor import client_cli
+from ingestor import log as logs
+from ingestor.client import EVERYTHING, BadMessageError, Message, Start, connect, decode
+from ingestor.clock import now_ns
+from ingestor.encode.packed import is_packed
+from ingestor.errors import ExitCode, IngestorError
+from ingestor.event_text import is_of_symbol, line_of
+from ingestor.events import Event
+
+PROG: Final = "ingestor-tail"
+
+_ABOUT: Final = """\
+Print the events of a stream, one a line: time of the event (UTC), type, symbol, and what
+happened. JSON and packed messages look the same. Without flags it prints everything that the
+stream holds and goes on with what is new, until Ctrl-C.
+"""
+
+_MORE: Final = """\
+a line:
+  2025-12-16T14:30:00.017150864Z FuturesTrade ES.c.0           6870.0 x 27    BUY
+  2025-12-16T14:30:00.017150864Z MBP10        ES.c.0           6869.5 x 85    |    6869.75 x 144
+                                                               best bid       |    best ask
+
+examples:
+  ingestor-tail --new                                    what is published from now on
+  ingestor-tail --subject 'market.*.trades' --count 20   the first trades of the stream
+  ingestor-tail --since 10m --symbol ES.c.0,SPY          the last ten minutes of two symbols
+  ingestor-tail --no-follow --json > events.jsonl        all of it, into a file
+
+times:
+  --since means when a message was stored in the stream. For a live feed that is when it happened;
+  a replay stores today what happened on another day.
+
+exit codes:
+  0 done, 2 command line, 4 some messages could not be read (they are named on standard error),
+  5 NATS unreachable, 6 NATS refused, 7 no such stream, 130 Ctrl-C
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    given = parser().parse_args(arguments)
+    logs.configure(PROG, "WARNING")
+    try:
+        start = client_cli.start_of(given.since, given.new, now_ns())
+    except IngestorError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return error.exit_code
+    return client_cli.run(PROG, tail(given, start))
+
+
+def parser() -> client_cli.Parser:
+    """Return the parser of ``ingestor-tail``."""
+    made = client_cli.Parser(PROG, _ABOUT, _MORE)
+    client_cli.add_where(made)
+    what = made.add_argument_group("what")
+    what.add_argument(
+        "--subject",
+        default=EVERYTHING,
+        help="one subject, or several with * (a word) and > (the rest) (default %(default)s)",
+    )
+    what.add_argument(
+        "--symbol",
+        metavar="A,B",
+        help="only these symbols; a stock's also means the options on it",
+    )
+    begin = what.add_mutually_exclusive_group()
+    begin.add_argument("--since", metavar="TIME", help="begin at 2025-12-16T14:30 (UTC) or 10m ago")
+    begin.add_argument("--new", action="store_true", help="only what is stored from now on")
+    what.add_argument(
+        "--count", metavar="N", type=client_cli.positive, help="stop after this many events"
+    )
+    what.add_argument(
+        "--follow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with what is new, or stop where the stream ends",
+    )
+    made.add_argument_group("how").add_argument(
+        "--json", action="store_true", help="print each event's JSON instead"
+    )
+    return made
+
+
+async def tail(given: argparse.Namespace, start: Start) -> int:
+    """Print until the end that was asked for. Raises IngestorError, BrokenPipeError."""
+    symbols = frozenset(given.symbol.split(",")) if given.symbol else frozenset()
+    left = given.count
+    exit_code = ExitCode.OK
+    async with connect(given.nats, stream=given.stream, name=PROG) as client:
+        subscription = client.subscribe(given.subject, start=start, follow=given.follow)
+        async for message in subscription.messages():
+            try:
+                lines = list(_lines(message, symbols, as_json=given.json))
+            except BadMessageError as error:
+                print(f"{PROG}: {error}", file=sys.stderr)
+                exit_code = ExitCode.BAD_DATA
+                continue
+            for line in lines[:left]:
+                sys.stdout.write(line)
+            if not subscription.arrived:
+                sys.stdout.flush()
+            if left is not None:
+                left -= len(lines)
+                if left <= 0:
+                    break
+    sys.stdout.flush()
+    return exit_code
+
+
+def _lines(message: Message, symbols: frozenset[str], *, as_json: bool) -> Iterator[str]:
+    for event in decode(message):
+        if not symbols or is_of_symbol(event, symbols):
+            yield f"{_json(message, event) if as_json else line_of(event)}\n"
+
+
+def _json(message: Message, event: Event) -> str:
+    """The event's JSON: as it was published, where it was."""
+    packed = is_packed(message.payload)
+    return (msgspec.json.encode(event) if packed else message.payload).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

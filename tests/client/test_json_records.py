@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ingestor.blocks import Block, whole_block
+from ingestor.client.decode import EVENT_TYPE_BY_SUBJECT, JSON_DECODE
+from ingestor.client.json_records import EXACT_BELOW, price_units, records_of
+from ingestor.encode.reference import payloads
+from ingestor.errors import BadDataError
+from ingestor.records import MAX_CONDITIONS, Records, RType
+from ingestor.units import INT64_MAX, PRICE_SCALE, UNDEF_PRICE, price_text
+from tests import strategies
+from tests.encode import examples
+from tests.encode.examples import block_of, record
+
+INT64 = st.integers(-INT64_MAX - 1, INT64_MAX)
+EXACT_UNITS = int(EXACT_BELOW * PRICE_SCALE)
+
+
+def from_json(subject: str, *messages: bytes) -> tuple[Records, dict[int, str]]:
+    events = [JSON_DECODE[subject.encode()](message) for message in messages]
+    return records_of(EVENT_TYPE_BY_SUBJECT[subject], events, messages)
+
+
+def changed(index: int, **fields: Any) -> tuple[str, bytes]:
+    """The contract's example message with other values."""
+    subject, _, _, payload = examples.CONTRACT[index]
+    return subject, msgspec.json.encode(msgspec.json.decode(payload) | fields)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(strategies.blocks())
+def test_records_from_json_say_the_same_json_again(block: Block) -> None:
+    for subject, payload in payloads(whole_block(block)):
+        records, symbols = from_json(subject, payload)
+        again = whole_block(Block(0, records, symbols, block.source))
+        assert list(payloads(again)) == [(subject, payload)]
+
+
+@pytest.mark.parametrize("message", examples.CONTRACT, ids=lambda message: message.subject)
+def test_what_json_carries_comes_back_as_it_was(message: examples.Example) -> None:
+    records, symbols = from_json(message.subject, message.payload, message.payload)
+    expected = np.repeat(message.record, 2)
+    expected["instrument_id"] = 1
+    if message.subject.endswith("options.trades"):
+        expected["exchange"] = -1
+    if message.subject.endswith("mbp10"):
+        expected["publisher_id"] = 0
+        expected["levels"]["bid_ct"] = expected["levels"]["ask_ct"] = 0
+    assert records.tobytes() == expected.tobytes()
+    assert symbols == {1: examples.SYMBOLS[int(message.record["instrument_id"][0])]}
+
+
+@given(INT64)
+@example(EXACT_UNITS)
+@example(EXACT_UNITS - 1)
+@example(-EXACT_UNITS + 1)
+@example(1)
+@example(INT64_MAX)
+def test_every_price_comes_back_exactly(price_e9: int) -> None:
+    subject, payload = next(
+        payloads(whole_block(block_of(record(RType.STOCK_TRADE, price_e9=price_e9))))
+    )
+    records, _ = from_json(subject, payload)
+    assert records["price_e9"].tolist() == [price_e9]
+
+
+@given(st.integers(-EXACT_UNITS + 1, EXACT_UNITS - 1))
+@example(EXACT_UNITS - 1)
+def test_rounding_a_double_is_exact_below_the_bound(price_e9: int) -> None:
+    assert round(float(price_text(price_e9)) * PRICE_SCALE) == price_e9
+
+
+def test_rounding_a_double_is_not_exact_for_ever() -> None:
+    beyond = 4 * EXACT_UNITS + 1
+    assert round(float(price_text(beyond)) * PRICE_SCALE) != beyond
+
+
+def test_one_large_price_makes_all_of_its_batch_exact() -> None:
+    prices = [5_123_456_789_012_345_679, 1, UNDEF_PRICE]
+    rows = np.concatenate([record(RType.STOCK_QUOTE, bid_px_e9=price) for price in prices])
+    messages = [payload for _, payload in payloads(whole_block(block_of(rows)))]
+    records, _ = from_json("market.stocks.quotes", *messages)
+    assert records["bid_px_e9"].tolist() == prices
+
+
+@given(INT64)
+def test_price_units_reads_what_price_text_writes(price_e9: int) -> None:
+    assert price_units(price_text(price_e9)) == price_e9
+
+
+@pytest.mark.parametrize("text", ["0.0000000001", "9223372036.854775808", "1e30"])
+def test_a_price_that_is_no_64_bit_number_of_units_is_refused(text: str) -> None:
+    assert Decimal(text)
+    with pytest.raises(BadDataError, match="64-bit"):
+        price_units(text)
+
+
+def test_symbols_are_numbered_in_the_order_they_come() -> None:
+    messages = [changed(0, symbol=symbol)[1] for symbol in ("QQQ", "SPY", "QQQ")]
+    records, symbols = from_json("market.stocks.trades", *messages)
+    assert records["instrument_id"].tolist() == [1, 2, 1]
+    assert symbols == {1: "QQQ", 2: "SPY"}
+
+
+def test_no_events_make_no_records() -> None:
+    records, symbols = from_json("market.futures.mbp10")
+    assert len(records) == 0
+    assert not symbols
+
+
+@pytest.mark.parametrize(
+    ("index", "fields", "reason"),
+    [
+        (0, {"size": 2**32}, "size"),
+        (0, {"exchange": 2**15}, "exchange"),
+        (0, {"conditions": [1] * (MAX_CONDITIONS + 1)}, "conditions"),
+        (0, {"conditions": [2**16]}, "conditions"),
+        (0, {"ts_event_ns": -1}, "ts_event_ns"),
+        (0, {"price": 1e300}, "64-bit"),
+        (3, {"seq": None}, "sequence"),
+        (4, {"action_size": -1}, "size"),
+        (
+            4,
+            {"levels": [{"bid_px": 1.0, "bid_sz": 2**32, "ask_px": 2.0, "ask_sz": 1}] * 10},
+            "size",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_record_is_refused_not_wrapped(
+    index: int, fields: dict[str, Any], reason: str
+) -> None:
+    subject, payload = changed(index, **fields)
+    with pytest.raises(BadDataError, match=reason):
+        from_json(subject, payload)

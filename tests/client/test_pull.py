@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ingestor.client.connection import Connection
+from ingestor.client.consumer import Opened
+from ingestor.client.pull import ConsumerLostError, Pull
+from ingestor.client.wire import Frame, Status
+
+PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
+WITH_DOMAIN = "$JS.ACK.hub.hash.S.c.1.{seq}.{number}.1765895400000000000.0.token"
+
+
+class NotConnected(Connection):
+    """What is published goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__("nats://127.0.0.1:1", {}, lambda: None)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return 2**20
+
+
+def delivered(*numbers: int, reply: str = PLAIN) -> list[Frame]:
+    """Messages with these numbers of delivery; stream sequences are ten times as high."""
+    return [
+        (b"s", reply.format(seq=number * 10, number=number).encode(), b"x") for number in numbers
+    ]
+
+
+def received(*parts: list[Frame], first: int = 1) -> tuple[list[int], str | None]:
+    """The stream sequences handed out, and why this life ended if it did."""
+
+    async def reading() -> tuple[list[int], str | None]:
+        pull = Pull(NotConnected(), "S", Opened("c", 0, first), follow=True)
+        for part in parts:
+            pull.receive(part)
+        seqs: list[int] = []
+        try:
+            while True:
+                async with asyncio.timeout(0.05):
+                    chunk = await pull.next()
+                assert chunk is not None
+                seqs += chunk.seqs
+        except TimeoutError:
+            return seqs, None
+        except ConsumerLostError as lost:
+            return seqs, str(lost)
+
+    return asyncio.run(reading())
+
+
+def ended(*statuses: Status, follow: bool) -> bool | str:
+    """True at the stream's end, a sentence where this life is over, False where neither."""
+
+    async def reading() -> bool | str:
+        pull = Pull(NotConnected(), "S", Opened("c", 0, 1), follow=follow)
+        for status in statuses:
+            pull.status(status)
+        try:
+            async with asyncio.timeout(0.05):
+                return await pull.next() is None
+        except TimeoutError:
+            return False
+        except ConsumerLostError as lost:
+            return str(lost)
+
+    return asyncio.run(reading())
+
+
+@pytest.mark.parametrize("reply", [PLAIN, WITH_DOMAIN])
+def test_sequences_are_read_from_both_forms_of_reply(reply: str) -> None:
+    assert received(delivered(1, 2, reply=reply), delivered(3, reply=reply)) == ([10, 20, 30], None)
+
+
+def test_deliveries_are_numbered_on_from_where_the_consumer_stood() -> None:
+    assert received(delivered(8, 9), first=8) == ([80, 90], None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "seqs", "missing"),
+    [
+        ([delivered(2, 3)], [], 1),
+        ([delivered(1, 2, 4, 5)], [10, 20], 3),
+        ([delivered(1), delivered(3, 4)], [10], 2),
+        ([delivered(1, 2), delivered(2, 3)], [10, 20], 3),
+        ([delivered(1, 3, 2, 4)], [10], 2),
+    ],
+)
+def test_from_a_gap_on_nothing_is_handed_out(
+    parts: list[list[Frame]], seqs: list[int], missing: int
+) -> None:
+    assert received(*parts, delivered(99)) == (seqs, f"delivery {missing} is missing")
+
+
+@pytest.mark.parametrize("reply", [b"", b"x", b"$JS.ACK.S.c.1.a.b.c.d"])
+def test_a_message_that_is_no_delivery_ends_this_life(reply: bytes) -> None:
+    seqs, why = received([(b"s", reply, b"x")])
+    assert seqs == []
+    assert why is not None
+    assert why.startswith("a message came with the reply subject")
+
+
+@pytest.mark.parametrize("code", [404, 408])
+def test_no_more_messages_are_the_end_only_where_it_is_not_followed(code: int) -> None:
+    status = Status("inbox.0", code, "No Messages")
+    assert ended(status, follow=False) is True
+    assert ended(status, follow=True) is False
+
+
+def test_an_answer_to_an_older_request_means_nothing() -> None:
+    assert ended(Status("inbox.7", 404, "No Messages"), follow=False) is False
+
+
+@pytest.mark.parametrize(
+    "text", ["Batch Completed", "Message Size Exceeds MaxBytes", "message size exceeds MaxBytes"]
+)
+def test_a_request_that_is_served_leads_to_the_next(text: str) -> None:
+    assert ended(Status("inbox.0", 409, text), follow=False) is False
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(409, "Consumer Deleted"), (409, "Server Shutdown"), (503, ""), (400, "Bad Request")],
+)
+def test_a_refusal_ends_this_life(code: int, text: str) -> None:
+    why = ended(Status("inbox.0", code, text), follow=True)
+    assert why == f"the server says {code} {text}"
+
+
+def test_heartbeats_change_nothing() -> None:
+    assert ended(Status("inbox.0", 100, "Idle Heartbeat"), follow=False) is False

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ingestor import client_cli
+from ingestor.client import From, Since
+from ingestor.errors import ConfigurationError, ExitCode, NatsUnreachableError
+
+NOW_NS = 1_765_895_400_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "ago_s"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("0s", 0)]
+)
+def test_a_span_is_counted_back_from_now(text: str, ago_s: int) -> None:
+    assert client_cli.since_ns(text, NOW_NS) == NOW_NS - ago_s * 10**9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2025-12-16T14:30",
+        "2025-12-16T14:30Z",
+        "2025-12-16 14:30:00",
+        "2025-12-16T14:30:00.000+00:00",
+        "2025-12-16T09:30-05:00",
+    ],
+)
+def test_a_time_is_utc_unless_it_says_otherwise(text: str) -> None:
+    assert client_cli.since_ns(text, 0) == NOW_NS
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "10", "10x", "-5m", "2025-13-01", "2999-01-01", "14:30"]
+)
+def test_a_time_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--since is"):
+        client_cli.since_ns(text, NOW_NS)
+
+
+def test_without_a_time_everything_is_meant() -> None:
+    assert client_cli.start_of(None, False, NOW_NS) is From.BEGINNING
+    assert client_cli.start_of(None, True, NOW_NS) is From.NEW
+    assert client_cli.start_of("1s", False, NOW_NS) == Since(NOW_NS - 10**9)
+
+
+def test_the_server_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://elsewhere:1")
+    parser = client_cli.Parser("tool", "about", "more")
+    client_cli.add_where(parser)
+    assert parser.parse_args([]).nats == "nats://elsewhere:1"
+    assert parser.parse_args(["--nats", "nats://here"]).nats == "nats://here"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x"])
+def test_a_count_is_a_number_above_zero(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = client_cli.Parser("tool", "about", "more")
+    parser.add_argument("--count", type=client_cli.positive)
+    assert parser.parse_args(["--count", "7"]).count == 7
+    with pytest.raises(SystemExit) as ending:
+        parser.parse_args([f"--count={text}"])
+    assert ending.value.code == ExitCode.CONFIGURATION
+    assert "--count" in capsys.readouterr().err
+
+
+def test_an_error_becomes_a_sentence_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    async def failing() -> int:
+        raise NatsUnreachableError("nobody there")
+
+    assert client_cli.run("tool", failing()) == ExitCode.NATS_UNREACHABLE
+    assert capsys.readouterr().err == "tool: nobody there\n"
+
+
+def test_what_is_cancelled_ends_as_interrupted() -> None:
+    async def cancelled() -> int:
+        raise asyncio.CancelledError
+
+    assert client_cli.run("tool", cancelled()) == ExitCode.INTERRUPTED
