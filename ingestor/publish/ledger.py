@@ -143,13 +143,19 @@ class Ledger:
             self.first_seq = batch.last_seq
         return self.window.acknowledge(batch.acked - acked)
 
-    def settle(self, stored: Stored) -> int:
-        """Note how much of what was under way is stored; return the number of rows."""
-        self.batch.acked += stored.count
-        self.batch.last_seq = stored.last_seq or self.batch.last_seq
+    def settle(self, stored: Stored, acked: int) -> int:
+        """Note how much of what was under way is stored; return the number of rows.
+
+        `acked` messages of the batch were acknowledged when the stream was asked. Answers may
+        have come since, so the two are not added up: the greater says more.
+        """
+        batch = self.batch
+        news = max(acked + stored.count - batch.acked, 0)
+        batch.acked += news
+        batch.last_seq = max(stored.last_seq or 0, batch.last_seq or 0) or None
         if self.first_seq is None:
             self.first_seq = stored.first_seq
-        return self.window.acknowledge(stored.count)
+        return self.window.acknowledge(news)
 
     def restart(self) -> None:
         """Open a batch anew; what was under way is to be sent again, before all else."""

@@ -361,11 +361,12 @@ class Publisher:
         if ledger.window.messages and not ledger.batch.fenced:
             await self._fence()
         if not (ledger.batch.ended and ledger.batch.broken):
+            acked = ledger.batch.acked
             question = Question(
                 self._settings.name, ledger.floor_seq, ledger.window.unacknowledged()
             )
             stored = await find_stored(self._api, question, self._encoder)
-            self._note_acknowledged(ledger.settle(stored))
+            self._note_acknowledged(ledger.settle(stored, acked))
 
     async def _fence(self) -> None:
         batch = self._books.batch

@@ -29,7 +29,9 @@ def make_certificates(directory: Path) -> Certificates:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command to make certificates with")
     ca = directory / "ca.pem"
-    _openssl("req", "-x509", *_KEY, *_out(ca), "-subj", "/CN=test authority", "-days", "2")
+    may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    authority = ("-subj", "/CN=test authority", "-days", "2", *may_sign)
+    _openssl("req", "-x509", *_KEY, *_out(ca), *authority)
     for name in ("server", "client"):
         path = directory / f"{name}.pem"
         signed = ("-CA", ca, "-CAkey", ca.with_suffix(".key"), "-days", "2")

@@ -114,7 +114,7 @@ def test_rows_taken_back_come_before_all_others() -> None:
     books.add(trades(4, 2))
     send(books)
     answer(books, "000000000001", seq=101)
-    books.settle(Stored(1, 102, 102))
+    books.settle(Stored(1, 102, 102), acked=1)
     books.restart()
     sizes = []
     while (runs := books.next_runs()) is not None:
@@ -128,8 +128,20 @@ def test_settling_tells_the_first_sequence_where_no_answer_did() -> None:
     books = ledger()
     books.add(trades(0, 1))
     send(books)
-    assert books.settle(Stored(1, 130, 130)) == 1
+    assert books.settle(Stored(1, 130, 130), acked=0) == 1
     assert (books.first_seq, books.floor_seq) == (130, 130)
+
+
+def test_answers_that_come_while_the_stream_is_asked_are_not_counted_twice() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 4))
+    send(books)
+    answer(books, "000000000001", seq=101)
+    answer(books, "000000000002", seq=102)
+    assert books.settle(Stored(3, 101, 103), acked=0) == 1
+    assert books.window.acked_rows == 3
+    assert books.settle(Stored(2, 101, 102), acked=0) == 0
+    assert books.floor_seq == 103
 
 
 def test_the_floor_rises_with_acknowledgements_of_either_kind() -> None:
