@@ -17,11 +17,14 @@ from typing import Final
 from ingestor.blocks import Source
 from ingestor.config.schema import Config, FeedName
 from ingestor.errors import ExitCode
-from ingestor.feeds.databento.ingestor import DBNIngestor, DbnSchema
+from ingestor.feeds.databento.files import DbnSchema, find_files
+from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
-from ingestor.runtime.connect import make_publisher
+from ingestor.runtime.connect import access_of, make_publisher
 from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.feed_process import FeedReport
+from ingestor.runtime.publisher_process import PublisherReport
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunReport, run
 from ingestor.sim.sample_day import write_sample_day
 from ingestor.summary import Details, Summary
@@ -61,8 +64,9 @@ class ReplayPublisher:
         speed, gap_s = self._config.replay.speed, self._config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
         with local_server(self._config.nats.url, self._config.embedded.data_dir) as server:
+            access = access_of(self._config.nats, server.url)
             plan = PublishPlan(
-                lambda: make_publisher(self._config, server.url),
+                lambda: make_publisher(self._config, access),
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )
@@ -85,10 +89,12 @@ class ReplayPublisher:
         ]
 
     def _source(self, data_dir: Path, name: FeedName) -> DBNIngestor:
-        replay = self._config.replay
+        """Return the reader of a feed. Raises NoDataError when a folder or file is missing."""
+        replay, schema = self._config.replay, SCHEMAS[name]
+        find_files(data_dir, schema, replay.dates)
         return DBNIngestor(
-            data_dir,
-            SCHEMAS[name],
+            data_dir=data_dir,
+            schema=schema,
             dates=replay.dates,
             start=_wall_time(replay.start),
             end=_wall_time(replay.end),
@@ -145,7 +151,8 @@ def _ending(report: RunReport) -> tuple[str | None, int]:
     """Return the sentence and exit code: a failure first, then bad input, then a signal."""
     if report.failure is not None:
         return report.failure.sentence, report.failure.exit_code
-    for part in (report.publisher, *report.feeds.values()):
+    parts: list[PublisherReport | FeedReport] = [report.publisher, *report.feeds.values()]
+    for part in parts:
         if part.exit_code:
             return part.error, part.exit_code
     if report.signal_number is not None:

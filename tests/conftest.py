@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.nats_servers import (
     OLD_SERVER_VARIABLE,
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
 
 _REAL_DAY: Final = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "dbn-data"
 _failed: Final = pytest.StashKey[bool]()
+
+
+# How fast a loaded machine makes examples says nothing about the code.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 class StartNatsServer(Protocol):
@@ -37,6 +46,12 @@ def pytest_runtest_makereport(
     report = yield
     item.stash[_failed] = report.failed or item.stash.get(_failed, False)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat above the closing line which of bin/test's other checks failed."""
+    for check in os.environ.get("INGESTOR_FAILED_CHECKS", "").splitlines():
+        terminalreporter.write_line(f"FAILED before the tests: {check}", red=True)
 
 
 @pytest.fixture

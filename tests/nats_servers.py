@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from ingestor.runtime import die_with_parent
+
 OLD_SERVER_VARIABLE: Final = "INGESTOR_OLD_NATS_SERVER"
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 15.0
 _POLL_S: Final = 0.005
 _LOG_TAIL_CHARS: Final = 8_000
-
-# Have the kernel send SIGTERM when the parent goes, then become the server, under the same pid.
-_DIE_WITH_PARENT: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _CONFIG: Final = """\
 listen: "127.0.0.1:{port}"
@@ -114,7 +108,7 @@ class NatsServer:
             _CONFIG.format(port=self.port, store_dir=self.store_dir, extra_config=self.extra_config)
         )
         server = [str(self.executable), "-c", str(config), "--ports_file_dir", str(self.directory)]
-        wrapper = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*wrapper, *server],

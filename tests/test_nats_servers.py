@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.nats_servers import NatsServer, ServerFailedError
+from tests.processes import ended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,4 +92,4 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         assert owner.stdout is not None
         server = psutil.Process(int(owner.stdout.readline()))
         os.kill(owner.pid, signal.SIGKILL)
-        assert psutil.wait_procs([server], timeout=10)[1] == []
+        assert ended(server)

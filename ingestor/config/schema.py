@@ -81,12 +81,15 @@ class Nats(_Table, frozen=True, kw_only=True):
     give_up_after_s: Seconds = 60.0
     """How long the server may stay away before the run ends."""
     stream: StreamName = "MARKET_DATA"
-    max_age_s: Seconds = 86_400.0
-    max_bytes: Annotated[int, Meta(ge=-1)] = -1
-    """-1: as much as the server has."""
-    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
-    storage: Literal["file", "memory"] = "file"
-    persist: Literal["default", "async"] = "default"
+    """Created when missing, for ``market.>``, with file storage, 24 hours and one replica; what is
+    set below is enforced on it, what is not is left as its operator made it."""
+    max_age_s: Seconds | None = None
+    max_bytes: Annotated[int, Meta(ge=1)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=5)] | None = None
+    storage: Literal["file", "memory"] | None = None
+    discard: Literal["old", "new"] | None = None
+    """What a full stream does: drop its oldest messages, or refuse new ones."""
+    persist_mode: Literal["default", "async"] | None = None
     """async lets the server acknowledge before it writes: only for streams that may be lost."""
     consumers: tuple[Consumer, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of every event type, as the program publishes it on request.
+"""The JSON Schema of every event type: ``python -m ingestor.encode.schemas [SUBJECT...]``.
 
 A schema is exact about what a version promises: every key is required, in the contract's order,
 with its type, nullability and values. Further keys stay allowed: adding an optional one keeps
@@ -7,11 +7,14 @@ the version.
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ingestor.blocks import Source
 from ingestor.events import DBN_ACTIONS, DBN_SIDES, Aggressor
-from ingestor.records import LEVELS, MAX_CONDITIONS, EventType
+from ingestor.records import EVENT_TYPES, LEVELS, MAX_CONDITIONS, EventType
 from ingestor.units import UINT32_MAX, UINT64_MAX
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -139,3 +142,16 @@ _PROPERTIES: Final[dict[str, dict[str, Schema]]] = {
         "action_size": _SIZE,
     },
 }
+
+
+def by_subject(subjects: Sequence[str] = ()) -> dict[str, Schema]:
+    """Return the schemas of some subjects, of all when none are given; unknown ones are missing."""
+    return {
+        kind.subject: json_schema(kind)
+        for kind in EVENT_TYPES
+        if not subjects or kind.subject in subjects
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(by_subject(sys.argv[1:]), indent=2))

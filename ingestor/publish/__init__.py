@@ -1,1 +1,1 @@
-"""Finished frames into a JetStream stream, acknowledged."""
+"""Finished frames into a JetStream stream, and what the stream has acknowledged."""

@@ -28,16 +28,12 @@ class FeedReport(msgspec.Struct, frozen=True):
     exit_code: int = 0
 
 
-class FeedSource(Protocol):
-    """What a feed process runs: blocks, and how far it has come."""
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks, empty ones as signs of life; a block is valid until the next."""
-        ...
+class FeedProgress(Protocol):
+    """How far a source has come."""
 
     @property
     def bytes_total(self) -> int:
-        """Bytes on disk there are to read."""
+        """Bytes on disk there are to read; 0 for a live feed."""
         ...
 
     @property
@@ -53,6 +49,19 @@ class FeedSource(Protocol):
     @property
     def late(self) -> int:
         """Records that stepped back in time within their file."""
+        ...
+
+
+class FeedSource(Protocol):
+    """What a feed process runs."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks, empty ones as signs of life; a block is valid until the next."""
+        ...
+
+    @property
+    def progress(self) -> FeedProgress:
+        """How far the newest `blocks` has come."""
         ...
 
 
@@ -78,8 +87,8 @@ class FeedProcess:
         self._put(END_MESSAGE)
         return FeedReport(
             self._row[Counter.RECORDS],
-            dict(self._source.skipped),
-            self._source.late,
+            dict(self._source.progress.skipped),
+            self._source.progress.late,
             str(error) if error else None,
             error.exit_code if error else 0,
         )
@@ -119,7 +128,8 @@ class FeedProcess:
 
     def _count(self) -> None:
         self._beat()
-        self._row[Counter.BYTES_TOTAL] = self._source.bytes_total
-        self._row[Counter.BYTES_READ] = self._source.bytes_read
-        self._row[Counter.SKIPPED] = sum(self._source.skipped.values())
-        self._row[Counter.LATE] = self._source.late
+        progress = self._source.progress
+        self._row[Counter.BYTES_TOTAL] = progress.bytes_total
+        self._row[Counter.BYTES_READ] = progress.bytes_read
+        self._row[Counter.SKIPPED] = sum(progress.skipped.values())
+        self._row[Counter.LATE] = progress.late

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where a run stands; `rate` in events per second, `share` of the input read (0 to 1)."""
+    """Where a run stands; `rate` in events per second, `share` of the input done (0 to 1)."""
 
     published: int
     rate: float
@@ -36,7 +36,7 @@ class Snapshot:
         if self.event_time_ns:
             parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
             parts.append(f"x{self.speed:,.4g}")
-        parts.append(f"{self.share:.0%} read")
+        parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
             parts.append(f"{_clock(self.eta_s)} left")
         return ", ".join(parts)
@@ -76,12 +76,18 @@ class Progress:
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
         self._measure(now_ns, published, event_ns)
-        total = sum(row[Counter.BYTES_TOTAL] for row in self._feeds)
-        read = sum(row[Counter.BYTES_READ] for row in self._feeds)
-        share = read / total if total else 0.0
+        share = self._share(published)
         elapsed_s = (now_ns - self._started_ns) / NS_PER_S
         eta_s = elapsed_s * (1 - share) / share if share else None
         return Snapshot(published, self._rate, event_ns, self._speed, share, eta_s)
+
+    def _share(self, published: int) -> float:
+        """Of the input, what is read; of that, what is published."""
+        total, read, records = (
+            sum(row[counter] for row in self._feeds)
+            for counter in (Counter.BYTES_TOTAL, Counter.BYTES_READ, Counter.RECORDS)
+        )
+        return read / total * min(published / records, 1.0) if total and records else 0.0
 
     def _measure(self, now_ns: int, published: int, event_ns: int) -> None:
         passed_s = (now_ns - self._marked_ns) / NS_PER_S

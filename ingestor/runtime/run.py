@@ -134,6 +134,6 @@ def _publisher_plan(
 
 def _decoded(outcome: Outcome | None, kind: type[_Report]) -> _Report:
     """Return a process's report; an empty one where it ended without."""
-    if outcome is None or outcome.report == b"null":
+    if outcome is None or bytes(outcome.report) == b"null":
         return kind()
     return msgspec.json.decode(outcome.report, type=kind)

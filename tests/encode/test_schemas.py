@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -10,7 +12,7 @@ from hypothesis import given
 from ingestor import events
 from ingestor.blocks import Block, whole_block
 from ingestor.encode.reference import payloads
-from ingestor.encode.schemas import Schema, json_schema
+from ingestor.encode.schemas import Schema, by_subject, json_schema
 from ingestor.records import EVENT_TYPES, EventType
 from tests import strategies
 from tests.encode import examples
@@ -116,3 +118,11 @@ def test_the_schema_and_the_event_object_have_the_same_fields_in_the_same_order(
     event_class = getattr(events, kind.name)
 
     assert list(event_class.__struct_fields__) == json_schema(kind)["required"]
+
+
+def test_the_program_prints_the_schemas_of_the_subjects_asked_for() -> None:
+    command = [sys.executable, "-m", "ingestor.encode.schemas", "market.futures.trades"]
+    printed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert list(printed) == ["market.futures.trades"]
+    assert printed["market.futures.trades"]["$id"].endswith("futures.trades.v1")
+    assert len(by_subject()) == len(EVENT_TYPES)

@@ -11,8 +11,8 @@ from ingestor.errors import BadDataError, ExitCode, IngestorError
 from ingestor.runtime.child import Child, ChildPlan, Outcome, pin, start_child
 
 
-def ended(main: Callable[[], object], **plan: tuple[int, ...]) -> Child:
-    child = start_child(ChildPlan("probe", main, **plan))
+def ended(main: Callable[[], object], cpus: tuple[int, ...] = ()) -> Child:
+    child = start_child(ChildPlan("probe", main, cpus))
     child.process.join(10)
     child.collect()
     return child

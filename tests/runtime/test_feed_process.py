@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ingestor.blocks import Block, Source
 from ingestor.errors import BadDataError, ExitCode
@@ -13,13 +14,18 @@ from ingestor.runtime.feed_process import FeedProcess
 from tests.rows import block, rows
 
 
+@dataclass
+class Progress:
+    bytes_total: int = 100
+    bytes_read: int = 40
+    late: int = 2
+    skipped: Mapping[str, int] = field(default_factory=lambda: {"undefined price": 3})
+
+
 class Blocks:
     """A source that yields given blocks and may break after them."""
 
-    bytes_total = 100
-    bytes_read = 40
-    late = 2
-    skipped: Mapping[str, int] = {"undefined price": 3}
+    progress = Progress()
 
     def __init__(self, *blocks: Block, breaks: bool = False) -> None:
         self._blocks = blocks

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,7 @@ class Run:
     def __init__(self, *mains: Callable[[CounterTable, int], object]) -> None:
         self.table = CounterTable(len(mains))
         self.plans = [
-            ChildPlan(f"p{index}", lambda main=main, index=index: main(self.table, index))
+            ChildPlan(f"p{index}", partial(main, self.table, index))
             for index, main in enumerate(mains)
         ]
 

@@ -1,0 +1,18 @@
+# The replay as a container; see docker-compose.yml. The compiler stays in the first stage.
+FROM python:3.13-slim AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/ingestor
+WORKDIR /src
+COPY pyproject.toml setup.* constraints.txt ./
+COPY ingestor ingestor
+RUN /opt/ingestor/bin/pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.13-slim
+RUN useradd --system --create-home --uid 10001 ingestor
+COPY --from=build /opt/ingestor /opt/ingestor
+ENV PATH=/opt/ingestor/bin:$PATH PYTHONUNBUFFERED=1
+USER ingestor
+WORKDIR /home/ingestor
+ENTRYPOINT ["python", "-m", "ingestor.replay_publisher"]

@@ -1,0 +1,88 @@
+"""What the benchmarks run on: a generated day, a day of trades alone, and frames made ahead."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from ingestor.bench.ceiling import Chunk
+from ingestor.blocks import Block, Encoder, Reply, Runs, Source
+from ingestor.encode import make_encoder
+from ingestor.feeds.databento.files import DbnSchema
+from ingestor.feeds.databento.ingestor import DBNIngestor
+from ingestor.merge.horizon import HorizonMerge
+from ingestor.sim.sample_day import write_sample_day
+
+DATE: Final = dt.date(2025, 12, 16)
+CHUNK_MESSAGES: Final = 250
+"""Frames written at once; half of what the server acknowledges at once."""
+MAX_FRAMES_BYTES: Final = 512 * 1024 * 1024
+"""Frames made ahead stop here: they all lie in memory."""
+
+
+def make_day(data_dir: Path, depth_events: int) -> Path:
+    """Write a sample day once; later calls find it."""
+    if not any(data_dir.glob("*/*.dbn*")):
+        write_sample_day(data_dir, DATE, depth_events=depth_events)
+    return data_dir
+
+
+def blocks(data_dir: Path, schemas: Sequence[DbnSchema]) -> list[Iterator[Block]]:
+    """Return an iterator of blocks for each schema, each block a copy of its own."""
+    return [
+        (
+            Block(feed, block.records.copy(), block.symbols, Source.REPLAY)
+            for block in DBNIngestor(data_dir=data_dir, schema=schema).blocks()
+        )
+        for feed, schema in enumerate(schemas)
+    ]
+
+
+def merged(feeds: Sequence[Iterator[Block]]) -> Iterator[Runs]:
+    """Yield everything in the order of a replay."""
+    merge = HorizonMerge(len(feeds))
+    while not merge.done:
+        for feed in merge.waiting_for():
+            block = next(feeds[feed], None)
+            if block is None:
+                merge.end(feed)
+            else:
+                merge.push(block)
+        while (runs := merge.pull()) is not None:
+            yield runs
+
+
+def prebuilt(
+    data_dir: Path, schemas: Sequence[DbnSchema], encoding: str, inbox: str
+) -> tuple[list[Chunk], int, int]:
+    """Return the frames of one fast-ingest batch, how many rows and how many bytes they carry."""
+    encoder = make_encoder(encoding)
+    head = f"{inbox}.bench.500.fail.".encode()
+    chunks: list[Chunk] = []
+    sequence, rows, size_bytes = 1, 0, 0
+    for runs in merged(blocks(data_dir, schemas)):
+        for chunk, taken in _chunks(encoder, runs, head, sequence):
+            chunks.append(chunk)
+            sequence += chunk.messages
+            rows += taken
+            size_bytes += len(chunk.data)
+        if size_bytes > MAX_FRAMES_BYTES:
+            break
+    commit = b"PUB market.end %b%012d.3.$FI 0\r\n\r\n" % (head, sequence)
+    chunks.append(Chunk(commit, 1))
+    return chunks, rows, size_bytes
+
+
+def _chunks(
+    encoder: Encoder, runs: Runs, head: bytes, sequence: int
+) -> Iterator[tuple[Chunk, int]]:
+    while len(runs):
+        opening = sequence == 1
+        reply = Reply(head, b".0.$FI" if opening else b".1.$FI")
+        frames = encoder.encode(runs, reply, sequence, 1 if opening else CHUNK_MESSAGES)
+        rows = int(frames.rows_stop[-1])
+        yield Chunk(frames.data, frames.messages), rows
+        sequence += frames.messages
+        _, runs = runs.split(rows)

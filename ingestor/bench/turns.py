@@ -1,0 +1,155 @@
+"""One turn of the benchmark: a fresh server with an empty store, one way of filling its stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ingestor.bench.ceiling import RawConnection
+from ingestor.bench.inputs import prebuilt
+from ingestor.bench.measure import cpu_s, run_measured
+from ingestor.errors import IngestorError
+from ingestor.feeds.databento.files import DbnSchema
+from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
+
+STREAM: Final = "MARKET_DATA"
+AWAITED_EVENTS: Final = 10_000
+"""Awaited publishes are so slow that a sample must do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is published: a name for people, a data folder, and which of its schemas."""
+
+    name: str
+    data_dir: Path
+    schemas: tuple[DbnSchema, ...]
+
+    @property
+    def feeds(self) -> str:
+        """The schemas as the replay names its feeds."""
+        return ",".join(schema.value.replace("-", "") for schema in self.schemas)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one turn showed; CPU in microseconds per event, memory in bytes."""
+
+    events: int
+    seconds: float
+    size_bytes: int
+    server_cpu_us: float
+    our_cpu_us: float | None = None
+    peak_pss_bytes: int | None = None
+
+    @property
+    def events_per_s(self) -> float:
+        """Events per second."""
+        return self.events / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where servers of the benchmark keep their stores, and what starting a replay costs."""
+
+    directory: Path
+    start_cpu_s: float = 0.0
+
+    @contextmanager
+    def server(self) -> Iterator[EmbeddedServer]:
+        """Run a server with an empty store, which is removed afterwards."""
+        folder = Path(tempfile.mkdtemp(prefix="server-", dir=self.directory))
+        try:
+            with EmbeddedServer(folder, port=ANY_PORT) as server:
+                yield server
+        finally:
+            shutil.rmtree(folder)
+
+
+def ceiling(place: Workplace, case: Case, encoding: str) -> Turn:
+    """Blast frames made ahead from a bare socket."""
+    with place.server() as server:
+        connection = RawConnection(server.url)
+        stream = {"name": STREAM, "subjects": ["market.>"], "allow_batched": True}
+        connection.request(f"$JS.API.STREAM.CREATE.{STREAM}", stream | {"storage": "file"})
+        chunks, rows, size = prebuilt(case.data_dir, case.schemas, encoding, connection.inbox)
+        used_s = _server_cpu_s(server)
+        seconds = connection.blast(chunks)
+        connection.close()
+        return Turn(rows, seconds, size, (_server_cpu_s(server) - used_s) / rows * 1e6)
+
+
+def replay(place: Workplace, case: Case, encoding: str) -> Turn:
+    """Run our replay as a user would."""
+    command = [sys.executable, "-m", "ingestor.replay_publisher", "--summary", "json"]
+    command += ["--data-dir", str(case.data_dir), "--feeds", case.feeds, "--encoding", encoding]
+    return _command(place, command)
+
+
+def plain(place: Workplace, case: Case, awaited: int | None) -> Turn:
+    """Run the plain Python pipeline."""
+    command = [sys.executable, "-m", "ingestor.bench.plain", "--data-dir", str(case.data_dir)]
+    command += ["--schemas", ",".join(case.schemas)]
+    command += [] if awaited is None else ["--awaited", str(awaited)]
+    return _command(place, command)
+
+
+def _command(place: Workplace, command: Sequence[str]) -> Turn:
+    with place.server() as server:
+        used_s = _server_cpu_s(server)
+        cost = run_measured([*command, "--nats", server.url], os.environ)
+        server_s = _server_cpu_s(server) - used_s
+        size = _stored_bytes(server.url)
+    if cost.exit_code:
+        raise IngestorError(f"{' '.join(command)} ended with {cost.exit_code}: {cost.errors}")
+    answer = json.loads(cost.output)
+    events = int(answer["published"])
+    return Turn(
+        events,
+        float(answer["elapsed_s"]),
+        size,
+        server_s / events * 1e6,
+        max(cost.cpu_s - place.start_cpu_s, 0.0) / events * 1e6,
+        cost.peak_pss_bytes,
+    )
+
+
+def start_cpu_s(place: Workplace, tiny: Case) -> float:
+    """CPU seconds that a replay costs before its first event, told by a tiny one."""
+    turn = replay(place, tiny, "json")
+    return (turn.our_cpu_us or 0.0) * turn.events / 1e6
+
+
+Way = Callable[[Workplace, Case], Turn]
+"""One way of filling a stream."""
+
+WAYS: Final[dict[str, Way]] = {
+    "ceiling, JSON": lambda place, case: ceiling(place, case, "json"),
+    "replay, JSON": lambda place, case: replay(place, case, "json"),
+    "ceiling, packed": lambda place, case: ceiling(place, case, "packed"),
+    "replay, packed": lambda place, case: replay(place, case, "packed"),
+    "plain Python, window": lambda place, case: plain(place, case, None),
+    "plain Python, awaited": lambda place, case: plain(place, case, AWAITED_EVENTS),
+}
+
+
+def _server_cpu_s(server: EmbeddedServer) -> float:
+    if server.pid is None:
+        raise IngestorError("the benchmark's NATS server is gone")
+    return cpu_s(server.pid)
+
+
+def _stored_bytes(url: str) -> int:
+    connection = RawConnection(url)
+    info = connection.request(f"$JS.API.STREAM.INFO.{STREAM}", {})
+    connection.close()
+    state = info["state"]
+    return int(state["bytes"]) if isinstance(state, dict) else 0

@@ -1,0 +1,171 @@
+"""DBNIngestor: the files of some days, as blocks of records or as event objects."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, cast
+from weakref import WeakSet
+
+from ingestor.blocks import Block, Source
+from ingestor.errors import ConfigurationError
+from ingestor.events import MBP10, FuturesTrade, events_of
+from ingestor.feeds.databento.files import DbnFile, DbnSchema, find_files
+from ingestor.feeds.databento.passes import FilePass
+from ingestor.feeds.databento.progress import Progress, Remarks
+from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
+from ingestor.feeds.databento.streams import open_stream
+from ingestor.feeds.databento.symbology import SymbolTables, names_in_metadata
+from ingestor.feeds.databento.windows import EVERYTHING, Session, Window
+
+BLOCK_BYTES: Final = 256 * 1024
+"""Default for `DBNIngestor.block_bytes`: 712 depth records, or 5461 trades."""
+
+
+@dataclass(kw_only=True, eq=False)
+class DBNIngestor:
+    """Reads DBN files of one data folder, a block at a time, in constant memory.
+
+    Every file is read to its end even when a time window closes earlier: records are filtered
+    by ``ts_event``, and nothing promises that it rises (the snapshot at the front of a depth
+    file is hours older than its neighbours).
+
+    Attributes:
+        data_dir: Folder that holds ``trades`` and ``MBP-10``.
+        schema: What `blocks` reads.
+        dates: Days to read, in any order; none means every day there is.
+        start: New York wall time on each file's date from which records count (``ts_event``).
+        end: New York wall time before which they do; on the next day when it is not after
+            `start`. See `ingestor.feeds.databento.windows`.
+        start_ns: Event time from which records count, int ns UTC.
+        end_ns: Event time before which they do, int ns UTC.
+        symbols: Symbols to keep, by their name before or after `rename`; none keeps all.
+        rename: Symbol in the file to symbol to publish.
+        block_bytes: A block holds at most so many bytes.
+        feed: Passed on in every block.
+        source: Passed on in every block.
+        progress: Counts of the newest run; a new object with every run.
+    """
+
+    data_dir: Path
+    schema: DbnSchema = DbnSchema.TRADES
+    dates: Sequence[dt.date] = ()
+    start: dt.time | None = None
+    end: dt.time | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    symbols: frozenset[str] = frozenset()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    block_bytes: int = BLOCK_BYTES
+    feed: int = 0
+    source: Source = Source.REPLAY
+    progress: Progress = field(default_factory=Progress, init=False)
+
+    def __post_init__(self) -> None:
+        if self.block_bytes < MIN_BLOCK_BYTES:
+            raise ConfigurationError(
+                f"block_bytes is {self.block_bytes}; it must be at least {MIN_BLOCK_BYTES}, "
+                "the longest record that DBN allows"
+            )
+        self._running: WeakSet[Generator[Block]] = WeakSet()
+
+    def blocks(self) -> Iterator[Block]:
+        """Return the records of `schema`, file after file, in the order of the files.
+
+        The records of a block are a view of a buffer that is used again: **they are valid until
+        the next block is asked for**. Copy what is to be kept (``records.tobytes()``,
+        ``records.copy()``). A block's symbol table names every instrument in it and is never
+        changed; while nothing changes, blocks share one table.
+
+        Raises `NoDataError` at once when a folder or file is missing. While iterating, raises
+        `BadDataError` when a file is broken, after everything whole in it.
+        """
+        return self._run(self.schema)
+
+    def read_trades(self) -> Iterator[FuturesTrade]:
+        """Return the trades as event objects, whatever `schema` says; raises as `blocks` does."""
+        return cast("Iterator[FuturesTrade]", self._events(DbnSchema.TRADES))
+
+    def read_mbp10(self) -> Iterator[MBP10]:
+        """Return the depth as event objects, whatever `schema` says; raises as `blocks` does."""
+        return cast("Iterator[MBP10]", self._events(DbnSchema.MBP10))
+
+    def close(self) -> None:
+        """End every run that is under way and release its file; iterators then just end."""
+        for run in list(self._running):
+            run.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _events(self, schema: DbnSchema) -> Iterator[object]:
+        run = self._run(schema)
+        return (event for block in run for event in events_of(block))
+
+    def _run(self, schema: DbnSchema) -> Iterator[Block]:
+        files = find_files(self.data_dir, schema, self.dates)
+        self.progress = Progress(
+            files_total=len(files), bytes_total=sum(file.size for file in files)
+        )
+        run = self._blocks_of_files(files, schema, self.progress)
+        self._running.add(run)
+        return run
+
+    def _blocks_of_files(
+        self, files: Sequence[DbnFile], schema: DbnSchema, progress: Progress
+    ) -> Generator[Block]:
+        dates = {file.date for file in files}
+        session, limits = Session(self.start, self.end), self._limits()
+        unknown: set[int] = set()
+        for file in files:
+            windows = session.of_file(file.date, dates, limits)
+            progress.path, done = file.path, progress.bytes_read
+            yield from self._blocks_of_file(file, schema, windows, _Shared(progress, unknown))
+            progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
+
+    def _blocks_of_file(
+        self, file: DbnFile, schema: DbnSchema, windows: Sequence[Window], shared: _Shared
+    ) -> Generator[Block]:
+        remarks = Remarks(file.path)
+        try:
+            with open_stream(file.path) as stream:
+                reader = DbnReader(stream, file.path, schema, self.block_bytes)
+                tables = self._tables(file.path, reader, shared.unknown)
+                one_pass = FilePass(reader, tables, remarks, shared.progress)
+                for records, table in one_pass.batches(windows, self.symbols):
+                    yield Block(self.feed, records, table, self.source)
+        finally:
+            remarks.log()
+
+    def _tables(self, path: Path, reader: DbnReader, unknown: set[int]) -> SymbolTables:
+        return SymbolTables(
+            names_in_metadata(reader.metadata),
+            fallback=(path.parent, self.data_dir),
+            rename=self.rename,
+            reported=unknown,
+        )
+
+    def _limits(self) -> Window:
+        return Window(
+            EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
+            EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
+        ).within(EVERYTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the files of a run have in common."""
+
+    progress: Progress
+    unknown: set[int]

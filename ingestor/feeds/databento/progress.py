@@ -1,0 +1,77 @@
+"""How far a run has come, and what a file held that was not passed on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of one run, updated with every block.
+
+    Every record found is in exactly one of `records`, `filtered` and `skipped`.
+
+    Attributes:
+        files_total: Files of the run.
+        files_done: Files read to their end.
+        bytes_total: Bytes of these files on disk.
+        bytes_read: Bytes of them read so far.
+        records: Records yielded.
+        filtered: Records outside the time windows or of other symbols.
+        skipped: Cause to number of records left out because they are of no use.
+        late: Records yielded that step back in time in their file.
+        path: The file being read, or the last one.
+    """
+
+    files_total: int = 0
+    files_done: int = 0
+    bytes_total: int = 0
+    bytes_read: int = 0
+    records: int = 0
+    filtered: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    late: int = 0
+    path: Path | None = None
+
+
+@dataclass(slots=True)
+class Remarks:
+    """What is odd about one file: each cause with its count and the first record it concerns."""
+
+    path: Path
+    _skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _late: tuple[int, int] = (0, 0)
+
+    def skipped(self, cause: str, count: int, first: int) -> None:
+        """Note records left out; `first` is the number (from 0) of the first of them."""
+        before, earliest = self._skipped.get(cause, (0, first))
+        self._skipped[cause] = (before + count, min(earliest, first))
+
+    def late(self, count: int, first: int) -> None:
+        """Note records that step back in time."""
+        before, earliest = self._late
+        self._late = (before + count, earliest if before else first)
+
+    def log(self) -> None:
+        """Say each cause once."""
+        for cause, (count, first) in self._skipped.items():
+            logger.warning(
+                "%s: records skipped: %d, the first is number %d (from 0): %s",
+                self.path,
+                count,
+                first,
+                cause,
+            )
+        count, first = self._late
+        if count:
+            logger.warning(
+                "%s: records that step back in time: %d, the first is number %d (from 0); "
+                "they keep their place",
+                self.path,
+                count,
+                first,
+            )

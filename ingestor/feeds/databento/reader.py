@@ -1,0 +1,83 @@
+"""One DBN file, front to back: its header, then its records a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ingestor.errors import BadDataError
+from ingestor.feeds.databento.buffer import ReadBuffer
+from ingestor.feeds.databento.files import DbnSchema
+from ingestor.feeds.databento.framing import (
+    MAX_RECORD_BYTES,
+    TS_OUT_BYTES,
+    WORD_BYTES,
+    Framed,
+    Layout,
+    frame,
+)
+from ingestor.feeds.databento.header import read_header
+from ingestor.feeds.databento.streams import ByteStream
+from ingestor.records import FUTURES_TRADE, MBP10, RType
+
+RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}
+DTYPES: Final = {DbnSchema.TRADES: FUTURES_TRADE, DbnSchema.MBP10: MBP10}
+
+MIN_BLOCK_BYTES: Final = MAX_RECORD_BYTES
+"""Any record, of whatever type, fits in a chunk."""
+
+
+class DbnReader:
+    """The records of one schema in an open file.
+
+    Attributes:
+        metadata: The file's `databento_dbn.Metadata`.
+        found: Records of any kind in the chunks handed out so far.
+    """
+
+    def __init__(self, stream: ByteStream, path: Path, schema: DbnSchema, block_bytes: int) -> None:
+        """Read the header. Raises `BadDataError` when it is not one of this schema."""
+        self._stream = stream
+        self._path = path
+        self._block_bytes = block_bytes
+        self._buffer = ReadBuffer(stream, block_bytes)
+        self.metadata = read_header(self._buffer, path, schema)
+        stride = DTYPES[schema].itemsize + (TS_OUT_BYTES if self.metadata.ts_out else 0)
+        self._layout = Layout(DTYPES[schema], RTYPES[schema], stride)
+        self.found = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file on disk read so far."""
+        return self._stream.position
+
+    def chunks(self) -> Iterator[Framed]:
+        """Yield at most `block_bytes` of the file at a time, as whole records.
+
+        A chunk is valid until the next one is asked for. `found` still counts what came before
+        the chunk while it is looked at. Raises `BadDataError` after the last whole record when
+        the file does not end there.
+        """
+        while (chunk := self._next_chunk()).found:
+            yield chunk
+            self._buffer.consume(chunk.consumed)
+            self.found += chunk.found
+        self._check_end(chunk)
+
+    def _next_chunk(self) -> Framed:
+        self._buffer.fill()
+        return frame(self._buffer.view(self._block_bytes), self._layout)
+
+    def _check_end(self, rest: Framed) -> None:
+        trouble = self._stream.failure
+        held = self._buffer.view(MAX_RECORD_BYTES)
+        if rest.broken:
+            trouble = f"holds a record of impossible length ({held[0] * WORD_BYTES} bytes)"
+        elif trouble is None and held:
+            trouble = f"ends inside a record ({len(held)} of {held[0] * WORD_BYTES} bytes)"
+        if trouble is not None:
+            raise BadDataError(
+                f"{self._path} {trouble}; {self.found} whole records were read before, "
+                f"up to byte {self._buffer.offset} of its decompressed content"
+            )

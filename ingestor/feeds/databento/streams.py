@@ -1,0 +1,117 @@
+"""A file's decompressed bytes, as a stream that does not raise: why it ended is a value.
+
+What a broken file still holds is to be delivered first. So a stream hands out all that can be
+read, and only then says in `failure` what is wrong, in words that follow the file's path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import zstandard
+
+from ingestor.errors import BadDataError, NoDataError
+from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES, FrameWalker, is_zstd
+
+READ_BYTES: Final = 1024 * 1024
+"""How much of a compressed file is read at a time; about 15 MB of depth records."""
+
+_MAGIC_BYTES: Final = 4
+
+
+class ByteStream(Protocol):
+    """Decompressed bytes, read front to back.
+
+    Attributes:
+        slack: Room that `read_some` needs, whatever is wanted; 0 where any will do.
+        position: Bytes of the file on disk consumed so far, for a progress bar.
+        failure: None, or why the stream ended before its time.
+    """
+
+    slack: int
+    failure: str | None
+
+    @property
+    def position(self) -> int:
+        """See the class."""
+        ...
+
+    def read_some(self, room: memoryview) -> int:
+        """Put bytes at the front of `room`; return how many, 0 at the end or at a failure."""
+        ...
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[ByteStream]:
+    """Open a file as a stream, zstd or plain by its first bytes, and close it in the end.
+
+    Raises `NoDataError` when it cannot be opened, `BadDataError` when nothing of it can be read.
+    """
+    try:
+        file = FileIO(path)
+    except OSError as error:
+        raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
+    with file:
+        try:
+            head = file.read(_MAGIC_BYTES)
+            file.seek(0)
+        except OSError as error:
+            raise BadDataError(f"{path} {_unreadable(0, error)}") from error
+        yield _Compressed(file) if is_zstd(head) else _Plain(file)
+
+
+class _Plain:
+    """An uncompressed file, read straight into the caller's buffer."""
+
+    slack = 0
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.position = 0
+        self.failure: str | None = None
+
+    def read_some(self, room: memoryview) -> int:
+        try:
+            count = self._file.readinto(room)
+        except OSError as error:
+            self.failure = _unreadable(self.position, error)
+            return 0
+        self.position += count
+        return count
+
+
+class _Compressed:
+    """A zstd file of any number of frames, decompressed one zstd block a call."""
+
+    slack = MAX_BLOCK_BYTES
+
+    def __init__(self, file: FileIO) -> None:
+        self._walker = FrameWalker(BufferedReader(file, READ_BYTES))
+        source: Any = self._walker
+        self._reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+        self.failure: str | None = None
+
+    @property
+    def position(self) -> int:
+        return self._walker.position
+
+    def read_some(self, room: memoryview) -> int:
+        try:
+            count = self._reader.readinto1(room)
+        except zstandard.ZstdError as error:
+            start = self._walker.piece_start
+            self.failure = f"holds corrupt zstd data at byte {start} of the file ({error})"
+        except OSError as error:
+            self.failure = _unreadable(self.position, error)
+        else:
+            self.failure = None if count else self._walker.failure
+            return count
+        return 0
+
+
+def _unreadable(position: int, error: OSError) -> str:
+    return f"cannot be read at byte {position} of the file: {error.strerror}"

@@ -1,0 +1,88 @@
+"""Which event times are wanted: half-open windows of int nanoseconds UTC.
+
+A session is given as New York wall times and holds on the date of a file: from `start` on that
+date to `end` on that date, or on the next when `end` is not after `start`. Without `start` it is
+open to the past, without `end` to the future, since a date means every record of its file.
+
+Files are cut at midnight UTC, which is 19:00 or 20:00 in New York. So an evening session that
+begins on one date runs on in the file of the next; that file's window is therefore joined by
+the one of the date before when that date is asked for too. (CME's session of Tuesday begins on
+Monday evening: ask for both dates, from 18:00 to 17:00.)
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestor.clock import new_york_ns
+from ingestor.units import INT64_MAX
+
+UInt64s = npt.NDArray[np.uint64]
+
+_DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Event times from `start_ns` on and before `end_ns`; by default all there are."""
+
+    start_ns: int = 0
+    end_ns: int = INT64_MAX + 1
+
+    def within(self, other: Window) -> Window:
+        """Return the part that lies in another window too."""
+        return Window(max(self.start_ns, other.start_ns), min(self.end_ns, other.end_ns))
+
+
+EVERYTHING: Final = Window()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """New York wall times; None leaves that side open."""
+
+    start: dt.time | None = None
+    end: dt.time | None = None
+
+    @property
+    def crosses_midnight(self) -> bool:
+        """Whether the session ends on the day after it began."""
+        return self.start is not None and self.end is not None and self.end <= self.start
+
+    def on(self, date: dt.date) -> Window:
+        """Return the session that begins on a date."""
+        last = date + _DAY if self.crosses_midnight else date
+        return Window(
+            EVERYTHING.start_ns if self.start is None else new_york_ns(date, self.start),
+            EVERYTHING.end_ns if self.end is None else new_york_ns(last, self.end),
+        )
+
+    def of_file(self, date: dt.date, dates: Collection[dt.date], limits: Window) -> list[Window]:
+        """Return the windows that hold in the file of a date, when `dates` are asked for."""
+        begins = [date]
+        if self.crosses_midnight and date - _DAY in dates:
+            begins.insert(0, date - _DAY)
+        return [self.on(begin).within(limits) for begin in begins]
+
+
+def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> npt.NDArray[np.bool_] | None:
+    """Return which times, none beyond int64, lie in any of the windows; None when all do."""
+    if EVERYTHING in windows:
+        return None
+    first, last = int(ts_ns.min()), int(ts_ns.max())
+    if any(window.start_ns <= first and last < window.end_ns for window in windows):
+        return None
+    kept = np.zeros(len(ts_ns), np.bool_)
+    for window in windows:
+        kept |= (_bound(window.start_ns) <= ts_ns) & (ts_ns < _bound(window.end_ns))
+    return kept
+
+
+def _bound(ts_ns: int) -> np.uint64:
+    return np.uint64(min(max(ts_ns, EVERYTHING.start_ns), EVERYTHING.end_ns))

@@ -1,0 +1,291 @@
+"""From typed messages to records: one frame in, one array out.
+
+Rows are packed straight into the record layouts of `ingestor.records`, one `struct` call each.
+The aggressor is judged here, since only here is known in which order quotes and trades arrived,
+within a frame too. A print is late when the exchange stamped it (``pt``) more than a set span
+before the tape did (``t``); it says nothing about the quotes of now, so its aggressor is MID.
+
+Sizes are whole shares. Where the vendor gives the fraction too (``ds``), it decides, since how
+``s`` rounds is not documented: a trade of less than one share has size 0, whatever ``s`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from struct import Struct
+from typing import Any, Final
+
+import numpy as np
+
+from ingestor.errors import BadDataError
+from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
+from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.feeds.polygon.messages import (
+    OPTION_KEYS,
+    STOCK_KEYS,
+    Condition,
+    Conditions,
+    OptionMessage,
+    OptionQuote,
+    OptionTrade,
+    Status,
+    StockMessage,
+    StockQuote,
+    StockTrade,
+    price_to_e9,
+)
+from ingestor.records import (
+    MAX_CONDITIONS,
+    OPTION_TRADE,
+    STOCK_QUOTE,
+    STOCK_TRADE,
+    UNDEF_EXCHANGE,
+    UNDEF_SEQUENCE,
+    Records,
+    RType,
+)
+from ingestor.symbols import parse_option_ticker
+from ingestor.units import NS_PER_MS, NS_PER_S, UINT32_MAX, UNDEF_PRICE
+
+LATE_AFTER_NS: Final = NS_PER_S
+MAX_CONDITION_SETS: Final = 4096
+"""Packed condition lists that are kept; a few hundred occur."""
+
+ConditionsField = Conditions | Condition | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """What one frame held.
+
+    `records` has one itemsize; each row's ``rtype`` tells its type. For /stocks its dtype is
+    `STOCK_TRADE`, and rows that are quotes are read through a view as `STOCK_QUOTE`; for /options
+    all rows are `OPTION_TRADE`. `late` lists the rows of trades that were reported late.
+    `new_symbols` are (id, symbol) pairs that no frame before had.
+    """
+
+    records: Records
+    statuses: tuple[Status, ...]
+    late: tuple[int, ...]
+    new_symbols: tuple[tuple[int, str], ...]
+    skipped: Mapping[Skip, int]
+    oddities: Mapping[Oddity, int]
+    notices: tuple[Notice, ...]
+
+
+class _Frame:
+    """What is gathered while one frame is decoded."""
+
+    __slots__ = ("late", "recv_ns", "rows", "statuses")
+
+    def __init__(self, recv_ns: int) -> None:
+        self.recv_ns = recv_ns
+        self.rows = bytearray()
+        self.statuses: list[Status] = []
+        self.late: list[int] = []
+
+
+class _Decoder:
+    """What both markets share."""
+
+    def __init__(self, dtype: np.dtype[Any], late_after_ns: int) -> None:
+        self.instruments = Instruments()
+        self._dtype = dtype
+        self._late_after_ms = late_after_ns // NS_PER_MS
+        self._tally = Tally()
+        self._packed_conditions: dict[ConditionsField, bytes] = {}
+
+    def _decoded(self, frame: _Frame) -> Decoded:
+        skipped, oddities, notices = self._tally.take()
+        return Decoded(
+            np.frombuffer(frame.rows, self._dtype),
+            tuple(frame.statuses),
+            tuple(frame.late),
+            self.instruments.take_new(),
+            skipped,
+            oddities,
+            notices,
+        )
+
+    def _add_instrument(self, symbol: str) -> Instrument | None:
+        instrument = self.instruments.add(symbol)
+        if instrument is None:
+            self._tally.skip(Skip.INSTRUMENTS_FULL, "no room for another symbol", symbol)
+        return instrument
+
+    def _aggressor(
+        self, frame: _Frame, message: StockTrade | OptionTrade, instrument: Instrument, price: int
+    ) -> int:
+        pt = message.pt
+        if pt is not None and pt < message.t - self._late_after_ms:
+            frame.late.append(len(frame.rows) // self._dtype.itemsize)
+            return 0
+        return instrument.aggressor(price)
+
+    def _pack_conditions(self, conditions: ConditionsField) -> bytes:
+        if conditions is None:
+            codes: Conditions = ()
+        else:
+            codes = conditions if isinstance(conditions, tuple) else (conditions,)
+        kept = codes[:MAX_CONDITIONS]
+        packed = _CONDITIONS.pack(len(kept), *kept, *(0,) * (MAX_CONDITIONS - len(kept)))
+        if len(codes) > MAX_CONDITIONS:
+            self._tally.odd(Oddity.CONDITIONS_CUT, f"more than {MAX_CONDITIONS}", conditions)
+        elif len(self._packed_conditions) < MAX_CONDITION_SETS:
+            self._packed_conditions[conditions] = packed
+        return packed
+
+
+class StockDecoder(_Decoder):
+    """Decodes the frames of /stocks: trades and quotes, in the order of the frame."""
+
+    def __init__(self, late_after_ns: int = LATE_AFTER_NS) -> None:
+        super().__init__(STOCK_TRADE, late_after_ns)
+        self._reader: FrameReader[StockMessage] = FrameReader(StockMessage, STOCK_KEYS, self._tally)
+
+    def decode(self, data: bytes, recv_ns: int) -> Decoded:
+        """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
+        frame = _Frame(recv_ns)
+        for message in self._reader.read(data):
+            if isinstance(message, StockQuote):
+                self._quote(frame, message)
+            elif isinstance(message, StockTrade):
+                self._trade(frame, message)
+            else:
+                frame.statuses.append(message)
+        return self._decoded(frame)
+
+    def _quote(self, frame: _Frame, message: StockQuote) -> None:
+        instrument = self.instruments.find(message.sym) or self._add_instrument(message.sym)
+        if instrument is None:
+            return
+        instrument.bid_e9 = bid = price_to_e9(message.bp or 0) or NO_BID
+        instrument.ask_e9 = ask = price_to_e9(message.ap or 0) or NO_ASK
+        frame.rows += _STOCK_QUOTE.pack(
+            _STOCK_QUOTE_HEAD,
+            instrument.id,
+            message.t * NS_PER_MS,
+            frame.recv_ns,
+            UNDEF_SEQUENCE if message.q is None else message.q,
+            bid or UNDEF_PRICE,
+            ask,
+            (message.bs or 0) if bid else 0,
+            (message.as_ or 0) if ask != NO_ASK else 0,
+            UNDEF_EXCHANGE if message.bx is None else message.bx,
+            UNDEF_EXCHANGE if message.ax is None else message.ax,
+            0,
+        )
+
+    def _trade(self, frame: _Frame, message: StockTrade) -> None:
+        size = message.s if message.ds is None else whole_shares(message.s, message.ds)
+        if size is None:
+            self._tally.skip(Skip.SIZE, "trade without a size", message)
+            return
+        instrument = self.instruments.find(message.sym) or self._add_instrument(message.sym)
+        if instrument is None:
+            return
+        price = price_to_e9(message.p)
+        frame.rows += _STOCK_TRADE.pack(
+            _STOCK_TRADE_HEAD,
+            instrument.id,
+            message.t * NS_PER_MS,
+            frame.recv_ns,
+            UNDEF_SEQUENCE if message.q is None else message.q,
+            price,
+            size,
+            UNDEF_EXCHANGE if message.x is None else message.x,
+            self._aggressor(frame, message, instrument, price),
+            self._packed_conditions.get(message.c) or self._pack_conditions(message.c),
+        )
+
+
+class OptionDecoder(_Decoder):
+    """Decodes the frames of /options: trades become records, quotes are only remembered.
+
+    `roots` are the ticker roots to keep (``SPY`` keeps ``O:SPY...``, not ``O:SPYG...``).
+    """
+
+    def __init__(self, roots: Collection[str], late_after_ns: int = LATE_AFTER_NS) -> None:
+        super().__init__(OPTION_TRADE, late_after_ns)
+        self._roots = frozenset(roots)
+        self._reader: FrameReader[OptionMessage] = FrameReader(
+            OptionMessage, OPTION_KEYS, self._tally
+        )
+
+    def decode(self, data: bytes, recv_ns: int) -> Decoded:
+        """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
+        frame = _Frame(recv_ns)
+        for message in self._reader.read(data):
+            if isinstance(message, Status):
+                frame.statuses.append(message)
+                continue
+            instrument = self.instruments.find(message.sym) or self._contract(message.sym)
+            if instrument is None:
+                continue
+            if isinstance(message, OptionTrade):
+                self._trade(frame, message, instrument)
+            elif isinstance(message, OptionQuote):
+                instrument.bid_e9 = price_to_e9(message.bp or 0) or NO_BID
+                instrument.ask_e9 = price_to_e9(message.ap or 0) or NO_ASK
+        return self._decoded(frame)
+
+    def _contract(self, symbol: str) -> Instrument | None:
+        try:
+            ticker = parse_option_ticker(symbol)
+        except BadDataError as error:
+            self._tally.skip(Skip.OPTION_TICKER, "not an option ticker", str(error))
+            return None
+        if ticker.underlying not in self._roots:
+            self._tally.skip(Skip.OTHER_ROOT, "contract of another root", symbol)
+            return None
+        return self._add_instrument(symbol)
+
+    def _trade(self, frame: _Frame, message: OptionTrade, instrument: Instrument) -> None:
+        price = price_to_e9(message.p)
+        frame.rows += _OPTION_TRADE.pack(
+            _OPTION_TRADE_HEAD,
+            instrument.id,
+            message.t * NS_PER_MS,
+            frame.recv_ns,
+            UNDEF_SEQUENCE if message.q is None else message.q,
+            price,
+            instrument.bid_e9 or UNDEF_PRICE,
+            instrument.ask_e9,
+            message.s,
+            UNDEF_EXCHANGE if message.x is None else message.x,
+            self._aggressor(frame, message, instrument, price),
+            self._packed_conditions.get(message.c) or self._pack_conditions(message.c),
+        )
+
+
+def whole_shares(size: int | None, decimal_size: str | float | None) -> int | None:
+    """Whole shares of a trade: `decimal_size` cut to an integer where it is a number, else `size`.
+
+    >>> whole_shares(1, "0.740474"), whole_shares(40, "40.0"), whole_shares(None, "2.5")
+    (0, 40, 2)
+    """
+    text = str(decimal_size)
+    if size is not None and text == f"{size}.0":
+        return size
+    try:
+        shares = Decimal(text)
+        return int(shares) if 0 <= shares <= UINT32_MAX else size
+    except ArithmeticError:
+        return size
+
+
+def _head(rtype: RType, dtype: np.dtype[Any]) -> int:
+    """First four bytes of a record as one little-endian number; publisher_id stays 0."""
+    return dtype.itemsize // 4 | rtype << 8
+
+
+# Head, instrument_id, ts_event_ns, ts_recv_ns, sequence; then the type's own fields.
+_STOCK_TRADE: Final = Struct("<IIQQQqIhb17s")
+_STOCK_QUOTE: Final = Struct("<IIQQQqqIIhhI")
+_OPTION_TRADE: Final = Struct("<IIQQQqqqIhb17s")
+_CONDITIONS: Final = Struct(f"<B{MAX_CONDITIONS}H")
+_STOCK_TRADE_HEAD: Final = _head(RType.STOCK_TRADE, STOCK_TRADE)
+_STOCK_QUOTE_HEAD: Final = _head(RType.STOCK_QUOTE, STOCK_QUOTE)
+_OPTION_TRADE_HEAD: Final = _head(RType.OPTION_TRADE, OPTION_TRADE)

@@ -1,0 +1,73 @@
+"""The instruments of one feed: the id of each symbol, and the newest quote known for it.
+
+The aggressor of a trade is judged against that quote: at or above the ask is a BUY, at or below
+the bid a SELL. An empty side is kept as the number that no price reaches (bid 0, ask
+`UNDEF_PRICE`), so one rule covers every book: a locked or crossed quote that answers both ways
+gives MID, a one-sided quote is decided by the side that exists or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ingestor.symbols import SymbolTable
+from ingestor.units import UNDEF_PRICE
+
+NO_BID: Final = 0
+NO_ASK: Final = UNDEF_PRICE
+
+MAX_INSTRUMENTS: Final = 100_000
+"""Symbols one feed process may meet; all US stocks are some 12,000, a day of SPY's chain 10,000."""
+
+
+class Instrument:
+    """A symbol's id and its newest quote in 1e-9, `NO_BID` and `NO_ASK` where a side is empty."""
+
+    __slots__ = ("ask_e9", "bid_e9", "id")
+
+    def __init__(self, instrument_id: int) -> None:
+        self.id = instrument_id
+        self.bid_e9 = NO_BID
+        self.ask_e9 = NO_ASK
+
+    def aggressor(self, price_e9: int) -> int:
+        """1 (BUY), -1 (SELL) or 0 (MID) of a trade at this price, which is above 0."""
+        return (price_e9 >= self.ask_e9) - (price_e9 <= self.bid_e9)
+
+
+class Instruments:
+    """Symbol to `Instrument`; ids count up from 0 and are never given twice."""
+
+    def __init__(self, limit: int = MAX_INSTRUMENTS) -> None:
+        self._limit = limit
+        self._by_symbol: dict[str, Instrument] = {}
+        self._table: dict[int, str] = {}
+        self._new: list[tuple[int, str]] = []
+        self.find = self._by_symbol.get
+
+    @property
+    def table(self) -> SymbolTable:
+        """Every id taken as new so far, to its symbol; replaced, never changed."""
+        return self._table
+
+    def add(self, symbol: str) -> Instrument | None:
+        """Give a new symbol its id; None when `limit` symbols are known."""
+        if len(self._by_symbol) >= self._limit:
+            return None
+        instrument = Instrument(len(self._by_symbol))
+        self._by_symbol[symbol] = instrument
+        self._new.append((instrument.id, symbol))
+        return instrument
+
+    def take_new(self) -> tuple[tuple[int, str], ...]:
+        """Return the (id, symbol) pairs that were added since the last call."""
+        if not self._new:
+            return ()
+        new, self._new = tuple(self._new), []
+        self._table = {**self._table, **dict(new)}
+        return new
+
+    def forget_quotes(self) -> None:
+        """Empty every book: after a gap in the feed no quote held is the newest one any more."""
+        for instrument in self._by_symbol.values():
+            instrument.bid_e9, instrument.ask_e9 = NO_BID, NO_ASK

@@ -1,0 +1,127 @@
+"""What the vendor sends, as typed structs: one frame is a JSON array of these, mixed.
+
+Field names are the vendor's own (``p`` price, ``s`` size, ``x`` exchange, ``c`` conditions, ``t``
+SIP milliseconds, ``pt`` participant milliseconds, ``q`` sequence, ``bp``/``ap`` bid and ask price,
+``bs``/``as`` their sizes, ``bx``/``ax`` their exchanges). Bounds are part of the types, so that a
+frame is checked while it is parsed and the loop that follows tests nothing. Keys that no record
+has room for (trade id ``i``, tape ``z``, reporting facility ``trfi``/``trft``) are not declared,
+hence never parsed: ``i`` is text on a trade and a list on a quote, and neither can cost an event.
+
+Prices are doubles here. A decimal of at most nine places below `MAX_PRICE` survives the way
+through a double: parsing and multiplying by 1e9 are each off by at most one part in 2**53, which
+together stays below half a unit as long as the product is below 2**51. `price_to_e9` is therefore
+exact; more than nine places are rounded to the nearest 1e-9.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from ingestor.units import PRICE_SCALE, UINT32_MAX
+
+MIN_MS: Final = 10**12
+MAX_MS: Final = 10**13
+"""Milliseconds since 1970 have 13 digits from 2001 to 2286; anything else is another unit."""
+
+MIN_PRICE: Final = 1e-9
+MAX_PRICE: Final = 2_000_000
+"""Currency units; below 2**51 / 1e9, see above. The dearest share trades below half of it."""
+
+Ms = Annotated[int, Meta(ge=MIN_MS, lt=MAX_MS)]
+Price = Annotated[float, Meta(ge=MIN_PRICE, lt=MAX_PRICE)]
+SidePrice = Annotated[float, Meta(ge=0, lt=MAX_PRICE)]
+Size = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
+Exchange = Annotated[int, Meta(ge=0, le=2**15 - 1)]
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Condition = Annotated[int, Meta(ge=0, le=2**16 - 1)]
+Conditions = tuple[Condition, ...]
+
+
+class Status(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"):
+    """An answer of the server; may stand anywhere inside a data frame."""
+
+    status: str
+    message: str = ""
+
+
+class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
+    """``T`` on /stocks. ``ds`` is the size with its fraction, as decimal text."""
+
+    sym: str
+    p: Price
+    t: Ms
+    s: Size | None = None
+    ds: str | int | float | None = None
+    x: Exchange | None = None
+    c: Conditions | Condition | None = None
+    q: Sequence | None = None
+    pt: int | None = None
+
+
+class StockQuote(
+    msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q", rename={"as_": "as"}
+):
+    """``Q`` on /stocks, the NBBO. A side that is absent, null or 0 is empty; sizes are shares."""
+
+    sym: str
+    t: Ms
+    bp: SidePrice | None = None
+    ap: SidePrice | None = None
+    bs: Size | None = None
+    as_: Size | None = None
+    bx: Exchange | None = None
+    ax: Exchange | None = None
+    q: Sequence | None = None
+
+
+class OptionTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
+    """``T`` on /options; size in contracts."""
+
+    sym: str
+    p: Price
+    t: Ms
+    s: Size
+    x: Exchange | None = None
+    c: Conditions | Condition | None = None
+    q: Sequence | None = None
+    pt: int | None = None
+
+
+class OptionQuote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"):
+    """``Q`` on /options; only its prices are used."""
+
+    sym: str
+    t: Ms
+    bp: SidePrice | None = None
+    ap: SidePrice | None = None
+
+
+StockMessage = StockTrade | StockQuote | Status
+OptionMessage = OptionTrade | OptionQuote | Status
+
+
+def _keys(kind: type[msgspec.Struct], *unused: str) -> frozenset[str]:
+    return frozenset((*kind.__struct_encode_fields__, "ev", *unused))
+
+
+STOCK_KEYS: Final = {
+    "T": _keys(StockTrade, "i", "z", "trfi", "trft"),
+    "Q": _keys(StockQuote, "i", "z", "c", "pt"),
+    "status": _keys(Status),
+}
+"""Keys that the vendor is known to send, by ``ev``; what else comes is worth a notice."""
+
+OPTION_KEYS: Final = {
+    "T": _keys(OptionTrade),
+    "Q": _keys(OptionQuote, "bs", "as", "bx", "ax", "q"),
+    "status": _keys(Status),
+}
+"""As `STOCK_KEYS`, for /options."""
+
+
+def price_to_e9(price: float) -> int:
+    """Exact integer of 1e-9 of a decimal below `MAX_PRICE` with at most nine places."""
+    return round(price * PRICE_SCALE)

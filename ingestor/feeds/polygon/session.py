@@ -1,0 +1,208 @@
+"""One feed's conversation with the vendor, over as many sockets as it takes, without any I/O.
+
+The driver owns the socket and the clock. It tells the session what happened (`on_open`,
+`on_statuses`, `on_close`, `on_tick`) and carries out, in order, what comes back: `Send` a text,
+`Close` the socket, `Reconnect` at a time, `Report` to the log; `Fail` is the end of the feed.
+
+    WAITING --open--> GREETING --"connected", send auth--> AUTHENTICATING
+    --"auth_success", send subscriptions--> STREAMING --close, by whomever--> WAITING
+
+Only `on_close` asks for another socket, so there are never two, and every end of a socket is
+treated alike: clean, torn or never opened. The vendor replays nothing and remembers nothing:
+each socket is authenticated and subscribed from the start. An eviction (`max_connections`) may
+come seconds after everything was acknowledged, so the delays between attempts begin anew only
+when a socket has streamed for `SURVIVAL_NS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import Final
+
+from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.outputs import (
+    Close,
+    Fail,
+    Output,
+    Reconnect,
+    Report,
+    ReportKind,
+    auth,
+)
+from ingestor.feeds.polygon.subscriptions import Subscriptions
+from ingestor.units import NS_PER_S
+
+HANDSHAKE_LIMIT_NS: Final = 10 * NS_PER_S
+"""From an open socket to ``auth_success``; then the socket is given up."""
+
+SURVIVAL_NS: Final = 10 * NS_PER_S
+COOL_DOWN_NS: Final = 60 * NS_PER_S
+"""After an eviction; two processes with one key would else evict each other for ever."""
+
+BACKOFF_BASE_NS: Final = NS_PER_S // 2
+BACKOFF_CAP_NS: Final = 30 * NS_PER_S
+BACKOFF_DOUBLINGS: Final = 6
+"""More would not change the delay, which is at its cap by then."""
+
+OUT_OF_TURN: Final = frozenset(("connected", "auth_success"))
+"""Statuses that mean nothing but at their moment of the handshake."""
+
+MAX_UNKNOWN_STATUSES: Final = 64
+CLOSE_POLICY: Final = 1008
+"""The close code of an eviction."""
+
+
+class Phase(StrEnum):
+    """Where the conversation stands."""
+
+    WAITING = "waiting"
+    GREETING = "greeting"
+    AUTHENTICATING = "authenticating"
+    STREAMING = "streaming"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Backoff:
+    """Doubling delays from `BACKOFF_BASE_NS` to `BACKOFF_CAP_NS`, with jitter.
+
+    `random` yields floats in [0, 1).
+    """
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._failures = 0
+
+    def refill(self) -> None:
+        """Begin again with the shortest delay."""
+        self._failures = 0
+
+    def next_delay_ns(self) -> int:
+        """Return a delay between half of the full one and all of it; the next is longer."""
+        full = min(BACKOFF_BASE_NS << self._failures, BACKOFF_CAP_NS)
+        self._failures = min(self._failures + 1, BACKOFF_DOUBLINGS)
+        return full // 2 + int(full // 2 * self._random())
+
+
+class Session:
+    """The state machine. `names` are channels such as ``T.SPY``; more may follow at any time."""
+
+    def __init__(self, api_key: str, names: Iterable[str], *, random: Callable[[], float]) -> None:
+        self._api_key = api_key
+        self._subscriptions = Subscriptions(names)
+        self._backoff = Backoff(random)
+        self._phase = Phase.WAITING
+        self._opened_ns = 0
+        self._streaming_ns: int | None = None
+        self._evicted = False
+        self._unknown: set[str] = set()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the conversation stands."""
+        return self._phase
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names that are, or on the next socket will be, subscribed."""
+        return self._subscriptions.wanted
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """Names that the server acknowledged on this socket."""
+        return self._subscriptions.granted
+
+    def on_open(self, now_ns: int) -> tuple[Output, ...]:
+        """A socket is open; the server is to greet first."""
+        if self._phase is Phase.ENDED:
+            return (Close(),)
+        self._phase, self._opened_ns = Phase.GREETING, now_ns
+        return ()
+
+    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:
+        """Status elements arrived, alone or inside a data frame."""
+        outputs: list[Output] = []
+        for status in statuses:
+            outputs += self._ended_if_failed(self._on_status(status, now_ns))
+        return tuple(outputs)
+
+    def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
+        """The socket is gone, by whomever and however, or could not be opened."""
+        if self._phase is Phase.ENDED:
+            return ()
+        if self._streaming_ns is not None and now_ns - self._streaming_ns >= SURVIVAL_NS:
+            self._backoff.refill()
+        evicted = self._evicted or code == CLOSE_POLICY
+        delay_ns = self._backoff.next_delay_ns() + (COOL_DOWN_NS if evicted else 0)
+        self._phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
+        self._subscriptions.forget_socket()
+        return (Reconnect(now_ns + delay_ns, cause),)
+
+    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+        """Time has passed; once a second is often enough."""
+        if self._phase is Phase.STREAMING:
+            return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
+        shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
+        if shaking_hands and now_ns - self._opened_ns >= HANDSHAKE_LIMIT_NS:
+            text = f"no handshake within {HANDSHAKE_LIMIT_NS // NS_PER_S} s ({self._phase})"
+            return self._give_up(ReportKind.HANDSHAKE, text)
+        return ()
+
+    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
+        """Want these names too, on this socket and all that follow."""
+        return self._subscriptions.subscribe(names, now_ns)
+
+    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
+        """Want these names no more."""
+        return self._subscriptions.unsubscribe(names, now_ns)
+
+    def stop(self) -> tuple[Output, ...]:
+        """End the feed; a close frame tells the server that the connection's place is free."""
+        has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
+        self._phase = Phase.ENDED
+        self._subscriptions.forget_socket()
+        return (Close(),) if has_socket else ()
+
+    def _on_status(self, status: Status, now_ns: int) -> tuple[Output, ...]:
+        if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
+            return ()
+        outputs: tuple[Output, ...] = ()
+        match status.status:
+            case "connected" if self._phase is Phase.GREETING:
+                self._phase = Phase.AUTHENTICATING
+                outputs = (auth(self._api_key),)
+            case "auth_success" if self._phase is Phase.AUTHENTICATING:
+                self._phase, self._streaming_ns = Phase.STREAMING, now_ns
+                outputs = self._subscriptions.begin(now_ns)
+            case "success":
+                outputs = self._subscriptions.on_success(status.message)
+            case "error":
+                outputs = self._subscriptions.on_error(status.message)
+            case "auth_failed":
+                outputs = (Fail(f"the vendor refuses the API key: {status.message}"),)
+            case "auth_timeout":
+                outputs = self._give_up(ReportKind.HANDSHAKE, status.message)
+            case "max_connections":
+                self._evicted = True
+                outputs = self._give_up(ReportKind.EVICTED, status.message)
+            case unknown if unknown not in OUT_OF_TURN:
+                outputs = self._on_unknown(status)
+        return outputs
+
+    def _ended_if_failed(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+        failed = any(isinstance(output, Fail) for output in outputs)
+        return (*outputs, *self.stop()) if failed else outputs
+
+    def _give_up(self, kind: ReportKind, text: str) -> tuple[Output, ...]:
+        self._phase = Phase.CLOSING
+        self._subscriptions.forget_socket()
+        return (Report(kind, text), Close())
+
+    def _on_unknown(self, status: Status) -> tuple[Output, ...]:
+        known = status.status in self._unknown
+        if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:
+            return ()
+        self._unknown.add(status.status)
+        text = f"unknown status {status.status!r}: {status.message}"
+        return (Report(ReportKind.UNKNOWN_STATUS, text),)

@@ -1,0 +1,151 @@
+"""Which names are wanted, and what the server said to each on the socket of the moment.
+
+The server acknowledges by name but refuses without one, and says nothing at all to a topic that
+it does not know. So a refusal is kept until as few names are unanswered as there were refusals:
+those are the ones. What is still open after `ACK_LIMIT_NS` is reported, never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ingestor.feeds.polygon.outputs import (
+    Fail,
+    Output,
+    Report,
+    ReportKind,
+    Send,
+    shown,
+    subscription,
+)
+from ingestor.units import NS_PER_S
+
+ACK_LIMIT_NS: Final = 10 * NS_PER_S
+SUBSCRIBED: Final = "subscribed to: "
+UNSUBSCRIBED: Final = "unsubscribed to: "
+NOT_AUTHORIZED: Final = "not authorized"
+SILENCE_HINT: Final = (
+    "; nothing was acknowledged since authentication, as happens to a key of the delayed tier"
+    " on the real-time host (see delayed.massive.com)"
+)
+
+
+class Subscriptions:
+    """The wanted names outlive sockets; everything else is forgotten with the socket."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._wanted = dict.fromkeys(names)
+        self.forget_socket()
+
+    def forget_socket(self) -> None:
+        """There is no authenticated socket any more."""
+        self._live = False
+        self._acknowledged = False
+        self._sent: set[str] = set()
+        self._granted: dict[str, None] = {}
+        self._due_ns: dict[str, int] = {}
+        self._leaving_due_ns: dict[str, int] = {}
+        self._refusals: list[str] = []
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names that are, or on the next socket will be, subscribed."""
+        return tuple(self._wanted)
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """Names that the server acknowledged on this socket."""
+        return tuple(self._granted)
+
+    def begin(self, now_ns: int) -> tuple[Send, ...]:
+        """The socket is authenticated: subscribe to all that is wanted."""
+        self._live = True
+        return self._send(self._wanted, now_ns)
+
+    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
+        """Want these names too."""
+        names = tuple(names)
+        self._wanted.update(dict.fromkeys(names))
+        return self._send(names, now_ns) if self._live else ()
+
+    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
+        """Want these names no more."""
+        gone = [name for name in dict.fromkeys(names) if name in self._wanted]
+        for name in gone:
+            del self._wanted[name]
+        gone = [name for name in gone if name in self._sent]
+        for name in gone:
+            self._sent.remove(name)
+            self._granted.pop(name, None)
+            self._due_ns.pop(name, None)
+            self._leaving_due_ns[name] = now_ns + ACK_LIMIT_NS
+        return subscription("unsubscribe", gone)
+
+    def on_success(self, message: str) -> tuple[Output, ...]:
+        """The server acknowledges one name."""
+        if message.startswith(UNSUBSCRIBED):
+            self._leaving_due_ns.pop(message.removeprefix(UNSUBSCRIBED), None)
+            return ()
+        name = message.removeprefix(SUBSCRIBED)
+        self._acknowledged = True
+        self._due_ns.pop(name, None)
+        if name in self._sent:
+            self._granted[name] = None
+        return self._settle()
+
+    def on_error(self, message: str) -> tuple[Output, ...]:
+        """The server refuses something, and does not say what."""
+        self._refusals.append(message)
+        return self._settle()
+
+    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+        """Report each name once that was not answered in time."""
+        unanswered = _take_due(self._due_ns, now_ns)
+        left = _take_due(self._leaving_due_ns, now_ns)
+        outputs: list[Output] = []
+        if unanswered and self._refusals:
+            outputs += self._refused(unanswered)
+        elif unanswered:
+            hint = "" if self._acknowledged else SILENCE_HINT
+            outputs.append(_silent("subscription", unanswered, hint))
+        if left:
+            outputs.append(_silent("unsubscription", left, ""))
+        return tuple(outputs)
+
+    def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
+        new = [name for name in dict.fromkeys(names) if name not in self._sent]
+        self._sent.update(new)
+        self._due_ns.update(dict.fromkeys(new, now_ns + ACK_LIMIT_NS))
+        return subscription("subscribe", new)
+
+    def _settle(self) -> tuple[Output, ...]:
+        unanswered = len(self._due_ns)
+        if not self._refusals or unanswered not in (0, len(self._refusals)):
+            return ()
+        refused = list(self._due_ns)
+        self._due_ns.clear()
+        return self._refused(refused)
+
+    def _refused(self, names: list[str]) -> tuple[Output, ...]:
+        reasons = list(dict.fromkeys(self._refusals))
+        self._refusals.clear()
+        text = f"the vendor does not grant {shown(names) or 'something'}: {' / '.join(reasons)}"
+        report = Report(ReportKind.NOT_GRANTED, text)
+        all_refused = not self._acknowledged and len(names) == len(self._sent) > 0
+        if all_refused and reasons == [NOT_AUTHORIZED]:
+            return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
+        return (report,)
+
+
+def _take_due(due_ns: dict[str, int], now_ns: int) -> list[str]:
+    overdue = [name for name, at_ns in due_ns.items() if at_ns <= now_ns]
+    for name in overdue:
+        del due_ns[name]
+    return overdue
+
+
+def _silent(what: str, names: list[str], hint: str) -> Report:
+    seconds = ACK_LIMIT_NS // NS_PER_S
+    text = f"{what} not acknowledged within {seconds} s: {shown(names)}{hint}"
+    return Report(ReportKind.NOT_ACKNOWLEDGED, text)

@@ -1,0 +1,85 @@
+"""What a stream answers to published messages, as typed values.
+
+One JSON object per answer (ADR-50 of the NATS design records): a flow acknowledgement, the report
+of a gap, an error that names its message, or a publish acknowledgement, which may hold an error
+instead. Unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ingestor.errors import StreamError
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """Why the server refuses: HTTP-like code, JetStream's own code, a sentence."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.description} (code {self.err_code or self.code})"
+
+
+class FlowAck(msgspec.Struct, frozen=True):
+    """Everything up to `sequence` is stored; the next answer comes `messages` further on."""
+
+    sequence: int
+    messages: int
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Messages of the batch were lost on their way; in gap mode ``fail`` it ends."""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """Stored, the last of `count` at stream sequence `stream_seq`; `batch` is empty outside one."""
+
+    stream_seq: int
+    batch: str
+    count: int
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Not stored, and why."""
+
+    error: ApiError
+
+
+Answer = FlowAck | Gap | PubAck | Refusal
+
+NO_RESPONDERS: Final = Refusal(ApiError(503, 0, "no stream takes this subject"))
+"""The client library's status 503: nobody listened."""
+
+
+class _Wire(msgspec.Struct, frozen=True):
+    type: str = ""
+    seq: int = 0
+    msgs: int = 0
+    batch: str = ""
+    count: int = 0
+    error: ApiError | None = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Wire)
+
+
+def parse_answer(data: bytes) -> Answer:
+    """Read one answer. Raises StreamError when it is not one."""
+    try:
+        wire = _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise StreamError(f"the stream's answer cannot be read: {data[:200]!r} ({error})") from None
+    if wire.error is not None:
+        return Refusal(wire.error)
+    if wire.type == "ack":
+        return FlowAck(wire.seq, wire.msgs)
+    if wire.type == "gap":
+        return Gap()
+    if wire.type or not wire.seq:
+        raise StreamError(f"the stream's answer is of no known kind: {data[:200]!r}")
+    return PubAck(wire.seq, wire.batch, wire.count)

@@ -1,0 +1,74 @@
+"""When to ask for an acknowledgement, and when to take silence for an end. No clock is read here.
+
+What was under way at a mark is due one delay later. If it is acknowledged by then the mark moves
+on; if not, the stream is asked. When nothing at all is acknowledged for long, the server is taken
+for gone.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+ACK_DELAY_S: Final = 0.02
+"""What was sent this long ago and is not acknowledged is asked for."""
+
+MAX_ACK_DELAY_S: Final = 1.0
+
+ROUND_TRIPS: Final = 4
+"""The delay is at least this many times what the last answer took, up to `MAX_ACK_DELAY_S`."""
+
+SILENCE_S: Final = 10.0
+"""A server that acknowledges nothing for this long while something is due is taken for gone."""
+
+
+class Verdict(Enum):
+    """What to do now."""
+
+    REST = "rest"
+    WAIT = "wait"
+    ASK = "ask"
+    GIVE_UP = "give up"
+
+
+class Patience:
+    """Judges progress by two counts: messages sent, and messages acknowledged."""
+
+    def __init__(self, silence_s: float = SILENCE_S) -> None:
+        self._silence_s = silence_s
+        self._ack_delay_s = ACK_DELAY_S
+        self._mark = 0
+        self._acked = 0
+        self._progress_s = 0.0
+        self._asked_s: float | None = None
+
+    def start(self, sent: int, acked: int, now_s: float) -> float:
+        """Mark what is under way; return in how many seconds to judge."""
+        self._mark = sent
+        self._acked = acked
+        self._progress_s = now_s
+        self._asked_s = None
+        return self._ack_delay_s
+
+    def judge(self, sent: int, acked: int, now_s: float) -> tuple[Verdict, float]:
+        """Return what to do, and in how many seconds to judge again."""
+        if acked >= self._mark or sent < self._mark:
+            verdict = Verdict.WAIT if sent > acked else Verdict.REST
+            return verdict, self.start(sent, acked, now_s)
+        if acked != self._acked:
+            self._acked, self._progress_s = acked, now_s
+        left_s = self._progress_s + self._silence_s - now_s
+        if left_s <= 0:
+            return Verdict.GIVE_UP, 0.0
+        return (Verdict.ASK if self._asked_s is None else Verdict.WAIT), left_s
+
+    def asked(self, now_s: float) -> None:
+        """Note that the stream was asked."""
+        self._asked_s = now_s
+
+    def answered(self, now_s: float) -> None:
+        """Note that it answered: a distant or busy server is given more time from now on."""
+        if self._asked_s is not None:
+            took_s = now_s - self._asked_s
+            self._ack_delay_s = max(ACK_DELAY_S, min(ROUND_TRIPS * took_s, MAX_ACK_DELAY_S))
+            self._asked_s = None

@@ -1,0 +1,225 @@
+"""The stream and its durable consumers: made where missing, brought up to what is asked for.
+
+Only what the configuration names is enforced on a stream that exists: everything else is its
+operator's choice and stays. What cannot be changed is named in the log and left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ingestor.errors import StreamError
+from ingestor.publish.jetstream import JetStreamApi, Json, RefusedError
+from ingestor.units import NS_PER_S
+
+DEFAULT_STREAM: Final = "MARKET_DATA"
+DEFAULT_SUBJECTS: Final = ("market.>",)
+DEFAULT_MAX_AGE_S: Final = 86_400.0
+
+_FIXED: Final = ("storage", "persist_mode")
+"""Settings of a stream that the server never changes."""
+
+_INVALID_JSON: Final = 10025
+_SUBJECTS_OVERLAP: Final = 10065
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """A durable consumer with explicit acknowledgement; pull unless `deliver_subject` is set."""
+
+    name: str
+    filter_subjects: tuple[str, ...] = ()
+    deliver_subject: str | None = None
+    deliver_policy: Literal["all", "new", "last"] = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """The stream that is published to. None: as it is, or the default where it is made anew.
+
+    Defaults are file storage, 24 hours, one replica, no limit of size, limits retention that
+    discards the oldest. `persist_mode` ``async`` lets the server acknowledge before it writes.
+    """
+
+    name: str = DEFAULT_STREAM
+    subjects: tuple[str, ...] = DEFAULT_SUBJECTS
+    max_age_s: float | None = None
+    max_bytes: int | None = None
+    max_msgs: int | None = None
+    replicas: int | None = None
+    storage: Literal["file", "memory"] | None = None
+    discard: Literal["old", "new"] | None = None
+    persist_mode: Literal["default", "async"] | None = None
+    consumers: tuple[ConsumerSettings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What a publisher needs to know of the stream: where it ends, what it can do."""
+
+    name: str
+    last_seq: int
+    fast_ingest: bool
+
+
+async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
+    """Make or update the stream and its consumers.
+
+    Raises StreamError when that is refused or JetStream is off, TimeoutError without an answer.
+    """
+    info = await api.stream_info(settings.name)
+    made = info is None
+    info = await _create(api, settings) if info is None else await _update(api, settings, info)
+    if made:
+        log.info("stream %s is made for %s", settings.name, ", ".join(settings.subjects))
+    _check_use(settings.name, info["config"])
+    for consumer in settings.consumers:
+        await _set_up_consumer(api, settings.name, consumer)
+    fast_ingest = bool(info["config"].get("allow_batched"))
+    return StreamState(settings.name, int(info["state"]["last_seq"]), fast_ingest)
+
+
+async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
+    config = {
+        "name": settings.name,
+        "subjects": list(settings.subjects),
+        "retention": "limits",
+        "discard": "old",
+        "storage": "file",
+        "max_age": int(DEFAULT_MAX_AGE_S * NS_PER_S),
+        "num_replicas": 1,
+        "allow_direct": True,
+    }
+    return await _change(api, "CREATE", config | _wanted(settings))
+
+
+async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Json:
+    existing: Json = info["config"]
+    wanted = _wanted(settings)
+    wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
+    changes = _differences(existing, wanted)
+    for key in _FIXED:
+        if key in changes:
+            log.warning(
+                "stream %s has %s %r and cannot be changed to %r: it stays",
+                *(settings.name, key, existing.get(key), changes.pop(key)),
+            )
+    if not changes:
+        return info
+    updated = await _change(api, "UPDATE", existing | changes)
+    for key in changes.keys() - _differences(updated["config"], changes).keys():
+        log.info(
+            "stream %s: %s changed from %r to %r",
+            *(settings.name, key, existing.get(key), changes[key]),
+        )
+    return updated
+
+
+def _wanted(settings: StreamSettings) -> Json:
+    named: Json = {
+        "max_age": None if settings.max_age_s is None else int(settings.max_age_s * NS_PER_S),
+        "max_bytes": settings.max_bytes,
+        "max_msgs": settings.max_msgs,
+        "num_replicas": settings.replicas,
+        "storage": settings.storage,
+        "discard": settings.discard,
+        "persist_mode": settings.persist_mode,
+        "allow_batched": True,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _differences(existing: Json, wanted: Json) -> Json:
+    return {key: value for key, value in wanted.items() if _setting(existing, key) != value}
+
+
+def _setting(config: Json, key: str) -> Any:
+    """Return a setting; the server leaves out what has its default."""
+    return config.get(key, "default" if key == "persist_mode" else None)
+
+
+async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
+    name, subjects = config["name"], config["subjects"]
+    what = f"stream {name} cannot be {verb.lower()}d"
+    try:
+        return await api.call(what, f"STREAM.{verb}.{name}", config)
+    except RefusedError as refused:
+        if refused.error.err_code == _SUBJECTS_OVERLAP:
+            holders = await _holders(api, subjects, name)
+            raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
+        if refused.error.err_code == _INVALID_JSON and config.pop("allow_batched", None):
+            # A strict server that is older than fast ingest.
+            return await _change(api, verb, config)
+        raise
+
+
+async def _holders(api: JetStreamApi, subjects: list[str], name: str) -> str:
+    names: list[str] = []
+    for subject in subjects:
+        answer = await api.call(f"streams of {subject}", "STREAM.NAMES", {"subject": subject})
+        names += [other for other in answer.get("streams") or [] if other != name]
+    return f"stream {', '.join(sorted(set(names)))}"
+
+
+def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
+    """Add the wanted subjects that no existing one covers, and drop those they cover."""
+    new = [subject for subject in wanted if not any(covers(had, subject) for had in existing)]
+    return [had for had in existing if not any(covers(one, had) for one in new)] + new
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Tell whether everything that `subject` matches is matched by `pattern`."""
+    parts, others = pattern.split("."), subject.split(".")
+    for index, part in enumerate(parts):
+        if part == ">":
+            return len(others) > index
+        if index >= len(others) or others[index] == ">":
+            return False
+        if part not in ("*", others[index]):
+            return False
+    return len(parts) == len(others)
+
+
+def _check_use(name: str, config: Json) -> None:
+    if config.get("no_ack"):
+        raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
+    if config.get("sealed"):
+        raise StreamError(f"stream {name} is sealed: it takes no messages")
+
+
+async def _set_up_consumer(api: JetStreamApi, stream: str, settings: ConsumerSettings) -> None:
+    info = await api.consumer_info(stream, settings.name)
+    wanted = _consumer(settings)
+    existing: Json = info["config"] if info else {}
+    if info and not _differences(existing, wanted):
+        return
+    try:
+        await api.call(
+            f"consumer {settings.name} of stream {stream} cannot be set up",
+            f"CONSUMER.CREATE.{stream}.{settings.name}",
+            {"stream_name": stream, "config": existing | wanted},
+        )
+    except RefusedError as refused:
+        if not info:
+            raise
+        log.warning("%s; it stays as it is", refused)
+
+
+def _consumer(settings: ConsumerSettings) -> Json:
+    config: Json = {
+        "name": settings.name,
+        "durable_name": settings.name,
+        "ack_policy": "explicit",
+        "deliver_policy": settings.deliver_policy,
+    }
+    if settings.deliver_subject is not None:
+        config["deliver_subject"] = settings.deliver_subject
+    if len(settings.filter_subjects) == 1:
+        config["filter_subject"] = settings.filter_subjects[0]
+    elif settings.filter_subjects:
+        config["filter_subjects"] = list(settings.filter_subjects)
+    return config

@@ -1,0 +1,56 @@
+"""From configuration to a publisher."""
+
+from __future__ import annotations
+
+from ingestor.config.schema import Config, Nats
+from ingestor.encode import make_encoder
+from ingestor.publish.access import Access, prepare
+from ingestor.publish.publisher import Publisher
+from ingestor.publish.stream import ConsumerSettings, StreamSettings
+
+
+def access_of(nats: Nats, url: str) -> Access:
+    """Return how to reach the server at `url`. Raises ConfigurationError if it cannot work."""
+    access = Access(
+        url=url,
+        user=nats.user,
+        password=nats.password,
+        token=nats.token,
+        credentials_file=nats.credentials_file,
+        tls_ca_file=nats.tls_ca_file,
+        tls_cert_file=nats.tls_cert_file,
+        tls_key_file=nats.tls_key_file,
+    )
+    prepare(access)
+    return access
+
+
+def make_publisher(config: Config, access: Access) -> Publisher:
+    """Return a publisher as the configuration wants it; made in the process that runs it."""
+    return Publisher(
+        make_encoder(config.publish.encoding),
+        access=access,
+        stream=_stream(config.nats),
+        give_up_after_s=config.nats.give_up_after_s,
+    )
+
+
+def _stream(nats: Nats) -> StreamSettings:
+    return StreamSettings(
+        name=nats.stream,
+        max_age_s=nats.max_age_s,
+        max_bytes=nats.max_bytes,
+        replicas=nats.replicas,
+        storage=nats.storage,
+        discard=nats.discard,
+        persist_mode=nats.persist_mode,
+        consumers=tuple(
+            ConsumerSettings(
+                name=consumer.name,
+                filter_subjects=(consumer.filter_subject,),
+                deliver_subject=consumer.deliver_subject,
+                deliver_policy=consumer.deliver_policy,
+            )
+            for consumer in nats.consumers
+        ),
+    )

@@ -1,0 +1,96 @@
+"""``python -m ingestor.sim.polygon``: run a simulator until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from ingestor.errors import ConfigurationError, ExitCode, IngestorError
+from ingestor.sim.polygon.arguments import read_settings
+from ingestor.sim.polygon.control import ControlChannel
+from ingestor.sim.polygon.director import Director
+from ingestor.sim.polygon.script import play, read_script
+from ingestor.sim.polygon.server import Simulator
+from ingestor.sim.polygon.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a simulator; return the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="ingestor-sim: %(message)s")
+    try:
+        settings, exit_with_stdin = read_settings(sys.argv[1:] if argv is None else argv)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings, exit_with_stdin=exit_with_stdin))
+    except IngestorError as error:
+        print(f"ingestor-sim: {error}", file=sys.stderr)
+        return error.exit_code
+    return ExitCode.OK
+
+
+async def run(settings: Settings, *, exit_with_stdin: bool) -> None:
+    """Serve until a signal, ``quit`` or the end of standard input.
+
+    Raises:
+        ConfigurationError: the script or the certificate cannot be read, or a port is taken.
+    """
+    steps = read_script(settings.script) if settings.script is not None else ()
+    simulator = Simulator(settings)
+    director = Director(simulator)
+    control = ControlChannel(director)
+    try:
+        control_port = await control.start(settings.host, settings.control_port)
+        await simulator.start()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"cannot listen on {settings.host}: {error}") from error
+    _stop_on_signals(director.quit_event)
+    if exit_with_stdin:
+        _stop_with_stdin(director.quit_event)
+    script = asyncio.create_task(play(steps, simulator))
+    _announce(settings, simulator.port, control_port)
+    await director.quit_event.wait()
+    script.cancel()
+    await control.stop()
+    await simulator.stop()
+
+
+def _announce(settings: Settings, port: int, control_port: int) -> None:
+    """The one line on standard output that says that everything listens."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = f"{'ws' if settings.tls_cert is None else 'wss'}://{host}:{port}"
+    ready = {
+        "stocks_url": f"{base}/stocks",
+        "options_url": f"{base}/options",
+        "control_url": f"tcp://{host}:{control_port}",
+        "pid": os.getpid(),
+    }
+    print(json.dumps(ready), flush=True)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _stop_with_stdin(stop: asyncio.Event) -> None:
+    """A parent that dies closes its end of the pipe: nobody is left behind."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(sys.stdin.fileno(), 4_096):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), read)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What the control channel takes: one JSON object a line, told apart by ``do``.
+
+The docstrings are what ``--help`` shows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from ingestor.sim.polygon.vendor import Market
+
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Rate = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True
+):
+    """A command to the simulator as a whole."""
+
+
+class Aimed(Command, frozen=True, kw_only=True):
+    """A command about the connections of one market, or of both, which is the default."""
+
+    market: Market | None = None
+
+
+class Drop(Aimed, frozen=True, kw_only=True, tag="drop"):
+    """Cut the connections: no close frame, unsent bytes are lost."""
+
+
+class Close(Aimed, frozen=True, kw_only=True, tag="close"):
+    """Close the connections with a close frame."""
+
+    code: int = 1001
+    reason: str = ""
+
+
+class HalfOpen(Aimed, frozen=True, kw_only=True, tag="half_open"):
+    """Fall silent: nothing sent, no ping answered, TCP stays up."""
+
+
+class Slow(Aimed, frozen=True, kw_only=True, tag="slow"):
+    """Let bytes trickle at this rate, cutting frames anywhere; 0 lifts it."""
+
+    bytes_per_s: NonNegative
+
+
+class Refuse(Command, frozen=True, kw_only=True, tag="refuse"):
+    """Take no new connections for a while: ``port`` stops listening, ``http`` answers 503."""
+
+    for_s: Annotated[float, msgspec.Meta(ge=0)]
+    how: Literal["port", "http"] = "port"
+
+
+class Evict(Aimed, frozen=True, kw_only=True, tag="evict"):
+    """Say max_connections, then close with 1008."""
+
+
+class Duplicate(Aimed, frozen=True, kw_only=True, tag="duplicate"):
+    """Send each of the next n events twice."""
+
+    n: Positive = 1
+
+
+class Malformed(Aimed, frozen=True, kw_only=True, tag="malformed"):
+    """Send something broken; kinds: see `malformed`."""
+
+    kind: str
+
+
+class Delayed(Command, frozen=True, kw_only=True, tag="delayed"):
+    """Make the next n stock trades late prints, reported ms after they happened."""
+
+    ms: Positive
+    n: Positive = 1
+
+
+class ClockJump(Command, frozen=True, kw_only=True, tag="clock_jump"):
+    """Set the vendor's clock (every t from now on) forward by ms, or back."""
+
+    ms: int
+
+
+class SetRate(Aimed, frozen=True, kw_only=True, tag="rate"):
+    """Change the event rate; 0 is a quiet market that still answers pings."""
+
+    events_per_s: Rate
+    market: Market | None = Market.STOCKS
+
+
+class SetPrice(Command, frozen=True, kw_only=True, tag="price"):
+    """Let SPY go to a price: at once, or in a straight line over some seconds."""
+
+    value: Annotated[float, msgspec.Meta(ge=1)]
+    over_s: Annotated[float, msgspec.Meta(ge=0)] = 0
+
+
+class Send(Aimed, frozen=True, kw_only=True, tag="send"):
+    """Send an exact frame: ``frame`` is JSON, sent byte for byte; ``text`` is any text."""
+
+    frame: msgspec.Raw = msgspec.Raw()
+    text: str = ""
+    market: Market | None = Market.STOCKS
+
+
+class Stats(Aimed, frozen=True, kw_only=True, tag="stats"):
+    """Report counts, connections, subscriptions and what every client has said."""
+
+
+class Quit(Command, frozen=True, kw_only=True, tag="quit"):
+    """Stop the simulator."""
+
+
+AnyCommand = (
+    Drop | Close | HalfOpen | Slow | Refuse | Evict | Duplicate | Malformed | Delayed
+    | ClockJump | SetRate | SetPrice | Send | Stats | Quit
+)  # fmt: skip
+
+COMMANDS: Final[tuple[type[Command], ...]] = AnyCommand.__args__
+DECODER: Final = msgspec.json.Decoder(AnyCommand)

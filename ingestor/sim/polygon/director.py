@@ -1,0 +1,182 @@
+"""The director: carries out control commands on a running simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ingestor.errors import ConfigurationError
+from ingestor.sim.polygon import commands as c
+from ingestor.sim.polygon import malformed
+from ingestor.sim.polygon.connection import Connection
+from ingestor.sim.polygon.floor import Floor
+from ingestor.sim.polygon.options import CENTS_PER_UNIT
+from ingestor.sim.polygon.server import Simulator
+from ingestor.sim.polygon.vendor import Market
+from ingestor.units import NS_PER_MS, NS_PER_S
+
+Reply = dict[str, Any]
+
+
+class Director:
+    """Applies commands; ``quit_event`` is set by the command of that name."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.quit_event = asyncio.Event()
+        self._simulator = simulator
+        self._refusal: asyncio.Task[None] | None = None
+        self._actions: Final[Mapping[type[c.Command], Callable[[Any], Reply]]] = {
+            c.Drop: self._each(lambda connection, _: connection.drop()),
+            c.Close: self._each(lambda connection, do: connection.close(do.code, do.reason)),
+            c.HalfOpen: self._each(lambda connection, _: connection.go_half_open()),
+            c.Slow: self._each(lambda connection, do: connection.slow_down(do.bytes_per_s)),
+            c.Refuse: self._refuse,
+            c.Evict: self._evict,
+            c.Duplicate: self._duplicate,
+            c.Malformed: self._malformed,
+            c.Delayed: self._delayed,
+            c.ClockJump: self._clock_jump,
+            c.SetRate: self._set_rate,
+            c.SetPrice: self._set_price,
+            c.Send: self._send,
+            c.Stats: self._stats,
+            c.Quit: self._quit,
+        }
+
+    def apply(self, command: c.Command) -> Reply:
+        """Carry out a command and say what was done. Raises `ConfigurationError`."""
+        return self._actions[type(command)](command)
+
+    def _floors(self, market: Market | None) -> list[Floor]:
+        floors = self._simulator.floors
+        return list(floors.values()) if market is None else [floors[market]]
+
+    def _members(self, market: Market | None) -> list[Connection]:
+        return [member for floor in self._floors(market) for member in floor.members]
+
+    def _each(self, action: Callable[[Connection, Any], None]) -> Callable[[c.Aimed], Reply]:
+        """An action on every connection of the markets that are meant."""
+
+        def apply(command: c.Aimed) -> Reply:
+            connections = [
+                connection
+                for floor in self._floors(command.market)
+                for connection in list(floor.connections)
+            ]
+            for connection in connections:
+                action(connection, command)
+            return {"connections": len(connections)}
+
+        return apply
+
+    def _refuse(self, command: c.Refuse) -> Reply:
+        if self._refusal is not None and not self._refusal.done():
+            raise ConfigurationError("new connections are being refused already")
+        self._simulator.refuse(command.how)
+        self._refusal = asyncio.get_running_loop().create_task(self._accept_in(command.for_s))
+        return {"for_s": command.for_s, "how": command.how}
+
+    async def _accept_in(self, for_s: float) -> None:
+        await asyncio.sleep(for_s)
+        await self._simulator.accept_again()
+
+    def _evict(self, command: c.Evict) -> Reply:
+        evicted = 0
+        for floor in self._floors(command.market):
+            members = floor.members
+            floor.evict(members)
+            evicted += len(members)
+        return {"connections": evicted}
+
+    def _duplicate(self, command: c.Duplicate) -> Reply:
+        for floor in self._floors(command.market):
+            floor.duplicate(command.n)
+        return {"n": command.n}
+
+    def _malformed(self, command: c.Malformed) -> Reply:
+        kind, members = command.kind, self._members(command.market)
+        if kind not in malformed.KINDS:
+            allowed = ", ".join(malformed.KINDS)
+            raise ConfigurationError(f"malformed kind {kind!r} is not one of {allowed}")
+        for member in members:
+            if kind in malformed.ELEMENTS:
+                member.ride(malformed.ELEMENTS[kind])
+            elif kind in malformed.FRAMES:
+                member.send(malformed.FRAMES[kind])
+            else:
+                member.send(malformed.BINARY_FRAME, binary=True)
+        return {"connections": len(members)}
+
+    def _delayed(self, command: c.Delayed) -> Reply:
+        self._simulator.stock_tape.delay_prints(command.n, command.ms)
+        self._simulator.floors[Market.STOCKS].stream.rewrite()
+        return {"n": command.n}
+
+    def _clock_jump(self, command: c.ClockJump) -> Reply:
+        self._simulator.time.jump(command.ms)
+        for floor in self._floors(None):
+            floor.stream.rewrite()
+        return {"wall_ms": self._simulator.time.wall_ms(time.monotonic_ns())}
+
+    def _set_rate(self, command: c.SetRate) -> Reply:
+        for floor in self._floors(command.market):
+            floor.stream.set_rate(command.events_per_s, time.monotonic_ns())
+        self._simulator.reschedule()
+        return {"events_per_s": command.events_per_s}
+
+    def _set_price(self, command: c.SetPrice) -> Reply:
+        at_ns = self._simulator.time.elapsed_ns(time.monotonic_ns())
+        cents = round(command.value * CENTS_PER_UNIT)
+        self._simulator.underlying.move(cents, at_ns, round(command.over_s * NS_PER_S))
+        for floor in self._floors(None):
+            floor.stream.rewrite()
+        return {"value": command.value}
+
+    def _send(self, command: c.Send) -> Reply:
+        members = self._members(command.market)
+        frame = bytes(command.frame) or command.text.encode()
+        for member in members:
+            member.send(frame)
+        return {"connections": len(members)}
+
+    def _stats(self, command: c.Stats) -> Reply:
+        now_ns = time.monotonic_ns()
+        elapsed_ns = self._simulator.time.elapsed_ns(now_ns)
+        return {
+            "cpu_s": time.process_time(),
+            "wall_ms": self._simulator.time.wall_ms(now_ns),
+            "price": self._simulator.underlying.at(elapsed_ns) / CENTS_PER_UNIT,
+            **{floor.market: _floor_stats(floor) for floor in self._floors(command.market)},
+        }
+
+    def _quit(self, _: c.Quit) -> Reply:
+        self.quit_event.set()
+        return {}
+
+
+def _floor_stats(floor: Floor) -> Reply:
+    stream = floor.stream
+    return {
+        "rate": stream.rate,
+        "generated": stream.sent,
+        "finished": stream.finished,
+        "events": {"T": floor.events["T"], "Q": floor.events["Q"]},
+        "behind_ms": stream.behind_ns / NS_PER_MS,
+        "behind_max_ms": stream.behind_max_ns / NS_PER_MS,
+        "opened": floor.opened,
+        "connections": [_connection_stats(connection) for connection in floor.connections],
+        "history": list(floor.history),
+    }
+
+
+def _connection_stats(connection: Connection) -> Reply:
+    return {
+        "number": connection.number,
+        "authenticated": connection.session.authenticated,
+        "subscriptions": list(connection.session.subscriptions),
+        "events": dict(connection.events),
+        "frames": connection.frames,
+        "bytes": connection.sent_bytes,
+    }

@@ -1,0 +1,169 @@
+"""The trading floor of one market: who is connected, what they are sent, what they asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestor.sim.polygon.connection import Connection
+from ingestor.sim.polygon.phrases import Ints
+from ingestor.sim.polygon.settings import EVICT_OLDER, Settings
+from ingestor.sim.polygon.stream import Cut, MarketTime, Stream
+from ingestor.sim.polygon.tape import Batch
+from ingestor.sim.polygon.vendor import (
+    CONNECTED,
+    MAX_CONNECTIONS,
+    Answer,
+    Market,
+    Request,
+    VendorSession,
+)
+
+HISTORY_MESSAGES: Final = 10_000
+"""Requests and answers remembered for `stats`; older ones are forgotten."""
+POLICY_VIOLATION: Final = 1008
+
+Key = tuple[str, ...]
+Mask = npt.NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What clients with the same subscriptions get of one cut."""
+
+    elements: bytes
+    events: Counter[str]
+
+
+class Floor:
+    """One market; `changed` is called when connections, subscriptions or the rate have changed."""
+
+    def __init__(
+        self, market: Market, settings: Settings, stream: Stream, time: MarketTime
+    ) -> None:
+        self.market = market
+        self.stream = stream
+        self.connections: list[Connection] = []
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_MESSAGES)
+        self.opened = 0
+        self.events: Counter[str] = Counter()
+        self.buffer_bytes = settings.buffer_bytes
+        self.auth_timeout_s = settings.auth_timeout_s
+        self.changed: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._rules = settings.rules(market)
+        self._time = time
+        self._duplicates = 0
+        self._batch: Batch | None = None
+        self._masks: dict[Key, Mask] = {}
+
+    # Connections.
+
+    def joined(self, connection: Connection) -> VendorSession:
+        """A client has opened a connection."""
+        self.connections.append(connection)
+        self.opened += 1
+        connection.say(CONNECTED)
+        return VendorSession(self.market, self._rules)
+
+    def received(self, connection: Connection, request: Request) -> Answer:
+        """A client has said something."""
+        answer = connection.session.answer(request)
+        self._remember(connection, request, answer)
+        if connection.session.authenticated and request.action == "auth":
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.quota_delay_s, self._enforce_quota)
+        else:
+            self._select()
+        self.changed()
+        return answer
+
+    def left(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.remove(connection)
+        self._select()
+        self.changed()
+
+    @property
+    def members(self) -> list[Connection]:
+        """The authenticated connections that are not being closed, oldest first."""
+        return [c for c in self.connections if c.is_open and c.session.authenticated]
+
+    def evict(self, connections: Iterable[Connection]) -> None:
+        """Say that the account has too many connections, then close."""
+        for connection in connections:
+            connection.say(MAX_CONNECTIONS)
+            connection.close(POLICY_VIOLATION)
+
+    def _enforce_quota(self) -> None:
+        members = self.members
+        surplus = max(0, len(members) - self._settings.quota) if self._settings.quota else 0
+        older = self._settings.over_quota == EVICT_OLDER
+        self.evict(members[:surplus] if older else members[len(members) - surplus :])
+
+    def _select(self) -> None:
+        wanted = dict.fromkeys(name for c in self.members for name in c.session.subscriptions)
+        self.stream.select(wanted, monotonic_ns())
+        self._batch = None
+
+    def _remember(self, connection: Connection, request: Request, answer: Answer) -> None:
+        self.history.append(
+            {
+                "at_ms": self._time.wall_ms(monotonic_ns()),
+                "connection": connection.number,
+                "action": request.action,
+                "params": request.params if request.action != "auth" else "",
+                "answers": [f"{s.status}: {s.message}" for s in answer.statuses],
+            }
+        )
+
+    # Events.
+
+    def tick(self, now_ns: int, tolerance_ns: int) -> None:
+        """Send what is due."""
+        for cut in self.stream.cuts(now_ns, tolerance_ns):
+            if cut.batch is not self._batch:
+                self._batch, self._masks = cut.batch, {}
+            self._send(cut)
+
+    def duplicate(self, count: int) -> None:
+        """Let each of the next events be sent twice."""
+        self._duplicates = count
+
+    def _send(self, cut: Cut) -> None:
+        index = self._repeat(cut.rows)
+        shares: dict[Key, _Share | None] = {}
+        for connection in self.members:
+            key = connection.session.key
+            if key not in shares:
+                shares[key] = self._share(cut.batch, index, connection.session)
+            share = shares[key]
+            if share is not None:
+                connection.send_elements(share.elements, share.events)
+                self.events.update(share.events)
+
+    def _repeat(self, rows: slice) -> slice | Ints:
+        """The rows, the first of them twice while duplicates are wanted."""
+        if not self._duplicates:
+            return rows
+        index = np.arange(rows.start, rows.stop)
+        twice = min(self._duplicates, len(index))
+        self._duplicates -= twice
+        return np.sort(np.concatenate((index, index[:twice])))
+
+    def _share(self, batch: Batch, index: slice | Ints, session: VendorSession) -> _Share | None:
+        if session.key not in self._masks:
+            self._masks[session.key] = batch.wanted_by(session.wants)
+        mask = self._masks[session.key]
+        if mask is not None:
+            rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
+            index = rows[mask[rows]]
+        events = batch.count(index)
+        return _Share(batch.elements(index), events) if events.total() else None

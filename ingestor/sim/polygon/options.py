@@ -1,0 +1,230 @@
+"""The option tape: a chain of daily expiries around SPY, trades and quotes of what is wanted.
+
+A price is intrinsic value plus a time value that fades away from the money: enough to look right
+and to move with the underlying, not a pricing model. Contracts near the money are busier.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestor.errors import BadDataError
+from ingestor.sim.polygon.phrases import (
+    Choice,
+    Ints,
+    Layout,
+    Number,
+    Price,
+    interleave,
+)
+from ingestor.sim.polygon.stocks import MILLS_PER_CENT, SYMBOL
+from ingestor.sim.polygon.tape import Batch, Due, Floats, pick, sequence_steps
+from ingestor.sim.polygon.underlying import Underlying
+from ingestor.symbols import OptionTicker, parse_option_ticker
+from ingestor.units import PRICE_SCALE
+
+ALL_TRADES: Final = "T.*"
+EXPIRIES: Final = 4
+CHAIN_STRIKES: Final = 20
+"""Strikes on each side of the price that trade under ``T.*``."""
+CENTS_PER_UNIT: Final = 100
+E9_PER_CENT: Final = PRICE_SCALE // CENTS_PER_UNIT
+FIRST_Q: Final = 1_864_261_653
+
+YEARLY_VOLATILITY: Final = 0.16
+NEAR_STRIKES_CENTS: Final = 400
+FAR_WEIGHT: Final = 0.002
+"""A contract far from the money is quiet, not dead."""
+SPREAD_STEP_CENTS: Final = 500
+
+_EXCHANGES: Final = Choice([str(x) for x in (300, 301, 302, 303, 304, 307, 309, 312, 313, 316)])
+_SIZES: Final = Choice([str(s) for s in (1, 1, 1, 1, 2, 3, 5, 10, 20, 50)])
+_DEPTHS: Final = Choice([str(s) for s in (1, 5, 8, 12, 17, 24, 40, 85, 130, 210)])
+_CONDITIONS: Final = Choice([',"c":[209]', ',"c":[227]', ',"c":[233]', ',"c":[236]', "", ""])
+
+_KIND, _GAP, _PLACE, _A, _B, _C, _D = range(7)
+_DRAWS: Final = 7
+
+
+def expiries(today: dt.date) -> tuple[dt.date, ...]:
+    """Today, if it is a weekday, and the weekdays after it: SPY has one expiry each."""
+    days = (today + dt.timedelta(days=ahead) for ahead in range(2 * EXPIRIES + 2))
+    return tuple(day for day in days if day.weekday() < 5)[:EXPIRIES]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Board:
+    """The channels that have data, as columns; one entry is one contract's trades or quotes."""
+
+    channels: tuple[str, ...]
+    strike_cents: Ints
+    direction: Ints
+    years: Floats
+    is_quote: npt.NDArray[np.bool_]
+    trade: Layout
+    quote: Layout
+
+
+def _layouts(tickers: list[str]) -> tuple[Layout, Layout]:
+    symbol, ms, q = Choice(tickers), Number(13), Number(12)
+    trade = Layout(
+        *(
+            '{"ev":"T","sym":"',
+            ("sym", symbol),
+            '","x":',
+            ("x", _EXCHANGES),
+            ',"p":',
+            ("p", Price()),
+        ),
+        *(',"s":', ("s", _SIZES), ("c", _CONDITIONS), ',"t":', ("t", ms), ',"q":', ("q", q), "},"),
+    )
+    quote = Layout(
+        *('{"ev":"Q","sym":"', ("sym", symbol), '","bx":', ("bx", _EXCHANGES)),
+        *(',"ax":', ("ax", _EXCHANGES), ',"bp":', ("bp", Price()), ',"ap":', ("ap", Price())),
+        *(',"bs":', ("bs", _DEPTHS), ',"as":', ("as", _DEPTHS)),
+        *(',"t":', ("t", ms), ',"q":', ("q", q), "},"),
+    )
+    return trade, quote
+
+
+class OptionTape:
+    """Trades and quotes of the wanted contracts; ``today`` is the New York date of the session."""
+
+    def __init__(
+        self, seed: int, underlying: Underlying, quote_share: float, today: dt.date
+    ) -> None:
+        self._rng = np.random.default_rng([seed, 2])
+        self._underlying = underlying
+        self._quote_share = quote_share
+        self._expiries = expiries(today)
+        self._q = FIRST_Q
+        self._wanted: frozenset[str] = frozenset()
+        self._centre = round(underlying.at(0) / CENTS_PER_UNIT)
+        self._board: _Board | None = None
+
+    def select(self, subscriptions: Collection[str]) -> bool:
+        """Trade and quote the subscribed contracts that exist, or the chain for ``T.*``."""
+        self._wanted = frozenset(subscriptions)
+        self._board = self._make_board()
+        return self._board is not None
+
+    def skip(self, events: int) -> None:
+        """The sequence goes on."""
+        self._q += events
+
+    def batch(self, due: Due) -> Batch:
+        """Write the next events. `select` must have said that there are any."""
+        spot = self._underlying.cents(due.elapsed_ns)
+        board = self._follow(int(spot[0]))
+        draws = self._rng.random((len(due), _DRAWS))
+        entry = self._pick_entries(board, int(spot[0]), draws[:, _KIND])
+        theory = _theory_cents(board, entry, spot)
+        is_quote = board.is_quote[entry]
+        values = self._values(due, draws, theory) | {"sym": entry}
+        rows = [
+            (index, layout.rows({name: column[index] for name, column in values.items()}))
+            for layout, wanted in ((board.trade, False), (board.quote, True))
+            if len(index := np.nonzero(is_quote == wanted)[0])
+        ]
+        return Batch(interleave(len(due), rows), board.channels, entry, is_quote)
+
+    def chain(self) -> Iterable[OptionTicker]:
+        """Contracts around the price, for every expiry."""
+        strikes = range(max(1, self._centre - CHAIN_STRIKES), self._centre + CHAIN_STRIKES + 1)
+        for expiry in self._expiries:
+            for strike in strikes:
+                for right in "CP":
+                    yield OptionTicker(SYMBOL, expiry, right, strike * PRICE_SCALE)
+
+    def _exists(self, ticker: OptionTicker) -> bool:
+        return (
+            ticker.underlying == SYMBOL
+            and ticker.expiry in self._expiries
+            and ticker.strike_e9 > 0
+            and ticker.strike_e9 % PRICE_SCALE == 0
+        )
+
+    def _follow(self, spot_cents: int) -> _Board:
+        """Move the chain along when the price has crossed a strike."""
+        centre = round(spot_cents / CENTS_PER_UNIT)
+        if centre != self._centre:
+            self._centre = centre
+            if ALL_TRADES in self._wanted:
+                self._board = self._make_board()
+        if self._board is None:
+            raise RuntimeError("a batch was asked for with nothing selected")
+        return self._board
+
+    def _make_board(self) -> _Board | None:
+        named = {name: ticker for name in self._wanted if (ticker := self._known(name))}
+        if ALL_TRADES in self._wanted:
+            named |= {f"T.{ticker.text}": ticker for ticker in self.chain()}
+        if not named:
+            return None
+        channels = tuple(sorted(named))
+        tickers = [named[name] for name in channels]
+        today = self._expiries[0]
+        days = np.array([(ticker.expiry - today).days for ticker in tickers])
+        trade, quote = _layouts([ticker.text for ticker in tickers])
+        return _Board(
+            channels=channels,
+            strike_cents=np.array([ticker.strike_e9 // E9_PER_CENT for ticker in tickers]),
+            direction=np.array([1 if ticker.right == "C" else -1 for ticker in tickers]),
+            years=(days + 0.5) / 365,
+            is_quote=np.array([name.startswith("Q.") for name in channels]),
+            trade=trade,
+            quote=quote,
+        )
+
+    def _known(self, channel: str) -> OptionTicker | None:
+        topic, _, text = channel.partition(".")
+        try:
+            ticker = parse_option_ticker(text)
+        except BadDataError:
+            return None
+        return ticker if topic in ("T", "Q") and self._exists(ticker) else None
+
+    def _pick_entries(self, board: _Board, spot: int, draws: Floats) -> Ints:
+        weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot) / NEAR_STRIKES_CENTS)
+        for kind, share in ((True, self._quote_share), (False, 1 - self._quote_share)):
+            of_kind = board.is_quote == kind
+            weight[of_kind] *= share / max(weight[of_kind].sum(), FAR_WEIGHT)
+        total = np.cumsum(weight)
+        picked: Ints = np.searchsorted(total, draws * total[-1], side="right").astype(np.int64)
+        return picked.clip(max=len(total) - 1)
+
+    def _values(self, due: Due, draws: Floats, theory: Ints) -> dict[str, Ints]:
+        half = 1 + theory // SPREAD_STEP_CENTS
+        bid, ask = np.maximum(theory - half, 0), theory + half
+        q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
+        self._q = int(q[-1])
+        at_bid = (draws[:, _PLACE] < 0.5) & (bid > 0)
+        return {
+            "x": pick(draws[:, _A], len(_EXCHANGES)),
+            "bx": pick(draws[:, _A], len(_EXCHANGES)),
+            "ax": pick(draws[:, _B], len(_EXCHANGES)),
+            "p": np.where(at_bid, bid, ask) * MILLS_PER_CENT,
+            "bp": bid * MILLS_PER_CENT,
+            "ap": ask * MILLS_PER_CENT,
+            "s": pick(draws[:, _C], len(_SIZES)),
+            "c": pick(draws[:, _D], len(_CONDITIONS)),
+            "bs": pick(draws[:, _C], len(_DEPTHS)),
+            "as": pick(draws[:, _D], len(_DEPTHS)),
+            "t": due.t_ms,
+            "q": q,
+        }
+
+
+def _theory_cents(board: _Board, entry: Ints, spot: Ints) -> Ints:
+    """Intrinsic value plus time value, in cents."""
+    distance = (spot - board.strike_cents[entry]) * board.direction[entry]
+    deviation = YEARLY_VOLATILITY * spot * np.sqrt(board.years[entry])
+    time_value = 0.4 * deviation * np.exp(-np.abs(distance) / deviation)
+    theory: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
+    return theory

@@ -1,0 +1,163 @@
+"""The simulator: one listening port for both markets, one ticker, and the floors behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+from collections.abc import Callable
+from http import HTTPStatus
+from time import monotonic_ns, time_ns
+from typing import Final
+
+from ingestor.clock import new_york_date
+from ingestor.sim.polygon.connection import Connection
+from ingestor.sim.polygon.floor import Floor
+from ingestor.sim.polygon.options import OptionTape
+from ingestor.sim.polygon.settings import Settings
+from ingestor.sim.polygon.stocks import StockTape
+from ingestor.sim.polygon.stream import MarketTime, Stream
+from ingestor.sim.polygon.tape import Tape
+from ingestor.sim.polygon.underlying import Underlying
+from ingestor.sim.polygon.vendor import Market
+from ingestor.units import NS_PER_MS, NS_PER_S
+
+GOING_AWAY: Final = 1001
+STOP_S: Final = 1.0
+"""How long clients have to answer the close frame when the simulator stops."""
+POLL_S: Final = 0.01
+
+
+class Simulator:
+    """Both markets. `start` listens, `stop` closes everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.time = MarketTime(time_ns() - monotonic_ns())
+        self.underlying = Underlying(settings.seed, settings.price_cents, settings.volatility)
+        if settings.path.by_cents:
+            target = settings.price_cents + settings.path.by_cents
+            self.underlying.move(target, 0, settings.path.over_ns)
+        self.stock_tape = StockTape(settings.seed, self.underlying, settings.quote_share)
+        self.floors = {market: self._floor(market) for market in Market}
+        self.port = settings.port
+        self._numbers = itertools.count(1)
+        self._server: asyncio.Server | None = None
+        self._refusing_http = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_tick_ns = 0
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` when the port is taken."""
+        await self._listen()
+        for floor in self.floors.values():
+            floor.changed = self._on_change
+
+    async def stop(self) -> None:
+        """Close the connections (the vendor goes away), then what is left of them."""
+        self._stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
+        for floor in self.floors.values():
+            for connection in list(floor.connections):
+                connection.close(GOING_AWAY)
+        deadline = monotonic_ns() + round(STOP_S * NS_PER_S)
+        while self.connections and monotonic_ns() < deadline:
+            await asyncio.sleep(POLL_S)
+        for connection in self.connections:
+            connection.drop()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Connections of both markets."""
+        return [c for floor in self.floors.values() for c in floor.connections]
+
+    def admit(self, path: str) -> Floor | HTTPStatus:
+        """The floor of ``/stocks`` or ``/options``."""
+        if self._refusing_http:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        try:
+            return self.floors[Market(path.removeprefix("/"))]
+        except ValueError:
+            return HTTPStatus.NOT_FOUND
+
+    def refuse(self, how: str) -> None:
+        """Take no new connections from now on, by ``port`` or ``http``; those that exist stay."""
+        if how == "http":
+            self._refusing_http = True
+        else:
+            self._stop_listening()
+
+    async def accept_again(self) -> None:
+        """End a refusal."""
+        self._refusing_http = False
+        if self._server is None:
+            await self._listen()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition on connections and subscriptions holds."""
+        if not condition():
+            future = asyncio.get_running_loop().create_future()
+            self._watchers.append((condition, future))
+            await future
+
+    def reschedule(self) -> None:
+        """Set the timer anew: something has changed that says when the next event is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = [floor.stream.next_due_ns() for floor in self.floors.values()]
+        next_due_ns = min((at for at in due if at is not None), default=None)
+        if next_due_ns is not None:
+            at_ns = max(next_due_ns, self._last_tick_ns + self.settings.frame_ms * NS_PER_MS)
+            delay_s = max(0, at_ns - monotonic_ns()) / NS_PER_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _floor(self, market: Market) -> Floor:
+        settings, tape = self.settings, self._tape(market)
+        stream = Stream(tape, self.time, settings.rate_of(market), settings.count)
+        return Floor(market, settings, stream, self.time)
+
+    def _tape(self, market: Market) -> Tape:
+        if market is Market.STOCKS:
+            return self.stock_tape
+        seed, share = self.settings.seed, self.settings.quote_share
+        return OptionTape(seed, self.underlying, share, new_york_date(time_ns()))
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self, next(self._numbers)),
+            self.settings.host,
+            self.port,
+            ssl=_tls(self.settings),
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _on_change(self) -> None:
+        self.reschedule()
+        for condition, future in self._watchers:
+            if not future.done() and condition():
+                future.set_result(None)
+        self._watchers = [watcher for watcher in self._watchers if not watcher[1].done()]
+
+    def _tick(self) -> None:
+        """Send what is due; ticks lie at least ``frame_ms`` apart."""
+        self._last_tick_ns = now_ns = monotonic_ns()
+        for floor in self.floors.values():
+            floor.tick(now_ns, self.settings.frame_ms * NS_PER_MS)
+        self.reschedule()
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    return context

@@ -1,0 +1,1 @@
+"""The programs in `bin/`, run as their users run them."""

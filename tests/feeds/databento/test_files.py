@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from pathlib import Path
+
+import pytest
+
+from ingestor.errors import NoDataError
+from ingestor.feeds.databento.files import DbnSchema, available_dates, find_files, shortened
+from tests.dbn_files import dbn_path
+
+FIRST, SECOND, THIRD = (dt.date(2024, 1, day) for day in (2, 3, 4))
+
+
+def touch(data_dir: Path, schema: str, *dates: dt.date, zstd: bool = True) -> None:
+    for date in dates:
+        dbn_path(data_dir, schema, date, zstd=zstd).write_bytes(b"12345")
+
+
+def test_files_are_found_by_schema_and_date(tmp_path: Path) -> None:
+    touch(tmp_path, "trades", FIRST, SECOND)
+    touch(tmp_path, "mbp-10", FIRST, zstd=False)
+    (file,) = find_files(tmp_path, DbnSchema.TRADES, [SECOND])
+    assert file.path == tmp_path / "trades" / "glbx-mdp3-20240103.trades.dbn.zst"
+    assert (file.date, file.size) == (SECOND, 5)
+    (file,) = find_files(tmp_path, DbnSchema.MBP10, [FIRST])
+    assert file.path == tmp_path / "MBP-10" / "glbx-mdp3-20240102.mbp-10.dbn"
+
+
+def test_no_dates_means_every_date_there_is_in_order(tmp_path: Path) -> None:
+    touch(tmp_path, "trades", THIRD, FIRST)
+    touch(tmp_path, "trades", SECOND, zstd=False)
+    found = find_files(tmp_path, DbnSchema.TRADES)
+    assert [file.date for file in found] == [FIRST, SECOND, THIRD]
+    assert available_dates(tmp_path, DbnSchema.TRADES) == [FIRST, SECOND, THIRD]
+
+
+def test_dates_come_in_order_and_once_however_they_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "trades", FIRST, SECOND, THIRD)
+    found = find_files(tmp_path, DbnSchema.TRADES, [THIRD, FIRST, THIRD])
+    assert [file.date for file in found] == [FIRST, THIRD]
+
+
+def test_of_a_plain_and_a_compressed_file_the_plain_one_is_read_and_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "trades", FIRST)
+    touch(tmp_path, "trades", FIRST, zstd=False)
+    with caplog.at_level(logging.INFO):
+        (file,) = find_files(tmp_path, DbnSchema.TRADES, [FIRST])
+    assert file.path.suffix == ".dbn"
+    (message,) = caplog.messages
+    assert "glbx-mdp3-20240102.trades.dbn and glbx-mdp3-20240102.trades.dbn.zst" in message
+    assert "reading the plain one" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "glbx-mdp3-20240102.mbp-10.dbn",
+        "glbx-mdp3-20241302.trades.dbn",
+        "glbx-mdp3-20240102.trades.dbn.zst.part",
+        "glbx-mdp3-2024010\uff12.trades.dbn",
+        "xnas-itch-20240102.trades.dbn",
+        "symbology.json",
+    ],
+)
+def test_files_of_other_names_are_left_alone(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "trades", SECOND)
+    (tmp_path / "trades" / name).touch()
+    assert available_dates(tmp_path, DbnSchema.TRADES) == [SECOND]
+
+
+def test_a_missing_data_folder_is_named_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NoDataError) as caught:
+        find_files(tmp_path / "nowhere", DbnSchema.TRADES)
+    assert str(caught.value) == (
+        f"the data folder {tmp_path}/nowhere does not exist; "
+        f"trades files are looked for in {tmp_path}/nowhere/trades"
+    )
+
+
+def test_a_missing_schema_folder_is_named_with_the_names_looked_for(tmp_path: Path) -> None:
+    touch(tmp_path, "trades", FIRST)
+    with pytest.raises(NoDataError) as caught:
+        available_dates(tmp_path, DbnSchema.MBP10)
+    assert str(caught.value) == (
+        f"{tmp_path} has no folder MBP-10; mbp-10 files are looked for in {tmp_path}/MBP-10, "
+        "named glbx-mdp3-YYYYMMDD.mbp-10.dbn or glbx-mdp3-YYYYMMDD.mbp-10.dbn.zst"
+    )
+
+
+def test_a_file_where_the_folder_should_be_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "trades").touch()
+    with pytest.raises(NoDataError, match="has no folder trades"):
+        find_files(tmp_path, DbnSchema.TRADES)
+
+
+def test_a_date_without_a_file_is_answered_with_the_names_and_the_dates_there_are(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, "trades", FIRST, THIRD)
+    with pytest.raises(NoDataError) as caught:
+        find_files(tmp_path, DbnSchema.TRADES, [FIRST, SECOND])
+    assert str(caught.value) == (
+        f"no trades file for 2024-01-03: looked in {tmp_path}/trades for "
+        "glbx-mdp3-20240103.trades.dbn or glbx-mdp3-20240103.trades.dbn.zst; "
+        "dates there are: 2024-01-02, 2024-01-04"
+    )
+
+
+def test_all_missing_dates_are_named_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "trades", FIRST)
+    with pytest.raises(NoDataError, match=r"for 2024-01-03, 2024-01-04: .*YYYYMMDD"):
+        find_files(tmp_path, DbnSchema.TRADES, [THIRD, SECOND])
+
+
+def test_a_folder_without_any_file_is_said_to_hold_none(tmp_path: Path) -> None:
+    (tmp_path / "trades").mkdir()
+    with pytest.raises(NoDataError, match=r"holds no trades file: none is named glbx-mdp3-YYYY"):
+        find_files(tmp_path, DbnSchema.TRADES)
+    with pytest.raises(NoDataError, match="there is no file of any date"):
+        find_files(tmp_path, DbnSchema.TRADES, [FIRST])
+
+
+def test_a_link_to_nowhere_cannot_be_opened(tmp_path: Path) -> None:
+    dbn_path(tmp_path, "trades", FIRST).symlink_to(tmp_path / "gone")
+    with pytest.raises(NoDataError, match=r"trades\.dbn\.zst cannot be opened: No such file"):
+        find_files(tmp_path, DbnSchema.TRADES)
+
+
+def test_long_lists_of_dates_are_shortened_in_their_middle() -> None:
+    days = [dt.date(2024, 1, 1) + dt.timedelta(days=number) for number in range(200)]
+    assert shortened(days[:6]).count(",") == 5
+    assert shortened(days) == (
+        "2024-01-01, 2024-01-02, 2024-01-03 ... 2024-07-16, 2024-07-17, 2024-07-18 (200 days)"
+    )

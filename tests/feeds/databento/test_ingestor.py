@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tracemalloc
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingestor.blocks import Source
+from ingestor.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.events import MBP10, Aggressor, FuturesTrade
+from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
+from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
+from ingestor.feeds.databento.streams import READ_BYTES
+from ingestor.feeds.databento.symbology import NS_PER_DAY
+from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES
+from ingestor.units import NS_PER_S
+from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, dbn_path, depth, records_of, trades, write_dbn
+
+ONE_DAY = dt.timedelta(days=1)
+HOUR_NS = 3600 * NS_PER_S
+
+
+def put(data_dir: Path, schema: str, number: int = 0, count: int = 100, **kind: Any) -> Path:
+    """Write the file of a day, `number` days after `DAY`."""
+    date = DAY + number * ONE_DAY
+    records = records_of(schema, count)
+    for name in ("ts_event_ns", "ts_recv_ns"):
+        records[name] += np.uint64(number * NS_PER_DAY)
+    mappings = {"ES.c.0": [(DAY, DAY + 30 * ONE_DAY, str(INSTRUMENT))]}
+    path = dbn_path(data_dir, schema, date, zstd=kind.get("zstd", True))
+    return write_dbn(path, records, schema=schema, mappings=mappings, **kind)
+
+
+def rows(ingestor: DBNIngestor) -> int:
+    return sum(len(block.records) for block in ingestor.blocks())
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.parametrize("schema", list(DbnSchema))
+def test_several_days_come_in_order_as_they_are_in_their_files(
+    tmp_path: Path, schema: DbnSchema
+) -> None:
+    for number in (2, 0, 1):
+        put(tmp_path, schema, number)
+    ingestor = DBNIngestor(
+        data_dir=tmp_path, schema=schema, dates=[DAY + ONE_DAY, DAY, DAY], feed=3
+    )
+    blocks = [(block, block.records.tobytes()) for block in ingestor.blocks()]
+    times = np.concatenate(
+        [np.frombuffer(data, block.records.dtype)["ts_event_ns"] for block, data in blocks]
+    )
+    assert times.tolist() == [
+        DAY_NS + day * NS_PER_DAY + second * NS_PER_S for day in (0, 1) for second in range(100)
+    ]
+    assert {block.feed for block, _ in blocks} == {3}
+    assert {block.source for block, _ in blocks} == {Source.REPLAY}
+    assert all(block.symbols == {INSTRUMENT: "ES.c.0"} for block, _ in blocks)
+
+
+def test_no_dates_means_every_day_there_is(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path, "trades", number)
+    assert rows(DBNIngestor(data_dir=tmp_path)) == 300
+
+
+@pytest.mark.parametrize("block_bytes", [MIN_BLOCK_BYTES, 5000, BLOCK_BYTES])
+def test_no_block_is_larger_than_asked_for(tmp_path: Path, block_bytes: int) -> None:
+    put(tmp_path, "mbp-10", count=2000)
+    ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10, block_bytes=block_bytes)
+    sizes = [block.records.nbytes for block in ingestor.blocks()]
+    assert sum(sizes) == 2000 * 368
+    assert max(sizes) == block_bytes // 368 * 368
+
+
+def test_the_default_block_fits_a_ring_message() -> None:
+    assert 64 * 1024 <= BLOCK_BYTES <= 256 * 1024
+
+
+def test_a_block_too_small_for_a_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        DBNIngestor(data_dir=tmp_path, block_bytes=MIN_BLOCK_BYTES - 1)
+    assert str(caught.value) == (
+        "block_bytes is 1019; it must be at least 1020, the longest record that DBN allows"
+    )
+
+
+def test_a_missing_file_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    with pytest.raises(NoDataError, match="no trades file for 2024-01-03"):
+        DBNIngestor(data_dir=tmp_path, dates=[DAY, DAY + ONE_DAY]).blocks()
+    with pytest.raises(NoDataError, match="has no folder MBP-10"):
+        DBNIngestor(data_dir=tmp_path).read_mbp10()
+
+
+def test_a_broken_file_ends_the_run_after_all_that_was_whole(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    path = put(tmp_path, "trades", 1, zstd=False)
+    path.write_bytes(path.read_bytes()[:-1])
+    put(tmp_path, "trades", 2)
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    trades_read = ingestor.read_trades()
+    assert len(list(islice(trades_read, 199))) == 199
+    with pytest.raises(BadDataError, match=r"ends inside a record \(47 of 48 bytes\); 99 whole"):
+        next(trades_read)
+    assert (ingestor.progress.files_done, ingestor.progress.path) == (1, path)
+
+
+def test_a_trades_file_under_the_name_of_a_depth_file_is_refused(tmp_path: Path) -> None:
+    path = write_dbn(dbn_path(tmp_path, "mbp-10"), trades(5), schema="trades")
+    with pytest.raises(BadDataError) as caught:
+        list(DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10).blocks())
+    assert str(caught.value) == f"{path} holds schema trades, not mbp-10 as its name says"
+
+
+def test_progress_is_told_block_by_block(tmp_path: Path) -> None:
+    paths = [put(tmp_path, "trades", number, count=30_000) for number in range(2)]
+    sizes = [path.stat().st_size for path in paths]
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    seen = []
+    blocks = ingestor.blocks()
+    assert ingestor.progress.bytes_total == sum(sizes)
+    for _ in blocks:
+        progress = ingestor.progress
+        seen.append((progress.bytes_read, progress.records, progress.files_done, progress.path))
+    assert seen == sorted(seen)
+    assert seen[0][0] < sizes[0] < seen[-1][0] <= sum(sizes)
+    assert {(done, path) for _, _, done, path in seen} == {(0, paths[0]), (1, paths[1])}
+    progress = ingestor.progress
+    assert (progress.files_done, progress.files_total) == (2, 2)
+    assert (progress.bytes_read, progress.records) == (sum(sizes), 60_000)
+
+
+def test_a_file_without_records_counts_as_read(tmp_path: Path) -> None:
+    path = put(tmp_path, "trades", count=0)
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    assert list(ingestor.blocks()) == []
+    assert (ingestor.progress.files_done, ingestor.progress.bytes_read) == (1, path.stat().st_size)
+
+
+def test_every_run_has_progress_of_its_own(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    assert rows(ingestor) == rows(ingestor) == ingestor.progress.records == 100
+
+
+def test_a_session_is_new_york_time_on_the_files_date(tmp_path: Path) -> None:
+    path = dbn_path(tmp_path, "trades")
+    write_dbn(path, trades(24 * 4, step_ns=HOUR_NS // 4), schema="trades")
+    ingestor = DBNIngestor(data_dir=tmp_path, start=dt.time(9, 30), end=dt.time(16))
+    times = [trade.ts_event_ns for trade in ingestor.read_trades()]
+    assert (times[0], times[-1]) == (
+        DAY_NS + 14 * HOUR_NS + HOUR_NS // 2,
+        DAY_NS + 21 * HOUR_NS - HOUR_NS // 4,
+    )
+
+
+def test_an_evening_session_runs_on_into_the_file_of_the_next_date(tmp_path: Path) -> None:
+    for number in range(2):
+        start_ns = DAY_NS + number * NS_PER_DAY
+        path = dbn_path(tmp_path, "trades", DAY + number * ONE_DAY)
+        write_dbn(path, trades(24, start_ns=start_ns, step_ns=HOUR_NS), schema="trades")
+    night = {"data_dir": tmp_path, "start": dt.time(18), "end": dt.time(9)}
+    both = DBNIngestor(**night)  # type: ignore[arg-type]
+    hours = [(trade.ts_event_ns - DAY_NS) // HOUR_NS for trade in both.read_trades()]
+    assert hours == [*range(23, 38), 47]
+    second = DBNIngestor(**night, dates=[DAY + ONE_DAY])  # type: ignore[arg-type]
+    hours = [(trade.ts_event_ns - DAY_NS) // HOUR_NS for trade in second.read_trades()]
+    assert hours == [47]
+
+
+def test_absolute_times_narrow_what_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    ingestor = DBNIngestor(
+        data_dir=tmp_path, start_ns=DAY_NS + 10 * NS_PER_S, end_ns=DAY_NS + 12 * NS_PER_S
+    )
+    assert [trade.seq for trade in ingestor.read_trades()] == [6010, 6011]
+    assert ingestor.progress.filtered == 98
+
+
+@pytest.mark.parametrize(("symbol", "count"), [("ES.c.0", 100), ("ES", 100), ("NQ", 0)])
+def test_symbols_are_chosen_by_either_name_and_published_renamed(
+    tmp_path: Path, symbol: str, count: int
+) -> None:
+    put(tmp_path, "trades")
+    ingestor = DBNIngestor(data_dir=tmp_path, symbols=frozenset({symbol}), rename={"ES.c.0": "ES"})
+    assert [trade.symbol for trade in ingestor.read_trades()] == ["ES"] * count
+
+
+def test_symbology_json_beside_the_file_serves_when_metadata_is_silent(tmp_path: Path) -> None:
+    path = write_dbn(dbn_path(tmp_path, "trades"), trades(2), schema="trades", mappings={})
+    (path.parent / "symbology.json").write_text(
+        '{"result": {"ES.c.0": [{"d0": "2024-01-02", "d1": "2024-01-03", "s": "17077"}]}}'
+    )
+    assert {trade.symbol for trade in DBNIngestor(data_dir=tmp_path).read_trades()} == {"ES.c.0"}
+
+
+def test_an_unknown_instrument_is_logged_once_for_all_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        path = dbn_path(tmp_path, "trades", DAY + number * ONE_DAY)
+        write_dbn(path, trades(2), schema="trades", mappings={})
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    assert {trade.symbol for trade in ingestor.read_trades()} == {"17077"}
+    assert len(caplog.messages) == 1
+
+
+def test_trades_and_depth_are_read_as_events_whatever_the_schema(tmp_path: Path) -> None:
+    put(tmp_path, "trades", count=3)
+    put(tmp_path, "mbp-10", count=3)
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    first, *_ = ingestor.read_trades()
+    assert first == FuturesTrade(
+        ts_event_ns=DAY_NS,
+        ts_recv_ns=DAY_NS + 105_900,
+        source="replay",
+        symbol="ES.c.0",
+        price=4800.25,
+        size=1,
+        aggressor=Aggressor.SELL,
+        exchange="CME",
+        conditions=None,
+        seq=6000,
+    )
+    book = next(ingestor.read_mbp10())
+    assert isinstance(book, MBP10)
+    assert (book.levels[0].bid_px, book.levels[0].ask_px) == (4800.25, 4800.5)
+    assert (book.levels[9].ask_px, book.levels[9].ask_sz) == (None, 0)
+
+
+def test_reading_events_pairwise_from_two_runs_does_not_mix_them(tmp_path: Path) -> None:
+    put(tmp_path, "trades", count=500)
+    put(tmp_path, "mbp-10", count=500)
+    ingestor = DBNIngestor(data_dir=tmp_path, block_bytes=MIN_BLOCK_BYTES)
+    pairs = zip(ingestor.read_trades(), ingestor.read_mbp10(), strict=True)
+    assert all(trade.seq == book.seq for trade, book in pairs)
+
+
+def test_closing_releases_the_file_and_ends_the_iteration(tmp_path: Path) -> None:
+    put(tmp_path, "trades", count=20_000)
+    before = open_files()
+    with DBNIngestor(data_dir=tmp_path, block_bytes=4096) as ingestor:
+        blocks = ingestor.blocks()
+        trade_events = ingestor.read_trades()
+        next(blocks)
+        next(trade_events)
+        assert open_files() == before + 2
+    assert open_files() == before
+    assert list(blocks) == []
+
+
+def test_a_run_given_up_midway_still_says_what_was_odd(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = trades(20_000)
+    records["ts_recv_ns"][3] = 2**64 - 1
+    write_dbn(dbn_path(tmp_path, "trades"), records, schema="trades")
+    ingestor = DBNIngestor(data_dir=tmp_path, block_bytes=4096)
+    next(ingestor.blocks())
+    ingestor.close()
+    assert "records skipped: 1" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        put(tmp_path, "mbp-10", count=count)
+        ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10)
+        tracemalloc.start()
+        assert rows(ingestor) == count
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    bound = BLOCK_BYTES + MAX_BLOCK_BYTES + READ_BYTES + 512 * 1024
+    assert peak(3_000) < bound
+    assert peak(60_000) < bound
+
+
+def test_depth_of_a_capture_with_send_times_is_read_like_any_other(tmp_path: Path) -> None:
+    put(tmp_path, "mbp-10", ts_out=True, version=1)
+    ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10)
+    found = b"".join(block.records.tobytes() for block in ingestor.blocks())
+    assert found == depth(100).tobytes()

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestor.publish.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
+from ingestor.publish.batches import (
+    ACK_WINDOW_MESSAGES,
+    OPENING_MESSAGES,
+    OUTSTANDING,
+    AckBatch,
+    FastBatch,
+)
+from ingestor.publish.readback import messages_of
+
+FULL = Refusal(ApiError(503, 10077, "maximum bytes exceeded"))
+APPENDED = "500.fail.000000000002.1.$FI"
+COMMITTED = "500.fail.000000000003.3.$FI"
+
+
+def started(sent: int) -> FastBatch:
+    batch = FastBatch("_INBOX.x", "b1")
+    batch.sent = sent
+    return batch
+
+
+def proof() -> FastBatch:
+    batch = FastBatch("_INBOX.x", "b1", proof=True)
+    batch.sent = 1
+    return batch
+
+
+def test_the_first_message_starts_the_batch_and_the_others_are_appended() -> None:
+    batch = FastBatch("_INBOX.x", "b1", flow=200)
+    assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.200.fail.", b".0.$FI")
+    batch.sent = 1
+    assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.200.fail.", b".1.$FI")
+
+
+def test_the_first_message_goes_alone_and_a_few_more_before_the_first_answer() -> None:
+    assert started(0).room == 1
+    assert started(1).room == OPENING_MESSAGES - 1
+    assert started(OPENING_MESSAGES).room == 0
+
+
+def test_the_servers_flow_opens_the_window_and_narrows_it() -> None:
+    batch = started(1)
+    batch.receive("500.fail.000000000001.0.$FI", FlowAck(0, 500))
+    assert batch.room == 500 * OUTSTANDING - 1
+    batch.sent = 500 * OUTSTANDING
+    assert batch.room == 0
+    batch.receive(APPENDED, FlowAck(500, 100))
+    assert (batch.acked, batch.room) == (500, 0)
+    batch.receive(APPENDED, FlowAck(1900, 100))
+    assert batch.room == 1900 + 100 * OUTSTANDING - 500 * OUTSTANDING
+
+
+def test_an_acknowledgement_covers_those_before_it_and_an_old_one_takes_nothing_back() -> None:
+    batch = started(40)
+    batch.receive(APPENDED, FlowAck(30, 10))
+    batch.receive(APPENDED, FlowAck(20, 10))
+    assert batch.acked == 30
+    batch.receive(APPENDED, FlowAck(50, 10))
+    assert batch.acked == 40
+
+
+def test_the_commit_tells_count_and_stream_sequence() -> None:
+    batch = started(2)
+    batch.receive(COMMITTED, PubAck(102, "b1", 2))
+    assert (batch.acked, batch.last_seq) == (2, 102)
+    assert (batch.ended, batch.fenced, batch.broken) == (True, True, False)
+
+
+def test_a_batch_that_ends_before_its_last_message_is_broken_and_settled() -> None:
+    batch = started(9)
+    batch.receive(APPENDED, Gap())
+    assert (batch.broken, batch.fenced, batch.room) == (True, False, 0)
+    batch.receive(APPENDED, PubAck(104, "b1", 4))
+    assert (batch.acked, batch.ended, batch.broken, batch.fenced) == (4, True, True, True)
+
+
+def test_the_first_refusal_is_remembered() -> None:
+    batch = started(9)
+    batch.receive(APPENDED, FULL)
+    batch.receive(APPENDED, Refusal(ApiError(400, 10208, "batch publish ID unknown")))
+    assert batch.refusal == FULL.error
+    assert (batch.broken, batch.fenced) == (True, False)
+
+
+def test_an_error_in_answer_to_the_fence_is_no_refusal_of_a_message() -> None:
+    batch = started(2)
+    batch.receive(COMMITTED, Refusal(ApiError(400, 10208, "batch publish ID unknown")))
+    assert (batch.refusal, batch.fenced, batch.broken, batch.ended) == (None, True, True, False)
+
+
+def test_a_proof_is_one_message_that_commits_itself() -> None:
+    batch = FastBatch("_INBOX.x", "b1", proof=True)
+    assert (batch.room, batch.reply.suffix) == (1, b".2.$FI")
+    batch.sent = 1
+    assert (batch.room, batch.can_commit) == (0, False)
+    batch.receive("500.fail.000000000001.2.$FI", PubAck(77, "b1", 1))
+    assert (batch.fast_ingest, batch.acked, batch.last_seq, batch.ended) == (True, 1, 77, True)
+
+
+def test_a_proof_stored_as_an_ordinary_message_tells_that_there_is_no_fast_ingest() -> None:
+    batch = proof()
+    batch.receive("500.fail.000000000001.2.$FI", PubAck(77, "", 0))
+    assert (batch.fast_ingest, batch.acked, batch.last_seq) == (False, 1, 77)
+    assert (batch.ended, batch.broken) == (True, False)
+
+
+def test_an_ordinary_acknowledgement_within_a_batch_breaks_it() -> None:
+    batch = started(5)
+    batch.receive(APPENDED, PubAck(77, "", 0))
+    assert (batch.broken, batch.ended, batch.acked) == (True, False, 0)
+
+
+def test_only_a_started_and_open_batch_can_be_committed() -> None:
+    assert not started(0).can_commit
+    batch = started(3)
+    assert batch.can_commit
+    batch.committing = True
+    assert (batch.can_commit, batch.room) == (False, 0)
+
+
+def test_the_fence_of_a_batch_is_a_commit_that_no_server_stores() -> None:
+    fence = started(2).fence("market.x")
+    line, header, *_ = fence.split(b"\r\n\r\n")[0].split(b"\r\n")
+    assert line.startswith(b"HPUB market.x _INBOX.x.b1.500.fail.000000000003.3.$FI ")
+    assert header == b"NATS/1.0"
+    assert b"Nats-Expected-Stream: ." in fence
+    assert started(0).fence("market.x").count(b".000000000002.3.$FI") == 1
+
+
+def test_single_acknowledgements_move_the_window_one_by_one() -> None:
+    batch = AckBatch("_INBOX.x", "b1", window=3)
+    assert (batch.reply.prefix, batch.reply.suffix, batch.room) == (b"_INBOX.x.b1.", b"", 3)
+    batch.sent = 3
+    assert batch.room == 0
+    batch.receive("000000000001", PubAck(51, "", 0))
+    batch.receive("000000000002", PubAck(60, "", 0))
+    assert (batch.acked, batch.last_seq, batch.room, batch.broken) == (2, 60, 2, False)
+
+
+def test_a_refused_message_breaks_the_order_only_if_one_behind_it_is_stored() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    batch.sent = 3
+    batch.receive("000000000001", FULL)
+    assert (batch.broken, batch.torn, batch.room) == (True, False, 0)
+    batch.receive("000000000002", FULL)
+    assert not batch.torn
+    batch.receive("000000000003", PubAck(9, "", 0))
+    assert (batch.torn, batch.acked) == (True, 0)
+
+
+def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    batch.sent = 3
+    batch.receive("000000000002", PubAck(9, "", 0))
+    batch.receive("000000000003", PubAck(10, "", 0))
+    assert (batch.broken, batch.torn, batch.acked) == (True, False, 0)
+
+
+def test_the_fence_of_single_acknowledgements_is_told_from_messages() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    assert batch.fence("market.x").startswith(b"HPUB market.x _INBOX.x.b1.fence ")
+    batch.receive("fence", Refusal(ApiError(400, 10060, "expected stream does not match")))
+    assert (batch.fenced, batch.refusal, batch.broken) == (True, None, False)
+
+
+def test_nobody_listening_is_a_refusal() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    batch.sent = 1
+    batch.receive("000000000001", NO_RESPONDERS)
+    assert batch.refusal is not None
+    assert batch.broken
+
+
+@given(st.lists(st.tuples(st.integers(1, 900), st.integers(1, 500)), max_size=30))
+def test_no_more_is_sent_than_the_newest_acknowledgement_allows(
+    steps: list[tuple[int, int]],
+) -> None:
+    batch = started(1)
+    batch.receive("500.fail.000000000001.0.$FI", FlowAck(0, 500))
+    flow = 500
+    for wish, next_flow in steps:
+        sent_before = batch.sent
+        batch.sent += min(wish, batch.room)
+        assert batch.sent == sent_before or batch.sent <= batch.acked + flow * OUTSTANDING
+        batch.receive(APPENDED, FlowAck(batch.sent // next_flow * next_flow, next_flow))
+        flow = next_flow
+        assert batch.acked <= batch.sent
+
+
+def test_the_window_of_single_acknowledgements_is_bounded() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    assert batch.room == ACK_WINDOW_MESSAGES
+
+
+def test_frames_are_read_back_into_messages() -> None:
+    frames = b"PUB a.b _I.1 00000003\r\nx\r\n\r\nPUB c _I.2 0\r\n\r\n"
+    assert messages_of(frames) == [("a.b", b"x\r\n"), ("c", b"")]

@@ -1,0 +1,231 @@
+"""What a stream holds after kills, cuts and frost: everything, once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from ingestor.errors import NatsUnreachableError, StreamError
+from ingestor.publish.access import Access
+from ingestor.publish.stream import StreamSettings
+from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
+from tests.publish.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ingestor.publish.publisher import Publisher
+    from tests.nats_servers import NatsServer
+
+ROWS = 400
+BETWEEN = 3_000
+"""Rows acknowledged from one disturbance to the next."""
+
+
+async def _send_through(
+    publishing: Publisher, disturb: Callable[[], Awaitable[None]], times: int
+) -> int:
+    """Send without a pause while `disturb` is done so many times; return the rows sent."""
+    await publishing.open()
+    disturbing = asyncio.create_task(_disturb(publishing, disturb, times))
+    rows = 0
+    while not disturbing.done():
+        await publishing.send(trades(rows, ROWS))
+        rows += ROWS
+    await publishing.flush()
+    disturbing.result()
+    return rows
+
+
+async def _disturb(
+    publishing: Publisher, disturb: Callable[[], Awaitable[None]], times: int
+) -> None:
+    for _ in range(times):
+        rows = publishing.acked_rows
+        await until(lambda rows=rows: publishing.acked_rows >= rows + BETWEEN)
+        await disturb()
+
+
+async def _kill(server: NatsServer) -> None:
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+
+@pytest.mark.parametrize("encoder", [PlainEncoder(), PlainEncoder(rows_per_message=7)])
+def test_a_server_killed_again_and_again_holds_every_row_once_and_in_order(
+    any_nats_server: NatsServer, encoder: PlainEncoder
+) -> None:
+    async def run() -> None:
+        publishing = publisher(any_nats_server, encoder=encoder)
+        rows = await _send_through(publishing, lambda: _kill(any_nats_server), 3)
+        report = await publishing.close()
+        assert report.reconnects == 3
+        assert report.rows_by_subject == {"market.futures.trades": rows}
+        assert await stored(any_nats_server) == list(range(rows))
+        assert (report.first_seq, report.last_seq) == (1, report.messages)
+
+    uvloop.run(run())
+
+
+def test_a_connection_cut_again_and_again_loses_and_repeats_nothing(
+    any_nats_server: NatsServer,
+) -> None:
+    async def run() -> None:
+        async with Proxy(any_nats_server.port) as proxy:
+
+            async def cut() -> None:
+                proxy.cut()
+
+            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            rows = await _send_through(publishing, cut, 5)
+            report = await publishing.close()
+        assert report.reconnects == 5
+        assert await stored(any_nats_server) == list(range(rows))
+
+    asyncio.run(run())
+
+
+def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
+    any_nats_server: NatsServer,
+) -> None:
+    async def freeze() -> None:
+        any_nats_server.pause()
+        await asyncio.sleep(8.0)
+        any_nats_server.resume()
+
+    async def run() -> None:
+        publishing = publisher(any_nats_server, give_up_after_s=8.0)
+        rows = await _send_through(publishing, freeze, 1)
+        report = await publishing.close()
+        assert report.reconnects >= 1
+        assert await stored(any_nats_server) == list(range(rows))
+
+    uvloop.run(run())
+
+
+def test_a_server_that_stays_frozen_is_given_up(any_nats_server: NatsServer) -> None:
+    async def run() -> None:
+        publishing = publisher(any_nats_server, give_up_after_s=1.0)
+        await publishing.open()
+        await publishing.send(trades(0, 100))
+        await publishing.flush()
+        any_nats_server.pause()
+        with pytest.raises(NatsUnreachableError, match="rows are not stored"):
+            async with asyncio.timeout(8):
+                await publishing.send(trades(100, 200_000))
+        async with asyncio.timeout(8):
+            report = await publishing.close()
+        assert report.rows_by_subject == {"market.futures.trades": 100}
+
+    uvloop.run(run())
+
+
+def test_a_server_that_stays_away_is_given_up_though_nothing_is_to_be_sent(
+    nats_server: NatsServer,
+) -> None:
+    async def run() -> None:
+        publishing = publisher(nats_server, give_up_after_s=0.5)
+        await publishing.open()
+        nats_server.kill()
+        await until(lambda: publishing.failure)
+        with pytest.raises(NatsUnreachableError):
+            await publishing.send(trades(0, 1))
+        await publishing.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_under_way_is_sent_again_though_nobody_sends(any_nats_server: NatsServer) -> None:
+    async def run() -> None:
+        async with Proxy(any_nats_server.port) as proxy:
+            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            await publishing.open()
+            await publishing.send(trades(0, 1))
+            await publishing.flush()
+            proxy.deaf = True
+            await publishing.send(trades(1, 50))
+            proxy.cut()
+            proxy.deaf = False
+            await until(lambda: publishing.acked_rows == 51)
+            await publishing.close()
+        assert await stored(any_nats_server) == list(range(51))
+
+    asyncio.run(run())
+
+
+def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
+    any_nats_server: NatsServer,
+) -> None:
+    async def run() -> None:
+        async def kill_amid_strangers() -> None:
+            stranger = await connect(any_nats_server)
+            for _ in range(50):
+                await stranger.jetstream().publish("market.stocks.trades", b"-1")
+            await stranger.close()
+            await _kill(any_nats_server)
+
+        publishing = publisher(any_nats_server)
+        rows = await _send_through(publishing, kill_amid_strangers, 2)
+        report = await publishing.close()
+        everything = await stored(any_nats_server)
+        assert [size for size in everything if size >= 0] == list(range(rows))
+        assert len(everything) > rows
+        assert report.messages == rows
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_keeps_only_the_newest_gets_every_row_once_too(
+    any_nats_server: NatsServer,
+) -> None:
+    async def run() -> None:
+        publishing = publisher(any_nats_server, stream=StreamSettings(max_msgs=50))
+        rows = await _send_through(publishing, lambda: _kill(any_nats_server), 2)
+        report = await publishing.close()
+        assert (report.messages, report.last_seq) == (rows, rows)
+        assert await stored(any_nats_server) == list(range(rows - 50, rows))
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_lost_what_it_acknowledged_is_told(nats_server: NatsServer) -> None:
+    async def run() -> None:
+        publishing = publisher(nats_server)
+        await publishing.open()
+        await publishing.send(trades(0, 1000))
+        await publishing.flush()
+        await asyncio.to_thread(nats_server.kill)
+        for block in nats_server.store_dir.rglob("*.blk"):
+            os.truncate(block, block.stat().st_size // 2)
+        for state in nats_server.store_dir.rglob("index.db"):
+            state.unlink()
+        await asyncio.to_thread(nats_server.start)
+        await until(lambda: publishing.failure)
+        with pytest.raises(StreamError, match="lost"):
+            await publishing.send(trades(1000, 1))
+        await publishing.close()
+
+    asyncio.run(run())
+
+
+def test_a_purge_while_the_server_is_away_is_no_loss(any_nats_server: NatsServer) -> None:
+    async def run() -> None:
+        publishing = publisher(any_nats_server)
+        await publishing.open()
+        await publishing.send(trades(0, 1000))
+        await publishing.flush()
+        client = await connect(any_nats_server)
+        await client.jetstream().purge_stream("MARKET_DATA")
+        await client.close()
+        await _kill(any_nats_server)
+        await publishing.send(trades(1000, 10))
+        await publishing.flush()
+        report = await publishing.close()
+        assert report.messages == 1010
+        assert await stored(any_nats_server) == list(range(1000, 1010))
+
+    asyncio.run(run())

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ingestor.blocks import Frames, Runs
+from ingestor.errors import StreamError
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
+from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
+from ingestor.publish.readback import Stored
+from ingestor.publish.stream import StreamState
+from tests.publish.plain import TRADES, PlainEncoder, trades
+
+
+def ledger(*, fast: bool = True, last_seq: int = 100) -> Ledger:
+    return Ledger("_INBOX.x", StreamState("S", last_seq, fast_ingest=fast))
+
+
+def send(books: Ledger, *, pad: int = 0, limit: int = 10**9) -> Frames:
+    """Encode and note what there is room for."""
+    runs = books.next_runs()
+    assert isinstance(runs, Runs)
+    room = min(books.room(), limit)
+    frames = PlainEncoder(pad=pad).encode(runs, books.batch.reply, books.batch.sent + 1, room)
+    books.sent(frames)
+    return frames
+
+
+def answer(books: Ledger, tail: str, **values: Any) -> int:
+    return books.receive(f"{books.batch.prefix}.{tail}", json.dumps(values).encode(), None)
+
+
+def batch_id(books: Ledger) -> str:
+    return books.batch.prefix.rpartition(".")[2]
+
+
+def prove(books: Ledger) -> None:
+    """Have one row stored as a proof, at sequence 101."""
+    books.add(trades(0, 1))
+    send(books)
+    answer(books, "500.fail.000000000001.2.$FI", seq=101, batch=batch_id(books), count=1)
+
+
+def test_the_first_batch_proves_fast_ingest_and_the_next_uses_it() -> None:
+    books = ledger()
+    prove(books)
+    assert (books.first_seq, books.floor_seq, books.mode) == (101, 101, "fast_ingest")
+    books.add(trades(1, 5))
+    assert books.room() == 1
+    assert books.batch.reply.suffix == b".0.$FI"
+
+
+def test_a_server_without_fast_ingest_gets_single_acknowledgements_from_then_on() -> None:
+    books = ledger()
+    books.add(trades(0, 3))
+    send(books)
+    answer(books, "500.fail.000000000001.2.$FI", seq=101)
+    assert books.room() > 1
+    assert isinstance(books.batch, AckBatch)
+    assert (books.mode, books.first_seq) == ("ack_window", 101)
+
+
+def test_a_stream_without_fast_ingest_is_not_tried() -> None:
+    assert isinstance(ledger(fast=False).batch, AckBatch)
+
+
+def test_disabled_fast_ingest_is_no_reason_to_end() -> None:
+    books = ledger()
+    books.add(trades(0, 2))
+    send(books)
+    disabled = {"code": 400, "err_code": 10205, "description": "batch publish is disabled"}
+    answer(books, "500.fail.000000000001.2.$FI", error=disabled)
+    assert books.batch.broken
+    assert books.fatal is None
+    books.restart()
+    assert isinstance(books.batch, AckBatch)
+    assert books.unstored_rows == 2
+
+
+def test_a_full_stream_is_a_reason_to_end() -> None:
+    books = ledger()
+    books.add(trades(0, 1))
+    send(books)
+    full = {"code": 503, "err_code": 10077, "description": "maximum bytes exceeded"}
+    answer(books, "500.fail.000000000001.2.$FI", error=full)
+    assert "maximum bytes exceeded" in str(books.fatal)
+
+
+def test_answers_to_batches_of_the_past_are_ignored() -> None:
+    books = ledger()
+    prove(books)
+    old = books.batch.prefix
+    books.add(trades(1, 1))
+    send(books)
+    assert books.receive(f"{old}.x", b"not even an answer", None) == 0
+    assert books.batch.prefix != old
+    assert (books.batch.broken, books.window.messages) == (False, 1)
+
+
+def test_nobody_listening_is_told_by_the_status() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 1))
+    send(books)
+    books.receive(f"{books.batch.prefix}.000000000001", b"", "503")
+    assert books.batch.broken
+    assert books.fatal is None
+
+
+def test_rows_taken_back_come_before_all_others() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 4))
+    books.add(trades(4, 2))
+    send(books)
+    answer(books, "000000000001", seq=101)
+    books.settle(Stored(1, 102, 102), acked=1)
+    books.restart()
+    sizes = []
+    while (runs := books.next_runs()) is not None:
+        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]]
+        send(books)
+    assert sizes == [2, 3, 4, 5]
+    assert books.window.acked_rows == 2
+
+
+def test_settling_tells_the_first_sequence_where_no_answer_did() -> None:
+    books = ledger()
+    books.add(trades(0, 1))
+    send(books)
+    assert books.settle(Stored(1, 130, 130), acked=0) == 1
+    assert (books.first_seq, books.floor_seq) == (130, 130)
+
+
+def test_answers_that_come_while_the_stream_is_asked_are_not_counted_twice() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 4))
+    send(books)
+    answer(books, "000000000001", seq=101)
+    answer(books, "000000000002", seq=102)
+    assert books.settle(Stored(3, 101, 103), acked=0) == 1
+    assert books.window.acked_rows == 3
+    assert books.settle(Stored(2, 101, 102), acked=0) == 0
+    assert books.floor_seq == 103
+
+
+def test_the_floor_rises_with_acknowledgements_of_either_kind() -> None:
+    books = ledger()
+    prove(books)
+    books.add(trades(1, 60))
+    send(books)
+    send(books)
+    answer(books, "500.fail.000000000009.1.$FI", type="ack", seq=50, msgs=50)
+    assert books.floor_seq == 151
+    answer(books, "500.fail.000000000061.3.$FI", seq=190, batch=batch_id(books), count=60)
+    assert books.floor_seq == 190
+
+
+def test_sequences_that_fall_back_tell_of_another_stream() -> None:
+    books = ledger(fast=False, last_seq=100)
+    books.add(trades(0, 1))
+    send(books)
+    with pytest.raises(StreamError, match="made anew"):
+        answer(books, "000000000001", seq=1)
+
+
+def test_bytes_under_way_are_bounded() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 200_000))
+    largest = 0
+    while books.room():
+        largest = max(largest, len(send(books, pad=10_000).data))
+        books.batch.acked = books.batch.sent  # whatever the batch allows
+    assert MAX_UNACKED_BYTES <= books.window.size_bytes < MAX_UNACKED_BYTES + largest
+
+
+def test_rows_written_at_a_time_are_bounded() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 3 * MAX_WRITE_ROWS + 1))
+    written = []
+    while books.next_runs() is not None:
+        written.append(send(books).messages)
+        books.batch.acked = books.batch.sent
+    assert written == [MAX_WRITE_ROWS] * 3 + [1]
+
+
+def test_a_message_larger_than_all_bounds_still_goes_alone() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 3))
+    send(books, pad=MAX_UNACKED_BYTES + 1, limit=1)
+    assert books.room() == 0
+    answer(books, "000000000001", seq=101)
+    assert books.room() > 0
+
+
+@pytest.mark.parametrize(("pad", "flow"), [(100, FLOW_MESSAGES), (100_000, 41)])
+def test_large_messages_are_acknowledged_more_often(pad: int, flow: int) -> None:
+    books = ledger()
+    books.add(trades(0, 2))
+    send(books, pad=pad)
+    answer(books, "500.fail.000000000001.2.$FI", seq=101, batch=batch_id(books), count=1)
+    assert books.room() == 1
+    assert isinstance(books.batch, FastBatch)
+    assert books.batch.reply.prefix.endswith(f".{flow}.fail.".encode())
+
+
+def test_only_stored_rows_are_reported() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 6))
+    send(books, limit=4)
+    answer(books, "000000000001", seq=101)
+    assert books.stored_rows_by_subject() == {TRADES: 1}
+    books.drop_unsent()
+    assert (books.unstored_rows, books.next_runs()) == (3, None)
+    assert books.stored_rows_by_subject() == {TRADES: 1}
+    for sequence in (2, 3, 4):
+        answer(books, f"{sequence:012d}", seq=100 + sequence)
+    assert books.stored_rows_by_subject() == {TRADES: 4}

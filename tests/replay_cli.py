@@ -1,0 +1,98 @@
+"""Runs the replay command as its user would, and reads streams with a client of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+RUN_TIMEOUT_S: Final = 60
+_COMMAND: Final = (sys.executable, "-m", "ingestor.replay_publisher")
+_OURS: Final = ("NATS_URL", "REPLAY_SPEED", "REPLAY_DATE", "DBN_DATA_DIR")
+
+
+@dataclass(frozen=True)
+class Finished:
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The one JSON object on standard output."""
+        answer: dict[str, Any] = json.loads(self.out)
+        return answer
+
+
+def start(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``ingestor-replay`` in a folder of its own."""
+    clean = {name: value for name, value in os.environ.items() if name not in _OURS}
+    clean["PYTHONPATH"] = str(Path(__file__).parents[1])
+    return subprocess.Popen(
+        [*_COMMAND, *arguments],
+        cwd=cwd,
+        env=clean | dict(env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Finished:
+    """Wait for the end of a started command; one that hangs is killed and fails the test."""
+    try:
+        out, err = process.communicate(timeout=RUN_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Finished(process.returncode, out, err)
+
+
+def replay(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
+    """Run ``ingestor-replay`` to its end."""
+    return finish(start(*arguments, cwd=cwd, env=env))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One message of a stream."""
+
+    seq: int
+    subject: str
+    data: bytes
+    stored_ns: int
+
+
+def read_stream(url: str, stream: str = "MARKET_DATA") -> list[Stored]:
+    """Read everything in a stream, in order, with nats-py alone."""
+    return asyncio.run(_read_stream(url, stream))
+
+
+async def _read_stream(url: str, stream: str) -> list[Stored]:
+    client = await nats.connect(url)
+    try:
+        context = client.jetstream()
+        count = (await context.stream_info(stream)).state.messages
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
+        pull = await context.pull_subscribe("", stream=stream, config=config)
+        found: list[Stored] = []
+        while len(found) < count:
+            for message in await pull.fetch(min(5000, count - len(found)), timeout=10):
+                meta = message.metadata
+                stored_ns = round(meta.timestamp.timestamp() * 1e9)
+                seq = meta.sequence.stream
+                found.append(Stored(seq, message.subject, message.data, stored_ns))
+        return found
+    finally:
+        await client.close()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingestor.sim.polygon.stocks import StockTape
+from ingestor.sim.polygon.stream import FRAME_EVENTS, TICK_EVENTS, Cut, MarketTime, Stream
+from ingestor.sim.polygon.underlying import Underlying
+from ingestor.units import NS_PER_MS, NS_PER_S
+from tests.sim.polygon.helpers import Event, events_of
+
+START_NS = 50 * NS_PER_S
+WALL_OFFSET_NS = 1_790_000_000_000 * NS_PER_MS - START_NS
+TOLERANCE_NS = 5 * NS_PER_MS
+
+
+def market(rate: int, limit: int = 0) -> tuple[Stream, MarketTime]:
+    time = MarketTime(WALL_OFFSET_NS)
+    return Stream(StockTape(1, Underlying(1, 68_600, 0), 0.5), time, rate, limit), time
+
+
+def running(rate: int, limit: int = 0) -> Stream:
+    stream, _ = market(rate, limit)
+    stream.select(["T.SPY"], START_NS)
+    return stream
+
+
+def run(stream: Stream, at_s: float) -> list[Cut]:
+    return list(stream.cuts(START_NS + round(at_s * NS_PER_S), TOLERANCE_NS))
+
+
+def sent(cuts: Iterable[Cut]) -> list[Event]:
+    return [event for cut in cuts for event in events_of(cut.batch)[cut.rows]]
+
+
+def test_nothing_is_sent_while_nobody_wants_anything() -> None:
+    stream, _ = market(1_000)
+    assert run(stream, 10) == []
+    assert stream.next_due_ns() is None
+
+
+def test_events_are_sent_when_they_are_due_and_carry_that_time() -> None:
+    stream = running(100)
+    assert [event["t"] % 100_000 for event in sent(run(stream, 0.035))] == [0, 10, 20, 30]
+    assert [event["t"] % 100_000 for event in sent(run(stream, 0.055))] == [40, 50]
+    assert stream.next_due_ns() == START_NS + 60 * NS_PER_MS
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=8))
+def test_when_it_is_asked_does_not_change_what_is_sent(pauses: list[float]) -> None:
+    stream, whole = running(700), running(700)
+    now_s, pieces = 0.0, []
+    for pause in pauses:
+        now_s += pause
+        pieces += sent(run(stream, now_s))
+    assert pieces == sent(run(whole, now_s))
+
+
+def test_the_limit_ends_the_stream() -> None:
+    stream = running(1_000, limit=25)
+    assert len(sent(run(stream, 1))) == 25
+    assert stream.finished
+    assert stream.next_due_ns() is None
+    assert run(stream, 2) == []
+
+
+def test_no_frame_and_no_tick_holds_more_than_its_bound() -> None:
+    stream = running(1_000_000)
+    cuts = run(stream, 1)
+    assert sum(cut.rows.stop - cut.rows.start for cut in cuts) == TICK_EVENTS
+    assert max(cut.rows.stop - cut.rows.start for cut in cuts) == FRAME_EVENTS
+
+
+def test_being_late_by_more_than_the_tolerance_is_reported() -> None:
+    stream = running(1_000)
+    run(stream, 0.004)
+    assert stream.behind_ns == 0
+    run(stream, 0.110)
+    assert stream.behind_ns == 100 * NS_PER_MS
+    run(stream, 0.111)
+    assert (stream.behind_ns, stream.behind_max_ns) == (0, 100 * NS_PER_MS)
+
+
+def test_a_new_rate_counts_from_now() -> None:
+    stream = running(10)
+    run(stream, 0.05)
+    stream.set_rate(1_000, START_NS + NS_PER_S)
+    assert len(sent(run(stream, 1.009))) == 10
+
+
+def test_rate_zero_is_silence_until_it_is_raised() -> None:
+    stream = running(10)
+    run(stream, 0)
+    stream.set_rate(0, START_NS)
+    assert run(stream, 60) == []
+    stream.set_rate(10, START_NS + 60 * NS_PER_S)
+    assert len(sent(run(stream, 60))) == 1
+
+
+def test_who_comes_back_finds_a_hole_in_the_sequence_and_no_flood() -> None:
+    stream = running(1_000)
+    before = {event["ev"]: event["q"] for event in sent(run(stream, 0.1))}
+    stream.select([], START_NS + NS_PER_S // 10)
+    stream.select(["T.SPY"], START_NS + 10 * NS_PER_S)
+    after = sent(run(stream, 10.02))
+    assert len(after) == 21
+    assert all(event["q"] > before[event["ev"]] + 9_000 for event in after)
+    assert after[0]["t"] % 100_000 == 10_000
+
+
+def test_the_vendors_clock_can_jump() -> None:
+    stream, time = market(1_000)
+    stream.select(["T.SPY"], START_NS)
+    before = sent(run(stream, 0.001))[-1]["t"]
+    time.jump(-60_000)
+    stream.rewrite()
+    assert sent(run(stream, 0.002))[0]["t"] == before + 1 - 60_000
+
+
+def test_market_time_begins_at_the_first_subscription_and_never_again() -> None:
+    time = MarketTime(WALL_OFFSET_NS)
+    assert time.elapsed_ns(START_NS) == 0
+    time.open(START_NS)
+    time.open(START_NS + 5)
+    assert time.elapsed_ns(START_NS + 7) == 7
+    assert time.wall_ms(START_NS) == 1_790_000_000_000

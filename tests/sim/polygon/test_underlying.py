@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestor.sim.polygon.phrases import Ints
+from ingestor.sim.polygon.underlying import (
+    BLOCK_STEPS,
+    BLOCKS_KEPT,
+    MIN_CENTS,
+    STEP_NS,
+    Underlying,
+)
+from ingestor.units import NS_PER_S
+
+
+def path(underlying: Underlying, seconds: float, step_ns: int = STEP_NS) -> Ints:
+    return underlying.cents(np.arange(0, round(seconds * NS_PER_S), step_ns, dtype=np.int64))
+
+
+def test_the_same_seed_walks_the_same_way() -> None:
+    one, other = (path(Underlying(7, 68_600, 4.5), 20) for _ in range(2))
+    assert one.tolist() == other.tolist()
+
+
+def test_another_seed_walks_another_way() -> None:
+    assert (
+        path(Underlying(7, 68_600, 4.5), 20).tolist()
+        != path(Underlying(8, 68_600, 4.5), 20).tolist()
+    )
+
+
+def test_the_walk_does_not_depend_on_how_often_it_is_asked() -> None:
+    coarse = path(Underlying(7, 68_600, 4.5), 20, step_ns=NS_PER_S)
+    fine = path(Underlying(7, 68_600, 4.5), 20)
+    assert coarse.tolist() == fine[:: NS_PER_S // STEP_NS].tolist()
+
+
+@pytest.mark.parametrize("volatility", [1.0, 4.5, 40.0])
+def test_its_variance_grows_by_the_volatility_squared_a_second(volatility: float) -> None:
+    ends = [
+        Underlying(seed, 1_000_000, volatility).at(10 * NS_PER_S) - 1_000_000 for seed in range(300)
+    ]
+    assert np.std(ends) == pytest.approx(volatility * 10**0.5, rel=0.15)
+
+
+def test_without_volatility_the_price_stands_still() -> None:
+    assert set(path(Underlying(1, 68_600, 0), 5).tolist()) == {68_600}
+
+
+def test_a_move_at_once_takes_effect_at_its_time_and_not_before() -> None:
+    underlying = Underlying(1, 68_600, 0)
+    underlying.move(69_000, at_ns=NS_PER_S)
+    assert underlying.at(NS_PER_S - 1) == 68_600
+    assert underlying.at(NS_PER_S) == 69_000
+
+
+def test_a_move_over_time_is_a_straight_line() -> None:
+    underlying = Underlying(1, 68_600, 0)
+    underlying.move(70_600, at_ns=0, over_ns=60 * NS_PER_S)
+    assert [underlying.at(s * NS_PER_S) for s in (0, 15, 30, 60, 90)] == [
+        *(68_600, 69_100, 69_600, 70_600, 70_600),
+    ]
+
+
+@given(st.lists(st.integers(50_000, 90_000), min_size=1, max_size=5))
+def test_after_any_moves_the_price_is_where_the_last_one_went(targets: list[int]) -> None:
+    underlying = Underlying(1, 68_600, 0)
+    for number, target in enumerate(targets):
+        underlying.move(target, at_ns=number * NS_PER_S, over_ns=3 * NS_PER_S)
+    assert underlying.at((len(targets) + 3) * NS_PER_S) == targets[-1]
+
+
+def test_a_move_on_a_walking_price_lands_on_the_target() -> None:
+    underlying = Underlying(3, 68_600, 20)
+    underlying.move(70_000, at_ns=5 * NS_PER_S)
+    assert underlying.at(5 * NS_PER_S) == 70_000
+
+
+def test_the_price_never_falls_below_a_dollar() -> None:
+    underlying = Underlying(1, 68_600, 0)
+    underlying.move(-50_000, at_ns=0)
+    assert underlying.at(NS_PER_S) == MIN_CENTS
+
+
+def test_it_remembers_a_bounded_stretch_of_the_walk() -> None:
+    underlying = Underlying(1, 68_600, 4.5)
+    underlying.at(100 * BLOCK_STEPS * STEP_NS)
+    assert len(underlying._walk) == BLOCKS_KEPT * BLOCK_STEPS
+    assert underlying.at(0) == underlying._walk[0]
