@@ -79,6 +79,7 @@ def run(directory: Path, ways: Sequence[str], given: argparse.Namespace) -> list
     place = Workplace(directory, start_cpu_s(place, Case("tiny", tiny, _BOTH)))
     cases = [Case("merged day", day, _BOTH), Case("depth", day, (DbnSchema.MBP10,))]
     cases.append(Case("trades", day, (DbnSchema.TRADES,)))
+    cases = [case for case in cases if given.cases in case.name]
     turns: dict[tuple[str, str], list[Turn]] = {}
     for number in range(given.rounds):
         for case in cases:
@@ -164,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--events", type=int, default=DEPTH_EVENTS, help=f"depth events of the day ({DEPTH_EVENTS})"
     )
+    parser.add_argument("--cases", default="", help="only cases whose name holds this")
     parser.add_argument("--ways", default="", help="only ways whose name holds this")
     parser.add_argument("--dir", type=Path, default=None, help="where stores and files are put")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -115,7 +115,7 @@ def _depth(row: dict[str, Any], symbol: str) -> dict[str, Any]:
                 "ask_px": _price(level[1]),
                 "ask_sz": level[3],
             }
-            for level in row["levels"]
+            for level in row["levels"].tolist()
         ],
         "is_snapshot": bool(row["flags"] & FLAG_SNAPSHOT),
         "seq": row["sequence"],
