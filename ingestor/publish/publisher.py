@@ -156,13 +156,24 @@ class Publisher:
             await self._pump()
 
     async def flush(self) -> None:
-        """Return when everything sent is acknowledged. Raises as `send` does."""
+        """Return when everything sent is acknowledged and the open batch is committed.
+
+        The answer to the commit is the one that names a stream sequence: only it can show that the
+        stream is still the one that was published to. Raises as `send` does.
+        """
         async with self._lock:
             await self._pump()
             while self._books.window.messages:
                 self._commit()
                 await self._wait()
                 await self._pump()
+            self._commit()
+            batch = self._books.batch
+            with contextlib.suppress(TimeoutError):
+                await self._until(
+                    lambda: batch.ended or not batch.committing or self._trouble.is_set(),
+                    self._silence_s,
+                )
 
     async def close(self) -> PublishReport:
         """End the batch and the connection in bounded time; say what is stored for certain.
@@ -176,18 +187,10 @@ class Publisher:
             self._books.drop_unsent()
             with contextlib.suppress(TimeoutError, IngestorError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._finish()
+                    await self.flush()
         self._stop_timer()
         await self._connection.close()
         return self._report()
-
-    async def _finish(self) -> None:
-        """Wait for all acknowledgements, and have the open batch ended by its commit."""
-        await self.flush()
-        self._commit()
-        batch = self._books.batch
-        while batch.committing and not (batch.ended or self._trouble.is_set()):
-            await self._wait()
 
     def _report(self) -> PublishReport:
         ledger = self._ledger
