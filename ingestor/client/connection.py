@@ -46,6 +46,10 @@ _REFUSALS: Final = ("authorization", "authentication", "permissions violation", 
 
 log = logging.getLogger(__name__)
 
+_NOT_WRITTEN: Final = (Error, OSError, AttributeError)
+"""What writing raises while a lost connection is not noticed yet. The last is asyncio's own, from
+CPython 3.12 on: a transport that is closed has no loop when lines are written to it."""
+
 
 class NoAnswerError(StreamError):
     """JetStream did not answer: it is off, or just coming up."""
@@ -157,13 +161,13 @@ class Connection:
         """End what `tap` began."""
         self._taps.pop(b"%d" % subscription._id, None)
         if not self._client.is_closed:
-            with contextlib.suppress(Error, OSError):
+            with contextlib.suppress(*_NOT_WRITTEN):
                 await subscription.unsubscribe()
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
         """Send one message. Raises nothing while there is no connection: it is then not sent."""
         if self._client.is_connected:
-            with contextlib.suppress(Error, OSError):
+            with contextlib.suppress(*_NOT_WRITTEN):
                 await self._client.publish(subject, payload, reply=reply)
 
     async def api(self, what: str, subject: str, body: dict[str, Any] | None = None) -> Any:
@@ -178,7 +182,7 @@ class Connection:
             answer = await self._client.request(f"$JS.API.{subject}", payload, REQUEST_TIMEOUT_S)
         except NoRespondersError as error:
             raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
-        except (Error, OSError) as error:
+        except _NOT_WRITTEN as error:
             if self._violation is not None:
                 raise self._reason(self._violation) from error
             kind = NoAnswerError if losses == self._losses else CutOffError

@@ -29,13 +29,14 @@ def make_certificates(directory: Path) -> Certificates:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command to make certificates with")
     ca = directory / "ca.pem"
-    may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    # Python 3.13 wants a key usage in whatever may sign, which openssl makes of all of them.
+    may_sign = ("-addext", "keyUsage=critical,digitalSignature,keyCertSign,cRLSign")
     authority = ("-subj", "/CN=test authority", "-days", "2", *may_sign)
     _openssl("req", "-x509", *_KEY, *_out(ca), *authority)
     for name in ("server", "client"):
         path = directory / f"{name}.pem"
         signed = ("-CA", ca, "-CAkey", ca.with_suffix(".key"), "-days", "2")
-        extension = ("-addext", "subjectAltName=IP:127.0.0.1")
+        extension = ("-addext", "subjectAltName=IP:127.0.0.1", *may_sign)
         _openssl("req", "-x509", *_KEY, *_out(path), "-subj", f"/CN={name}", *signed, *extension)
     return Certificates(ca, directory / "server.pem", directory / "client.pem")
 
