@@ -138,7 +138,7 @@ class Connection:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.close()
-        except (TimeoutError, OSError, Error) as error:
+        except (TimeoutError, *_NOT_WRITTEN) as error:
             log.debug("closing the NATS connection: %r", error)
 
     async def up(self) -> None:
@@ -152,7 +152,7 @@ class Connection:
         inbox = self._client.new_inbox()
         try:
             subscription = await self._client.subscribe(f"{inbox}.*", cb=_ignore)
-        except (Error, OSError) as error:
+        except _NOT_WRITTEN as error:
             raise NoAnswerError(f"no subscription at {self.servers}: {error!r}") from error
         self._taps[b"%d" % subscription._id] = receiver
         return inbox, subscription
