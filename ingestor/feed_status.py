@@ -1,0 +1,72 @@
+"""What a live feed tells about itself: gaps, drops, silences, alarms. One JSON object each.
+
+Published on ``ingestor.status.<feed>``, outside of the market's subjects, so that whoever uses
+the data knows what is missing from it. Keys are only ever added.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from ingestor.errors import BadDataError
+
+SUBJECT_PREFIX: Final = "ingestor.status"
+
+
+class What(StrEnum):
+    """What happened; each calls for a look at the span it names."""
+
+    STREAMING = "streaming"
+    """The first data since the feed was started: from here on nothing is missing."""
+    GAP = "gap"
+    """A connection was lost and data flows again; the vendor replays nothing of the span."""
+    OVERFLOW = "overflow"
+    """The pipeline could not follow and records of the span were dropped."""
+    SILENCE = "silence"
+    """A connection said nothing while its market was open, and is made anew."""
+    ALARM = "alarm"
+    """The vendor refuses or does not answer something; `text` says what."""
+
+
+class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One happening; times are int nanoseconds UTC, None where there is none.
+
+    The span runs from the last record before it to the first one after it, by the vendor's clock
+    (`from_event_ns`, `to_event_ns`) and by ours (`from_recv_ns`, `to_recv_ns`). Known losses are
+    counted; None means that nobody can know.
+    """
+
+    feed: str
+    what: What
+    at_ns: int
+    text: str
+    from_event_ns: int | None = None
+    to_event_ns: int | None = None
+    from_recv_ns: int | None = None
+    to_recv_ns: int | None = None
+    lost_trades: int | None = None
+    lost_quotes: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """Where it is published."""
+        return f"{SUBJECT_PREFIX}.{self.feed}"
+
+
+_DECODER: Final = msgspec.json.Decoder(FeedStatus)
+
+
+def encode_status(status: FeedStatus) -> bytes:
+    """Return the JSON object of a status, keys in the order of `FeedStatus`."""
+    return msgspec.json.encode(status)
+
+
+def decode_status(data: bytes) -> FeedStatus:
+    """Read a status. Raises `BadDataError` when it is none."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise BadDataError(f"not a feed's status: {error}") from None
