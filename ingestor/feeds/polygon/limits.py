@@ -40,8 +40,7 @@ class SocketLimits:
 
     Attributes:
         open_s: From the name of the host to an open WebSocket.
-        ping_s: Pause between two pings.
-        silence_s: Without a single byte for so long after a ping the connection is dead.
+        ping_s: Pause between two pings; without a single byte between them the connection is dead.
         close_s: From our close frame to the server's; then the connection is cut.
         message_bytes: A longer message ends the connection (1009). The vendor names no maximum;
             its own clients take 1 to 4 MB.
@@ -49,7 +48,6 @@ class SocketLimits:
 
     open_s: float = 10.0
     ping_s: float = 20.0
-    silence_s: float = 20.0
     close_s: float = 1.0
     message_bytes: int = 16 * 1024 * 1024
 
