@@ -15,6 +15,7 @@ from msgspec import Meta, field
 
 from ingestor.config.live import Live, Polygon, Record, Strikes
 from ingestor.config.table import Seconds, Table
+from ingestor.feed_status import STATUS_STREAM
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 Date = dt.date
@@ -81,6 +82,8 @@ class Nats(Table, frozen=True, kw_only=True):
     stream: StreamName = "MARKET_DATA"
     """Created when missing, for ``market.>``, with file storage, 24 hours and one replica; what is
     set below is enforced on it, what is not is left as its operator made it."""
+    status_stream: StreamName = STATUS_STREAM
+    """What live feeds tell about themselves: made with the first status, for seven days."""
     max_age_s: Seconds | None = None
     max_bytes: Annotated[int, Meta(ge=1)] | None = None
     replicas: Annotated[int, Meta(ge=1, le=5)] | None = None

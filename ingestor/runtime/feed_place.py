@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from ingestor.blocks import Block
+from ingestor.feed_status import FeedStatus
 from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.wire import END_MESSAGE, records_message, symbols_message
+from ingestor.ring.wire import END_MESSAGE, records_message, status_message, symbols_message
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 
 
@@ -74,6 +75,10 @@ class RingWriter:
         self._row.add(Counter.RECORDS, len(block.records))
         self._row[Counter.EVENT_TIME_NS] = int(block.records["ts_event_ns"][-1])
         return True
+
+    def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
+        """Put what the feed tells about itself; False when the ring is still full."""
+        return self._put(status_message(status), timeout_s)
 
     def end(self, timeout_s: float = 0.0) -> bool:
         """Say that nothing more comes; False when the ring is still full."""

@@ -6,7 +6,6 @@ backlog, and is dropped and told of where that is full too; the ring is never wa
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -20,8 +19,6 @@ from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWri
 
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
-
-log = logging.getLogger(__name__)
 
 
 class LiveFeed(Protocol):
@@ -45,9 +42,8 @@ class RingOutlet:
         return self._writer.put(block)
 
     def tell(self, status: FeedStatus) -> bool:
-        """Take a status."""
-        log.warning("%s: %s", status.what, status.text)
-        return True
+        """Take what the feed tells about itself; False when the ring is full."""
+        return self._writer.tell(status)
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""

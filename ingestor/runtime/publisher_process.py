@@ -78,6 +78,7 @@ class PublisherReport(msgspec.Struct, frozen=True):
     last_seq: int | None = None
     publish_mode: str | None = None
     reconnects: int = 0
+    statuses: int = 0
     late_p50_ns: int | None = None
     late_p99_ns: int | None = None
     error: str | None = None
@@ -204,9 +205,11 @@ class PublisherProcess:
         for feed, inlet in enumerate(self._inlets):
             for message in inlet.ring.take(self._merge.room(feed)):
                 moved = True
-                block = inlet.reader.read(message)
-                if block is not None:
-                    self._merge.push(block)
+                item = inlet.reader.read(message)
+                if isinstance(item, Block):
+                    self._merge.push(item)
+                elif item is not None:
+                    self._publisher.statuses.tell(item)
             if inlet.reader.ended:
                 self._merge.end(feed)
         return moved
@@ -271,6 +274,7 @@ class PublisherProcess:
             last_seq=report.last_seq,
             publish_mode=report.mode,
             reconnects=report.reconnects,
+            statuses=self._publisher.statuses.published,
             late_p50_ns=self._lateness.percentile_ns(50),
             late_p99_ns=self._lateness.percentile_ns(99),
             error=str(error) if error else None,

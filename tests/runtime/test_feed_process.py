@@ -48,7 +48,7 @@ class Feed:
     def taken(self) -> tuple[list[Block], RingReader]:
         reader = RingReader(0, Source.REPLAY, {})
         blocks = [reader.read(message) for message in self.ring.take(1000)]
-        return [one for one in blocks if one is not None], reader
+        return [one for one in blocks if isinstance(one, Block)], reader
 
 
 def test_all_blocks_their_symbols_and_the_end_go_through_the_ring() -> None:
