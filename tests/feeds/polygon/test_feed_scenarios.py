@@ -12,6 +12,7 @@ import pytest
 
 from ingestor.events import Aggressor, StockTrade
 from ingestor.feed_status import What
+from ingestor.feeds.polygon.frames import Skip
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.records import RType
 from ingestor.sim.polygon.malformed import BINARY, ELEMENTS, FRAMES
@@ -31,14 +32,14 @@ def test_after_a_drop_data_flows_within_a_second_and_the_gap_is_told(start: Star
     outlet = drive(simulator, scenario, session=SessionLimits())
     (gap,) = outlet.told(What.GAP)
     event_ns, recv_ns = outlet.column("ts_event_ns"), outlet.column("ts_recv_ns")
-    first_after = recv_ns.index(gap.to_recv_ns)
+    first_after = recv_ns.index(gap.at_ns)
     assert gap.from_recv_ns == recv_ns[first_after - 1]
     assert (gap.from_event_ns, gap.to_event_ns) == (
         event_ns[first_after - 1],
         event_ns[first_after],
     )
     assert gap.at_ns == gap.to_recv_ns
-    assert gap.to_recv_ns - recv_ns[first_after - 1] < NS_PER_S
+    assert gap.at_ns - recv_ns[first_after - 1] < NS_PER_S
     assert gap.lost_trades is None
     assert outlet.counts.gaps == outlet.counts.reconnects == 1
     subscribed = [
@@ -109,7 +110,7 @@ def test_a_server_that_was_away_is_streamed_within_a_second(start: Start, how: s
         await rig.until_told(What.GAP)
 
     back: list[float] = []
-    outlet = drive(start(), scenario, session=SessionLimits(backoff_base_ns=200 * NS_PER_MS))
+    outlet = drive(start(), scenario, session=SessionLimits())
     (gap,) = outlet.told(What.GAP)
     assert 0 <= gap.at_ns / NS_PER_S - back[0] < 1
 
@@ -145,14 +146,15 @@ def test_duplicates_are_published_as_they_come(start: Start) -> None:
 
 def test_late_prints_are_counted_and_say_nothing_about_the_quotes_of_now(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until_rows(10)
-        before.append(rig.outlet.counts.late)
-        rig.control("delayed", ms=600_000, n=4)
-        await rig.until(lambda: rig.outlet.counts.late >= 4)
+        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        rig.control("delayed", ms=600_000, n=300)
+        rig.control("rate", events_per_s=2_000)
+        await rig.until(lambda: rig.outlet.rows >= 200)
 
-    before: list[int] = []
-    outlet = drive(start(), scenario)
-    assert outlet.counts.late >= 4
+    outlet = drive(start("--rate", "0", "--count", "200"), scenario)
+    trades = [event for event in outlet.events() if isinstance(event, StockTrade)]
+    assert outlet.counts.late == len(trades) > 10
+    assert {trade.aggressor for trade in trades} == {Aggressor.MID}
 
 
 @pytest.mark.parametrize("ms", [3_600_000, -3_600_000])
@@ -178,12 +180,20 @@ def test_nothing_malformed_costs_a_good_event_or_the_connection(
             for kind in (*ELEMENTS, *FRAMES, BINARY):
                 rig.control("malformed", kind=kind)
         rig.control("rate", events_per_s=2_000)
-        await rig.until(lambda: rig.outlet.rows >= 500)
-        await rig.until(lambda: rig.outlet.counts.records >= 500)
+        await rig.until(lambda: rig.outlet.rows >= 504)
 
     simulator = start("--rate", "0", "--count", "500")
     outlet = drive(simulator, scenario)
-    assert outlet.counts.skipped == {}
+    readable = 2 * 2  # "ticker" makes a sound stock trade, "object" a frame of one event
+    assert outlet.rows == 500 + readable
+    assert outlet.counts.skipped == {
+        Skip.PRICE: 4,
+        Skip.TIME: 4,
+        Skip.FIELD: 2,
+        Skip.UNKNOWN_EV: 2,
+        Skip.NOT_AN_EVENT: 8,
+        Skip.NOT_JSON: 8,
+    }
     assert simulator.control("stats")["stocks"]["opened"] == 1
     notices = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert len(notices) == len(set(notices))
