@@ -47,7 +47,7 @@ class SegmentFrames:
                 if stream.failure is not None:
                     self._damage(stream.failure)
         except BadDataError as error:
-            self._damage(str(error).removeprefix(f"{self._segment.path} "))
+            self._damage(str(error).removeprefix(f"{self._segment.path_there} "))
         self._progress.bytes_read = self._before + self._segment.size
 
     def _of_stream(self, stream: ByteStream) -> Iterator[Entry | None]:
@@ -101,9 +101,9 @@ class SegmentFrames:
     def _torn(self, start: int) -> None:
         logger.warning(
             "%s ends in the middle of an entry, at byte %d uncompressed: all before it is read",
-            self._segment.path,
+            self._segment.path_there,
             start,
         )
 
     def _damage(self, what: str) -> None:
-        self._progress.damage(self._segment.path, what)
+        self._progress.damage(self._segment.path_there, what)

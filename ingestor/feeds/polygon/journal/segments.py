@@ -48,6 +48,11 @@ class Segment:
         """Its path when it is compressed."""
         return self.path.with_name(self.path.name + COMPRESSED)
 
+    @property
+    def path_there(self) -> Path:
+        """The path that is to be named: the plain one where there is one."""
+        return self.path if self.path.exists() else self.compressed_path
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ingestor.blocks import Block, Source, whole_block
 from ingestor.clock import new_york_ns
+from ingestor.encode.reference import payloads
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.journal.entries import EntryReader
 from ingestor.feeds.polygon.journal.format import (
     Entry,
     Header,
     Market,
     entry_head,
     pack_header,
+    read_header,
     seed_of,
 )
+from ingestor.feeds.polygon.journal.segments import Segment, open_segment
 from ingestor.feeds.polygon.journal.writer import JournalWriter
 from ingestor.units import NS_PER_MS
 from tests.feeds.polygon.wire import (
@@ -58,6 +64,33 @@ def segment(entries: Sequence[Entry], head: Header = HEADER) -> bytes:
     """The bytes of a segment."""
     first = pack_header(head)
     return first + b"".join(packed(entry, seed_of(first)) for entry in entries)
+
+
+def content_of(one: Segment) -> bytes:
+    """All bytes of a segment, uncompressed."""
+    data = bytearray()
+    with open_segment(one) as stream:
+        room = memoryview(bytearray(stream.slack + 4096))
+        while count := stream.read_some(room):
+            data += room[:count]
+        assert stream.failure is None
+    return bytes(data)
+
+
+def unpacked(data: bytes) -> tuple[Header | None, list[Entry], int | None]:
+    """A segment's header, its entries, which must lack nothing in between, and its torn tail."""
+    found = read_header(data)
+    if found is None:
+        return None, [], 0
+    reader = EntryReader(seed_of(data[: found[1]]), found[1])
+    reader.put(data[found[1] :])
+    reader.end()
+    held = [entry for entry in iter(reader.take, None) if isinstance(entry, Entry)]
+    assert (
+        b"".join(packed(one, seed_of(data[: found[1]])) for one in held)
+        == (data[found[1] : reader.torn_from])
+    )
+    return found[0], held, reader.torn_from
 
 
 def entries(frames: Sequence[Received]) -> list[Entry]:
@@ -111,3 +144,33 @@ def record(directory: Path, feed_name: str, frames: Sequence[Received], **settin
     writer.close()
     assert writer.failure is None
     assert writer.counts.lost == 0
+
+
+Message = tuple[str, bytes]
+"""Subject and payload."""
+
+
+def live_messages(
+    feed_name: str, runs: Sequence[Sequence[Received]], roots: Sequence[str] = ("SPY", "QQQ")
+) -> list[Message]:
+    """What a live feed publishes of these runs, told in the plainest way; ``source`` is replay's.
+
+    Each run has a new decoder, which forgets its quotes where a socket is lost.
+    """
+    messages: list[Message] = []
+    for frames in runs:
+        decoder = StockDecoder() if feed_name == "stocks" else OptionDecoder(roots)
+        last = None
+        for data, recv_ns, connection in frames:
+            if last not in (None, connection):
+                decoder.instruments.forget_quotes()
+            last = connection
+            decoded = decoder.decode(data, recv_ns)
+            block = Block(0, decoded.records, decoder.instruments.table, Source.REPLAY)
+            messages += payloads(whole_block(block))
+    return messages
+
+
+def messages_of(blocks: Iterable[Block]) -> list[Message]:
+    """What is published of these blocks."""
+    return [message for block in blocks for message in payloads(whole_block(block))]

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,25 +17,23 @@ import pytest
 from ingestor.clock import new_york_ns
 from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.journal import writer as writer_module
-from ingestor.feeds.polygon.journal.entries import EntryReader
 from ingestor.feeds.polygon.journal.format import (
     MAX_PAYLOAD_BYTES,
     Entry,
     Header,
     Market,
-    read_header,
-    seed_of,
 )
-from ingestor.feeds.polygon.journal.segments import list_segments, open_segment
+from ingestor.feeds.polygon.journal.segments import list_segments
 from ingestor.feeds.polygon.journal.writer import CHUNK_BYTES, JournalWriter
 from ingestor.units import NS_PER_S
 from tests.feeds.polygon.journal.tapes import (
     DAY,
     OPEN_NS,
-    Received,
+    content_of,
     entries,
     record,
     stock_frames,
+    unpacked,
 )
 
 PATIENCE_S = 20
@@ -46,22 +45,12 @@ def contents(
 ) -> list[tuple[str, Header, list[Entry]]]:
     """Every segment: its date and number, its header, its entries; none may be torn."""
     found = []
-    for segment in list_segments(directory, market):
-        with open_segment(segment) as stream:
-            room = memoryview(bytearray(stream.slack + 4096))
-            data = bytearray()
-            while count := stream.read_some(room):
-                data += room[:count]
-        head = read_header(bytes(data))
+    for one in list_segments(directory, market):
+        head, held, torn = unpacked(content_of(one))
         assert head is not None
-        reader = EntryReader(seed_of(bytes(data[: head[1]])), head[1])
-        reader.put(data[head[1] :])
-        reader.end()
-        held = list(iter(reader.take, None))
-        assert reader.torn_from is None
-        assert all(isinstance(entry, Entry) for entry in held)
-        found.append((f"{segment.date:%d}-{segment.number}", head[0], held))
-    return found  # type: ignore[return-value]
+        assert torn is None
+        found.append((f"{one.date:%d}-{one.number}", head, held))
+    return found
 
 
 def all_entries(directory: Path) -> list[Entry]:
@@ -284,12 +273,9 @@ def test_a_segment_that_meets_a_full_disk_keeps_what_was_whole(tmp_path: Path) -
     assert os.strerror(errno.EFBIG) in done.stdout
     (found,) = list_segments(tmp_path, Market.STOCKS)
     assert found.size == 100_000
-    data = found.path.read_bytes()
-    head = read_header(data)
-    assert head is not None
-    reader = EntryReader(seed_of(data[: head[1]]))
-    reader.put(data[head[1] :])
-    assert len(list(iter(reader.take, None))) == (100_000 - head[1]) // 132
+    _, held, torn = unpacked(content_of(found))
+    assert [entry.number for entry in held] == list(range((100_000 - 44) // 132))
+    assert torn is not None
 
 
 def test_a_frame_that_is_too_long_is_counted_and_its_number_left_out(
@@ -319,16 +305,21 @@ def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(
     wait_until(lambda: disk._file is not None and writer._recorder.backlog_bytes == 0)
     real = disk._file
     assert real is not None
-    disk._file = pipe.open("wb", buffering=0)  # type: ignore[assignment]
+    disk._file = pipe.open("wb", buffering=0)
     for number in range(10 * CHUNK_BYTES // 1000):
         writer.append(bytes(1000), OPEN_NS + number, 1)
         assert writer._recorder.backlog_bytes + len(writer._chunk) <= 4 * CHUNK_BYTES
     assert writer.counts.lost > 0
-    os.set_blocking(reading, True)
     lost = writer.counts.lost
     taken = 0
-    while writer._recorder.backlog_bytes:
-        taken += len(os.read(reading, 1 << 20))
+
+    def written() -> bool:
+        nonlocal taken
+        with suppress(BlockingIOError):
+            taken += len(os.read(reading, 1 << 20))
+        return writer._recorder.backlog_bytes == 0
+
+    wait_until(written)
     writer.append(b"[]", OPEN_NS, 1)
     assert writer.counts.lost == lost
     assert taken > 2 * CHUNK_BYTES
@@ -363,20 +354,11 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_journal(
     process.kill()
     process.stdout.close()
     process.wait()
-    found: list[Entry] = []
-    for segment in list_segments(tmp_path, Market.STOCKS):
-        with open_segment(segment) as stream:
-            room = memoryview(bytearray(stream.slack + (1 << 22)))
-            data = bytearray()
-            while count := stream.read_some(room):
-                data += room[:count]
-        head = read_header(bytes(data))
-        if head is None:
-            continue
-        reader = EntryReader(seed_of(bytes(data[: head[1]])))
-        reader.put(data[head[1] :])
-        reader.end()
-        found += iter(reader.take, None)  # type: ignore[arg-type]
+    found = [
+        entry
+        for one in list_segments(tmp_path, Market.STOCKS)
+        for entry in unpacked(content_of(one))[1]
+    ]
     assert [entry.number for entry in found] == list(range(len(found)))
     assert all(
         entry.payload == b"[%d]" % entry.number * (1 + entry.number % 300) for entry in found
@@ -389,8 +371,3 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_journal(
 def all_payloads_end_with(directory: Path, payload: bytes) -> bool:
     last = list_segments(directory, Market.STOCKS)[-1]
     return last.path.read_bytes().endswith(payload)
-
-
-def test_received_is_what_append_takes() -> None:
-    received: Received = (b"[]", OPEN_NS, 1)
-    assert len(received) == 3
