@@ -14,6 +14,14 @@ import msgspec
 from ingestor.errors import BadDataError
 
 SUBJECT_PREFIX: Final = "ingestor.status"
+ALL_SUBJECTS: Final = f"{SUBJECT_PREFIX}.>"
+STATUS_STREAM: Final = "INGESTOR_STATUS"
+"""The stream that keeps them, unless it is given another name."""
+
+
+def status_subject(feed: str) -> str:
+    """Return where a feed's statuses are published."""
+    return f"{SUBJECT_PREFIX}.{feed}"
 
 
 class What(StrEnum):
@@ -53,7 +61,7 @@ class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def subject(self) -> str:
         """Where it is published."""
-        return f"{SUBJECT_PREFIX}.{self.feed}"
+        return status_subject(self.feed)
 
 
 _DECODER: Final = msgspec.json.Decoder(FeedStatus)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from ingestor.blocks import Block, Runs, Source
+from ingestor.feed_status import FeedStatus, What
 from ingestor.records import (
     EVENT_TYPE_BY_RTYPE,
     FLAG_SNAPSHOT,
@@ -30,6 +31,22 @@ from ingestor.records import (
     RType,
 )
 from ingestor.symbols import STRIKE_E9_PER_UNIT, OptionTicker
+
+_UNKNOWN_OR_NATURAL: Final = st.none() | st.integers(0, 2**63 - 1)
+STATUSES: Final = st.builds(
+    FeedStatus,
+    feed=st.text(min_size=1),
+    what=st.sampled_from(What),
+    at_ns=st.integers(0, 2**63 - 1),
+    text=st.text(),
+    from_event_ns=_UNKNOWN_OR_NATURAL,
+    to_event_ns=_UNKNOWN_OR_NATURAL,
+    from_recv_ns=_UNKNOWN_OR_NATURAL,
+    to_recv_ns=_UNKNOWN_OR_NATURAL,
+    lost_trades=_UNKNOWN_OR_NATURAL,
+    lost_quotes=_UNKNOWN_OR_NATURAL,
+)
+"""What a feed can tell about itself."""
 
 DTYPES: Final = (FUTURES_TRADE, MBP10, STOCK_TRADE, STOCK_QUOTE, OPTION_TRADE)
 

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from ingestor.errors import BadDataError
 from ingestor.feed_status import FeedStatus, What, decode_status, encode_status
-
-TIMES = st.none() | st.integers(0, 2**63 - 1)
-STATUSES = st.builds(
-    FeedStatus,
-    feed=st.text(min_size=1),
-    what=st.sampled_from(What),
-    at_ns=st.integers(0, 2**63 - 1),
-    text=st.text(),
-    from_event_ns=TIMES,
-    to_event_ns=TIMES,
-    from_recv_ns=TIMES,
-    to_recv_ns=TIMES,
-    lost_trades=TIMES,
-    lost_quotes=TIMES,
-)
+from tests.strategies import STATUSES
 
 
 def test_an_unknown_loss_is_null_and_not_left_out() -> None:

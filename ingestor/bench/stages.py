@@ -62,7 +62,7 @@ def _through_ring(all_blocks: Iterable[Block]) -> int:
         ring.put(records_message(block.records))
         for message in ring.take(1):
             found = reader.read(message)
-            rows += len(found.records) if found else 0
+            rows += len(found.records) if isinstance(found, Block) else 0
     doorbell.close()
     return rows
 

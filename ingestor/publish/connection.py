@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -45,7 +46,10 @@ CLIENT_NAME: Final = "ingestor"
 Receive = Callable[[str, bytes, str | None], None]
 """Takes an answer: subject, payload, status of the header where there is one."""
 
+Headers = dict[str, str]
+
 _REFUSALS: Final = ("authorization", "authentication", "permissions violation", "maximum ")
+_FORBIDDEN_SUBJECT: Final = re.compile(r'permissions violation for publish to "([^"]*)"').search
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ class Connection:
         self._closing = False
         self._last_error: Exception | None = None
         self._refused = asyncio.Event()
+        self._spared: dict[str, bool] = {}
         self.failure: IngestorError | None = None
         """Why the server will never take us, once that is known."""
 
@@ -154,15 +159,28 @@ class Connection:
         """Return a subject nobody else has."""
         return self._client.new_inbox()
 
-    async def request(self, subject: str, payload: bytes, timeout_s: float) -> bytes | None:
+    async def request(
+        self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None
+    ) -> bytes | None:
         """Ask, and return the answer; None when nobody listens. Raises TimeoutError."""
         try:
-            message = await self._client.request(subject, payload, timeout_s)
+            message = await self._client.request(subject, payload, timeout_s, headers=headers)
         except NoRespondersError:
             return None
         except (Error, OSError):
             raise TimeoutError(f"no answer on {subject}") from None
         return message.data
+
+    def spare(self, subject: str) -> None:
+        """Go on when the server says that we may not publish on this subject.
+
+        On any other one that ends the connection for good.
+        """
+        self._spared[subject.lower()] = False
+
+    def forbidden(self, subject: str) -> bool:
+        """Whether the server has said so since the subject was last spared."""
+        return self._spared.get(subject.lower(), False)
 
     async def _connect(self) -> None:
         login = self._login
@@ -199,8 +217,15 @@ class Connection:
     async def _errored(self, error: Exception) -> None:
         self._last_error = error
         log.debug("NATS client: %s", error)
-        if _is_refusal(error):
+        if _is_refusal(error) and not self._bears(error):
             self._refuse(error)
+
+    def _bears(self, error: Exception) -> bool:
+        named = _FORBIDDEN_SUBJECT(str(error).lower())
+        if named is None or named[1] not in self._spared:
+            return False
+        self._spared[named[1]] = True
+        return True
 
     async def _disconnected(self) -> None:
         self._up = False

@@ -32,6 +32,7 @@ from ingestor.publish.jetstream import JetStreamApi, RefusedError
 from ingestor.publish.ledger import Ledger
 from ingestor.publish.patience import SILENCE_S, Patience, Verdict
 from ingestor.publish.settle import Question, find_stored
+from ingestor.publish.status import StatusPublisher
 from ingestor.publish.stream import StreamSettings, set_up
 
 RETRY_S: Final = 0.1
@@ -88,6 +89,8 @@ class Publisher:
         self._on_acknowledged = on_acknowledged
         self._connection = Connection(access, on_change=self._connection_changed)
         self._api = JetStreamApi(self._connection)
+        self.statuses = StatusPublisher(self._connection)
+        """Publishes what feeds tell about themselves, beside the market's data."""
         self._ledger: Ledger | None = None
         self._patience = Patience(self._silence_s)
         self._lock = asyncio.Lock()
@@ -181,6 +184,7 @@ class Publisher:
         `flush` is what says that all is stored: this drops rows that were handed over and not
         sent, waits only `CLOSE_TIMEOUT_S` for acknowledgements, and raises nothing.
         """
+        statuses = asyncio.create_task(self.statuses.close())
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -189,6 +193,7 @@ class Publisher:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await self.flush()
         self._stop_timer()
+        await statuses
         await self._connection.close()
         return self._report()
 

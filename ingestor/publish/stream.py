@@ -43,6 +43,7 @@ class StreamSettings:
 
     Defaults are file storage, 24 hours, one replica, no limit of size, limits retention that
     discards the oldest. `persist_mode` ``async`` lets the server acknowledge before it writes.
+    `batched` is for fast ingest. What begins with `new_` counts only where the stream is made anew.
     """
 
     name: str = DEFAULT_STREAM
@@ -54,6 +55,10 @@ class StreamSettings:
     storage: Literal["file", "memory"] | None = None
     discard: Literal["old", "new"] | None = None
     persist_mode: Literal["default", "async"] | None = None
+    batched: bool = True
+    new_max_age_s: float = DEFAULT_MAX_AGE_S
+    new_duplicate_window_s: float | None = None
+    """For how long a message id is remembered; None is the server's two minutes."""
     consumers: tuple[ConsumerSettings, ...] = ()
 
 
@@ -84,16 +89,18 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
 
 
 async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
-    config = {
+    config: Json = {
         "name": settings.name,
         "subjects": list(settings.subjects),
         "retention": "limits",
         "discard": "old",
         "storage": "file",
-        "max_age": int(DEFAULT_MAX_AGE_S * NS_PER_S),
+        "max_age": int(settings.new_max_age_s * NS_PER_S),
         "num_replicas": 1,
         "allow_direct": True,
     }
+    if settings.new_duplicate_window_s is not None:
+        config["duplicate_window"] = int(settings.new_duplicate_window_s * NS_PER_S)
     return await _change(api, "CREATE", config | _wanted(settings))
 
 
@@ -128,7 +135,7 @@ def _wanted(settings: StreamSettings) -> Json:
         "storage": settings.storage,
         "discard": settings.discard,
         "persist_mode": settings.persist_mode,
-        "allow_batched": True,
+        "allow_batched": settings.batched or None,
     }
     return {key: value for key, value in named.items() if value is not None}
 

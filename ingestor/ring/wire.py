@@ -1,12 +1,12 @@
 """What one ring message is: eight bytes of header, then the payload.
 
-    offset 0  u1   kind: 0 records, 1 symbols, 2 end of feed
+    offset 0  u1   kind: 0 records, 1 symbols, 2 end of feed, 3 status
     offset 1  u1   rtype whose dtype the rows have (kind 0); stock quotes and trades may mix
     offset 2  u2   zero
     offset 4  u4   number of rows or of symbols, little-endian
 
 Records follow as they lie in memory. Symbols follow as MessagePack ``[[instrument_id, text]]``:
-additions to the feed's table, in force for every block after them.
+additions to the feed's table, in force for every block after them. A status follows as its JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from ingestor.blocks import Block, Source
+from ingestor.feed_status import FeedStatus, decode_status, encode_status
 from ingestor.records import EVENT_TYPE_BY_RTYPE, Records
 
 HEADER: Final = struct.Struct("<BBHI")
@@ -32,6 +33,7 @@ class Kind(IntEnum):
     RECORDS = 0
     SYMBOLS = 1
     END = 2
+    STATUS = 3
 
 
 END_MESSAGE: Final = HEADER.pack(Kind.END, 0, 0, 0)
@@ -51,9 +53,14 @@ def symbols_message(symbols: Mapping[int, str]) -> bytes:
     return HEADER.pack(Kind.SYMBOLS, 0, 0, len(symbols)) + pairs
 
 
+def status_message(status: FeedStatus) -> bytes:
+    """Return the message that carries what the feed tells about itself."""
+    return HEADER.pack(Kind.STATUS, 0, 0, 0) + encode_status(status)
+
+
 @dataclass(slots=True)
 class RingReader:
-    """Turns one feed's messages back into blocks, keeping its symbol table.
+    """Turns one feed's messages back into blocks and statuses, keeping its symbol table.
 
     The table is replaced, never changed, when symbols arrive: blocks read before keep theirs.
     """
@@ -63,13 +70,18 @@ class RingReader:
     symbols: Mapping[int, str]
     ended: bool = False
 
-    def read(self, message: bytes) -> Block | None:
-        """Return the block in a message; None for one that only changes the reader's state."""
+    def read(self, message: bytes) -> Block | FeedStatus | None:
+        """Return the block or status in a message; None when it only changes the reader's state.
+
+        Raises BadDataError for a status that is none.
+        """
         kind, rtype, _, count = HEADER.unpack_from(message)
         if kind == Kind.RECORDS:
             dtype = EVENT_TYPE_BY_RTYPE[rtype].dtype
             records = np.frombuffer(message, dtype, count, HEADER.size)
             return Block(self.feed, records, self.symbols, self.source)
+        if kind == Kind.STATUS:
+            return decode_status(message[HEADER.size :])
         if kind == Kind.SYMBOLS:
             added = dict(_symbols_decoder.decode(memoryview(message)[HEADER.size :]))
             self.symbols = {**self.symbols, **added}

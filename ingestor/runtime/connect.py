@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ingestor.config.schema import Config, Nats
 from ingestor.encode import make_encoder
+from ingestor.errors import ConfigurationError
 from ingestor.publish.access import Access, prepare
 from ingestor.publish.publisher import Publisher
+from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.publish.stream import ConsumerSettings, StreamSettings
 
 
 def access_of(nats: Nats, url: str) -> Access:
     """Return how to reach the server at `url`. Raises ConfigurationError if it cannot work."""
+    if nats.status_stream == nats.stream:
+        raise ConfigurationError(
+            f"nats.status_stream and nats.stream are both {nats.stream!r}: "
+            "statuses need a stream of their own"
+        )
     access = Access(
         url=url,
         user=nats.user,
@@ -27,12 +36,18 @@ def access_of(nats: Nats, url: str) -> Access:
 
 def make_publisher(config: Config, access: Access) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it."""
-    return Publisher(
+    publisher = Publisher(
         make_encoder(config.publish.encoding),
         access=access,
         stream=_stream(config.nats),
         give_up_after_s=config.nats.give_up_after_s,
     )
+    publisher.statuses.stream = _status_stream(config.nats)
+    return publisher
+
+
+def _status_stream(nats: Nats) -> StreamSettings:
+    return replace(STATUS_SETTINGS, name=nats.status_stream, replicas=nats.replicas)
 
 
 def _stream(nats: Nats) -> StreamSettings:

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from hypothesis import given
 
-from ingestor.blocks import Source
+from ingestor.blocks import Block, Source
+from ingestor.errors import BadDataError
+from ingestor.feed_status import FeedStatus
 from ingestor.records import STOCK_TRADE, RType
-from ingestor.ring.wire import END_MESSAGE, RingReader, records_message, symbols_message
+from ingestor.ring.wire import (
+    END_MESSAGE,
+    HEADER,
+    Kind,
+    RingReader,
+    records_message,
+    status_message,
+    symbols_message,
+)
 from tests.rows import rows
+from tests.strategies import STATUSES
 
 
 def reader() -> RingReader:
@@ -15,7 +28,7 @@ def reader() -> RingReader:
 def test_records_come_back_bit_for_bit_with_their_feed_and_source() -> None:
     sent = rows([(1, 2, 3), (4, 5, 6)])
     got = reader().read(records_message(sent))
-    assert got is not None
+    assert isinstance(got, Block)
     assert (got.feed, got.source) == (3, Source.REPLAY)
     assert got.records.dtype == sent.dtype
     assert got.records.tobytes() == sent.tobytes()
@@ -25,7 +38,7 @@ def test_a_mixed_stock_frame_keeps_every_rtype() -> None:
     sent = np.zeros(2, STOCK_TRADE)
     sent["rtype"] = [RType.STOCK_QUOTE, RType.STOCK_TRADE]
     got = reader().read(records_message(sent))
-    assert got is not None
+    assert isinstance(got, Block)
     assert got.records["rtype"].tolist() == [RType.STOCK_QUOTE, RType.STOCK_TRADE]
 
 
@@ -34,8 +47,8 @@ def test_new_symbols_hold_for_later_blocks_and_leave_earlier_ones_alone() -> Non
     before = ring.read(records_message(rows([(1, 1, 1)])))
     assert ring.read(symbols_message({2: "O:SPY251216C00686000"})) is None
     after = ring.read(records_message(rows([(1, 1, 1)])))
-    assert before is not None
-    assert after is not None
+    assert isinstance(before, Block)
+    assert isinstance(after, Block)
     assert before.symbols == {1: "A"}
     assert after.symbols == {1: "A", 2: "O:SPY251216C00686000"}
 
@@ -45,3 +58,15 @@ def test_the_end_of_the_feed_is_remembered() -> None:
     assert not ring.ended
     assert ring.read(END_MESSAGE) is None
     assert ring.ended
+
+
+@given(STATUSES)
+def test_a_status_comes_back_as_it_was_and_changes_nothing(status: FeedStatus) -> None:
+    ring = reader()
+    assert ring.read(status_message(status)) == status
+    assert (ring.symbols, ring.ended) == ({1: "A"}, False)
+
+
+def test_a_status_that_is_none_is_an_error() -> None:
+    with pytest.raises(BadDataError, match="not a feed's status"):
+        reader().read(HEADER.pack(Kind.STATUS, 0, 0, 0) + b"{}")

@@ -10,6 +10,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.feed_place import FeedPlace
 from ingestor.runtime.feed_process import FeedProcess
 from tests.rows import block, rows
 
@@ -42,12 +43,12 @@ class Feed:
         self.ring = BlockRing(Doorbell(), ring_bytes)
         self.table = CounterTable(1)
         self.row = self.table.row(0)
-        self.process = FeedProcess(source, self.ring, self.table, self.row)
+        self.process = FeedProcess(source, FeedPlace(0, self.ring, self.table))
 
     def taken(self) -> tuple[list[Block], RingReader]:
         reader = RingReader(0, Source.REPLAY, {})
         blocks = [reader.read(message) for message in self.ring.take(1000)]
-        return [one for one in blocks if one is not None], reader
+        return [one for one in blocks if isinstance(one, Block)], reader
 
 
 def test_all_blocks_their_symbols_and_the_end_go_through_the_ring() -> None:

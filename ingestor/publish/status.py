@@ -1,0 +1,191 @@
+"""What feeds tell about themselves, published into a stream of its own: each once and in order.
+
+It shares the publisher's connection and nothing else. Nothing here waits for market data, and
+market data never waits for this: a status is put in a bounded queue, and one task at a time sends
+it, waits for its acknowledgement, and sends it again until there is one. Each has a message id, so
+that the stream stores it once however often it is sent (within `DUPLICATE_WINDOW_S`).
+
+The stream is made when the first status comes: a replay has none. A stream that refuses a status
+is named in the log, and the status is counted; nothing else ends by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from ingestor.errors import StreamError
+from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, encode_status
+from ingestor.publish.answers import Answer, PubAck, Refusal, parse_answer
+from ingestor.publish.connection import Connection
+from ingestor.publish.jetstream import JetStreamApi, RefusedError
+from ingestor.publish.stream import StreamSettings, set_up
+
+MAX_PENDING_STATUSES: Final = 1_024
+"""What waits to be acknowledged; beyond, the oldest is dropped, so that the last one stays true."""
+
+MAX_TEXT_CHARS: Final = 1_000
+"""A vendor's words are cut here, so that every server takes the message."""
+
+ACK_TIMEOUT_S: Final = 2.0
+"""What is not acknowledged by then is sent again."""
+
+RETRY_S: Final = 0.1
+CLOSE_TIMEOUT_S: Final = 2.0
+NEW_MAX_AGE_S: Final = 7 * 86_400.0
+DUPLICATE_WINDOW_S: Final = 3_600.0
+
+STATUS_SETTINGS: Final = StreamSettings(
+    name=STATUS_STREAM,
+    subjects=(ALL_SUBJECTS,),
+    batched=False,
+    new_max_age_s=NEW_MAX_AGE_S,
+    new_duplicate_window_s=DUPLICATE_WINDOW_S,
+)
+"""Seven days in files, limits retention, as every stream of ours where it is made anew."""
+
+_PASSING: Final = frozenset({503, 10008, 10009, 10167})
+"""Errors that are over soon: a stream without a leader, a server that is busy."""
+
+log = logging.getLogger(__name__)
+
+
+class StatusPublisher:
+    """Publishes statuses over an open connection, whose event loop it shares.
+
+    `stream` may be replaced before the first status. `published`, `refused` and `dropped` count.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._api = JetStreamApi(connection)
+        self.stream = STATUS_SETTINGS
+        self._pending: deque[tuple[int, FeedStatus]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._run_id = uuid4().hex
+        self._told = 0
+        self._ready = False
+        self._complained = False
+        self._closed = False
+        self.published = 0
+        """Acknowledged by the stream."""
+        self.refused = 0
+        """Not taken by the stream."""
+        self.dropped = 0
+        """Given up because too many waited, or because the end came first."""
+
+    @property
+    def pending(self) -> int:
+        """Statuses whose fate is not known yet."""
+        return self._told - self.published - self.refused - self.dropped
+
+    def tell(self, status: FeedStatus) -> None:
+        """Have a status published; returns at once. Call it on the connection's event loop."""
+        self._told += 1
+        if self._closed:
+            self.dropped += 1
+            return
+        if len(self._pending) >= MAX_PENDING_STATUSES:
+            self._drop_oldest()
+        self._pending.append((self._told, status))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+            self._worker.add_done_callback(_log_fault)
+
+    async def close(self) -> None:
+        """Publish what is pending within `CLOSE_TIMEOUT_S`; what is left is dropped, and said."""
+        self._closed = True
+        if self._worker is not None:
+            await asyncio.wait({self._worker}, timeout=CLOSE_TIMEOUT_S)
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+        if self.pending:
+            log.warning("%d statuses of feeds are not published", self.pending)
+            self.dropped += self.pending
+
+    def _drop_oldest(self) -> None:
+        _, status = self._pending.popleft()
+        self.dropped += 1
+        log.warning("too many statuses wait: dropped %s of %s", status.what, status.feed)
+
+    async def _work(self) -> None:
+        while self._pending and self._connection.failure is None:
+            number, status = self._pending.popleft()
+            await self._deliver(status, f"{self._run_id}.{number}")
+
+    async def _deliver(self, status: FeedStatus, message_id: str) -> None:
+        """Return once the stream has stored it or refused it, or the connection has failed."""
+        while self._connection.failure is None:
+            try:
+                if self._connection.up:
+                    await self._publish(status, message_id)
+                    return
+            except TimeoutError as error:
+                if self._forbidden(status):
+                    self._refuse(f"we may not publish: {error}")
+                    return
+                log.debug("a status is sent again: %s", error)
+            except StreamError as error:
+                if not (isinstance(error, RefusedError) and error.passing):
+                    self._refuse(str(error))
+                    return
+                log.debug("a status is sent again: %s", error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _publish(self, status: FeedStatus, message_id: str) -> None:
+        """Send it and take the acknowledgement. Raises TimeoutError, StreamError."""
+        for subject in self._subjects(status):
+            self._connection.spare(subject)
+        if not self._ready:
+            await set_up(self._api, self.stream)
+            self._ready = True
+        answer = await self._connection.request(
+            status.subject, _payload(status), ACK_TIMEOUT_S, {"Nats-Msg-Id": message_id}
+        )
+        if answer is None:
+            self._ready = False
+            raise TimeoutError(f"no stream takes {status.subject}")
+        _check(parse_answer(answer))
+        self.published += 1
+        self._complained = False
+
+    def _forbidden(self, status: FeedStatus) -> bool:
+        return any(map(self._connection.forbidden, self._subjects(status)))
+
+    def _subjects(self, status: FeedStatus) -> list[str]:
+        """Where we may be forbidden to publish, without harm to market data."""
+        verbs = ("INFO", "CREATE", "UPDATE")
+        return [status.subject, *(f"$JS.API.STREAM.{verb}.{self.stream.name}" for verb in verbs)]
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        if not self._complained:
+            self._complained = True
+            log.warning("statuses of feeds cannot be published: %s", reason)
+
+
+def _check(answer: Answer) -> None:
+    """Raise TimeoutError where it may be taken later, StreamError where it is refused."""
+    if isinstance(answer, Refusal):
+        if (answer.error.err_code or answer.error.code) in _PASSING:
+            raise TimeoutError(str(answer.error))
+        raise StreamError(f"the stream refuses them: {answer.error}")
+    if not isinstance(answer, PubAck):
+        raise StreamError(f"the stream's answer is of another kind: {answer}")
+
+
+def _payload(status: FeedStatus) -> bytes:
+    if len(status.text) > MAX_TEXT_CHARS:
+        shortened = f"{status.text[: MAX_TEXT_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
+        status = msgspec.structs.replace(status, text=shortened)
+    return encode_status(status)
+
+
+def _log_fault(worker: asyncio.Task[None]) -> None:
+    if not worker.cancelled() and (error := worker.exception()) is not None:
+        log.error("publishing statuses ended by a fault of this program", exc_info=error)

@@ -1,0 +1,47 @@
+"""The publisher process: what comes out of the rings, and where it goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ingestor.blocks import Source
+from ingestor.feed_status import FeedStatus, What, decode_status
+from ingestor.merge.arrival import ArrivalMerge
+from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.wire import (
+    END_MESSAGE,
+    RingReader,
+    records_message,
+    status_message,
+    symbols_message,
+)
+from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess
+from tests.publish.plain import messages, publisher, stored
+from tests.rows import rows
+
+if TYPE_CHECKING:
+    from tests.nats_servers import NatsServer
+
+
+def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: NatsServer) -> None:
+    told = [FeedStatus(feed="stocks", what=What.GAP, at_ns=at, text="cut") for at in range(3)]
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell)
+    records = rows([(at, at, at) for at in range(30)])
+    for at, status in enumerate(told):
+        assert ring.put(status_message(status))
+        assert ring.put(symbols_message({0: "ES.c.0"}))
+        assert ring.put(records_message(records[at * 10 : at * 10 + 10]))
+    assert ring.put(END_MESSAGE)
+    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
+    table = CounterTable(1)
+    publishing = publisher(any_nats_server)
+    report = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10).run()
+    doorbell.close()
+    assert (report.error, report.published, report.statuses) == (None, 30, 3)
+    found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
+    assert [decode_status(data) for _, _, data in found] == told
+    assert asyncio.run(stored(any_nats_server)) == list(range(30))
