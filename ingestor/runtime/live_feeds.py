@@ -57,18 +57,10 @@ class LiveFeeds:
             frame_log=frame_log,
             strikes=Strikes(
                 manager=manager,
-                price=self._price(place),
+                price=price_of(self.config, place),
                 quotes=self.config.polygon.option_quotes,
             ),
         )
-
-    def _price(self, place: FeedPlace) -> Callable[[], int | None]:
-        """Feed 0, the stocks, has the price in its counters; without it the focus is the price."""
-        if "stocks" not in self.config.polygon.feeds:
-            focus = strike_plan(self.config).focus
-            return lambda: focus.strike_e9 if focus else None
-        stocks = place.table.row(0)
-        return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
 
     def _settings(
         self, name: LiveFeedName, url: str, place: FeedPlace, hours: TradingHours
@@ -86,6 +78,18 @@ class LiveFeeds:
             backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
             drain_s=polygon.drain_s,
         )
+
+
+def price_of(config: Config, place: FeedPlace) -> Callable[[], int | None]:
+    """Return what asks for the newest price of the underlying in 1e-9, None before the first.
+
+    Feed 0, the stocks, shows it in its counters; where there is none the focus is the price.
+    """
+    if "stocks" not in config.polygon.feeds:
+        focus = strike_plan(config).focus
+        return lambda: focus.strike_e9 if focus else None
+    stocks = place.table.row(0)
+    return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
 
 
 @contextlib.contextmanager
