@@ -143,6 +143,11 @@ class Rig:
         await self.until(lambda: len(self.outlet.told(what)) >= times)
         return self.outlet.told(what)[times - 1]
 
+    async def until_beat(self) -> None:
+        """Wait for the feed's next look around."""
+        beats = len(self.outlet.beats)
+        await self.until(lambda: len(self.outlet.beats) > beats)
+
     async def until_rows(self, more: int = 1) -> None:
         rows = self.outlet.rows + more
         await self.until(lambda: self.outlet.rows >= rows)

@@ -11,7 +11,9 @@ import pytest
 
 from ingestor.errors import ConfigurationError
 from ingestor.feed_status import What
-from tests.feeds.polygon.rig import Rig, drive
+from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.socket import Target
+from tests.feeds.polygon.rig import Rig, Scenario, drive
 from tests.publish.certificates import make_certificates
 from tests.sim.polygon.conftest import Start
 
@@ -22,8 +24,19 @@ def unused_port() -> int:
         return int(held.getsockname()[1])
 
 
-async def wait_a_little(rig: Rig) -> None:
-    await rig.until(lambda: len(rig.outlet.beats) > 3)
+def until_told(caplog: pytest.LogCaptureFixture) -> Scenario:
+    """A scenario that ends soon after the first attempt has failed."""
+
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: failures(caplog))
+        beats = len(rig.outlet.beats)
+        await rig.until(lambda: len(rig.outlet.beats) > beats + 2)
+
+    return scenario
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "cannot connect" in text]
 
 
 ADDRESSES: dict[str, Callable[[str], str]] = {
@@ -39,8 +52,9 @@ def test_a_wrong_address_is_told_with_its_cause_and_tried_again(
     start: Start, caplog: pytest.LogCaptureFixture, cause: str
 ) -> None:
     simulator = start()
-    outlet = drive(simulator, wait_a_little, url=ADDRESSES[cause](simulator.stocks_url))
-    (line,) = [text for text in caplog.messages if "cannot connect" in text]
+    url = ADDRESSES[cause](simulator.stocks_url)
+    outlet = drive(simulator, until_told(caplog), url=url)
+    (line,) = failures(caplog)
     assert cause in line
     assert outlet.counts.frames == 0
 
@@ -52,18 +66,18 @@ def test_a_server_that_appears_later_is_found(
     port = unused_port()
 
     async def scenario(rig: Rig) -> None:
-        await wait_a_little(rig)
+        await rig.until(lambda: failures(caplog))
         start("--port", str(port))
         await rig.until_rows(10)
 
     drive(start(), scenario, url=f"ws://127.0.0.1:{port}/stocks")
-    assert any("attempts that failed" in text for text in caplog.messages)
+    assert any("failed attempts before" in text for text in caplog.messages)
 
 
 @pytest.mark.parametrize("url", ["https://socket.massive.com/stocks", "stocks", "ws://:80x/"])
-def test_what_is_no_address_is_a_mistake_in_the_configuration(start: Start, url: str) -> None:
+def test_what_is_no_address_is_a_mistake_in_the_configuration(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not the address of a WebSocket"):
-        drive(start(), wait_a_little, url=url)
+        Target(url, SocketLimits())
 
 
 def test_a_feed_streams_over_tls(
@@ -88,8 +102,8 @@ def test_a_server_that_nobody_vouches_for_is_not_talked_to(
 ) -> None:
     files = make_certificates(tmp_path)
     simulator = start("--tls-cert", str(files.server), "--tls-key", str(key_of(files.server)))
-    drive(simulator, wait_a_little)
-    (line,) = [text for text in caplog.messages if "cannot connect" in text]
+    drive(simulator, until_told(caplog))
+    (line,) = failures(caplog)
     assert "certificate verify failed" in line
     assert simulator.control("stats")["stocks"]["opened"] == 0
 

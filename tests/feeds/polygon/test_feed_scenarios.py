@@ -128,7 +128,7 @@ def test_attempts_that_fail_are_told_with_their_cause_and_not_each_time(
     drive(start(), scenario)
     lines = [record.getMessage() for record in caplog.records]
     assert sum("cannot connect to ws://" in line for line in lines) == 1
-    assert any("onnect" in line and "attempts that failed" in line for line in lines)
+    assert any("onnect" in line and "failed attempts before" in line for line in lines)
 
 
 def test_duplicates_are_published_as_they_come(start: Start) -> None:
