@@ -25,6 +25,7 @@ REPLAY_ENVIRONMENT: Final = {
 
 _REPLAY_WHAT: Final = (
     Flag("--data-dir", "replay.data_dir", "DIR", "folder with trades/ and MBP-10/"),
+    Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
     Flag(
         "--date",
         "replay.dates",
@@ -32,8 +33,16 @@ _REPLAY_WHAT: Final = (
         "a day; again for more; none means every day there is",
         repeated=True,
     ),
-    Flag("--feeds", "replay.feeds", "trades,mbp10", "which feeds (default both)", commas),
-    Flag("--symbols", "replay.symbols", "A,B", "only these symbols", commas),
+    Flag(
+        "--feeds",
+        "replay.feeds",
+        "A,B",
+        "of trades, mbp10, stocks, options (default: the first two; with --journal what there is)",
+        commas,
+    ),
+    Flag(
+        "--symbols", "replay.symbols", "A,B", "only these; an underlying means its options", commas
+    ),
     Flag("--start", "replay.start", "HH:MM", "New York time from which to replay"),
     Flag("--end", "replay.end", "HH:MM", "New York time before which to replay"),
 )
@@ -46,7 +55,8 @@ _REPLAY_HOW: Final = (
 
 _REPLAY_ABOUT: Final = """\
 Replay Databento DBN files into NATS JetStream: ES trades and MBP-10 depth, merged into one
-stream in the order they happened, with the subjects and schemas of the live feed.
+stream in the order they happened, with the subjects and schemas of the live feed. With --journal
+also what a live run recorded of stocks and options, as it was published then.
 """
 
 _REPLAY_MORE: Final = """\
@@ -54,10 +64,12 @@ examples:
   ingestor-replay --demo                         a made-up sample day, into an embedded server
   ingestor-replay --date 2025-12-16 --speed 0    one day, as fast as the server takes it
   ingestor-replay --date 2025-12-16 --speed 1 --start 09:30 --end 16:00 --max-gap 5
+  ingestor-replay --journal journal --date 2025-12-16    what ingestor-live --record kept of a day
   ingestor-replay --config configs/replay.toml --show-config
 
 files:
   DIR/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst] and DIR/MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst]
+  of a journal: DIR/stocks-YYYYMMDD-NNNNNN.journal[.zst] and DIR/options-... (dates in New York)
 
 environment (a flag beats it, it beats the file):
   NATS_URL, REPLAY_SPEED, REPLAY_DATE (comma between dates), DBN_DATA_DIR

@@ -29,7 +29,7 @@ WallTime = Annotated[
 StreamName = Annotated[
     str, Meta(pattern=r"^[^\s.*>/\\]+$", description="a name without spaces and . * > / \\")
 ]
-FeedName = Literal["trades", "mbp10"]
+FeedName = Literal["trades", "mbp10", "stocks", "options"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -38,11 +38,14 @@ class Replay(Table, frozen=True, kw_only=True):
 
     data_dir: Path = Path("dbn-data")
     """Holds trades/ and MBP-10/ as the vendor delivers them."""
+    journal_dir: Path | None = None
+    """Holds what a live run recorded; unset replays files alone."""
     dates: tuple[Date, ...] = ()
     """Days to replay, in order of the calendar; none means every day there is."""
     speed: Speed = 0.0
     """0 as fast as possible, 1 real time, 2 twice as fast."""
-    feeds: tuple[FeedName, ...] = ("trades", "mbp10")
+    feeds: tuple[FeedName, ...] = ()
+    """None means trades and mbp10; with a journal, all that there is data for."""
     start: WallTime | None = None
     """New York time of day from which events are replayed."""
     end: WallTime | None = None
@@ -157,9 +160,7 @@ SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})
 REPLAY_ONLY = frozenset(
     {"replay", "process.trades_cpus", "process.mbp10_cpus", "process.block_bytes"}
 )
-LIVE_ONLY = frozenset(
-    {"polygon", "strikes", "record", "live", "process.stocks_cpus", "process.options_cpus"}
-)
+LIVE_ONLY = frozenset({"polygon", "strikes", "record", "live"})
 """Tables and keys that only one of the programs heeds; a file may serve both."""
 
 

@@ -72,7 +72,7 @@ def test_toml_dates_and_lists_of_tables_are_understood(tmp_path: Path) -> None:
         ("[publish]\nencoding = 'xml'", "; allowed: json, packed"),
         ("[replay]\nstart = '9:30'", "; allowed: HH:MM, 00:00 to 23:59"),
         ("replay = 3", "replay in file {} must be a table: write [replay]"),
-        ("[replay]\nfeeds = ['trades', 'mbo']", "at [1]; allowed: mbp10, trades"),
+        ("[replay]\nfeeds = ['trades', 'mbo']", "at [1]; allowed: mbp10, options, stocks, trades"),
         ("[[nats.consumers]]\nnam = 'x'", "unknown field nam"),
         ("[replay]\nspeed = nan", "replay.speed = nan (file {}) is not allowed"),
         ("[polygon]\nsymbol = 'SPY'", "; did you mean polygon.symbols?"),

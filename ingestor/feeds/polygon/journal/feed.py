@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from ingestor.blocks import Block, Source
 from ingestor.errors import BadDataError, ConfigurationError
@@ -29,7 +29,7 @@ class JournalFeed:
 
     Attributes:
         directory: Folder of the journal.
-        feed_name: ``stocks`` or ``options``.
+        market: Whose frames to read; a folder may hold both.
         dates: Days in New York to read, in any order; none means every day there is.
         start: New York wall time on each date from which records count (``ts_event``).
         end: New York wall time before which they do; see `ingestor.feeds.windows`.
@@ -41,7 +41,7 @@ class JournalFeed:
     """
 
     directory: Path
-    feed_name: Literal["stocks", "options"]
+    market: Market
     dates: Sequence[dt.date] = ()
     start: dt.time | None = None
     end: dt.time | None = None
@@ -63,14 +63,14 @@ class JournalFeed:
         Raises `NoDataError` at once when the folder or a date is missing. After everything that
         is whole has been yielded, raises `BadDataError` when there was damage.
         """
-        readings = find_segments(self.directory, self._market, self.dates)
+        readings = find_segments(self.directory, self.market, self.dates)
         self.progress = JournalProgress(bytes_total=sum(one.segment.size for one in readings))
         return self._blocks(readings, self.progress)
 
     def _blocks(self, readings: Sequence[Reading], progress: JournalProgress) -> Iterator[Block]:
         dates = {reading.segment.date for reading in readings if not reading.silent}
         session = Session(self.start, self.end)
-        run = _Run(Playback(), Choice(self._market, self.symbols, self.block_bytes), progress)
+        run = _Run(Playback(), Choice(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
             run.choice.windows = session.of_file(reading.segment.date, dates, EVERYTHING)
             for records in run.records_of(reading):
@@ -79,10 +79,6 @@ class JournalFeed:
             raise BadDataError(
                 f"{progress.damaged}; all else was read (places like this: {progress.damages})"
             )
-
-    @property
-    def _market(self) -> Market:
-        return Market[self.feed_name.upper()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def list_segments(directory: Path, market: Market) -> list[Segment]:
     return [found[key] for key in sorted(found)]
 
 
-def available_dates(directory: Path, market: Market) -> list[dt.date]:
+def dates_recorded(directory: Path, market: Market) -> list[dt.date]:
     """Return the dates in New York that have a segment, in order; raises as `list_segments`."""
     return sorted({segment.date for segment in list_segments(directory, market)})
 
@@ -98,11 +98,6 @@ def find_segments(directory: Path, market: Market, dates: Sequence[dt.date] = ()
     if missing or not there:
         raise NoDataError(_what_is_missing(directory, market, missing, there))
     return _with_what_precedes(segments, set(dates or there))
-
-
-def holds_journal(directory: Path) -> bool:
-    """Whether there is a segment of any feed. Raises `NoDataError` without a folder."""
-    return any(list_segments(directory, market) for market in Market)
 
 
 @contextmanager

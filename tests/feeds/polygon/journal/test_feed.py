@@ -43,8 +43,9 @@ NEXT_OPEN_NS = new_york_ns(NEXT, dt.time(9, 30))
 ROOTS = ("QQQ", "SPY")
 
 
-def replayed(directory: Path, feed_name: Any = "stocks", **settings: Any) -> list[Message]:
-    return messages_of(JournalFeed(directory=directory, feed_name=feed_name, **settings).blocks())
+def replayed(directory: Path, feed_name: str = "stocks", **settings: Any) -> list[Message]:
+    market = Market[feed_name.upper()]
+    return messages_of(JournalFeed(directory=directory, market=market, **settings).blocks())
 
 
 def plain_segments(directory: Path) -> list[Path]:
@@ -95,7 +96,7 @@ def test_runs_whose_symbols_have_other_numbers_are_not_mixed_up(tmp_path: Path) 
     runs = [[(frame(trade(sym=sym)), OPEN_NS + n, 1)] for n, sym in enumerate(("SPY", "QQQ"))]
     for frames in runs:
         record(tmp_path, "stocks", frames)
-    blocks = JournalFeed(directory=tmp_path, feed_name="stocks").blocks()
+    blocks = JournalFeed(directory=tmp_path, market=Market.STOCKS).blocks()
     symbols = [
         block.symbols[int(number)] for block in blocks for number in block.records["instrument_id"]
     ]
@@ -123,7 +124,7 @@ def test_a_journal_that_ends_in_the_middle_of_an_entry_gives_all_before_it(
     record(tmp_path, "stocks", frames)
     (path,) = plain_segments(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
-    feed = JournalFeed(directory=tmp_path, feed_name="stocks")
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     assert messages_of(feed.blocks()) == live_messages("stocks", [frames[:-1]])
     assert feed.progress.skipped == {}
     assert feed.progress.bytes_read == feed.progress.bytes_total
@@ -176,7 +177,7 @@ def test_damage_in_the_middle_costs_its_frame_and_is_told_at_the_end(
     content[-40] ^= 1
     content[-300] ^= 1
     paths[1].write_bytes(content)
-    feed = JournalFeed(directory=tmp_path, feed_name="stocks")
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     found, error = all_before_the_error(feed)
     numbers = [json.loads(payload)["seq"] for _, payload in found]
     lost = sorted(set(range(50)) - set(numbers))
@@ -196,7 +197,7 @@ def test_a_segment_whose_header_is_damaged_is_left_out_and_the_rest_read(tmp_pat
     content = bytearray(paths[1].read_bytes())
     content[10] ^= 1
     paths[1].write_bytes(content)
-    found, error = all_before_the_error(JournalFeed(directory=tmp_path, feed_name="stocks"))
+    found, error = all_before_the_error(JournalFeed(directory=tmp_path, market=Market.STOCKS))
     assert error.startswith(f"{paths[1]} has a damaged header: its checksum disagrees")
     numbers = [json.loads(payload)["seq"] for _, payload in found]
     assert 0 in numbers
@@ -209,7 +210,7 @@ def test_a_compressed_segment_that_is_cut_gives_what_is_whole(tmp_path: Path) ->
     record(tmp_path, "stocks", frames)
     path = compress(plain_segments(tmp_path)[0])
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    found, error = all_before_the_error(JournalFeed(directory=tmp_path, feed_name="stocks"))
+    found, error = all_before_the_error(JournalFeed(directory=tmp_path, market=Market.STOCKS))
     expected = live_messages("stocks", [frames])
     assert len(found) > len(expected) // 3
     assert found == expected[: len(found)]
@@ -219,7 +220,7 @@ def test_a_compressed_segment_that_is_cut_gives_what_is_whole(tmp_path: Path) ->
 def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
     path = tmp_path / "stocks-20251216-000001.journal"
     path.write_bytes(b"[{}]")
-    found, error = all_before_the_error(JournalFeed(directory=tmp_path, feed_name="stocks"))
+    found, error = all_before_the_error(JournalFeed(directory=tmp_path, market=Market.STOCKS))
     assert found == []
     assert error.startswith(f"{path} is no journal: it does not begin as one")
 
@@ -227,17 +228,17 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
 def test_a_file_of_another_feed_is_named(tmp_path: Path) -> None:
     path = tmp_path / "stocks-20251216-000001.journal"
     path.write_bytes(segment(entries(option_frames(3)), header(market=Market.OPTIONS)))
-    found, error = all_before_the_error(JournalFeed(directory=tmp_path, feed_name="stocks"))
+    found, error = all_before_the_error(JournalFeed(directory=tmp_path, market=Market.STOCKS))
     assert found == []
     assert error.startswith(f"{path} holds frames of options")
 
 
 def test_a_folder_or_a_date_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(NoDataError, match="cannot be listed"):
-        JournalFeed(directory=tmp_path / "gone", feed_name="stocks").blocks()
+        JournalFeed(directory=tmp_path / "gone", market=Market.STOCKS).blocks()
     record(tmp_path, "stocks", stock_frames(1))
     with pytest.raises(NoDataError, match="dates there are: 2025-12-16"):
-        JournalFeed(directory=tmp_path, feed_name="stocks", dates=[NEXT]).blocks()
+        JournalFeed(directory=tmp_path, market=Market.STOCKS, dates=[NEXT]).blocks()
 
 
 def minutes(count: int, start_ns: int = OPEN_NS) -> list[Received]:
@@ -249,7 +250,7 @@ def minutes(count: int, start_ns: int = OPEN_NS) -> list[Received]:
 def test_a_session_by_new_york_time(tmp_path: Path) -> None:
     record(tmp_path, "stocks", [*minutes(120), *minutes(120, NEXT_OPEN_NS)])
     feed = JournalFeed(
-        directory=tmp_path, feed_name="stocks", start=dt.time(10, 0), end=dt.time(10, 2)
+        directory=tmp_path, market=Market.STOCKS, start=dt.time(10, 0), end=dt.time(10, 2)
     )
     found = messages_of(feed.blocks())
     assert [json.loads(payload)["seq"] for _, payload in found] == [30, 31, 30, 31]
@@ -292,7 +293,7 @@ def test_blocks_are_large_but_no_larger_than_asked_for(tmp_path: Path) -> None:
     frames = stock_frames(2000)
     record(tmp_path, "stocks", frames)
     for block_bytes in (MIN_BLOCK_BYTES, 65_536):
-        feed = JournalFeed(directory=tmp_path, feed_name="stocks", block_bytes=block_bytes)
+        feed = JournalFeed(directory=tmp_path, market=Market.STOCKS, block_bytes=block_bytes)
         sizes = [block.records.nbytes for block in feed.blocks() if len(block.records)]
         assert max(sizes) <= block_bytes
         assert sum(size > block_bytes // 2 for size in sizes) >= len(sizes) // 2
@@ -303,7 +304,7 @@ def test_a_frame_larger_than_a_block_is_cut(tmp_path: Path) -> None:
     frames = [(frame(*(trade(q=number) for number in range(300))), OPEN_NS, 1)]
     record(tmp_path, "stocks", frames)
     blocks = list(JournalFeed(
-        directory=tmp_path, feed_name="stocks", block_bytes=MIN_BLOCK_BYTES
+        directory=tmp_path, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES
     ).blocks())  # fmt: skip
     assert max(len(block.records) for block in blocks) == MIN_BLOCK_BYTES // STOCK_TRADE.itemsize
     assert messages_of(blocks) == live_messages("stocks", [frames])
@@ -311,13 +312,13 @@ def test_a_frame_larger_than_a_block_is_cut(tmp_path: Path) -> None:
 
 def test_blocks_smaller_than_a_record_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="block_bytes is 100; it must be at least 4096"):
-        JournalFeed(directory=tmp_path, feed_name="stocks", block_bytes=100)
+        JournalFeed(directory=tmp_path, market=Market.STOCKS, block_bytes=100)
 
 
 def test_a_journal_without_records_gives_signs_of_life(tmp_path: Path) -> None:
     status = frame({"ev": "status", "status": "success", "message": "x" * 10_000})
     record(tmp_path, "stocks", [(status, OPEN_NS, 1)] * 200)
-    blocks = list(JournalFeed(directory=tmp_path, feed_name="stocks", source=Source.SIM).blocks())
+    blocks = list(JournalFeed(directory=tmp_path, market=Market.STOCKS, source=Source.SIM).blocks())
     assert len(blocks) >= 200 * 10_000 // (256 * 1024)
     assert {(len(block.records), block.source) for block in blocks} == {(0, Source.SIM)}
 
@@ -328,7 +329,7 @@ def test_progress_counts_bytes_records_and_what_was_left_out(tmp_path: Path) -> 
         (frame(trade(), trade(t=1_786_649_956_000)), OPEN_NS + 1, 1),
     ]
     record(tmp_path, "stocks", frames)
-    feed = JournalFeed(directory=tmp_path, feed_name="stocks")
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     size = plain_segments(tmp_path)[0].stat().st_size
     blocks = feed.blocks()
     assert (feed.progress.bytes_total, feed.progress.bytes_read) == (size, 0)
@@ -342,7 +343,7 @@ def test_frames_that_were_not_recorded_are_counted(tmp_path: Path) -> None:
     frames = entries([(frame(trade(q=number)), OPEN_NS, 1) for number in range(9)])
     path = tmp_path / "stocks-20251216-000001.journal"
     path.write_bytes(segment([*frames[:3], *frames[7:]]))
-    feed = JournalFeed(directory=tmp_path, feed_name="stocks")
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     assert len(messages_of(feed.blocks())) == 5
     assert feed.progress.skipped == {"frame_not_in_journal": 4}
 
@@ -354,7 +355,7 @@ def test_memory_does_not_depend_on_the_size_of_the_journal(tmp_path: Path) -> No
         record(folder, "stocks", stock_frames(count))
         for path in plain_segments(folder):
             compress(path)
-        feed = JournalFeed(directory=folder, feed_name="stocks", block_bytes=MIN_BLOCK_BYTES)
+        feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
         tracemalloc.start()
         for block in feed.blocks():
             assert block.records.nbytes <= MIN_BLOCK_BYTES

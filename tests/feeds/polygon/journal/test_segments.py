@@ -9,10 +9,9 @@ import zstandard
 from ingestor.errors import NoDataError
 from ingestor.feeds.polygon.journal.format import Market
 from ingestor.feeds.polygon.journal.segments import (
-    available_dates,
+    dates_recorded,
     find_segments,
     header_of,
-    holds_journal,
     list_segments,
     open_segment,
     segment_name,
@@ -61,7 +60,6 @@ def test_other_files_are_no_segments(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert list_segments(tmp_path, Market.STOCKS) == []
     assert [one.number for one in list_segments(tmp_path, Market.OPTIONS)] == [1]
-    assert holds_journal(tmp_path)
 
 
 def test_segments_come_in_order_with_their_size_on_disk(tmp_path: Path) -> None:
@@ -69,7 +67,7 @@ def test_segments_come_in_order_with_their_size_on_disk(tmp_path: Path) -> None:
     found = list_segments(tmp_path, Market.STOCKS)
     assert [(one.date, one.number) for one in found] == [(DAY, 1), (DAY, 2), (NEXT, 1)]
     assert [one.size for one in found] == [path.stat().st_size for path in reversed(paths)]
-    assert available_dates(tmp_path, Market.STOCKS) == [DAY, NEXT]
+    assert dates_recorded(tmp_path, Market.STOCKS) == [DAY, NEXT]
 
 
 def test_of_a_segment_that_is_there_twice_the_plain_one_is_read_once(tmp_path: Path) -> None:
@@ -115,7 +113,6 @@ def test_a_folder_that_holds_no_journal_says_what_was_looked_for(tmp_path: Path)
         match=r"no journal of stocks: no file is named stocks-YYYYMMDD-NNNNNN\.journal\[\.zst\]",
     ):
         find_segments(tmp_path, Market.STOCKS, [DAY])
-    assert not holds_journal(tmp_path)
 
 
 def test_a_date_that_is_missing_is_told_with_those_there_are(tmp_path: Path) -> None:
