@@ -1,26 +1,19 @@
-"""Command lines: arguments in, exit code out.
-
-Standard output carries the result and nothing else; everything said while running goes to
-standard error.
-"""
+"""``ingestor-replay``: arguments in, exit code out."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Final
 
-from ingestor import __version__
 from ingestor import log as logs
-from ingestor.config.load import Layer, Loaded, Setting, environment_layer, file_layer, load
+from ingestor.command_line import Flag, add, add_summary, commas, parser_of, report, settings_of
+from ingestor.config.load import Loaded
+from ingestor.config.schema import LIVE_ONLY
 from ingestor.config.show import show
 from ingestor.errors import ExitCode, IngestorError
 from ingestor.replay_publisher import ReplayPublisher
-from ingestor.summary import as_json, as_text
 
 REPLAY_ENVIRONMENT: Final = {
     "NATS_URL": "nats.url",
@@ -29,28 +22,6 @@ REPLAY_ENVIRONMENT: Final = {
     "DBN_DATA_DIR": "replay.data_dir",
 }
 
-
-def commas(text: str) -> list[str]:
-    """Split a comma list; spaces around names and empty names do not count."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """A flag that sets one key of the configuration."""
-
-    name: str
-    key: str
-    metavar: str
-    help: str
-    kind: Callable[[str], Any] = str
-    repeated: bool = False
-
-
-_WHERE: Final = (
-    Flag("--nats", "nats.url", "URL", "NATS server (default: a local or an embedded one)"),
-    Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
-)
 
 _REPLAY_WHAT: Final = (
     Flag("--data-dir", "replay.data_dir", "DIR", "folder with trades/ and MBP-10/"),
@@ -103,9 +74,9 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
     parser = replay_parser()
     given = parser.parse_args(arguments)
     try:
-        loaded = _load(given, REPLAY_ENVIRONMENT)
+        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_REPLAY_WHAT, *_REPLAY_HOW))
         if given.show_config:
-            print(show(loaded))
+            print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
         logs.configure("ingestor", loaded.config.log.level)
         return _replay(loaded, given)
@@ -115,29 +86,15 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replay(loaded: Loaded, given: argparse.Namespace) -> int:
-    result = ReplayPublisher(loaded.config, demo=given.demo).run()
-    if given.summary == "json":
-        print(as_json(result.summary))
-    else:
-        print(as_text(result.summary, result.details))
-    if result.error:
-        print(f"ingestor-replay: {result.error}", file=sys.stderr)
-    return result.exit_code
+    outcome = ReplayPublisher(loaded.config, demo=given.demo).run()
+    return report("ingestor-replay", outcome, given.summary)
 
 
 def replay_parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
-    parser = _Parser(
-        prog="ingestor-replay",
-        description=_REPLAY_ABOUT,
-        epilog=_REPLAY_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    _add_common(parser)
+    parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")
-    _add(what, _REPLAY_WHAT)
+    add(what, _REPLAY_WHAT)
     what.add_argument(
         "--demo",
         action="store_true",
@@ -145,62 +102,6 @@ def replay_parser() -> argparse.ArgumentParser:
         help="replay a made-up sample day when there is no data",
     )
     how = parser.add_argument_group("how")
-    _add(how, _REPLAY_HOW)
-    how.add_argument(
-        "--summary",
-        choices=("text", "json"),
-        default="text",
-        help="final report for people, or one JSON object on standard output",
-    )
+    add(how, _REPLAY_HOW)
+    add_summary(how)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Ends with our exit code for a wrong command line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {message} (see --help)\n")
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
-    parser.add_argument(
-        "--show-config",
-        action="store_true",
-        default=False,
-        help="print every setting, its value and what set it, and start nothing",
-    )
-    _add(parser.add_argument_group("where to"), _WHERE)
-
-
-def _add(group: Any, flags: Sequence[Flag]) -> None:
-    for flag in flags:
-        action = "append" if flag.repeated else "store"
-        group.add_argument(
-            flag.name,
-            dest=flag.key,
-            metavar=flag.metavar,
-            help=flag.help,
-            type=flag.kind,
-            action=action,
-        )
-
-
-def _load(given: argparse.Namespace, environment: Mapping[str, str]) -> Loaded:
-    layers: list[Layer] = []
-    if given.config:
-        layers.append(file_layer(Path(given.config)))
-    layers.append(environment_layer(os.environ, environment))
-    layers.append(_flag_layer(given))
-    return load(layers)
-
-
-def _flag_layer(given: argparse.Namespace) -> Layer:
-    names = {flag.key: flag.name for flag in (*_WHERE, *_REPLAY_WHAT, *_REPLAY_HOW)}
-    return {
-        key: Setting(value, f"flag {names[key]}")
-        for key, value in vars(given).items()
-        if key in names
-    }

@@ -8,26 +8,23 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import sys
-from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ingestor.blocks import Source
 from ingestor.config.schema import Config, FeedName
-from ingestor.errors import ExitCode
 from ingestor.feeds.databento.files import DbnSchema, find_files
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
+from ingestor.outcome import RunOutcome, replay_outcome
 from ingestor.runtime.connect import access_of, make_publisher
 from ingestor.runtime.embedded_server import local_server
-from ingestor.runtime.feed_process import FeedReport
-from ingestor.runtime.publisher_process import PublisherReport
-from ingestor.runtime.run import FeedPlan, PublishPlan, RunReport, run
+from ingestor.runtime.feed_process import moves
+from ingestor.runtime.progress import tell_replay
+from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
 from ingestor.sim.sample_day import write_sample_day
-from ingestor.summary import Details, Summary
 from ingestor.units import NS_PER_S
 
 FEED_ORDER: Final[tuple[FeedName, ...]] = ("trades", "mbp10")
@@ -41,16 +38,6 @@ DEMO_DATE: Final = dt.date(2025, 12, 16)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
-    """The summary, what else people want to know, and how to exit."""
-
-    summary: Summary
-    details: Details
-    error: str | None
-    exit_code: int
-
-
 class ReplayPublisher:
     """Replays DBN files into JetStream, as the configuration says."""
 
@@ -58,7 +45,7 @@ class ReplayPublisher:
         self._config = config
         self._demo = demo
 
-    def run(self) -> ReplayResult:
+    def run(self) -> RunOutcome:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
         feeds = self._feeds(self._data_dir())
         speed, gap_s = self._config.replay.speed, self._config.replay.max_gap_s
@@ -70,8 +57,9 @@ class ReplayPublisher:
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )
-            report = run(feeds, plan, self._config.process, self._config.log, server.problem)
-        return _result(report)
+            whole = RunPlan(feeds, plan, tell_replay)
+            report = run(whole, self._config.process, self._config.log, server.problem)
+        return replay_outcome(report)
 
     def _data_dir(self) -> Path:
         replay = self._config.replay
@@ -83,7 +71,7 @@ class ReplayPublisher:
         process = self._config.process
         cpus = {"trades": process.trades_cpus, "mbp10": process.mbp10_cpus}
         return [
-            FeedPlan(name, self._source(data_dir, name), Source.REPLAY, cpus[name])
+            FeedPlan(name, moves(self._source(data_dir, name)), Source.REPLAY, cpus[name])
             for name in FEED_ORDER
             if name in self._config.replay.feeds
         ]
@@ -114,50 +102,6 @@ def _sample_day() -> Path:
         log.info("there is no data: making a sample day in %s", DEMO_DIR)
         write_sample_day(DEMO_DIR, DEMO_DATE)
     return DEMO_DIR
-
-
-def _result(report: RunReport) -> ReplayResult:
-    error, exit_code = _ending(report)
-    published = report.publisher
-    skipped: Tally[str] = Tally()
-    for feed in report.feeds.values():
-        skipped.update(feed.skipped)
-    summary = Summary(
-        published=published.published,
-        by_subject=published.by_subject,
-        skipped=skipped.total(),
-        late=sum(feed.late for feed in report.feeds.values()),
-        elapsed_s=round(published.elapsed_s, 6),
-        events_per_s=round(published.published / published.elapsed_s, 1)
-        if published.elapsed_s
-        else 0.0,
-        first_ts_event_ns=published.first_ts_event_ns,
-        last_ts_event_ns=published.last_ts_event_ns,
-        stream=published.stream or None,
-        first_seq=published.first_seq,
-        last_seq=published.last_seq,
-        publish_mode=published.publish_mode,
-    )
-    details = Details(
-        late_p50_ns=published.late_p50_ns,
-        late_p99_ns=published.late_p99_ns,
-        reconnects=published.reconnects,
-        skipped_by_cause=dict(skipped),
-    )
-    return ReplayResult(summary, details, error, exit_code)
-
-
-def _ending(report: RunReport) -> tuple[str | None, int]:
-    """Return the sentence and exit code: a failure first, then bad input, then a signal."""
-    if report.failure is not None:
-        return report.failure.sentence, report.failure.exit_code
-    parts: list[PublisherReport | FeedReport] = [report.publisher, *report.feeds.values()]
-    for part in parts:
-        if part.exit_code:
-            return part.error, part.exit_code
-    if report.signal_number is not None:
-        return "stopped before the end", 128 + report.signal_number
-    return None, ExitCode.OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

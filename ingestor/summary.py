@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 from ingestor.clock import iso_utc
@@ -23,6 +25,27 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int | None = None
     last_seq: int | None = None
     publish_mode: str | None = None
+
+
+class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What one live feed handed on and what it lost."""
+
+    records: int = 0
+    dropped_trades: int = 0
+    dropped_quotes: int = 0
+    gaps: int = 0
+    reconnects: int = 0
+
+
+class LiveSummary(Summary, frozen=True, kw_only=True):
+    """A summary with one entry per live feed."""
+
+    feeds: dict[str, FeedSummary] = {}
+
+    @classmethod
+    def of(cls, summary: Summary, feeds: dict[str, FeedSummary]) -> Self:
+        """Return a summary with its feeds."""
+        return cls(**msgspec.structs.asdict(summary), feeds=feeds)
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +73,8 @@ def as_text(summary: Summary, details: Details) -> str:
         place = f"sequences {summary.first_seq:,} to {summary.last_seq:,}"
         lines.append(f"stream        {summary.stream}, {place} ({summary.publish_mode})")
     lines.append(_oddities(summary, details))
+    if isinstance(summary, LiveSummary):
+        lines += [_feed_line(name, feed) for name, feed in summary.feeds.items()]
     if details.late_p50_ns is not None and details.late_p99_ns is not None:
         p50, p99 = details.late_p50_ns // NS_PER_US, details.late_p99_ns // NS_PER_US
         lines.append(f"pace          sent {p50:,} us after due at the median, {p99:,} us at p99")
@@ -64,5 +89,12 @@ def _headline(summary: Summary) -> str:
 def _oddities(summary: Summary, details: Details) -> str:
     causes = ", ".join(f"{cause} {count:,}" for cause, count in details.skipped_by_cause.items())
     skipped = f"{summary.skipped:,} skipped" + (f" ({causes})" if causes else "")
-    line = f"input         {skipped}, {summary.late:,} stepped back in time"
+    late = "reported late" if isinstance(summary, LiveSummary) else "stepped back in time"
+    line = f"input         {skipped}, {summary.late:,} {late}"
     return f"{line}, {details.reconnects} reconnects" if details.reconnects else line
+
+
+def _feed_line(name: str, feed: FeedSummary) -> str:
+    dropped = f"{feed.dropped_trades:,} trades and {feed.dropped_quotes:,} quotes dropped"
+    connections = f"{feed.gaps:,} gaps, {feed.reconnects:,} reconnects"
+    return f"{name:<14}{feed.records:,} events, {dropped}, {connections}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ingestor.errors import ConfigurationError
 
 DEFAULT_ORIGIN: Final = "default"
 MAX_CONFIG_BYTES: Final = 1024 * 1024
+_REGEX: Final = re.compile(r"Expected `str` matching regex '.*'(?= - at|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def _described(info: msgspec.inspect.Type) -> str:
 
 def _plain(reason: str, key: str) -> str:
     """Turn msgspec's ``Expected `float` - at `$.replay.speed``` into words without the path."""
+    reason = _REGEX.sub("it has another form", reason)
     text, _, path = reason.partition(" - at `$.")
     inner = path.rstrip("`").removeprefix(key).strip(".")
     return text.replace("`", "").replace("Expected", "expected") + (f" at {inner}" if inner else "")

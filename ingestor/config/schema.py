@@ -7,17 +7,19 @@ stop at the process layer: stages take plain arguments.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
+from ingestor.config.live import Live, Polygon, Record, Strikes
+from ingestor.config.table import Seconds, Table
 from ingestor.feed_status import STATUS_STREAM
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 Date = dt.date
 Speed = Annotated[float, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
 Cpus = tuple[Annotated[int, Meta(ge=0)], ...]
 RingBytes = Annotated[int, Meta(ge=1_048_576, le=1_073_741_824)]
 BlockBytes = Annotated[int, Meta(ge=4_096, le=1_048_576)]
@@ -31,11 +33,7 @@ FeedName = Literal["trades", "mbp10"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the file."""
-
-
-class Replay(_Table, frozen=True, kw_only=True):
+class Replay(Table, frozen=True, kw_only=True):
     """What is replayed, and how fast."""
 
     data_dir: Path = Path("dbn-data")
@@ -57,7 +55,7 @@ class Replay(_Table, frozen=True, kw_only=True):
     """Symbol in the file to symbol in the stream."""
 
 
-class Consumer(_Table, frozen=True, kw_only=True):
+class Consumer(Table, frozen=True, kw_only=True):
     """A durable consumer that is created with the stream."""
 
     name: str
@@ -67,7 +65,7 @@ class Consumer(_Table, frozen=True, kw_only=True):
     deliver_policy: Literal["all", "new", "last"] = "all"
 
 
-class Nats(_Table, frozen=True, kw_only=True):
+class Nats(Table, frozen=True, kw_only=True):
     """The server, how to be let in, and the stream."""
 
     url: str | None = None
@@ -97,20 +95,20 @@ class Nats(_Table, frozen=True, kw_only=True):
     consumers: tuple[Consumer, ...] = ()
 
 
-class Embedded(_Table, frozen=True, kw_only=True):
+class Embedded(Table, frozen=True, kw_only=True):
     """The NATS server that is started when none is named and none is there."""
 
     data_dir: Path = Path(".data/nats")
     """Where it keeps its streams and its log."""
 
 
-class Publish(_Table, frozen=True, kw_only=True):
+class Publish(Table, frozen=True, kw_only=True):
     """How events become messages."""
 
     encoding: Literal["json", "packed"] = "json"
 
 
-class Process(_Table, frozen=True, kw_only=True):
+class Process(Table, frozen=True, kw_only=True):
     """Processes: their CPUs, their memory, and how long they may be silent."""
 
     publisher_cpus: Cpus = ()
@@ -118,6 +116,8 @@ class Process(_Table, frozen=True, kw_only=True):
     supervisor_cpus: Cpus = ()
     trades_cpus: Cpus = ()
     mbp10_cpus: Cpus = ()
+    stocks_cpus: Cpus = ()
+    options_cpus: Cpus = ()
     ring_bytes: RingBytes = DEFAULT_RING_BYTES
     """Shared memory of one feed's ring."""
     block_bytes: BlockBytes = 262_144
@@ -128,7 +128,7 @@ class Process(_Table, frozen=True, kw_only=True):
     """How long an orderly stop may take before it is forced."""
 
 
-class Log(_Table, frozen=True, kw_only=True):
+class Log(Table, frozen=True, kw_only=True):
     """What is told while running."""
 
     level: LogLevel = "INFO"
@@ -136,10 +136,14 @@ class Log(_Table, frozen=True, kw_only=True):
     """How often a line of progress is logged when nobody watches a terminal."""
 
 
-class Config(_Table, frozen=True, kw_only=True):
+class Config(Table, frozen=True, kw_only=True):
     """The whole configuration."""
 
     replay: Replay = Replay()
+    polygon: Polygon = Polygon()
+    strikes: Strikes = Strikes()
+    record: Record = Record()
+    live: Live = Live()
     nats: Nats = Nats()
     embedded: Embedded = Embedded()
     publish: Publish = Publish()
@@ -147,5 +151,18 @@ class Config(_Table, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-SECRETS = frozenset({"nats.password", "nats.token"})
+SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})
 """Keys whose values are never shown."""
+
+REPLAY_ONLY = frozenset(
+    {"replay", "process.trades_cpus", "process.mbp10_cpus", "process.block_bytes"}
+)
+LIVE_ONLY = frozenset(
+    {"polygon", "strikes", "record", "live", "process.stocks_cpus", "process.options_cpus"}
+)
+"""Tables and keys that only one of the programs heeds; a file may serve both."""
+
+
+def is_among(key: str, names: Collection[str]) -> bool:
+    """Whether a dotted key, or its table, is one of `names`."""
+    return key in names or key.partition(".")[0] in names

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from ingestor.config.load import DEFAULT_ORIGIN, Loaded, values
-from ingestor.config.schema import SECRETS
+from ingestor.config.schema import SECRETS, is_among
 
 HIDDEN: Final = "(hidden)"
 
 
-def show(loaded: Loaded) -> str:
-    """Return one line per key as ``key = value  # origin``, secrets hidden."""
-    shown = {key: _text(key, value) for key, value in values(loaded.config).items()}
+def show(loaded: Loaded, leave_out: Collection[str] = ()) -> str:
+    """Return one line per key as ``key = value  # origin``, secrets hidden.
+
+    Keys and tables in `leave_out` are not shown.
+    """
+    shown = {
+        key: _text(key, value)
+        for key, value in values(loaded.config).items()
+        if not is_among(key, leave_out)
+    }
     width = max(len(f"{key} = {text}") for key, text in shown.items())
     return "\n".join(
         f"{f'{key} = {text}':<{width}}  # {loaded.origins.get(key, DEFAULT_ORIGIN)}"

@@ -1,8 +1,8 @@
 """The table of counters: shared memory, one row per process, one documented column per counter.
 
-Every process writes its own row only and reads the others' at will; a value is one aligned int64,
-so a reader sees an old or a new value, never half of one. The table is made before the processes
-fork and lives as long as any of them.
+Every process writes its own row only and reads the others' at will (`ENDED` alone is written by
+the supervisor); a value is one aligned int64, so a reader sees an old or a new value, never half
+of one. The table is made before the processes fork and lives as long as any of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Counter(IntEnum):
     BYTES_TOTAL = 1
     """Bytes on disk of all files of a feed."""
     BYTES_READ = 2
-    """Bytes on disk read so far."""
+    """Bytes on disk read so far; of a live feed, bytes received."""
     RECORDS = 3
     """Records a feed put in its ring, or rows the publisher sent."""
     SKIPPED = 4
     """Records left out because they make no sense."""
     LATE = 5
-    """Records that stepped back in time within their file."""
+    """Records that stepped back in time within their file; of a live feed, prints reported late."""
     RING_FULL = 6
     """Times a feed found its ring full."""
     PUBLISHED = 7
@@ -39,7 +39,21 @@ class Counter(IntEnum):
     EVENT_TIME_NS = 9
     """Event time of the newest row handled."""
     RECONNECTS = 10
-    """Connections to NATS after the first."""
+    """Connections after the first: of a live feed to its vendor, of the publisher to NATS."""
+    FRAMES = 11
+    """Messages of the vendor that a live feed received."""
+    DROPPED_TRADES = 12
+    """Trades that were dropped because the pipeline could not follow."""
+    DROPPED_QUOTES = 13
+    """Quotes that were dropped because the pipeline could not follow."""
+    GAPS = 14
+    """Times that a live feed lost its connection and data flowed again."""
+    ODDITIES = 15
+    """Records that were kept although something about them is odd."""
+    REFERENCE_PRICE_E9 = 16
+    """Newest price of the options' underlying, in 1e-9; 0 before the first."""
+    ENDED = 17
+    """1 once the process has ended, however it did."""
 
 
 STOP_NOTHING: Final = 0

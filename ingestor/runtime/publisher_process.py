@@ -95,12 +95,17 @@ class Inlet:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What feeds the publisher: inlets by feed index, their doorbell, the order and the pace."""
+    """What feeds the publisher: inlets by feed index, their doorbell, the order and the pace.
+
+    A run that is to stop in order leaves what is in the rings (files can be read again), or first
+    publishes what the feeds still put in until they have ended (a live feed cannot): `drains`.
+    """
 
     inlets: Sequence[Inlet]
     doorbell: Doorbell
     merge: Merge
     pacer: Pacer | None = None
+    drains: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +136,7 @@ class PublisherProcess:
         self._doorbell = flow.doorbell
         self._merge = flow.merge
         self._pacer = flow.pacer
+        self._drains = flow.drains
         self._publisher = publisher
         self._table = table
         self._row = row
@@ -170,7 +176,7 @@ class PublisherProcess:
             watch.cancel()
 
     async def _work(self) -> None:
-        while not self._merge.done and not self._table.stopping:
+        while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
             if runs is not None:
@@ -178,6 +184,14 @@ class PublisherProcess:
             elif not taken:
                 await self._doorbell.wait(IDLE_S)
         await self._publisher.flush()
+
+    def _is_over(self) -> bool:
+        return self._table.stopping and not (self._drains and self._may_come())
+
+    def _may_come(self) -> bool:
+        """Whether a feed is running or a ring holds something."""
+        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inlets))]
+        return not all(ended) or any(inlet.ring.used_bytes for inlet in self._inlets)
 
     async def _cancel_late(self, work: asyncio.Task[None]) -> None:
         while not self._table.stopping:

@@ -1,15 +1,15 @@
 """One run: rings, counters and processes for a set of feeds and one publisher.
 
-Live and replay differ in what they plug in here: where blocks come from, how they are ordered,
-and whether they are paced. Row i of the counter table belongs to feed i, the last one to the
-publisher.
+Live and replay differ in what they plug in here: what a feed's process does, how blocks are
+ordered, whether they are paced, how a run ends, and how its progress is told. Row i of the counter
+table belongs to feed i, the last one to the publisher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -21,9 +21,8 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.child import ChildPlan, Outcome, pin
-from ingestor.runtime.counters import CounterTable
-from ingestor.runtime.feed_process import FeedProcess, FeedReport, FeedSource
-from ingestor.runtime.progress import Progress
+from ingestor.runtime.counters import CounterRow, CounterTable
+from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport
 from ingestor.runtime.publisher_process import (
     Flow,
     Inlet,
@@ -40,21 +39,48 @@ _Report = TypeVar("_Report", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class FeedPlan:
-    """A feed: its name, where its blocks come from, its ``source``, its CPUs."""
+    """A feed: its name, what its process does, its ``source``, its CPUs."""
 
     name: str
-    blocks_from: FeedSource
+    main: FeedMain
     source: Source
     cpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PublishPlan:
-    """The publishing side; `publisher` is made inside its process."""
+    """The publishing side; `publisher` is made inside its process. For `drains` see `Flow`."""
 
     publisher: Callable[[], Publisher]
     merge: Merge
     pacer: Pacer | None = None
+    drains: bool = False
+
+
+class Tells(Protocol):
+    """Tells people how far a run is."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+TellsOf = Callable[[Sequence[tuple[str, CounterRow]], CounterRow, float], Tells]
+"""Makes it from the feeds' names and counters, the publisher's, and the seconds between lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What is run; it stops by itself after `run_s` seconds, where that is set."""
+
+    feeds: Sequence[FeedPlan]
+    publish: PublishPlan
+    progress: TellsOf
+    run_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,61 +93,54 @@ class RunReport:
     signal_number: int | None = None
 
 
-def run(
-    feeds: Sequence[FeedPlan],
-    publish: PublishPlan,
-    process: Process,
-    log: Log,
-    watch: Callable[[], str | None],
-) -> RunReport:
+def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | None]) -> RunReport:
     """Run all processes to the end; `watch` may return a sentence that stops the run."""
     pin(process.supervisor_cpus)
+    feeds = plan.feeds
     table = CounterTable(len(feeds) + 1)
     doorbell = Doorbell()
-    rings = [BlockRing(doorbell, process.ring_bytes) for _ in feeds]
-    flow = Flow(_inlets(feeds, rings), doorbell, publish.merge, publish.pacer)
-    plans = [
-        _feed_plan(plan, ring, table, index, log)
-        for index, (plan, ring) in enumerate(zip(feeds, rings, strict=True))
+    places = [
+        FeedPlace(index, BlockRing(doorbell, process.ring_bytes), table)
+        for index in range(len(feeds))
     ]
-    plans.append(_publisher_plan(flow, publish, process, table, log))
-    progress = Progress(
-        [table.row(index) for index in range(len(feeds))], table.row(len(feeds)), log.progress_s
-    )
+    children = [_feed_child(feed, place, log) for feed, place in zip(feeds, places, strict=True)]
+    flow = _flow(plan, places, doorbell)
+    children.append(_publisher_child(flow, plan.publish, process, table, log))
+    named = [(feed.name, table.row(index)) for index, feed in enumerate(feeds)]
+    progress = plan.progress(named, table.row(len(feeds)), log.progress_s)
 
     def tick() -> str | None:
         progress.tick()
         return watch()
 
-    limits = Limits(process.silence_s, process.stop_s)
+    limits = Limits(process.silence_s, process.stop_s, plan.run_s)
     try:
-        result = Supervisor(plans, table, doorbell, limits).run(tick)
+        result = Supervisor(children, table, doorbell, limits).run(tick)
     finally:
         progress.close()
         doorbell.close()
     return RunReport(
         _decoded(result.outcomes.get(PUBLISHER), PublisherReport),
-        {plan.name: _decoded(result.outcomes.get(plan.name), FeedReport) for plan in feeds},
+        {feed.name: _decoded(result.outcomes.get(feed.name), FeedReport) for feed in feeds},
         result.failure,
         result.stopped_by,
     )
 
 
-def _inlets(feeds: Sequence[FeedPlan], rings: Sequence[BlockRing]) -> list[Inlet]:
-    return [
-        Inlet(ring, RingReader(index, plan.source, {}))
-        for index, (plan, ring) in enumerate(zip(feeds, rings, strict=True))
+def _flow(plan: RunPlan, places: Sequence[FeedPlace], doorbell: Doorbell) -> Flow:
+    inlets = [
+        Inlet(place.ring, RingReader(place.index, feed.source, {}))
+        for feed, place in zip(plan.feeds, places, strict=True)
     ]
+    publish = plan.publish
+    return Flow(inlets, doorbell, publish.merge, publish.pacer, publish.drains)
 
 
-def _feed_plan(
-    plan: FeedPlan, ring: BlockRing, table: CounterTable, index: int, log: Log
-) -> ChildPlan:
-    feed = FeedProcess(plan.blocks_from, ring, table, table.row(index))
-    return ChildPlan(plan.name, feed.run, plan.cpus, log.level)
+def _feed_child(plan: FeedPlan, place: FeedPlace, log: Log) -> ChildPlan:
+    return ChildPlan(plan.name, lambda: plan.main(place), plan.cpus, log.level)
 
 
-def _publisher_plan(
+def _publisher_child(
     flow: Flow, publish: PublishPlan, process: Process, table: CounterTable, log: Log
 ) -> ChildPlan:
     row = table.row(len(flow.inlets))

@@ -34,10 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a process may be silent, and how long an orderly stop may take."""
+    """How long a process may be silent, how long an orderly stop may take, when to stop by itself.
+
+    Without a `run_s` nothing but the processes and signals ends the run.
+    """
 
     silence_s: float
     stop_s: float
+    run_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._signals: list[signal.Signals] = []
         self._stop_by_ns: int | None = None
+        self._end_ns: int | None = None
         self._result = RunResult()
 
     def run(self, tick: Callable[[], str | None]) -> RunResult:
@@ -98,6 +103,8 @@ class Supervisor:
 
     def _start(self) -> None:
         now_ns = time.monotonic_ns()
+        if self._limits.run_s is not None:
+            self._end_ns = now_ns + int(self._limits.run_s * NS_PER_S)
         for index, plan in enumerate(self._plans):
             self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
             self._children.append(start_child(plan))
@@ -107,10 +114,11 @@ class Supervisor:
 
     def _look(self, tick: Callable[[], str | None]) -> None:
         self._heed_signals()
-        for plan, child in zip(self._plans, self._children, strict=True):
+        self._heed_time()
+        for index, child in enumerate(self._children):
             self._look_at(child)
-            if plan.ends_run and child.ended:
-                self._stop()
+            if child.ended and not self._table.row(index)[Counter.ENDED]:
+                self._note_end(index)
         self._look_for_silence()
         sentence = tick()
         if sentence:
@@ -130,6 +138,12 @@ class Supervisor:
         self._result.outcomes[child.name] = child.outcome
         if child.outcome.exit_code != ExitCode.OK:
             self._fail(child.outcome.exit_code, child.outcome.error or "no reason given")
+
+    def _note_end(self, index: int) -> None:
+        self._table.row(index)[Counter.ENDED] = 1
+        self._doorbell.ring()
+        if self._plans[index].ends_run:
+            self._stop()
 
     def _look_for_silence(self) -> None:
         oldest_ns = time.monotonic_ns() - int(self._limits.silence_s * NS_PER_S)
@@ -154,6 +168,12 @@ class Supervisor:
             self._stop_by_ns = time.monotonic_ns() + int(self._limits.stop_s * NS_PER_S)
             self._table.stop()
             self._doorbell.ring()
+
+    def _heed_time(self) -> None:
+        if self._end_ns is not None and time.monotonic_ns() >= self._end_ns:
+            self._end_ns = None
+            log.info("%g s are over: stopping in order", self._limits.run_s)
+            self._stop()
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(signal.Signals(number))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.progress import Progress, Snapshot
+from ingestor.runtime.progress import ReplayProgress, Snapshot
 from ingestor.units import NS_PER_S
 
 
@@ -21,7 +21,7 @@ def test_before_the_first_event_no_time_is_told() -> None:
 def test_rate_speed_share_and_time_left_come_from_the_counters() -> None:
     table = CounterTable(2)
     feed, publisher = table.row(0), table.row(1)
-    progress = Progress([feed], publisher, interval_s=1000)
+    progress = ReplayProgress([feed], publisher)
     started_ns = time.monotonic_ns()
     publisher[Counter.EVENT_TIME_NS] = 1_000 * NS_PER_S
     progress.snapshot(started_ns)

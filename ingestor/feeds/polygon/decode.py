@@ -97,6 +97,11 @@ class _Decoder:
         self._tally = Tally()
         self._packed_conditions: dict[ConditionsField, bytes] = {}
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of all records."""
+        return self._dtype
+
     def _decoded(self, frame: _Frame) -> Decoded:
         skipped, oddities, notices = self._tally.take()
         return Decoded(

@@ -11,7 +11,7 @@ Only `on_close` asks for another socket, so there are never two, and every end o
 treated alike: clean, torn or never opened. The vendor replays nothing and remembers nothing:
 each socket is authenticated and subscribed from the start. An eviction (`max_connections`) may
 come seconds after everything was acknowledged, so the delays between attempts begin anew only
-when a socket has streamed for `SURVIVAL_NS`.
+when a socket has streamed for `SessionLimits.survival_ns`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
+from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import (
     Close,
@@ -32,18 +33,6 @@ from ingestor.feeds.polygon.outputs import (
 )
 from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.units import NS_PER_S
-
-HANDSHAKE_LIMIT_NS: Final = 10 * NS_PER_S
-"""From an open socket to ``auth_success``; then the socket is given up."""
-
-SURVIVAL_NS: Final = 10 * NS_PER_S
-COOL_DOWN_NS: Final = 60 * NS_PER_S
-"""After an eviction; two processes with one key would else evict each other for ever."""
-
-BACKOFF_BASE_NS: Final = NS_PER_S // 2
-BACKOFF_CAP_NS: Final = 30 * NS_PER_S
-BACKOFF_DOUBLINGS: Final = 6
-"""More would not change the delay, which is at its cap by then."""
 
 OUT_OF_TURN: Final = frozenset(("connected", "auth_success"))
 """Statuses that mean nothing but at their moment of the handshake."""
@@ -65,33 +54,62 @@ class Phase(StrEnum):
 
 
 class Backoff:
-    """Doubling delays from `BACKOFF_BASE_NS` to `BACKOFF_CAP_NS`, with jitter.
+    """Delays between attempts: doubling with jitter, but flat for a while where nobody listens.
 
+    A host that refuses the TCP connection, or cannot be found, is not burdened by another attempt,
+    and a feed that asks often is back soon after the host is; so such attempts lie at most
+    `unreachable_delay_ns` apart until `unreachable_patience_ns` have passed, and make no other
+    delay longer. Whatever fails later than that costs the vendor something and backs off.
     `random` yields floats in [0, 1).
     """
 
-    def __init__(self, random: Callable[[], float]) -> None:
+    def __init__(self, random: Callable[[], float], limits: SessionLimits) -> None:
         self._random = random
+        self._limits = limits
         self._failures = 0
+        self._unreachable_since_ns: int | None = None
 
     def refill(self) -> None:
         """Begin again with the shortest delay."""
         self._failures = 0
 
+    def reached(self) -> None:
+        """The host was reached: what comes later is another outage."""
+        self._unreachable_since_ns = None
+
     def next_delay_ns(self) -> int:
         """Return a delay between half of the full one and all of it; the next is longer."""
-        full = min(BACKOFF_BASE_NS << self._failures, BACKOFF_CAP_NS)
-        self._failures = min(self._failures + 1, BACKOFF_DOUBLINGS)
-        return full // 2 + int(full // 2 * self._random())
+        full_ns = min(self._limits.backoff_base_ns << self._failures, self._limits.backoff_cap_ns)
+        self._failures += full_ns < self._limits.backoff_cap_ns
+        return self._jittered(full_ns)
+
+    def next_delay_unreachable_ns(self, now_ns: int) -> int:
+        """As `next_delay_ns`, after an attempt that did not get as far as the host."""
+        if self._unreachable_since_ns is None:
+            self._unreachable_since_ns = now_ns
+        if now_ns - self._unreachable_since_ns >= self._limits.unreachable_patience_ns:
+            return self.next_delay_ns()
+        return self._jittered(self._limits.unreachable_delay_ns)
+
+    def _jittered(self, full_ns: int) -> int:
+        return full_ns // 2 + int(full_ns // 2 * self._random())
 
 
 class Session:
     """The state machine. `names` are channels such as ``T.SPY``; more may follow at any time."""
 
-    def __init__(self, api_key: str, names: Iterable[str], *, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        names: Iterable[str],
+        *,
+        random: Callable[[], float],
+        limits: SessionLimits | None = None,
+    ) -> None:
         self._api_key = api_key
-        self._subscriptions = Subscriptions(names)
-        self._backoff = Backoff(random)
+        self._limits = limits or SessionLimits()
+        self._subscriptions = Subscriptions(names, self._limits.ack_ns)
+        self._backoff = Backoff(random, self._limits)
         self._phase = Phase.WAITING
         self._opened_ns = 0
         self._streaming_ns: int | None = None
@@ -118,6 +136,7 @@ class Session:
         if self._phase is Phase.ENDED:
             return (Close(),)
         self._phase, self._opened_ns = Phase.GREETING, now_ns
+        self._backoff.reached()
         return ()
 
     def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:
@@ -128,24 +147,35 @@ class Session:
         return tuple(outputs)
 
     def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
-        """The socket is gone, by whomever and however, or could not be opened."""
+        """The socket is gone, by whomever and however, or a reached host did not open one."""
         if self._phase is Phase.ENDED:
             return ()
-        if self._streaming_ns is not None and now_ns - self._streaming_ns >= SURVIVAL_NS:
+        survived = self._streaming_ns is not None and (
+            now_ns - self._streaming_ns >= self._limits.survival_ns
+        )
+        if survived:
             self._backoff.refill()
+        self._backoff.reached()
         evicted = self._evicted or code == CLOSE_POLICY
-        delay_ns = self._backoff.next_delay_ns() + (COOL_DOWN_NS if evicted else 0)
+        cool_down_ns = self._limits.cool_down_ns if evicted else 0
         self._phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
         self._subscriptions.forget_socket()
-        return (Reconnect(now_ns + delay_ns, cause),)
+        return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
+
+    def on_unreachable(self, now_ns: int, cause: str) -> tuple[Output, ...]:
+        """There was no socket, since the host was not found or does not listen."""
+        if self._phase is Phase.ENDED:
+            return ()
+        return (Reconnect(now_ns + self._backoff.next_delay_unreachable_ns(now_ns), cause),)
 
     def on_tick(self, now_ns: int) -> tuple[Output, ...]:
         """Time has passed; once a second is often enough."""
         if self._phase is Phase.STREAMING:
             return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
         shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
-        if shaking_hands and now_ns - self._opened_ns >= HANDSHAKE_LIMIT_NS:
-            text = f"no handshake within {HANDSHAKE_LIMIT_NS // NS_PER_S} s ({self._phase})"
+        if shaking_hands and now_ns - self._opened_ns >= self._limits.handshake_ns:
+            limit_s = self._limits.handshake_ns / NS_PER_S
+            text = f"no handshake within {limit_s:g} s ({self._phase})"
             return self._give_up(ReportKind.HANDSHAKE, text)
         return ()
 

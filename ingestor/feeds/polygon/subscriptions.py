@@ -2,7 +2,7 @@
 
 The server acknowledges by name but refuses without one, and says nothing at all to a topic that
 it does not know. So a refusal is kept until as few names are unanswered as there were refusals:
-those are the ones. What is still open after `ACK_LIMIT_NS` is reported, never waited for.
+those are the ones. What is still open after `ack_limit_ns` is reported, never waited for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from ingestor.feeds.polygon.outputs import (
 )
 from ingestor.units import NS_PER_S
 
-ACK_LIMIT_NS: Final = 10 * NS_PER_S
 SUBSCRIBED: Final = "subscribed to: "
 UNSUBSCRIBED: Final = "unsubscribed to: "
 NOT_AUTHORIZED: Final = "not authorized"
@@ -34,7 +33,8 @@ SILENCE_HINT: Final = (
 class Subscriptions:
     """The wanted names outlive sockets; everything else is forgotten with the socket."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], ack_limit_ns: int) -> None:
+        self._ack_limit_ns = ack_limit_ns
         self._wanted = dict.fromkeys(names)
         self.forget_socket()
 
@@ -79,7 +79,7 @@ class Subscriptions:
             self._sent.remove(name)
             self._granted.pop(name, None)
             self._due_ns.pop(name, None)
-            self._leaving_due_ns[name] = now_ns + ACK_LIMIT_NS
+            self._leaving_due_ns[name] = now_ns + self._ack_limit_ns
         return subscription("unsubscribe", gone)
 
     def on_success(self, message: str) -> tuple[Output, ...]:
@@ -108,15 +108,15 @@ class Subscriptions:
             outputs += self._refused(unanswered)
         elif unanswered:
             hint = "" if self._acknowledged else SILENCE_HINT
-            outputs.append(_silent("subscription", unanswered, hint))
+            outputs.append(self._silent("subscription", unanswered, hint))
         if left:
-            outputs.append(_silent("unsubscription", left, ""))
+            outputs.append(self._silent("unsubscription", left, ""))
         return tuple(outputs)
 
     def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
         new = [name for name in dict.fromkeys(names) if name not in self._sent]
         self._sent.update(new)
-        self._due_ns.update(dict.fromkeys(new, now_ns + ACK_LIMIT_NS))
+        self._due_ns.update(dict.fromkeys(new, now_ns + self._ack_limit_ns))
         return subscription("subscribe", new)
 
     def _settle(self) -> tuple[Output, ...]:
@@ -137,15 +137,14 @@ class Subscriptions:
             return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
         return (report,)
 
+    def _silent(self, what: str, names: list[str], hint: str) -> Report:
+        limit_s = self._ack_limit_ns / NS_PER_S
+        text = f"{what} not acknowledged within {limit_s:g} s: {shown(names)}{hint}"
+        return Report(ReportKind.NOT_ACKNOWLEDGED, text)
+
 
 def _take_due(due_ns: dict[str, int], now_ns: int) -> list[str]:
     overdue = [name for name, at_ns in due_ns.items() if at_ns <= now_ns]
     for name in overdue:
         del due_ns[name]
     return overdue
-
-
-def _silent(what: str, names: list[str], hint: str) -> Report:
-    seconds = ACK_LIMIT_NS // NS_PER_S
-    text = f"{what} not acknowledged within {seconds} s: {shown(names)}{hint}"
-    return Report(ReportKind.NOT_ACKNOWLEDGED, text)

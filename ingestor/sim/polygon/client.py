@@ -39,9 +39,15 @@ class SimulatorProcess:
         Raises:
             ChildFailedError: it ended, or said nothing for `READY_S` seconds.
         """
-        command = [sys.executable, "-m", "ingestor.sim.polygon", "--exit-with-stdin", *arguments]
+        # Without -P a folder `ingestor` where we are called would be taken for this package. In a
+        # session of its own Ctrl-C does not end it before whoever uses it.
+        command = [sys.executable, "-P", "-m", "ingestor.sim.polygon", "--exit-with-stdin"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [*command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
         )
         ready = self._ready_line()
         self.stocks_url: str = ready["stocks_url"]
@@ -77,6 +83,11 @@ class SimulatorProcess:
                 raise TimeoutError(f"the simulator did not get there in {timeout_s} s: {stats}")
             time.sleep(POLL_S)
         return stats
+
+    def problem(self) -> str | None:
+        """A sentence when it has ended without being told to."""
+        code = self._process.poll()
+        return None if code is None else f"the simulator ended by itself (exit code {code})"
 
     def stop(self) -> int:
         """End the process, by force if it must be; return its exit code."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import (
     Close,
@@ -18,20 +19,19 @@ from ingestor.feeds.polygon.outputs import (
     Send,
 )
 from ingestor.feeds.polygon.session import (
-    BACKOFF_BASE_NS,
-    BACKOFF_CAP_NS,
-    COOL_DOWN_NS,
-    HANDSHAKE_LIMIT_NS,
     MAX_UNKNOWN_STATUSES,
-    SURVIVAL_NS,
     Backoff,
     Phase,
     Session,
 )
-from ingestor.feeds.polygon.subscriptions import ACK_LIMIT_NS
 from tests.feeds.polygon.wire import status
 
 S = 10**9
+LIMITS = SessionLimits()
+BACKOFF_BASE_NS, BACKOFF_CAP_NS = LIMITS.backoff_base_ns, LIMITS.backoff_cap_ns
+HANDSHAKE_LIMIT_NS, SURVIVAL_NS = LIMITS.handshake_ns, LIMITS.survival_ns
+ACK_LIMIT_NS, COOL_DOWN_NS = LIMITS.ack_ns, LIMITS.cool_down_ns
+UNREACHABLE_NS, PATIENCE_NS = LIMITS.unreachable_delay_ns, LIMITS.unreachable_patience_ns
 NOW = 1_786_649_956_000_000_000
 CONNECTED = status("connected", "Connected Successfully")
 AUTHENTICATED = status("auth_success", "authenticated")
@@ -393,7 +393,7 @@ def test_attempts_that_never_open_back_off_too() -> None:
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=80))
 def test_jitter_stays_between_half_of_the_delay_and_all_of_it(values: list[float]) -> None:
     randoms = iter(values)
-    backoff = Backoff(lambda: next(randoms))
+    backoff = Backoff(lambda: next(randoms), LIMITS)
     for attempt in range(len(values)):
         full = min(BACKOFF_BASE_NS << attempt, BACKOFF_CAP_NS)
         assert full // 2 <= backoff.next_delay_ns() <= full

@@ -1,0 +1,10 @@
+"""``python -m ingestor`` is the live run, as ``python -m ingestor.main`` is."""
+
+from __future__ import annotations
+
+import sys
+
+from ingestor.live_cli import live_main
+
+if __name__ == "__main__":
+    sys.exit(live_main())

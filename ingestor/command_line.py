@@ -1,0 +1,135 @@
+"""What the command lines share: flags that set keys of the configuration, and where keys come from.
+
+Standard output carries the result and nothing else; everything said while running goes to
+standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from ingestor import __version__
+from ingestor.config.load import Layer, Loaded, Setting, environment_layer, file_layer, load
+from ingestor.errors import ExitCode
+from ingestor.outcome import RunOutcome
+from ingestor.summary import as_json, as_text
+
+
+def commas(text: str) -> list[str]:
+    """Split a comma list; spaces around names and empty names do not count."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag that sets one key of the configuration."""
+
+    name: str
+    key: str
+    metavar: str
+    help: str
+    kind: Callable[[str], Any] = str
+    repeated: bool = False
+
+
+WHERE: Final = (
+    Flag("--nats", "nats.url", "URL", "NATS server (default: a local or an embedded one)"),
+    Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with our exit code for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {message} (see --help)\n")
+
+
+def parser_of(prog: str, about: str, more: str) -> Parser:
+    """Return a parser with the flags of every program; a flag's ``dest`` is the key it sets."""
+    parser = Parser(
+        prog=prog,
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
+    parser.add_argument(
+        "--show-config",
+        action="store_true",
+        default=False,
+        help="print every setting, its value and what set it, and start nothing",
+    )
+    add(parser.add_argument_group("where to"), WHERE)
+
+
+def add(group: Any, flags: Sequence[Flag]) -> None:
+    """Add flags to a parser or a group of one."""
+    for flag in flags:
+        action = "append" if flag.repeated else "store"
+        group.add_argument(
+            flag.name,
+            dest=flag.key,
+            metavar=flag.metavar,
+            help=flag.help,
+            type=flag.kind,
+            action=action,
+        )
+
+
+def add_summary(group: Any) -> None:
+    """Add the flag that chooses the final report."""
+    group.add_argument(
+        "--summary",
+        choices=("text", "json"),
+        default="text",
+        help="final report for people, or one JSON object on standard output",
+    )
+
+
+def report(prog: str, outcome: RunOutcome, form: str) -> int:
+    """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
+    if form == "json":
+        print(as_json(outcome.summary))
+    else:
+        print(as_text(outcome.summary, outcome.details))
+    if outcome.error:
+        print(f"{prog}: {outcome.error}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def settings_of(
+    given: argparse.Namespace, environment: Mapping[str, str], flags: Sequence[Flag]
+) -> Loaded:
+    """Lay file, environment and flags over the defaults. Raises ConfigurationError."""
+    layers: list[Layer] = []
+    if given.config:
+        layers.append(file_layer(Path(given.config)))
+    layers.append(environment_layer(os.environ, environment))
+    layers.append(_flag_layer(given, flags))
+    return load(layers)
+
+
+def _flag_layer(given: argparse.Namespace, flags: Sequence[Flag]) -> Layer:
+    names = {flag.key: flag.name for flag in (*WHERE, *flags)}
+    return {
+        key: Setting(value, f"flag {names[key]}")
+        for key, value in vars(given).items()
+        if key in names
+    }

@@ -1,0 +1,69 @@
+"""Hands records on to an outlet that may be full, without ever waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingestor.blocks import Block
+from ingestor.feeds.polygon.backlog import Backlog
+from ingestor.feeds.polygon.herald import Herald
+from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS
+from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.records import Records
+
+
+class Handover:
+    """Keeps order: while something is held, what comes is put behind it.
+
+    An episode of losses begins with the first record given up and ends when nothing is held any
+    more; then it is told, once.
+    """
+
+    def __init__(
+        self, outlet: Outlet, block_of: Callable[[Records], Block], backlog: Backlog, herald: Herald
+    ) -> None:
+        self._outlet = outlet
+        self._block_of = block_of
+        self._backlog = backlog
+        self._herald = herald
+
+    @property
+    def held(self) -> int:
+        """Rows that wait."""
+        return len(self._backlog)
+
+    def put(self, records: Records, now_ns: int) -> None:
+        """Hand on records, or hold them."""
+        if self._backlog:
+            self._hold(records)
+            self.drain(now_ns)
+            return
+        for first in range(0, len(records), MAX_BLOCK_ROWS):
+            if not self._outlet.put(self._block_of(records[first : first + MAX_BLOCK_ROWS])):
+                self._hold(records[first:])
+                return
+
+    def drain(self, now_ns: int) -> bool:
+        """Hand on what is held, as far as the outlet takes it; whether nothing is held any more."""
+        while self._backlog and self._outlet.put(self._block_of(self._backlog.first())):
+            self._backlog.remove_first()
+        if self._backlog:
+            return False
+        self._tell_losses(now_ns)
+        return True
+
+    def give_up(self, now_ns: int) -> None:
+        """Drop what is still held, and tell."""
+        self._backlog.give_up()
+        self._tell_losses(now_ns)
+
+    def _hold(self, records: Records) -> None:
+        was_losing = self._backlog.losing
+        self._backlog.add(records)
+        if self._backlog.losing and not was_losing:
+            self._herald.losing()
+
+    def _tell_losses(self, now_ns: int) -> None:
+        losses = self._backlog.take_losses()
+        if losses is not None:
+            self._herald.overflow(losses, now_ns)

@@ -1,0 +1,124 @@
+"""Tells what happens to a feed: one line in the log, one status to the outlet, never per record."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+from ingestor.clock import iso_utc
+from ingestor.feed_status import FeedStatus, What
+from ingestor.feeds.polygon.backlog import Losses
+from ingestor.feeds.polygon.gaps import Gap
+from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.totals import Totals
+
+MAX_STATUSES_HELD: Final = 1_000
+"""Statuses that wait for a full outlet; beyond that the oldest is given up, and counted."""
+
+log = logging.getLogger(__name__)
+
+
+class Herald:
+    """Speaks for the feed called `feed`. Times are int nanoseconds UTC."""
+
+    def __init__(self, feed: str, outlet: Outlet, totals: Totals) -> None:
+        self._feed = feed
+        self._outlet = outlet
+        self._totals = totals
+        self._held: deque[FeedStatus] = deque()
+
+    def streaming(self, at_ns: int, event_ns: int) -> None:
+        """The first data has come."""
+        log.info("%s: data flows", self._feed)
+        self._tell(
+            FeedStatus(
+                feed=self._feed,
+                what=What.STREAMING,
+                at_ns=at_ns,
+                text="data flows",
+                to_event_ns=event_ns,
+                to_recv_ns=at_ns,
+            )
+        )
+
+    def gap(self, gap: Gap) -> None:
+        """Data flows again after a connection was lost."""
+        self._totals.gaps += 1
+        seconds = (gap.to_recv_ns - gap.from_recv_ns) / 1e9
+        text = f"nothing was received for {seconds:.3f} s after {iso_utc(gap.from_recv_ns)}"
+        log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
+        self._tell(
+            FeedStatus(
+                feed=self._feed,
+                what=What.GAP,
+                at_ns=gap.to_recv_ns,
+                text=text,
+                from_event_ns=gap.from_event_ns,
+                to_event_ns=gap.to_event_ns,
+                from_recv_ns=gap.from_recv_ns,
+                to_recv_ns=gap.to_recv_ns,
+            )
+        )
+
+    def losing(self) -> None:
+        """The first record of an episode was given up; `overflow` is told at its end."""
+        log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+
+    def overflow(self, losses: Losses, at_ns: int) -> None:
+        """The pipeline follows again, after so much was given up."""
+        self._totals.dropped_trades += losses.trades
+        self._totals.dropped_quotes += losses.quotes
+        text = (
+            f"{losses.trades} trades and {losses.quotes} quotes were dropped: the backlog was full"
+        )
+        log.error("%s: %s", self._feed, text)
+        self._tell(
+            FeedStatus(
+                feed=self._feed,
+                what=What.OVERFLOW,
+                at_ns=at_ns,
+                text=text,
+                from_event_ns=losses.from_event_ns,
+                to_event_ns=losses.to_event_ns,
+                from_recv_ns=losses.from_recv_ns,
+                to_recv_ns=losses.to_recv_ns,
+                lost_trades=losses.trades,
+                lost_quotes=losses.quotes,
+            )
+        )
+
+    def silence(self, text: str, since_ns: int, at_ns: int) -> None:
+        """A connection said nothing in an open market."""
+        self._totals.silences += 1
+        log.warning("%s: %s", self._feed, text)
+        self._tell(
+            FeedStatus(
+                feed=self._feed,
+                what=What.SILENCE,
+                at_ns=at_ns,
+                text=text,
+                from_recv_ns=since_ns,
+                to_recv_ns=at_ns,
+            )
+        )
+
+    def alarm(self, text: str, at_ns: int) -> None:
+        """The vendor refuses something, or does not answer."""
+        self._totals.alarms += 1
+        log.error("%s: %s", self._feed, text)
+        self._tell(FeedStatus(feed=self._feed, what=What.ALARM, at_ns=at_ns, text=text))
+
+    def drain(self) -> bool:
+        """Hand on what is held; whether nothing is held any more."""
+        while self._held and self._outlet.tell(self._held[0]):
+            self._held.popleft()
+            self._totals.statuses += 1
+        return not self._held
+
+    def _tell(self, status: FeedStatus) -> None:
+        if len(self._held) >= MAX_STATUSES_HELD:
+            self._held.popleft()
+            self._totals.dropped_statuses += 1
+        self._held.append(status)
+        self.drain()

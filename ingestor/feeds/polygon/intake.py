@@ -1,0 +1,101 @@
+"""What becomes of the messages of a socket: journal, decoder, gaps, reference price, outlet."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.gaps import GapTracker
+from ingestor.feeds.polygon.handover import Handover
+from ingestor.feeds.polygon.herald import Herald
+from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.outlet import FrameLog, Outlet
+from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.totals import Totals
+from ingestor.records import Records
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """Where things go."""
+
+    outlet: Outlet
+    handover: Handover
+    herald: Herald
+    totals: Totals
+    frame_log: FrameLog | None
+
+
+class Intake:
+    """Takes messages as they come. What came in one read is handed on as one block."""
+
+    def __init__(
+        self,
+        feed: str,
+        decoder: StockDecoder | OptionDecoder,
+        ways: Ways,
+        reference: ReferencePrice | None,
+    ) -> None:
+        self._feed = feed
+        self._decoder = decoder
+        self._ways = ways
+        self._reference = reference
+        self._price_e9: int | None = None
+        self._gaps = GapTracker()
+        self._streaming = False
+
+    def take(self, messages: list[bytes], recv_ns: int) -> list[Status]:
+        """Take the messages of one read; return the statuses among them."""
+        statuses: list[Status] = []
+        parts: list[Records] = []
+        for data in messages:
+            decoded = self._decode(data, recv_ns)
+            if len(decoded.records):
+                parts.append(decoded.records)
+            statuses += decoded.statuses
+        if parts:
+            records = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._hand_on(records, recv_ns)
+        return statuses
+
+    def on_disconnect(self) -> None:
+        """The socket is gone: there will be a gap, and no quote held is the newest any more."""
+        self._gaps.on_disconnect()
+        self._decoder.instruments.forget_quotes()
+
+    def _decode(self, data: bytes, recv_ns: int) -> Decoded:
+        totals, frame_log = self._ways.totals, self._ways.frame_log
+        if frame_log is not None:
+            frame_log.append(data, recv_ns, totals.sockets)
+        totals.frames += 1
+        totals.bytes += len(data)
+        totals.last_recv_ns = recv_ns
+        decoded = self._decoder.decode(data, recv_ns)
+        totals.add(decoded)
+        for notice in decoded.notices:
+            log.warning("%s: %s", self._feed, notice.text)
+        if self._reference is not None:
+            self._reference.on_frame(decoded)
+        return decoded
+
+    def _hand_on(self, records: Records, recv_ns: int) -> None:
+        self._tell_what_begins(records, recv_ns)
+        self._ways.totals.last_event_ns = int(records["ts_event_ns"][-1])
+        self._ways.handover.put(records, recv_ns)
+        price_e9 = None if self._reference is None else self._reference.price_e9
+        if price_e9 is not None and price_e9 != self._price_e9:
+            self._price_e9 = price_e9
+            self._ways.outlet.price(price_e9)
+
+    def _tell_what_begins(self, records: Records, recv_ns: int) -> None:
+        gap = self._gaps.on_records(records)
+        if gap is not None:
+            self._ways.herald.gap(gap)
+        elif not self._streaming:
+            self._ways.herald.streaming(recv_ns, int(records["ts_event_ns"][0]))
+        self._streaming = True

@@ -1,0 +1,260 @@
+"""One WebSocket, from the name of the host to the end of the connection. The feed's only I/O.
+
+`websockets` does the protocol and asyncio the bytes, with nothing between them: what has been read
+is parsed and handed on before the next read, in the callback that brought it. So the socket is
+drained as fast as its frames are taken, no queue can fill and pause the reading (which is what
+makes pongs go unread and a library kill its own connection), and a frame is stamped when its last
+byte was read and not when some task got its turn. The library's own connection object costs half
+as much again for each frame, for its queue and the switch between tasks.
+
+Compression is not offered: it would have to be undone for every frame, before anything else is
+known of it, and a link that carries the vendor's data needs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidURI
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from ingestor.errors import ConfigurationError
+from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
+
+PING_PAYLOAD: Final = b"ingestor"
+
+_quiet: Final = logging.getLogger("ingestor.websockets")
+_quiet.setLevel(logging.WARNING)
+"""Below that the library logs what is sent, and the key is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How it ended: a cause for the log, and the close code where the server sent one.
+
+    `opened` tells whether there was a WebSocket, `reached` whether there was a host.
+    """
+
+    cause: str
+    code: int | None = None
+    opened: bool = True
+    reached: bool = True
+
+
+class Receiver(Protocol):
+    """Takes what a socket brings, at once; an exception ends the socket and comes out of `run`."""
+
+    def on_open(self) -> None:
+        """The WebSocket is open."""
+        ...
+
+    def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
+        """Whole messages of one read, in order, and when that read was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
+
+    url: str
+    limits: SocketLimits
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        try:
+            parse_uri(self.url)
+        except (InvalidURI, ValueError) as error:
+            raise ConfigurationError(f"not the address of a WebSocket: {error}") from None
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret in it."""
+        uri = parse_uri(self.url)
+        return f"{'wss' if uri.secure else 'ws'}://{uri.host}:{uri.port}{uri.path}"
+
+
+class FeedSocket(asyncio.Protocol):
+    """One connection; `run` it once. `clock` is the wall clock in nanoseconds."""
+
+    def __init__(self, target: Target, receiver: Receiver, clock: Callable[[], int]) -> None:
+        self._uri = parse_uri(target.url)
+        self._limits = target.limits
+        self._receiver = receiver
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._protocol = ClientProtocol(
+            self._uri, max_size=self._limits.message_bytes, logger=_quiet
+        )
+        self._transport: asyncio.Transport | None = None
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[Ended] = self._loop.create_future()
+        self._fragments: list[bytes] = []
+        self._heard = True
+        self._cause = ""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    # What the feed does with it.
+
+    async def run(self) -> Ended:
+        """Open the connection and return when it is gone, whoever ended it."""
+        try:
+            async with asyncio.timeout(self._limits.open_s):
+                await self._loop.create_connection(
+                    lambda: self,
+                    self._uri.host,
+                    self._uri.port,
+                    ssl=ssl.create_default_context() if self._uri.secure else None,
+                )
+                await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
+            return await self._ended
+        except OSError as error:
+            return Ended(self._why_not_open(error), opened=False, reached=self._was_reached(error))
+        finally:
+            self._stop()
+
+    def send(self, text: str) -> None:
+        """Send a message, unless the connection is being closed."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_text(text.encode())
+            self._flush()
+
+    def close(self, code: int = CLOSE_NORMAL, cause: str = "") -> None:
+        """Say goodbye, and cut the connection when the server does not answer that soon."""
+        self._cause = self._cause or cause
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code)
+            self._flush()
+        elif self._transport is not None and self._protocol.state is State.CONNECTING:
+            self._transport.abort()
+
+    # What asyncio does with it.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP and TLS are up: ask for a WebSocket."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes were read."""
+        recv_ns = self._clock()
+        self._heard = True
+        self._protocol.receive_data(data)
+        try:
+            self._take_events(recv_ns)
+        except Exception as fault:
+            self._fail(fault)
+            raise
+        self._flush()
+
+    def eof_received(self) -> None:
+        """The server has sent all it will; asyncio closes the connection."""
+        self._protocol.receive_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._protocol.receive_eof()
+        if not self._ended.done():
+            received = self._protocol.close_rcvd
+            opened = self._protocol.handshake_exc is None and self._opened.done()
+            code = received.code if received else None
+            self._ended.set_result(Ended(self._why_lost(exc), code, opened))
+
+    # Inside.
+
+    def _take_events(self, recv_ns: int) -> None:
+        messages: list[bytes] = []
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._take_frame(event, messages)
+            elif isinstance(event, Response) and self._protocol.state is State.OPEN:
+                self._opened.set_result(None)
+                self._set_timer("ping", self._limits.ping_s, self._ping)
+                self._receiver.on_open()
+        if messages:
+            self._receiver.on_messages(messages, recv_ns)
+
+    def _take_frame(self, frame: Frame, messages: list[bytes]) -> None:
+        """Text and binary alike: what is in it is for the decoder to judge."""
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        if frame.fin and not self._fragments:
+            messages.append(bytes(frame.data))
+            return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            messages.append(b"".join(self._fragments))
+            self._fragments.clear()
+
+    def _flush(self) -> None:
+        """Write what the protocol wants written."""
+        transport = self._transport
+        if transport is None:
+            return
+        for chunk in self._protocol.data_to_send():
+            if chunk:
+                transport.write(chunk)
+            else:
+                transport.close()
+        if self._protocol.close_expected() and "close" not in self._timers:
+            self._set_timer("close", self._limits.close_s, transport.abort)
+
+    def _ping(self) -> None:
+        if not self._heard:
+            self._cause = f"not a byte within {self._limits.ping_s:g} s of a ping"
+            self._stop()
+        elif self._protocol.state is State.OPEN:
+            self._heard = False
+            self._protocol.send_ping(PING_PAYLOAD)
+            self._flush()
+            self._set_timer("ping", self._limits.ping_s, self._ping)
+
+    def _fail(self, fault: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(fault)
+
+    def _set_timer(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
+        self._timers[name] = self._loop.call_later(delay_s, then)
+
+    def _stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Words for the log.
+
+    def _was_reached(self, error: OSError) -> bool:
+        """A TLS handshake that fails or breaks off was with somebody."""
+        somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
+        return somebody or self._transport is not None
+
+    def _why_not_open(self, error: OSError) -> str:
+        if isinstance(error, TimeoutError) and not error.args:
+            return f"no connection within {self._limits.open_s:g} s"
+        return f"{error}" or type(error).__name__
+
+    def _why_lost(self, error: Exception | None) -> str:
+        protocol = self._protocol
+        if self._cause:
+            return self._cause
+        if protocol.handshake_exc is not None:
+            return f"{protocol.handshake_exc}"
+        if protocol.close_rcvd is not None and protocol.close_rcvd_then_sent:
+            return f"closed by the server: {protocol.close_rcvd}"
+        if isinstance(protocol.parser_exc, Exception) and protocol.close_sent is not None:
+            return f"closed by us, {protocol.close_sent}: {protocol.parser_exc}"
+        if protocol.close_sent is not None:
+            return f"closed by us: {protocol.close_sent}"
+        return f"lost without a close frame{f': {error}' if error else ''}"

@@ -1,0 +1,93 @@
+"""From what the processes of a run reported to what its user is told, and to the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from dataclasses import dataclass
+
+from ingestor.errors import ExitCode
+from ingestor.runtime.feed_place import FeedReport
+from ingestor.runtime.publisher_process import PublisherReport
+from ingestor.runtime.run import RunReport
+from ingestor.summary import Details, FeedSummary, LiveSummary, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """The summary, what else people want to know, and how to exit."""
+
+    summary: Summary
+    details: Details
+    error: str | None
+    exit_code: int
+
+
+def replay_outcome(report: RunReport) -> RunOutcome:
+    """Return the outcome of a replay."""
+    return _outcome(report, _summary(report))
+
+
+def live_outcome(report: RunReport) -> RunOutcome:
+    """Return the outcome of a live run, whose summary also says what each feed lost."""
+    feeds = {
+        name: FeedSummary(
+            records=feed.records,
+            dropped_trades=feed.dropped_trades,
+            dropped_quotes=feed.dropped_quotes,
+            gaps=feed.gaps,
+            reconnects=feed.reconnects,
+        )
+        for name, feed in report.feeds.items()
+    }
+    return _outcome(report, LiveSummary.of(_summary(report), feeds))
+
+
+def _outcome(report: RunReport, summary: Summary) -> RunOutcome:
+    published = report.publisher
+    details = Details(
+        late_p50_ns=published.late_p50_ns,
+        late_p99_ns=published.late_p99_ns,
+        reconnects=published.reconnects,
+        skipped_by_cause=_skipped(report),
+    )
+    return RunOutcome(summary, details, *_ending(report))
+
+
+def _summary(report: RunReport) -> Summary:
+    published = report.publisher
+    return Summary(
+        published=published.published,
+        by_subject=published.by_subject,
+        skipped=sum(_skipped(report).values()),
+        late=sum(feed.late for feed in report.feeds.values()),
+        elapsed_s=round(published.elapsed_s, 6),
+        events_per_s=round(published.published / published.elapsed_s, 1)
+        if published.elapsed_s
+        else 0.0,
+        first_ts_event_ns=published.first_ts_event_ns,
+        last_ts_event_ns=published.last_ts_event_ns,
+        stream=published.stream or None,
+        first_seq=published.first_seq,
+        last_seq=published.last_seq,
+        publish_mode=published.publish_mode,
+    )
+
+
+def _skipped(report: RunReport) -> dict[str, int]:
+    skipped: Tally[str] = Tally()
+    for feed in report.feeds.values():
+        skipped.update(feed.skipped)
+    return dict(skipped)
+
+
+def _ending(report: RunReport) -> tuple[str | None, int]:
+    """Return the sentence and exit code: a failure first, then bad input, then a signal."""
+    if report.failure is not None:
+        return report.failure.sentence, report.failure.exit_code
+    parts: list[PublisherReport | FeedReport] = [report.publisher, *report.feeds.values()]
+    for part in parts:
+        if part.exit_code:
+            return part.error, part.exit_code
+    if report.signal_number is not None:
+        return "stopped before the end", 128 + report.signal_number
+    return None, ExitCode.OK

@@ -1,0 +1,112 @@
+"""From configuration to live feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from ingestor.config.live import LiveFeedName
+from ingestor.config.schema import Config
+from ingestor.errors import ConfigurationError
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.feed import PolygonFeed
+from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
+from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
+from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.outputs import channel_names
+from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.settings import FeedSettings, Strikes
+from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
+from ingestor.runtime.counters import Counter
+from ingestor.runtime.feed_place import FeedPlace
+from ingestor.runtime.live_vendor import Vendor
+from ingestor.symbols import STRIKE_E9_PER_UNIT
+from ingestor.units import NS_PER_S, PRICE_SCALE
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFeeds:
+    """Makes the feeds of one configuration and one vendor, each inside its process."""
+
+    config: Config
+    vendor: Vendor
+
+    def stocks(self, outlet: Outlet, place: FeedPlace) -> PolygonFeed:
+        """Return the feed of trades and quotes, which also follows the price of the underlying."""
+        polygon = self.config.polygon
+        return PolygonFeed(
+            self._settings("stocks", self.vendor.stocks_url, place, STOCKS_EXTENDED),
+            StockDecoder(self._late_after_ns),
+            outlet,
+            names=channel_names(polygon.channels, polygon.symbols),
+            reference=ReferencePrice(self.config.strikes.underlying),
+        )
+
+    def options(self, outlet: Outlet, place: FeedPlace) -> PolygonFeed:
+        """Return the feed of option trades."""
+        strikes = self.config.strikes
+        manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
+        return PolygonFeed(
+            self._settings("options", self.vendor.options_url, place, OPTIONS),
+            OptionDecoder((strikes.underlying,), self._late_after_ns),
+            outlet,
+            strikes=Strikes(
+                manager=manager,
+                price=self._price(place),
+                quotes=self.config.polygon.option_quotes,
+            ),
+        )
+
+    def _price(self, place: FeedPlace) -> Callable[[], int | None]:
+        """Feed 0, the stocks, has the price in its counters; without it the focus is the price."""
+        if "stocks" not in self.config.polygon.feeds:
+            focus = strike_plan(self.config).focus
+            return lambda: focus.strike_e9 if focus else None
+        stocks = place.table.row(0)
+        return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
+
+    @property
+    def _late_after_ns(self) -> int:
+        return int(self.config.polygon.late_after_s * NS_PER_S)
+
+    def _settings(
+        self, name: LiveFeedName, url: str, place: FeedPlace, hours: TradingHours
+    ) -> FeedSettings:
+        polygon = self.config.polygon
+        return FeedSettings(
+            name=name,
+            url=url,
+            api_key=self.vendor.api_key,
+            index=place.index,
+            source=self.vendor.source,
+            hours=hours,
+            silence_limit_ns=int(polygon.silence_s * NS_PER_S),
+            socket=SocketLimits(message_bytes=polygon.max_frame_bytes),
+            backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
+            drain_s=polygon.drain_s,
+        )
+
+
+def strike_plan(config: Config) -> StrikePlan:
+    """Return what contracts to follow. Raises ConfigurationError."""
+    strikes = config.strikes
+    focus = strikes.focus
+    return StrikePlan(
+        underlying=strikes.underlying,
+        step_e9=_strike_e9("step", strikes.step),
+        each_side=strikes.each_side,
+        expiries_ahead=strikes.expiries_ahead,
+        recentre_e9=_strike_e9("recentre", strikes.recentre),
+        focus=Focus(_strike_e9("focus", focus), strikes.focus_each_side) if focus else None,
+        max_contracts=strikes.max_contracts,
+    )
+
+
+def _strike_e9(name: str, price: float) -> int:
+    price_e9 = int(Decimal(repr(price)) * PRICE_SCALE)
+    if price_e9 % STRIKE_E9_PER_UNIT:
+        raise ConfigurationError(
+            f"strikes.{name} = {price} is not allowed: expected a multiple of 0.001"
+        )
+    return price_e9

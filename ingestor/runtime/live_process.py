@@ -1,0 +1,105 @@
+"""A live feed's process: one connection to the vendor, on a uvloop event loop, and its outlet.
+
+The loop drains the socket and nothing else. What a full ring does not take waits in the feed's own
+backlog, and is dropped and told of where that is full too; the ring is never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import uvloop
+
+from ingestor.blocks import Block
+from ingestor.feed_status import FeedStatus
+from ingestor.feeds.polygon.outlet import FeedCounts, Outlet
+from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
+
+END_TIMEOUT_S: Final = 0.5
+"""How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
+
+
+class LiveFeed(Protocol):
+    """What a live feed process runs: a connection that hands its results to an outlet."""
+
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        """Run until `stopping` turns true. Raises VendorRefusedError."""
+        ...
+
+
+class RingOutlet:
+    """The way from a live feed to the publisher: its ring and its row of counters."""
+
+    def __init__(self, place: FeedPlace) -> None:
+        self._writer = RingWriter(place)
+        self._row = place.row
+        self.counts = FeedCounts()
+
+    def put(self, block: Block) -> bool:
+        """Take a block that is not empty; False when the ring is full."""
+        return self._writer.put(block)
+
+    def tell(self, status: FeedStatus) -> bool:
+        """Take what the feed tells about itself; False when the ring is full."""
+        return self._writer.tell(status)
+
+    def price(self, price_e9: int) -> None:
+        """Show the newest reference price to the other processes."""
+        self._row[Counter.REFERENCE_PRICE_E9] = price_e9
+
+    def beat(self, counts: FeedCounts) -> None:
+        """Take a sign of life, and show the totals to the other processes."""
+        self.counts = counts
+        self._writer.beat()
+        _show(counts, self._row)
+
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._writer.end(END_TIMEOUT_S)
+
+
+class LiveProcess:
+    """Runs one live feed until the run is to stop."""
+
+    def __init__(self, make_feed: MakeFeed, place: FeedPlace) -> None:
+        self._place = place
+        self._outlet = RingOutlet(place)
+        self._feed = make_feed(self._outlet, place)
+
+    def run(self) -> FeedReport:
+        """Run to the end. Raises VendorRefusedError."""
+        uvloop.run(self._feed.run(lambda: self._place.stopping))
+        self._outlet.end()
+        counts = self._outlet.counts
+        return FeedReport(
+            records=self._place.row[Counter.RECORDS],
+            skipped=dict(counts.skipped),
+            late=counts.late,
+            dropped_trades=counts.dropped_trades,
+            dropped_quotes=counts.dropped_quotes,
+            gaps=counts.gaps,
+            reconnects=counts.reconnects,
+        )
+
+
+MakeFeed = Callable[[Outlet, FeedPlace], LiveFeed]
+"""Makes a feed inside its process."""
+
+
+def streams(make_feed: MakeFeed) -> FeedMain:
+    """Return the main function of a live feed's process."""
+    return lambda place: LiveProcess(make_feed, place).run()
+
+
+def _show(counts: FeedCounts, row: CounterRow) -> None:
+    row[Counter.FRAMES] = counts.frames
+    row[Counter.BYTES_READ] = counts.bytes
+    row[Counter.SKIPPED] = sum(counts.skipped.values())
+    row[Counter.ODDITIES] = sum(counts.oddities.values())
+    row[Counter.LATE] = counts.late
+    row[Counter.RECONNECTS] = counts.reconnects
+    row[Counter.GAPS] = counts.gaps
+    row[Counter.DROPPED_TRADES] = counts.dropped_trades
+    row[Counter.DROPPED_QUOTES] = counts.dropped_quotes

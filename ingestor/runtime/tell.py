@@ -1,0 +1,102 @@
+"""Telling people where a run stands: a line on the terminal, or log lines where nobody watches."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ingestor.units import NS_PER_S
+
+_SMOOTHING_S: Final = 2.0
+"""The rate shown is that of about the last two seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class Told(Protocol):
+    """Where a run stands."""
+
+    @property
+    def share(self) -> float | None:
+        """Part of the work that is done, 0 to 1; None where there is no end to it."""
+        ...
+
+    def sentence(self) -> str:
+        """One line for people."""
+        ...
+
+
+class Rate:
+    """How much a number that only grows grows in a second."""
+
+    def __init__(self, now_ns: int, value: int = 0) -> None:
+        self._marked_ns = now_ns
+        self._marked = value
+        self._per_s = 0.0
+
+    def update(self, now_ns: int, value: int) -> float:
+        """Return the rate over about the last `_SMOOTHING_S` seconds; 0 before there is one."""
+        passed_s = (now_ns - self._marked_ns) / NS_PER_S
+        if passed_s <= 0 or (passed_s < _SMOOTHING_S and self._per_s):
+            return self._per_s
+        self._per_s = (value - self._marked) / passed_s
+        self._marked_ns, self._marked = now_ns, value
+        return self._per_s
+
+
+class Teller:
+    """Asks where the run stands when it is time to tell it."""
+
+    def __init__(self, snapshot: Callable[[int], Told], interval_s: float) -> None:
+        self._snapshot = snapshot
+        self._interval_ns = int(interval_s * NS_PER_S)
+        self._told_ns = time.monotonic_ns()
+        self._line = _Line() if sys.stderr.isatty() else None
+
+    def tick(self) -> None:
+        """Draw the line again, or log one if it is time for it."""
+        now_ns = time.monotonic_ns()
+        told = self._snapshot(now_ns)
+        if self._line is not None:
+            self._line.draw(told)
+        elif now_ns - self._told_ns >= self._interval_ns:
+            self._told_ns = now_ns
+            log.info("%s", told.sentence())
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._line is not None:
+            self._line.close()
+
+
+class _Line:
+    """A bar, or a sign of life, and a sentence on the terminal; drawn only when told to."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415  (50 ms that a run without a terminal saves)
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+        self._progress = Progress(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+        self._progress.start()
+
+    def draw(self, told: Told) -> None:
+        self._progress.update(
+            self._task,
+            total=None if told.share is None else 1.0,
+            completed=told.share or 0.0,
+            description=told.sentence(),
+            refresh=True,
+        )
+
+    def close(self) -> None:
+        self._progress.stop()

@@ -1,0 +1,92 @@
+"""StreamIngestor: which feeds a live run has, and where they go. Wiring only.
+
+``python -m ingestor.main`` is the command ``bin/ingestor-live``.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Final
+
+from ingestor.config.live import LiveFeedName
+from ingestor.config.schema import Config
+from ingestor.errors import ConfigurationError
+from ingestor.merge.arrival import ArrivalMerge
+from ingestor.outcome import RunOutcome, live_outcome
+from ingestor.runtime.connect import access_of, make_publisher
+from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.live_feeds import LiveFeeds, strike_plan
+from ingestor.runtime.live_process import streams
+from ingestor.runtime.live_progress import tell_live
+from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
+from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
+
+FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
+"""Stocks come first: the options' process reads the price in their row of the counters."""
+
+DEMO_S: Final = 15.0
+"""How long a demo runs that is not told."""
+
+
+class StreamIngestor:
+    """Publishes the live feeds to JetStream, as the configuration says."""
+
+    def __init__(self, config: Config, *, demo: bool = False) -> None:
+        self._config = config
+        self._demo = demo
+
+    def run(self) -> RunOutcome:
+        """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
+        check(self._config)
+        nats, store = self._config.nats, self._config.embedded.data_dir
+        with self._vendor() as vendor, local_server(nats.url, store) as server:
+            access = access_of(nats, server.url)
+            feeds = self._feeds(vendor)
+            publish = PublishPlan(
+                lambda: make_publisher(self._config, access),
+                ArrivalMerge(len(feeds)),
+                drains=True,
+            )
+            report = run(
+                RunPlan(feeds, publish, tell_live, self._run_s()),
+                self._config.process,
+                self._config.log,
+                lambda: server.problem() or vendor.problem(),
+            )
+        return live_outcome(report)
+
+    def _vendor(self) -> AbstractContextManager[Vendor]:
+        return demo_vendor() if self._demo else real_vendor(self._config.polygon)
+
+    def _run_s(self) -> float | None:
+        return self._config.live.stop_after_s or (DEMO_S if self._demo else None)
+
+    def _feeds(self, vendor: Vendor) -> list[FeedPlan]:
+        process = self._config.process
+        made = LiveFeeds(self._config, vendor)
+        mains = {"stocks": made.stocks, "options": made.options}
+        cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
+        return [
+            FeedPlan(name, streams(mains[name]), vendor.source, cpus[name])
+            for name in FEED_ORDER
+            if name in self._config.polygon.feeds
+        ]
+
+
+def check(config: Config) -> None:
+    """Refuse settings that do not go together. Raises ConfigurationError."""
+    polygon, strikes = config.polygon, config.strikes
+    strike_plan(config)
+    if "options" not in polygon.feeds:
+        return
+    if "stocks" not in polygon.feeds:
+        if strikes.focus is None:
+            raise ConfigurationError(
+                'polygon.feeds = ["options"] is not allowed: the strikes follow the price in the'
+                " stocks feed; add it, or set strikes.focus"
+            )
+    elif strikes.underlying not in polygon.symbols:
+        raise ConfigurationError(
+            f"strikes.underlying = {strikes.underlying!r} is not allowed: the price that strikes"
+            f" follow comes from polygon.symbols, which are {', '.join(polygon.symbols)}"
+        )
