@@ -19,6 +19,7 @@ from ingestor.runtime.live_feeds import LiveFeeds, strike_plan
 from ingestor.runtime.live_process import streams
 from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
+from ingestor.runtime.metrics import listening
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
@@ -39,7 +40,11 @@ class StreamIngestor:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
         check(self._config)
         nats, store = self._config.nats, self._config.embedded.data_dir
-        with self._vendor() as vendor, local_server(nats.url, store) as server:
+        with (
+            listening(self._config.metrics) as metrics,
+            self._vendor() as vendor,
+            local_server(nats.url, store) as server,
+        ):
             access = access_of(nats, server.url)
             feeds = self._feeds(vendor)
             publish = PublishPlan(
@@ -48,7 +53,7 @@ class StreamIngestor:
                 drains=True,
             )
             report = run(
-                RunPlan(feeds, publish, tell_live, self._run_s()),
+                RunPlan(feeds, publish, tell_live, self._run_s(), metrics),
                 self._config.process,
                 self._config.log,
                 lambda: server.problem() or vendor.problem(),
