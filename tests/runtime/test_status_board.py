@@ -45,6 +45,16 @@ def test_what_does_not_fit_leaves_the_one_before() -> None:
     assert board.get(1) is None
 
 
+def test_bytes_that_are_not_of_one_status_are_not_shown() -> None:
+    board = StatusBoard(1)
+    board.put(0, status("before"))
+    at = board._memory.find(b"before")
+    board._memory[at : at + 6] = b"halfof"
+    assert board.get(0) is None
+    board.put(0, status("after"))
+    assert board.get(0) == status("after")
+
+
 def _flicker(board: StatusBoard, told: list[FeedStatus]) -> None:
     while True:
         for one in told:

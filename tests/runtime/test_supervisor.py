@@ -147,3 +147,21 @@ def test_a_process_that_ends_the_run_stops_the_others_also_when_all_is_well() ->
     result = run.to_the_end()
     assert reports(result) == {"p0": b'"stopped in order"', "p1": b'"report 1"'}
     assert result.failure is None
+
+
+@pytest.mark.parametrize("main", [breaking, dying, without_a_sign_of_life])
+def test_the_run_goes_on_without_an_optional_process(
+    main: Callable[[CounterTable, int], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    def a_little_later(table: CounterTable, index: int) -> str:
+        for _ in range(20):
+            table.row(index)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            time.sleep(0.05)
+        return "stopped" if table.stopping else "done"
+
+    run = Run(a_little_later, main)
+    run.plans[1] = ChildPlan("p1", run.plans[1].main, optional=True)
+    result = run.to_the_end(Limits(silence_s=0.5, stop_s=30))
+    assert result.failure is None
+    assert reports(result)["p0"] == b'"done"'
+    assert "the run goes on without it" in caplog.text
