@@ -6,7 +6,7 @@ next read, so a file of any size passes through the same few hundred KiB.
 
 from __future__ import annotations
 
-from ingestor.feeds.databento.streams import ByteStream
+from ingestor.feeds.streams import ByteStream
 
 
 class ReadBuffer:

@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.errors import NoDataError
+from ingestor.feeds.dates import shortened
 
 logger = logging.getLogger(__name__)
 
 DATASET_PREFIX: Final = "glbx-mdp3"
 SUFFIXES: Final = (".dbn", ".dbn.zst")
 """In order of preference: the plain file costs no decompression."""
-
-_DATES_NAMED: Final = 6
-"""A sentence names at most this many dates; a longer list is shortened in its middle."""
 
 
 class DbnSchema(StrEnum):
@@ -69,19 +67,6 @@ def find_files(data_dir: Path, schema: DbnSchema, dates: Sequence[dt.date] = ())
     if missing or not wanted:
         raise NoDataError(_what_is_missing(folder, schema, missing, sorted(names)))
     return [_dbn_file(folder / _preferred(folder, names[date]), date) for date in wanted]
-
-
-def shortened(dates: Sequence[dt.date]) -> str:
-    """Return the dates as text, without the middle of a long list.
-
-    >>> shortened([dt.date(2024, 1, day) for day in range(1, 11)])
-    '2024-01-01, 2024-01-02, 2024-01-03 ... 2024-01-08, 2024-01-09, 2024-01-10 (10 days)'
-    """
-    texts = [date.isoformat() for date in dates]
-    if len(texts) <= _DATES_NAMED:
-        return ", ".join(texts)
-    half = _DATES_NAMED // 2
-    return f"{', '.join(texts[:half])} ... {', '.join(texts[-half:])} ({len(texts)} days)"
 
 
 def _names_by_date(data_dir: Path, schema: DbnSchema) -> dict[dt.date, list[str]]:

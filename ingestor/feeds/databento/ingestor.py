@@ -17,9 +17,9 @@ from ingestor.feeds.databento.files import DbnFile, DbnSchema, find_files
 from ingestor.feeds.databento.passes import FilePass
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.streams import open_stream
 from ingestor.feeds.databento.symbology import SymbolTables, names_in_metadata
-from ingestor.feeds.databento.windows import EVERYTHING, Session, Window
+from ingestor.feeds.streams import open_stream
+from ingestor.feeds.windows import EVERYTHING, Session, Window
 
 BLOCK_BYTES: Final = 256 * 1024
 """Default for `DBNIngestor.block_bytes`: 712 depth records, or 5461 trades."""
@@ -39,7 +39,7 @@ class DBNIngestor:
         dates: Days to read, in any order; none means every day there is.
         start: New York wall time on each file's date from which records count (``ts_event``).
         end: New York wall time before which they do; on the next day when it is not after
-            `start`. See `ingestor.feeds.databento.windows`.
+            `start`. See `ingestor.feeds.windows`.
         start_ns: Event time from which records count, int ns UTC.
         end_ns: Event time before which they do, int ns UTC.
         symbols: Symbols to keep, by their name before or after `rename`; none keeps all.

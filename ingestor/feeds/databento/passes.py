@@ -20,7 +20,7 @@ from ingestor.feeds.databento.nonsense import nonsense
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import DbnReader
 from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables
-from ingestor.feeds.databento.windows import Window, inside
+from ingestor.feeds.windows import Window, inside
 from ingestor.keys import RunningKey
 from ingestor.records import Records
 from ingestor.symbols import SymbolTable

@@ -18,7 +18,7 @@ from ingestor.feeds.databento.framing import (
     frame,
 )
 from ingestor.feeds.databento.header import read_header
-from ingestor.feeds.databento.streams import ByteStream
+from ingestor.feeds.streams import ByteStream
 from ingestor.records import FUTURES_TRADE, MBP10, RType
 
 RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.errors import NoDataError
-from ingestor.feeds.databento.files import DbnSchema, available_dates, find_files, shortened
+from ingestor.feeds.databento.files import DbnSchema, available_dates, find_files
 from tests.dbn_files import dbn_path
 
 FIRST, SECOND, THIRD = (dt.date(2024, 1, day) for day in (2, 3, 4))
@@ -128,11 +128,3 @@ def test_a_link_to_nowhere_cannot_be_opened(tmp_path: Path) -> None:
     dbn_path(tmp_path, "trades", FIRST).symlink_to(tmp_path / "gone")
     with pytest.raises(NoDataError, match=r"trades\.dbn\.zst cannot be opened: No such file"):
         find_files(tmp_path, DbnSchema.TRADES)
-
-
-def test_long_lists_of_dates_are_shortened_in_their_middle() -> None:
-    days = [dt.date(2024, 1, 1) + dt.timedelta(days=number) for number in range(200)]
-    assert shortened(days[:6]).count(",") == 5
-    assert shortened(days) == (
-        "2024-01-01, 2024-01-02, 2024-01-03 ... 2024-07-16, 2024-07-17, 2024-07-18 (200 days)"
-    )

@@ -15,9 +15,9 @@ from ingestor.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.events import MBP10, Aggressor, FuturesTrade
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
-from ingestor.feeds.databento.streams import READ_BYTES
 from ingestor.feeds.databento.symbology import NS_PER_DAY
-from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES
+from ingestor.feeds.streams import READ_BYTES
+from ingestor.feeds.zstd import MAX_BLOCK_BYTES
 from ingestor.units import NS_PER_S
 from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, dbn_path, depth, records_of, trades, write_dbn
 

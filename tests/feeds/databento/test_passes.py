@@ -15,9 +15,9 @@ from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.passes import Batch, FilePass
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.streams import open_stream
 from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables, names_in_metadata
-from ingestor.feeds.databento.windows import EVERYTHING, Window
+from ingestor.feeds.streams import open_stream
+from ingestor.feeds.windows import EVERYTHING, Window
 from ingestor.records import Records
 from ingestor.symbols import SymbolTable
 from ingestor.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP

@@ -11,7 +11,7 @@ from ingestor.errors import BadDataError
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.framing import MAX_RECORD_BYTES
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.streams import open_stream
+from ingestor.feeds.streams import open_stream
 from tests.dbn_files import (
     compressed,
     depth,

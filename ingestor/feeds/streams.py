@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import zstandard
 
 from ingestor.errors import BadDataError, NoDataError
-from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES, FrameWalker, is_zstd
+from ingestor.feeds.zstd import MAX_BLOCK_BYTES, FrameWalker, is_zstd
 
 READ_BYTES: Final = 1024 * 1024
 """How much of a compressed file is read at a time; about 15 MB of depth records."""

@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.databento.zstd import (
+from ingestor.feeds.zstd import (
     FRAME_MAGIC,
     MAX_BLOCK_BYTES,
     MAX_PIECE_BYTES,

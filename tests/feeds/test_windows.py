@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.clock import iso_utc
-from ingestor.feeds.databento.windows import EVERYTHING, Session, Window, inside
+from ingestor.feeds.windows import EVERYTHING, Session, Window, inside
 from ingestor.units import INT64_MAX
 
 WINTER = dt.date(2024, 1, 10)

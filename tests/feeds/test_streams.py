@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.errors import BadDataError, NoDataError
-from ingestor.feeds.databento import streams
-from ingestor.feeds.databento.streams import ByteStream, open_stream
-from ingestor.feeds.databento.zstd import MAX_BLOCK_BYTES
+from ingestor.feeds import streams
+from ingestor.feeds.streams import ByteStream, open_stream
+from ingestor.feeds.zstd import MAX_BLOCK_BYTES
 
 NOISE = random.Random(3).randbytes(MAX_BLOCK_BYTES)
 TEXT = b"0123456789abcdef" * (MAX_BLOCK_BYTES // 16)

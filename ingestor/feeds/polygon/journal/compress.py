@@ -1,0 +1,105 @@
+"""Compressing a finished segment: ``python -m ingestor.feeds.polygon.journal.compress PATH``.
+
+It is a process of its own, of the lowest priority and on any CPU: a thread would share the
+interpreter's lock with the event loop of the feed. The result is written under another name,
+synced and renamed before the original is removed, so at every moment one of the two is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from ingestor.feeds.polygon.journal.segments import COMPRESSED, PART
+
+LEVEL: Final = 3
+PIECE_BYTES: Final = 1024 * 1024
+"""Read at a time; with the compressor's window of 2 MiB all that the process holds."""
+
+LOWEST_PRIORITY: Final = 19
+
+
+def compress(path: Path) -> Path:
+    """Replace a file by its compressed form and return that. Raises OSError."""
+    done = path.with_name(path.name + COMPRESSED)
+    part = path.with_name(f"{done.name}{PART}{os.getpid()}")
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    try:
+        with path.open("rb") as source, part.open("wb") as target:
+            compressor.copy_stream(source, target, read_size=PIECE_BYTES, write_size=PIECE_BYTES)
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(done)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    path.unlink(missing_ok=True)
+    return done
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Compressor:
+    """Compresses files one after the other, each in a process of its own; never waits for one."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Path] = deque()
+        self._running: subprocess.Popen[bytes] | None = None
+        self._path: Path | None = None
+
+    def add(self, path: Path) -> None:
+        """Put a file in the queue."""
+        self._waiting.append(path)
+
+    def poll(self) -> str | None:
+        """Start the next when none is running; return what went wrong with the last, if so.
+
+        Raises OSError when no process can be started.
+        """
+        if self._running is not None:
+            code = self._running.poll()
+            if code is None:
+                return None
+            self._running = None
+            if code:
+                return f"{self._path} was not compressed: its process ended with code {code}"
+        if self._waiting:
+            self._path = self._waiting.popleft()
+            self._running = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(self._path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        return None
+
+    def stop(self) -> None:
+        """End what is running; the next recorder begins it anew."""
+        self._waiting.clear()
+        if self._running is not None:
+            self._running.terminate()
+            self._running.wait()
+            self._running = None
+
+
+def main() -> None:
+    """Compress the file named by the first argument."""
+    os.nice(LOWEST_PRIORITY)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    compress(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
