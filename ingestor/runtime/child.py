@@ -23,6 +23,7 @@ import msgspec
 
 from ingestor import log as logs
 from ingestor.errors import ExitCode, IngestorError
+from ingestor.runtime.heap import keep_freed_memory
 
 _FORK: Final = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG: Final = 1
@@ -100,6 +101,7 @@ def pin(cpus: tuple[int, ...]) -> None:
 
 def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
     _leave_signals_to(parent_pid)
+    keep_freed_memory()
     logs.configure(plan.name, plan.log_level)
     outcomes.send_bytes(msgspec.json.encode(_outcome_of(plan)))
     outcomes.close()
