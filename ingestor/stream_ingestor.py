@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final
+from urllib.parse import urlsplit
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
 from ingestor.errors import ConfigurationError
+from ingestor.feeds.polygon.outlet import FrameLog
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher
 from ingestor.runtime.embedded_server import local_server
-from ingestor.runtime.live_feeds import LiveFeeds, strike_plan
+from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import streams
 from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
@@ -39,9 +42,13 @@ class StreamIngestor:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
         check(self._config)
         nats, store = self._config.nats, self._config.embedded.data_dir
-        with self._vendor() as vendor, local_server(nats.url, store) as server:
+        with (
+            journals(self._config) as frame_logs,
+            self._vendor() as vendor,
+            local_server(nats.url, store) as server,
+        ):
             access = access_of(nats, server.url)
-            feeds = self._feeds(vendor)
+            feeds = self._feeds(vendor, frame_logs)
             publish = PublishPlan(
                 lambda: make_publisher(self._config, access),
                 ArrivalMerge(len(feeds)),
@@ -61,13 +68,13 @@ class StreamIngestor:
     def _run_s(self) -> float | None:
         return self._config.live.stop_after_s or (DEMO_S if self._demo else None)
 
-    def _feeds(self, vendor: Vendor) -> list[FeedPlan]:
+    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, FrameLog]) -> list[FeedPlan]:
         process = self._config.process
         made = LiveFeeds(self._config, vendor)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
-            FeedPlan(name, streams(mains[name]), vendor.source, cpus[name])
+            FeedPlan(name, streams(mains[name], frame_logs.get(name)), vendor.source, cpus[name])
             for name in FEED_ORDER
             if name in self._config.polygon.feeds
         ]
@@ -77,6 +84,8 @@ def check(config: Config) -> None:
     """Refuse settings that do not go together. Raises ConfigurationError."""
     polygon, strikes = config.polygon, config.strikes
     strike_plan(config)
+    _check_port("polygon.stocks_url", polygon.stocks_url)
+    _check_port("polygon.options_url", polygon.options_url)
     if "options" not in polygon.feeds:
         return
     if "stocks" not in polygon.feeds:
@@ -90,3 +99,10 @@ def check(config: Config) -> None:
             f"strikes.underlying = {strikes.underlying!r} is not allowed: the price that strikes"
             f" follow comes from polygon.symbols, which are {', '.join(polygon.symbols)}"
         )
+
+
+def _check_port(key: str, url: str) -> None:
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ConfigurationError(f"{key} = {url!r} is not allowed: {error}") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -12,8 +13,9 @@ from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
+from ingestor.feeds.polygon.journal.writer import JournalWriter
 from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
-from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
@@ -32,43 +34,33 @@ class LiveFeeds:
     config: Config
     vendor: Vendor
 
-    def stocks(self, outlet: Outlet, place: FeedPlace) -> PolygonFeed:
+    def stocks(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
         polygon = self.config.polygon
         return PolygonFeed(
             self._settings("stocks", self.vendor.stocks_url, place, STOCKS_EXTENDED),
-            StockDecoder(self._late_after_ns),
+            StockDecoder(_late_after_ns(self.config)),
             outlet,
             names=channel_names(polygon.channels, polygon.symbols),
+            frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
         )
 
-    def options(self, outlet: Outlet, place: FeedPlace) -> PolygonFeed:
+    def options(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
         """Return the feed of option trades."""
         strikes = self.config.strikes
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
         return PolygonFeed(
             self._settings("options", self.vendor.options_url, place, OPTIONS),
-            OptionDecoder((strikes.underlying,), self._late_after_ns),
+            OptionDecoder((strikes.underlying,), _late_after_ns(self.config)),
             outlet,
+            frame_log=frame_log,
             strikes=Strikes(
                 manager=manager,
-                price=self._price(place),
+                price=price_of(self.config, place),
                 quotes=self.config.polygon.option_quotes,
             ),
         )
-
-    def _price(self, place: FeedPlace) -> Callable[[], int | None]:
-        """Feed 0, the stocks, has the price in its counters; without it the focus is the price."""
-        if "stocks" not in self.config.polygon.feeds:
-            focus = strike_plan(self.config).focus
-            return lambda: focus.strike_e9 if focus else None
-        stocks = place.table.row(0)
-        return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
-
-    @property
-    def _late_after_ns(self) -> int:
-        return int(self.config.polygon.late_after_s * NS_PER_S)
 
     def _settings(
         self, name: LiveFeedName, url: str, place: FeedPlace, hours: TradingHours
@@ -86,6 +78,46 @@ class LiveFeeds:
             backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
             drain_s=polygon.drain_s,
         )
+
+
+def price_of(config: Config, place: FeedPlace) -> Callable[[], int | None]:
+    """Return what asks for the newest price of the underlying in 1e-9, None before the first.
+
+    Feed 0, the stocks, shows it in its counters; where there is none the focus is the price.
+    """
+    if "stocks" not in config.polygon.feeds:
+        focus = strike_plan(config).focus
+        return lambda: focus.strike_e9 if focus else None
+    stocks = place.table.row(0)
+    return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
+
+
+@contextlib.contextmanager
+def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
+    """Yield what records each feed, nothing where nothing is to be recorded.
+
+    Raises ConfigurationError for a folder that cannot be recorded into.
+    """
+    roots = {"stocks": (), "options": (config.strikes.underlying,)}
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                contextlib.closing(
+                    JournalWriter(
+                        config.record.dir,
+                        name,
+                        roots=roots[name],
+                        late_after_ns=_late_after_ns(config),
+                    )
+                )
+            )
+            for name in dict.fromkeys(config.polygon.feeds)
+            if config.record.dir is not None
+        }
+
+
+def _late_after_ns(config: Config) -> int:
+    return int(config.polygon.late_after_s * NS_PER_S)
 
 
 def strike_plan(config: Config) -> StrikePlan:

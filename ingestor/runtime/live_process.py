@@ -13,7 +13,7 @@ import uvloop
 
 from ingestor.blocks import Block
 from ingestor.feed_status import FeedStatus
-from ingestor.feeds.polygon.outlet import FeedCounts, Outlet
+from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
 
@@ -61,17 +61,22 @@ class RingOutlet:
 
 
 class LiveProcess:
-    """Runs one live feed until the run is to stop."""
+    """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
 
-    def __init__(self, make_feed: MakeFeed, place: FeedPlace) -> None:
+    def __init__(self, make_feed: MakeFeed, frame_log: FrameLog | None, place: FeedPlace) -> None:
         self._place = place
         self._outlet = RingOutlet(place)
-        self._feed = make_feed(self._outlet, place)
+        self._frame_log = frame_log
+        self._feed = make_feed(self._outlet, frame_log, place)
 
     def run(self) -> FeedReport:
         """Run to the end. Raises VendorRefusedError."""
-        uvloop.run(self._feed.run(lambda: self._place.stopping))
-        self._outlet.end()
+        try:
+            uvloop.run(self._feed.run(lambda: self._place.stopping))
+            self._outlet.end()
+        finally:
+            if self._frame_log is not None:
+                self._frame_log.close()
         counts = self._outlet.counts
         return FeedReport(
             records=self._place.row[Counter.RECORDS],
@@ -84,13 +89,13 @@ class LiveProcess:
         )
 
 
-MakeFeed = Callable[[Outlet, FeedPlace], LiveFeed]
+MakeFeed = Callable[[Outlet, FrameLog | None, FeedPlace], LiveFeed]
 """Makes a feed inside its process."""
 
 
-def streams(make_feed: MakeFeed) -> FeedMain:
+def streams(make_feed: MakeFeed, frame_log: FrameLog | None) -> FeedMain:
     """Return the main function of a live feed's process."""
-    return lambda place: LiveProcess(make_feed, place).run()
+    return lambda place: LiveProcess(make_feed, frame_log, place).run()
 
 
 def _show(counts: FeedCounts, row: CounterRow) -> None:

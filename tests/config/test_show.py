@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from ingestor.config.load import Setting, defaults, load
+from ingestor.config.schema import LIVE_ONLY, REPLAY_ONLY
 from ingestor.config.show import show
 
 
@@ -21,6 +22,7 @@ def test_secrets_are_never_shown() -> None:
                 {
                     "nats.password": Setting("hunter2", "file x"),
                     "nats.token": Setting("s3cret", "file x"),
+                    "polygon.api_key": Setting("k3y", "environment POLYGON_API_KEY"),
                     "nats.url": Setting("nats://me:pw123@host:4222", "environment NATS_URL"),
                 }
             ]
@@ -29,4 +31,17 @@ def test_secrets_are_never_shown() -> None:
     assert "hunter2" not in text
     assert "s3cret" not in text
     assert "pw123" not in text
+    assert "k3y" not in text
     assert "host:4222" in text
+
+
+def test_each_program_leaves_out_what_only_the_other_heeds() -> None:
+    shown = {
+        only: {line.split(" = ")[0] for line in show(load([]), leave_out=only).splitlines()}
+        for only in (REPLAY_ONLY, LIVE_ONLY)
+    }
+    live, replay = shown[REPLAY_ONLY], shown[LIVE_ONLY]
+    assert live | replay == set(defaults())
+    assert {"polygon.feeds", "process.stocks_cpus"} <= live - replay
+    assert {"replay.speed", "process.trades_cpus"} <= replay - live
+    assert {"nats.url", "process.publisher_cpus"} <= live & replay

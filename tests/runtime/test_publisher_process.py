@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 from ingestor.blocks import Source
 from ingestor.feed_status import FeedStatus, What, decode_status
@@ -17,7 +21,7 @@ from ingestor.ring.wire import (
     status_message,
     symbols_message,
 )
-from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess
 from tests.publish.plain import messages, publisher, stored
 from tests.rows import rows
@@ -45,3 +49,36 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
+
+
+@pytest.mark.parametrize(("drains", "published"), [(True, 30), (False, 10)])
+def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may_be_left(
+    nats_server: NatsServer, drains: bool, published: int
+) -> None:
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell)
+    table = CounterTable(2)
+    records = records_message(rows([(at, at, at) for at in range(10)]))
+    assert ring.put(symbols_message({0: "ES.c.0"}))
+    assert ring.put(records)
+
+    def feed() -> None:
+        """Go on a while after the word to stop, then end like a process that is killed."""
+        while table.row(1)[Counter.RECORDS] < 10:
+            time.sleep(0.01)
+        table.stop()
+        for _ in range(2):
+            time.sleep(0.1)
+            ring.put(records)
+        table.row(0)[Counter.ENDED] = 1
+        doorbell.ring()
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
+    flow = Flow(inlets, doorbell, ArrivalMerge(1), drains=drains)
+    process = PublisherProcess(flow, publisher(nats_server), table, table.row(1), stop_s=10)
+    report = process.run()
+    thread.join()
+    doorbell.close()
+    assert (report.error, report.published) == (None, published)

@@ -147,3 +147,26 @@ def test_a_process_that_ends_the_run_stops_the_others_also_when_all_is_well() ->
     result = run.to_the_end()
     assert reports(result) == {"p0": b'"stopped in order"', "p1": b'"report 1"'}
     assert result.failure is None
+
+
+def test_a_run_whose_time_is_over_stops_in_order_and_is_no_failure() -> None:
+    began = time.monotonic()
+    result = Run(until_stopped, until_stopped).to_the_end(Limits(30, 30, run_s=0.4))
+    assert 0.4 <= time.monotonic() - began < 5
+    assert set(reports(result).values()) == {b'"stopped in order"'}
+    assert (result.failure, result.stopped_by) == (None, None)
+
+
+def until_the_first_has_ended(table: CounterTable, index: int) -> str:
+    while not table.row(0)[Counter.ENDED]:
+        table.row(index)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        time.sleep(0.01)
+    return f"nobody else: {not table.row(index)[Counter.ENDED]}"
+
+
+@pytest.mark.parametrize("first", [at_once, dying])
+def test_everybody_sees_that_a_process_has_ended_however_it_did(
+    first: Callable[[CounterTable, int], object],
+) -> None:
+    result = Run(first, until_the_first_has_ended).to_the_end()
+    assert reports(result)["p1"] == b'"nobody else: True"'

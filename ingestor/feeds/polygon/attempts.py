@@ -24,7 +24,7 @@ class Attempts:
 
     def opened(self) -> None:
         """There is a connection."""
-        after = f" after {self._failed} attempts that failed" if self._failed else ""
+        after = f" (failed attempts before: {self._failed})" if self._failed else ""
         log.info("%s: connected to %s%s", self._feed, self._address, after)
         self._failed, self._told = 0, None
 

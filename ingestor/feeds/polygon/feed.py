@@ -137,10 +137,10 @@ class PolygonFeed:
         """Note the end of a socket; return when the next one is due."""
         self._intake.on_disconnect()
         self._watchdog.on_disconnect()
-        if ended.reached:
-            outputs = self._session.on_close(now_ns, ended.cause, ended.code)
-        else:
+        if ended.away:
             outputs = self._session.on_unreachable(now_ns, ended.cause)
+        else:
+            outputs = self._session.on_close(now_ns, ended.cause, ended.code)
         at_ns = next((each.at_ns for each in outputs if isinstance(each, Reconnect)), None)
         if at_ns is None:
             self._attempts.ended(ended.cause)

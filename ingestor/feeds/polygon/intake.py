@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.records import Records
+
+TOGETHER_ROWS: Final = 256
+"""Short frames of one read make one block; so many rows are not kept waiting for more."""
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ class Ways:
 
 
 class Intake:
-    """Takes messages as they come. What came in one read is handed on as one block."""
+    """Takes messages as they come. Those of one read are handed on together, as far as sensible."""
 
     def __init__(
         self,
@@ -53,14 +57,18 @@ class Intake:
         """Take the messages of one read; return the statuses among them."""
         statuses: list[Status] = []
         parts: list[Records] = []
+        gathered = 0
         for data in messages:
             decoded = self._decode(data, recv_ns)
+            statuses += decoded.statuses
             if len(decoded.records):
                 parts.append(decoded.records)
-            statuses += decoded.statuses
+                gathered += len(decoded.records)
+            if gathered >= TOGETHER_ROWS:
+                self._hand_on(parts, recv_ns)
+                parts, gathered = [], 0
         if parts:
-            records = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._hand_on(records, recv_ns)
+            self._hand_on(parts, recv_ns)
         return statuses
 
     def on_disconnect(self) -> None:
@@ -83,7 +91,8 @@ class Intake:
             self._reference.on_frame(decoded)
         return decoded
 
-    def _hand_on(self, records: Records, recv_ns: int) -> None:
+    def _hand_on(self, parts: list[Records], recv_ns: int) -> None:
+        records = parts[0] if len(parts) == 1 else np.concatenate(parts)
         self._tell_what_begins(records, recv_ns)
         self._ways.totals.last_event_ns = int(records["ts_event_ns"][-1])
         self._ways.handover.put(records, recv_ns)

@@ -20,7 +20,7 @@ class SessionLimits:
             for ever.
         backoff_base_ns: The first delay between two attempts; each further one is doubled.
         backoff_cap_ns: The longest delay between two attempts.
-        unreachable_delay_ns: The delay where nobody listens, which costs the vendor nothing.
+        unreachable_delay_ns: The delay where nobody is there, which costs the vendor nothing.
         unreachable_patience_ns: So long that delay holds; then it doubles like the others.
     """
 

@@ -56,10 +56,10 @@ class Phase(StrEnum):
 class Backoff:
     """Delays between attempts: doubling with jitter, but flat for a while where nobody listens.
 
-    A host that refuses the TCP connection, or cannot be found, is not burdened by another attempt,
-    and a feed that asks often is back soon after the host is; so such attempts lie at most
-    `unreachable_delay_ns` apart until `unreachable_patience_ns` have passed, and make no other
-    delay longer. Whatever fails later than that costs the vendor something and backs off.
+    A host that is not found, does not listen or is only answered for (HTTP 503) is hardly burdened
+    by another attempt, and a feed that asks often is back soon after the host is. So such attempts
+    lie at most `unreachable_delay_ns` apart until `unreachable_patience_ns` have passed, and make
+    no other delay longer. Whatever else fails costs the vendor something and backs off.
     `random` yields floats in [0, 1).
     """
 
@@ -74,7 +74,7 @@ class Backoff:
         self._failures = 0
 
     def reached(self) -> None:
-        """The host was reached: what comes later is another outage."""
+        """Somebody is there: what comes later is another outage."""
         self._unreachable_since_ns = None
 
     def next_delay_ns(self) -> int:
@@ -84,7 +84,7 @@ class Backoff:
         return self._jittered(full_ns)
 
     def next_delay_unreachable_ns(self, now_ns: int) -> int:
-        """As `next_delay_ns`, after an attempt that did not get as far as the host."""
+        """As `next_delay_ns`, after an attempt that reached nobody."""
         if self._unreachable_since_ns is None:
             self._unreachable_since_ns = now_ns
         if now_ns - self._unreachable_since_ns >= self._limits.unreachable_patience_ns:
@@ -163,7 +163,7 @@ class Session:
         return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
 
     def on_unreachable(self, now_ns: int, cause: str) -> tuple[Output, ...]:
-        """There was no socket, since the host was not found or does not listen."""
+        """There was no socket, since there was nobody to open one."""
         if self._phase is Phase.ENDED:
             return ()
         return (Reconnect(now_ns + self._backoff.next_delay_unreachable_ns(now_ns), cause),)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidURI
+from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -32,6 +32,8 @@ from ingestor.feeds.polygon.limits import SocketLimits
 from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
 
 PING_PAYLOAD: Final = b"ingestor"
+AWAY: Final = frozenset((502, 503, 504))
+"""HTTP statuses of a door-keeper with nobody behind it."""
 
 _quiet: Final = logging.getLogger("ingestor.websockets")
 _quiet.setLevel(logging.WARNING)
@@ -42,13 +44,13 @@ _quiet.setLevel(logging.WARNING)
 class Ended:
     """How it ended: a cause for the log, and the close code where the server sent one.
 
-    `opened` tells whether there was a WebSocket, `reached` whether there was a host.
+    `opened` tells whether there was a WebSocket; `away` that there was nobody who could open one.
     """
 
     cause: str
     code: int | None = None
     opened: bool = True
-    reached: bool = True
+    away: bool = False
 
 
 class Receiver(Protocol):
@@ -119,7 +121,7 @@ class FeedSocket(asyncio.Protocol):
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
             return await self._ended
         except OSError as error:
-            return Ended(self._why_not_open(error), opened=False, reached=self._was_reached(error))
+            return Ended(self._why_not_open(error), opened=False, away=self._is_away(error))
         finally:
             self._stop()
 
@@ -166,10 +168,10 @@ class FeedSocket(asyncio.Protocol):
         """The connection is gone."""
         self._protocol.receive_eof()
         if not self._ended.done():
-            received = self._protocol.close_rcvd
-            opened = self._protocol.handshake_exc is None and self._opened.done()
+            received, refusal = self._protocol.close_rcvd, self._protocol.handshake_exc
             code = received.code if received else None
-            self._ended.set_result(Ended(self._why_lost(exc), code, opened))
+            away = isinstance(refusal, InvalidStatus) and refusal.response.status_code in AWAY
+            self._ended.set_result(Ended(self._why_lost(exc), code, self._opened.done(), away))
 
     # Inside.
 
@@ -178,7 +180,7 @@ class FeedSocket(asyncio.Protocol):
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._take_frame(event, messages)
-            elif isinstance(event, Response) and self._protocol.state is State.OPEN:
+            elif isinstance(event, Response) and self._protocol.handshake_exc is None:
                 self._opened.set_result(None)
                 self._set_timer("ping", self._limits.ping_s, self._ping)
                 self._receiver.on_open()
@@ -235,14 +237,16 @@ class FeedSocket(asyncio.Protocol):
 
     # Words for the log.
 
-    def _was_reached(self, error: OSError) -> bool:
-        """A TLS handshake that fails or breaks off was with somebody."""
+    def _is_away(self, error: OSError) -> bool:
+        """A handshake that fails or breaks off was with somebody."""
         somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
-        return somebody or self._transport is not None
+        return not somebody and self._transport is None
 
     def _why_not_open(self, error: OSError) -> str:
         if isinstance(error, TimeoutError) and not error.args:
             return f"no connection within {self._limits.open_s:g} s"
+        if isinstance(error, ConnectionResetError) and self._uri.secure:
+            return "the server broke off the TLS handshake"
         return f"{error}" or type(error).__name__
 
     def _why_lost(self, error: Exception | None) -> str:

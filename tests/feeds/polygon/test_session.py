@@ -399,6 +399,61 @@ def test_jitter_stays_between_half_of_the_delay_and_all_of_it(values: list[float
         assert full // 2 <= backoff.next_delay_ns() <= full
 
 
+def waits(session: Session, every_ns: int, attempts: int, random: float = 0.0) -> list[int]:
+    """Delays after attempts that reach nobody, begun at such a pace."""
+    times = [NOW + number * every_ns for number in range(attempts)]
+    outputs = [session.on_unreachable(now_ns, "refused")[0] for now_ns in times]
+    return [
+        output.at_ns - now_ns
+        for output, now_ns in zip(outputs, times, strict=True)
+        if isinstance(output, Reconnect)
+    ]
+
+
+def test_where_nobody_listens_the_next_attempt_is_soon_for_minutes() -> None:
+    last = Session("key", (), random=lambda: 1 - 2**-53)
+    assert 0 < UNREACHABLE_NS < S
+    assert waits(new_session(), S, PATIENCE_NS // S) == [UNREACHABLE_NS // 2] * (PATIENCE_NS // S)
+    assert max(waits(last, S, PATIENCE_NS // S)) <= UNREACHABLE_NS
+
+
+def test_where_nobody_listens_for_long_the_delays_grow() -> None:
+    session = new_session()
+    waits(session, PATIENCE_NS - 1, 2)
+    grown = [
+        output.at_ns - NOW - PATIENCE_NS
+        for output in (session.on_unreachable(NOW + PATIENCE_NS, "refused")[0] for _ in range(9))
+        if isinstance(output, Reconnect)
+    ]
+    half = BACKOFF_BASE_NS // 2
+    assert grown == [half << doubled for doubled in range(6)] + [BACKOFF_CAP_NS // 2] * 3
+
+
+def test_attempts_that_reach_nobody_make_no_other_delay_longer() -> None:
+    session = new_session()
+    waits(session, S, 50)
+    assert delays(session, [0]) == [BACKOFF_BASE_NS // 2]
+
+
+@pytest.mark.parametrize("reached", ["open", "close"])
+def test_whoever_was_reached_may_be_away_for_minutes_once_more(reached: str) -> None:
+    session = new_session()
+    waits(session, PATIENCE_NS, 3)
+    if reached == "open":
+        session.on_open(NOW)
+    else:
+        session.on_close(NOW, "HTTP 404")
+    (again,) = session.on_unreachable(NOW + 9 * PATIENCE_NS, "refused")
+    assert isinstance(again, Reconnect)
+    assert again.at_ns == NOW + 9 * PATIENCE_NS + UNREACHABLE_NS // 2
+
+
+def test_a_feed_that_has_ended_tries_no_more() -> None:
+    session = new_session()
+    session.stop()
+    assert session.on_unreachable(NOW, "refused") == ()
+
+
 @pytest.mark.parametrize("survived_ns", [2 * S, 3600 * S])
 def test_after_an_eviction_the_feed_cools_down(survived_ns: int) -> None:
     session = granted()

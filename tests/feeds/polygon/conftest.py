@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.sim.polygon.conftest import start
+
+__all__ = ["start"]

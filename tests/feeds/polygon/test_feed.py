@@ -1,0 +1,159 @@
+"""A feed against the simulator: streaming, and every way in which it can be interrupted."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from ingestor.blocks import Source
+from ingestor.errors import VendorRefusedError
+from ingestor.events import StockQuote, StockTrade
+from ingestor.feed_status import What
+from ingestor.feeds.polygon.decode import StockDecoder
+from ingestor.records import RType
+from tests.feeds.polygon.rig import Rig, drive
+from tests.sim.polygon.conftest import Start
+
+
+def test_trades_and_quotes_of_spy_stream(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: rig.outlet.counts.records > 500)
+        assert rig.outlet.counts.streaming
+        assert rig.outlet.counts.subscribed == 2
+
+    simulator = start("--count", "600")
+    outlet = drive(simulator, scenario)
+    assert outlet.rows_of(RType.STOCK_TRADE) + outlet.rows_of(RType.STOCK_QUOTE) == outlet.rows
+    assert {type(event) for event in outlet.events()} == {StockTrade, StockQuote}
+    assert {block.feed for block in outlet.blocks} == {3}
+    assert {block.source for block in outlet.blocks} == {Source.SIM}
+    assert len({event.aggressor for event in outlet.events() if isinstance(event, StockTrade)}) > 1
+    (status,) = outlet.statuses
+    assert (status.feed, status.what) == ("stocks", What.STREAMING)
+    assert status.to_event_ns == outlet.column("ts_event_ns")[0]
+    assert outlet.counts.records == outlet.rows
+    assert outlet.counts.last_event_ns == outlet.column("ts_event_ns")[-1]
+
+
+def test_a_stopped_feed_says_goodbye(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until_rows(10)
+
+    simulator = start()
+    drive(simulator, scenario)
+    stats = simulator.control("stats")["stocks"]
+    assert stats["connections"] == []
+    assert stats["opened"] == 1
+
+
+def test_a_stop_while_nobody_listens_is_quick(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.control("refuse", for_s=60)
+        rig.control("drop")
+        await rig.until(lambda: not rig.outlet.counts.streaming)
+
+    outlet = drive(start(), scenario)
+    assert outlet.counts.streaming is False
+
+
+def test_the_key_is_in_no_log_line(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until_rows(10)
+        rig.control("drop")
+        await rig.until_told(What.GAP)
+
+    caplog.set_level(logging.DEBUG)
+    drive(start("--api-key", "s3cret"), scenario, api_key="s3cret")
+    assert "connected to ws://" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_a_refused_key_ends_the_feed(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: False)
+
+    with pytest.raises(VendorRefusedError, match="refuses the API key: authentication failed"):
+        drive(start(), scenario, api_key="another")
+
+
+def test_a_plan_without_websocket_access_ends_the_feed(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: False)
+
+    with pytest.raises(VendorRefusedError, match="Your plan doesn't include websocket access"):
+        drive(start("--plan", "options-T"), scenario)
+
+
+def test_a_plan_that_grants_none_of_the_names_ends_the_feed(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: False)
+
+    with pytest.raises(VendorRefusedError, match=r"plan holds none of T\.SPY, Q\.SPY"):
+        drive(start("--plan", "stocks-A"), scenario)
+
+
+class Broken:
+    """A frame log that breaks at its third frame."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+        self.frames += 1
+        if self.frames == 3:
+            raise RuntimeError("out of paper")
+
+    def tick(self, now_ns: int) -> None:
+        """Nothing to flush."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_fault_of_ours_ends_the_feed(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: False)
+
+    with pytest.raises(RuntimeError, match="out of paper"):
+        drive(start(), scenario, frame_log=Broken())
+
+
+class Paper:
+    """A frame log that keeps everything."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[bytes, int, int]] = []
+        self.ticks = 0
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+        self.frames.append((data, recv_ns, connection))
+
+    def tick(self, now_ns: int) -> None:
+        self.ticks += 1
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_every_frame_is_recorded_as_it_came(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until_rows(50)
+        rig.control("drop")
+        await rig.until_told(What.GAP)
+        await rig.until_rows(50)
+
+    paper = Paper()
+    outlet = drive(start(), scenario, frame_log=paper)
+    assert [number for _, _, number in paper.frames] == sorted(
+        number for _, _, number in paper.frames
+    )
+    assert {number for _, _, number in paper.frames} == {1, 2}
+    assert paper.ticks >= 1
+    assert len(paper.frames) == outlet.counts.frames
+    assert sum(len(data) for data, _, _ in paper.frames) == outlet.counts.bytes
+    decoder = StockDecoder()
+    again = [decoder.decode(data, recv_ns).records for data, recv_ns, _ in paper.frames]
+    assert np.concatenate(again)["ts_recv_ns"].tolist() == outlet.column("ts_recv_ns")
+    assert np.concatenate(again)["sequence"].tolist() == outlet.column("sequence")

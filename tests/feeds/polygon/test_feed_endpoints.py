@@ -1,0 +1,112 @@
+"""Addresses where no feed is: told with the cause, tried again, never given up."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ingestor.errors import ConfigurationError
+from ingestor.feed_status import What
+from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.socket import Target
+from tests.feeds.polygon.rig import Rig, Scenario, drive
+from tests.publish.certificates import make_certificates
+from tests.sim.polygon.conftest import Start
+
+
+def unused_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def until_told(caplog: pytest.LogCaptureFixture) -> Scenario:
+    """A scenario that ends soon after the first attempt has failed."""
+
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: failures(caplog))
+        beats = len(rig.outlet.beats)
+        await rig.until(lambda: len(rig.outlet.beats) > beats + 2)
+
+    return scenario
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "cannot connect" in text]
+
+
+ADDRESSES: dict[str, Callable[[str], str]] = {
+    "HTTP 404": lambda url: url.replace("/stocks", "/nowhere"),
+    "TLS handshake": lambda url: url.replace("ws://", "wss://"),
+    "refused": lambda _: f"ws://127.0.0.1:{unused_port()}/stocks",
+    "no.such.host.invalid:80/stocks: ": lambda _: "ws://no.such.host.invalid/stocks",
+}
+
+
+@pytest.mark.parametrize("cause", ADDRESSES)
+def test_a_wrong_address_is_told_with_its_cause_and_tried_again(
+    start: Start, caplog: pytest.LogCaptureFixture, cause: str
+) -> None:
+    simulator = start()
+    url = ADDRESSES[cause](simulator.stocks_url)
+    outlet = drive(simulator, until_told(caplog), url=url)
+    (line,) = failures(caplog)
+    assert cause in line
+    assert outlet.counts.frames == 0
+
+
+def test_a_server_that_appears_later_is_found(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    port = unused_port()
+
+    async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: failures(caplog))
+        start("--port", str(port))
+        await rig.until_rows(10)
+
+    drive(start(), scenario, url=f"ws://127.0.0.1:{port}/stocks")
+    assert any("failed attempts before" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("url", ["https://socket.massive.com/stocks", "stocks", "ws://:80x/"])
+def test_what_is_no_address_is_a_mistake_in_the_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="not the address of a WebSocket"):
+        Target(url, SocketLimits())
+
+
+def test_a_feed_streams_over_tls(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_certificates(tmp_path)
+    simulator = start("--tls-cert", str(files.server), "--tls-key", str(key_of(files.server)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
+
+    async def scenario(rig: Rig) -> None:
+        await rig.until_rows(200)
+        rig.control("drop")
+        await rig.until_told(What.GAP)
+
+    outlet = drive(simulator, scenario)
+    assert simulator.stocks_url.startswith("wss://")
+    assert outlet.counts.reconnects == 1
+
+
+def test_a_server_that_nobody_vouches_for_is_not_talked_to(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = make_certificates(tmp_path)
+    simulator = start("--tls-cert", str(files.server), "--tls-key", str(key_of(files.server)))
+    drive(simulator, until_told(caplog))
+    (line,) = failures(caplog)
+    assert "certificate verify failed" in line
+    assert simulator.control("stats")["stocks"]["opened"] == 0
+
+
+def key_of(certificate: Path) -> Path:
+    return certificate.with_suffix(".key")

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from ingestor.blocks import Block, Source
+from ingestor.errors import VendorRefusedError
+from ingestor.feed_status import FeedStatus, What
+from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
+from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.wire import RingReader
+from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.feed_place import FeedPlace
+from ingestor.runtime.live_process import RingOutlet, streams
+from tests.rows import block
+
+STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
+COUNTS = FeedCounts(
+    frames=5,
+    bytes=600,
+    records=9,
+    skipped={"not JSON": 1, "price": 2},
+    oddities={"fraction": 4},
+    late=6,
+    reconnects=7,
+    gaps=8,
+    dropped_trades=10,
+    dropped_quotes=11,
+)
+
+
+def place(ring_bytes: int = 100_000) -> FeedPlace:
+    return FeedPlace(0, BlockRing(Doorbell(), ring_bytes), CounterTable(1))
+
+
+@dataclass
+class Feed:
+    """Hands on one block, and runs until it is stopped, or refused."""
+
+    outlet: Outlet
+    refusal: VendorRefusedError | None = None
+
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        assert self.outlet.put(block([(3, 1, 1)]))
+        assert self.outlet.tell(STATUS)
+        self.outlet.beat(COUNTS)
+        if self.refusal:
+            raise self.refusal
+        while not stopping():
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Log:
+    closed: int = 0
+    frames: list[bytes] = field(default_factory=list)
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+        self.frames.append(data)
+
+    def tick(self, now_ns: int) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def taken(where: FeedPlace) -> tuple[list[Block | FeedStatus], bool]:
+    reader = RingReader(0, Source.SIM, {})
+    found = [reader.read(message) for message in where.ring.take(100)]
+    return [one for one in found if one is not None], reader.ended
+
+
+def test_a_feed_runs_until_the_run_is_to_stop_and_ends_its_ring() -> None:
+    here = place()
+    threading.Timer(0.1, here.table.stop).start()
+    report = streams(lambda outlet, _log, _place: Feed(outlet), None)(here)
+    (records, status), ended = taken(here)
+    assert isinstance(records, Block)
+    assert (status, ended) == (STATUS, True)
+    assert report.records == 1
+    assert report.skipped == {"not JSON": 1, "price": 2}
+    assert (report.late, report.gaps, report.reconnects) == (6, 8, 7)
+    assert (report.dropped_trades, report.dropped_quotes) == (10, 11)
+
+
+def test_a_refusal_ends_the_process_and_its_journal_is_closed() -> None:
+    here, journal = place(), Log()
+    given: list[FrameLog | None] = []
+
+    def make(outlet: Outlet, frame_log: FrameLog | None, _: FeedPlace) -> Feed:
+        given.append(frame_log)
+        return Feed(outlet, VendorRefusedError("no"))
+
+    with pytest.raises(VendorRefusedError, match="no"):
+        streams(make, journal)(here)
+    assert (given, journal.closed) == ([journal], 1)
+
+
+def test_other_processes_see_the_totals_and_the_price() -> None:
+    here = place()
+    outlet = RingOutlet(here)
+    outlet.beat(COUNTS)
+    outlet.price(686_005_000_000)
+    shown = {
+        Counter.FRAMES: 5,
+        Counter.BYTES_READ: 600,
+        Counter.SKIPPED: 3,
+        Counter.ODDITIES: 4,
+        Counter.LATE: 6,
+        Counter.RECONNECTS: 7,
+        Counter.GAPS: 8,
+        Counter.DROPPED_TRADES: 10,
+        Counter.DROPPED_QUOTES: 11,
+        Counter.REFERENCE_PRICE_E9: 686_005_000_000,
+    }
+    assert {counter: here.row[counter] for counter in shown} == shown
+    assert here.row[Counter.HEARTBEAT_NS] > 0
+
+
+def test_a_full_ring_is_not_waited_for() -> None:
+    outlet = RingOutlet(place(ring_bytes=1000))
+    large = block([(at, 0, 0) for at in range(15)])
+    assert [outlet.put(large), outlet.put(large)] == [True, False]
