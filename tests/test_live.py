@@ -21,6 +21,7 @@ from ingestor.errors import ExitCode
 from ingestor.feed_status import STATUS_STREAM, What, decode_status
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.journal.feed import JournalFeed
+from ingestor.feeds.polygon.journal.format import Market
 from ingestor.sim.polygon.client import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
@@ -257,7 +258,7 @@ def test_what_the_vendor_sends_is_recorded_and_read_back_as_the_same_events(
     send_stocks(silent_vendor)
     until(lambda: stored(nats_server.url) == 4, "all stored")
     assert stopped(process).exit_code == 143
-    recorded = JournalFeed(directory=tmp_path / "journal", feed_name="stocks")
+    recorded = JournalFeed(directory=tmp_path / "journal", market=Market.STOCKS)
     records = [record for block in recorded.blocks() for record in block.records]
     recv_ns = [json.loads(one.data)["ts_recv_ns"] for one in read_stream(nats_server.url)]
     assert [int(one["ts_recv_ns"]) for one in records] == recv_ns
