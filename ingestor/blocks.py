@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.records import Records
+from ingestor.records import SOLE_RTYPE, Records, rtype_counts
 from ingestor.symbols import SymbolTable
 
 Int64s = npt.NDArray[np.int64]
@@ -94,12 +94,20 @@ class Runs:
     def counts_by_rtype(self) -> dict[int, int]:
         """Return the number of rows of each rtype, without a step per run."""
         counts: Counter[int] = Counter()
-        for index in np.unique(self.block_of_run).tolist():
-            runs = self.block_of_run == index
-            rows = _rows_of(self.start[runs], self.stop[runs])
-            per_rtype = np.bincount(self.blocks[index].records["rtype"][rows])
-            counts.update({int(rtype): int(per_rtype[rtype]) for rtype in per_rtype.nonzero()[0]})
+        per_block = np.bincount(self.block_of_run, self.stop - self.start, len(self.blocks))
+        for index, rows in enumerate(per_block.tolist()):
+            sole = SOLE_RTYPE.get(self.blocks[index].records.itemsize)
+            if not rows:
+                continue
+            if sole is None:
+                counts.update(rtype_counts(self._rows_of_block(index)))
+            else:
+                counts[sole] += int(rows)
         return dict(counts)
+
+    def _rows_of_block(self, index: int) -> Records:
+        runs = self.block_of_run == index
+        return self.blocks[index].records[_rows_of(self.start[runs], self.stop[runs])]
 
 
 def _rows_of(start: Int64s, stop: Int64s) -> Int64s:

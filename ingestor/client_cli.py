@@ -53,7 +53,10 @@ def add_where(parser: Parser) -> None:
         "--nats", metavar="URL", default=url, help="NATS server (default %(default)s)"
     )
     where.add_argument(
-        "--stream", metavar="NAME", default=DEFAULT_STREAM, help="stream (default %(default)s)"
+        "--stream",
+        metavar="NAME",
+        default=DEFAULT_STREAM,
+        help=f"stream (default {DEFAULT_STREAM})",
     )
 
 

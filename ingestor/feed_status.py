@@ -19,6 +19,10 @@ STATUS_STREAM: Final = "INGESTOR_STATUS"
 """The stream that keeps them, unless it is given another name."""
 
 
+MAX_TEXT_CHARS: Final = 1_000
+"""A vendor's words are cut here, so that every server takes the message."""
+
+
 def status_subject(feed: str) -> str:
     """Return where a feed's statuses are published."""
     return f"{SUBJECT_PREFIX}.{feed}"
@@ -65,6 +69,14 @@ class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(FeedStatus)
+
+
+def shortened(status: FeedStatus) -> FeedStatus:
+    """Return it with at most `MAX_TEXT_CHARS` characters of text, the last one an ellipsis."""
+    if len(status.text) <= MAX_TEXT_CHARS:
+        return status
+    text = f"{status.text[: MAX_TEXT_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return msgspec.structs.replace(status, text=text)
 
 
 def encode_status(status: FeedStatus) -> bytes:

@@ -177,6 +177,15 @@ EVENT_TYPES: Final = (
 
 EVENT_TYPE_BY_RTYPE: Final = {int(kind.rtype): kind for kind in EVENT_TYPES}
 
+_ITEMSIZES: Final = [kind.dtype.itemsize for kind in EVENT_TYPES]
+
+SOLE_RTYPE: Final = {
+    kind.dtype.itemsize: int(kind.rtype)
+    for kind in EVENT_TYPES
+    if _ITEMSIZES.count(kind.dtype.itemsize) == 1
+}
+"""Itemsize to rtype, for the sizes that tell it: trades and quotes of stocks share theirs."""
+
 
 def as_bytes_matrix(records: Records) -> npt.NDArray[np.uint8]:
     """View contiguous records as shape (n, itemsize) uint8, without copying."""

@@ -19,6 +19,7 @@ from ingestor.outcome import RunOutcome, replay_outcome
 from ingestor.replay_feeds import feed_plans
 from ingestor.runtime.connect import access_of, make_publisher
 from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress import tell_replay
 from ingestor.runtime.run import PublishPlan, RunPlan, run
 from ingestor.sim.sample_day import write_sample_day
@@ -42,14 +43,15 @@ class ReplayPublisher:
         feeds = feed_plans(self._config, self._data_dir())
         speed, gap_s = self._config.replay.speed, self._config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
-        with local_server(self._config.nats.url, self._config.embedded.data_dir) as server:
-            access = access_of(self._config.nats, server.url)
+        nats, store = self._config.nats, self._config.embedded.data_dir
+        with listening(self._config.metrics) as metrics, local_server(nats.url, store) as server:
+            access = access_of(nats, server.url)
             plan = PublishPlan(
                 lambda: make_publisher(self._config, access),
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )
-            whole = RunPlan(feeds, plan, tell_replay)
+            whole = RunPlan(feeds, plan, tell_replay, metrics=metrics)
             report = run(whole, self._config.process, self._config.log, server.problem)
         return replay_outcome(report)
 

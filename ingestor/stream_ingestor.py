@@ -22,6 +22,7 @@ from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import streams
 from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
+from ingestor.runtime.metrics import listening
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
@@ -44,6 +45,7 @@ class StreamIngestor:
         nats, store = self._config.nats, self._config.embedded.data_dir
         with (
             journals(self._config) as frame_logs,
+            listening(self._config.metrics) as metrics,
             self._vendor() as vendor,
             local_server(nats.url, store) as server,
         ):
@@ -55,7 +57,7 @@ class StreamIngestor:
                 drains=True,
             )
             report = run(
-                RunPlan(feeds, publish, tell_live, self._run_s()),
+                RunPlan(feeds, publish, tell_live, self._run_s(), metrics),
                 self._config.process,
                 self._config.log,
                 lambda: server.problem() or vendor.problem(),

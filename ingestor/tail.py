@@ -14,12 +14,24 @@ import msgspec
 
 from ingestor import client_cli
 from ingestor import log as logs
-from ingestor.client import EVERYTHING, BadMessageError, Message, Start, connect, decode
+from ingestor.client import (
+    DEFAULT_STREAM,
+    EVERYTHING,
+    STATUS_STREAM,
+    BadMessageError,
+    From,
+    Message,
+    Start,
+    connect,
+    decode,
+)
 from ingestor.clock import now_ns
 from ingestor.encode.packed import is_packed
 from ingestor.errors import ExitCode, IngestorError
 from ingestor.event_text import is_of_symbol, line_of
 from ingestor.events import Event
+from ingestor.feed_status import encode_status
+from ingestor.status_text import line_of_status
 
 PROG: Final = "ingestor-tail"
 
@@ -40,6 +52,8 @@ examples:
   ingestor-tail --subject 'market.*.trades' --count 20   the first trades of the stream
   ingestor-tail --since 10m --symbol ES.c.0,SPY          the last ten minutes of two symbols
   ingestor-tail --no-follow --json > events.jsonl        all of it, into a file
+  ingestor-tail --status                                 gaps and alarms of the live feeds
+  ingestor-tail --status stocks --since 1d --no-follow   those of one feed since yesterday
 
 times:
   --since means when a message was stored in the stream. For a live feed that is when it happened;
@@ -53,30 +67,43 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
-    given = parser().parse_args(arguments)
+    made = parser()
+    given = made.parse_args(arguments)
+    if given.status is not None and (given.symbol or given.subject):
+        made.error("--status goes without --subject and --symbol")
     logs.configure(PROG, "WARNING")
     try:
         start = client_cli.start_of(given.since, given.new, now_ns())
     except IngestorError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return error.exit_code
-    return client_cli.run(PROG, tail(given, start))
+    if given.status is None:
+        return client_cli.run(PROG, tail(given, start))
+    return client_cli.run(PROG, tail_statuses(given, start))
 
 
 def parser() -> client_cli.Parser:
     """Return the parser of ``ingestor-tail``."""
     made = client_cli.Parser(PROG, _ABOUT, _MORE)
     client_cli.add_where(made)
+    made.set_defaults(stream=None)
     what = made.add_argument_group("what")
     what.add_argument(
         "--subject",
-        default=EVERYTHING,
-        help="one subject, or several with * (a word) and > (the rest) (default %(default)s)",
+        help=f"one subject, or several with * (a word) and > (the rest) (default {EVERYTHING})",
     )
     what.add_argument(
         "--symbol",
         metavar="A,B",
         help="only these symbols; a stock's also means the options on it",
+    )
+    what.add_argument(
+        "--status",
+        metavar="FEED",
+        nargs="?",
+        const="",
+        help="instead of events, what live feeds (or one) tell about themselves: gaps, drops, "
+        f"alarms; the last of each and then what is new (default stream {STATUS_STREAM})",
     )
     begin = what.add_mutually_exclusive_group()
     begin.add_argument("--since", metavar="TIME", help="begin at 2025-12-16T14:30 (UTC) or 10m ago")
@@ -101,8 +128,11 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
     symbols = frozenset(given.symbol.split(",")) if given.symbol else frozenset()
     left = given.count
     exit_code = ExitCode.OK
-    async with connect(given.nats, stream=given.stream, name=PROG) as client:
-        subscription = client.subscribe(given.subject, start=start, follow=given.follow)
+    stream = given.stream or DEFAULT_STREAM
+    async with connect(given.nats, stream=stream, name=PROG) as client:
+        subscription = client.subscribe(
+            given.subject or EVERYTHING, start=start, follow=given.follow
+        )
         async for message in subscription.messages():
             try:
                 lines = list(_lines(message, symbols, as_json=given.json))
@@ -120,6 +150,23 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
                     break
     sys.stdout.flush()
     return exit_code
+
+
+async def tail_statuses(given: argparse.Namespace, start: Start) -> int:
+    """Print what feeds tell until the end that was asked for. Raises as `tail`."""
+    left = given.count
+    start = From.LAST_PER_SUBJECT if start is From.BEGINNING else start
+    stream = given.stream or STATUS_STREAM
+    async with connect(given.nats, status_stream=stream, name=PROG) as client:
+        statuses = client.statuses(given.status or None, start=start, follow=given.follow)
+        async for status in statuses:
+            line = encode_status(status).decode() if given.json else line_of_status(status)
+            print(line, flush=True)
+            if left is not None:
+                left -= 1
+                if left <= 0:
+                    break
+    return ExitCode.OK
 
 
 def _lines(message: Message, symbols: frozenset[str], *, as_json: bool) -> Iterator[str]:

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Runs, whole_block
+from ingestor.blocks import Block, Runs, Source, whole_block
+from ingestor.records import STOCK_TRADE, RType
 from tests.rows import block, published
 
 pieces = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=8)
@@ -38,6 +39,14 @@ def test_both_parts_of_a_split_put_together_are_the_whole(
 def test_rows_are_counted_by_rtype(lengths: list[tuple[int, int]]) -> None:
     runs = runs_over(lengths)
     assert sum(runs.counts_by_rtype().values()) == len(runs)
+
+
+def test_trades_and_quotes_of_one_block_are_counted_apart() -> None:
+    rows = np.zeros(5, STOCK_TRADE)
+    rows["rtype"] = [RType.STOCK_TRADE, RType.STOCK_QUOTE, RType.STOCK_QUOTE, RType.STOCK_TRADE, 0]
+    runs = whole_block(Block(0, rows, {}, Source.SIM))
+    head, _ = runs.split(4)
+    assert head.counts_by_rtype() == {RType.STOCK_TRADE: 2, RType.STOCK_QUOTE: 2}
 
 
 def test_a_whole_block_is_one_run_of_all_its_rows() -> None:

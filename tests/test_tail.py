@@ -10,7 +10,10 @@ import pytest
 
 from ingestor import tail
 from ingestor.errors import ExitCode
+from ingestor.feed_status import encode_status
+from ingestor.status_text import line_of_status
 from tests.client.streams import TRADES, as_json, depth, packed, publish, trades
+from tests.client.test_statuses import status, tell
 from tests.encode import examples
 from tests.nats_servers import NatsServer
 
@@ -87,7 +90,15 @@ def test_a_bad_message_is_named_and_passed(nats_server: NatsServer, capsys: Capt
 
 @pytest.mark.parametrize(
     "flags",
-    [["--since", "soon"], ["--count", "0"], ["--since", "1h", "--new"], ["--what"], ["more"]],
+    [
+        ["--since", "soon"],
+        ["--count", "0"],
+        ["--since", "1h", "--new"],
+        ["--what"],
+        ["more"],
+        ["--status", "--symbol", "SPY"],
+        ["--status", "--subject", "market.>"],
+    ],
 )
 def test_a_wrong_command_line_is_said(flags: list[str], capsys: Captured) -> None:
     try:
@@ -131,6 +142,34 @@ def test_lines_come_at_once_and_ctrl_c_ends_it_quietly(nats_server: NatsServer) 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (out, err) == ("", "")
+    assert process.returncode == ExitCode.INTERRUPTED
+
+
+def test_statuses_are_lines_too_the_last_of_each_feed_first(
+    nats_server: NatsServer, capsys: Captured
+) -> None:
+    told = [status(1), status(2, "options"), status(3)]
+    asyncio.run(tell(nats_server, *told))
+    assert printed(nats_server, capsys, "--status") == list(map(line_of_status, told[1:]))
+    assert printed(nats_server, capsys, "--status", "options") == [line_of_status(told[1])]
+    since = printed(nats_server, capsys, "--status", "--since", "1h", "--json")
+    assert since == [encode_status(one).decode() for one in told]
+    assert printed(nats_server, capsys, "--status", "--new") == []
+    assert printed(nats_server, capsys, "--status", "--stream", "OTHER") == []
+    flags = ["--nats", nats_server.url, "--status", "--count", "2"]
+    assert tail.main(flags) == ExitCode.OK
+
+
+def test_a_status_is_printed_when_it_comes(nats_server: NatsServer) -> None:
+    process = subprocess.Popen(
+        command(nats_server, "--status"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for number in range(2):
+        asyncio.run(tell(nats_server, status(number)))
+        assert process.stdout.readline() == f"{line_of_status(status(number))}\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "")
     assert process.returncode == ExitCode.INTERRUPTED
 
 

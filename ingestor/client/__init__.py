@@ -10,36 +10,48 @@
             best = batch.records["levels"][:, 0]
             spread_e9 = best["ask_px_e9"] - best["bid_px_e9"]
 
+    async with connect("nats://localhost:4222") as client:
+        print(await client.last_status("stocks"))
+        async for status in client.statuses():
+            print(status.feed, status.what, status.text)
+
 JSON and packed messages are read alike. Prices of events are doubles, those of batches exact
 integers of 1e-9. Batches are the fast way: packed, millions of records a second.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self
 
+from ingestor.client import statuses as _statuses
 from ingestor.client.batches import Batch
 from ingestor.client.connection import Connection
 from ingestor.client.consumer import Durable, Ephemeral
 from ingestor.client.decode import BadMessageError, Message, UnknownSubjectError, decode
 from ingestor.client.start import AtSequence, From, Since, Start
 from ingestor.client.subscription import Subscription
+from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
 
 __all__ = [
     "DEFAULT_STREAM",
     "DEFAULT_URL",
     "EVERYTHING",
+    "STATUS_STREAM",
     "AtSequence",
     "BadMessageError",
     "Batch",
     "Client",
+    "FeedStatus",
     "From",
     "Message",
     "Since",
     "Start",
     "Subscription",
     "UnknownSubjectError",
+    "What",
     "connect",
     "decode",
 ]
@@ -52,9 +64,10 @@ EVERYTHING: Final = "market.>"
 class Client:
     """A connection to the stream; an asynchronous context manager. Made by `connect`."""
 
-    def __init__(self, url: str, stream: str, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, streams: tuple[str, str], options: dict[str, Any]) -> None:
+        """`streams` are that of the market's data and that of statuses."""
         self._connection = Connection(url, options, self._lost)
-        self._stream = stream
+        self._stream, self._status_stream = streams
         self._subscriptions: list[Subscription] = []
 
     def subscribe(
@@ -77,6 +90,41 @@ class Client:
         self._subscriptions.append(subscription)
         return subscription
 
+    async def last_status(self, feed: str) -> FeedStatus | None:
+        """Return what a live feed (``stocks``, ``options``) told last, None when it never did.
+
+        Raises StreamError, BadDataError, NatsUnreachableError, NatsRefusedError.
+        """
+        return await _statuses.last_status(self._connection, self._status_stream, feed)
+
+    async def statuses(
+        self,
+        feed: str | None = None,
+        *,
+        start: Start = From.LAST_PER_SUBJECT,
+        follow: bool = True,
+    ) -> AsyncIterator[FeedStatus]:
+        """Yield what one feed or every feed tells: by default the last of each, then what is new.
+
+        Without `follow` it ends where the stream does. A status that cannot be read is named in
+        the log and passed over. Raises StreamError, NatsUnreachableError, NatsRefusedError.
+        """
+        while not await _statuses.exists(self._connection, self._status_stream):
+            if not follow:
+                return
+            await asyncio.sleep(_statuses.LOOK_AGAIN_S)
+            start = From.BEGINNING
+        subject = status_subject(feed) if feed else ALL_SUBJECTS
+        place = (self._connection, self._status_stream, subject)
+        subscription = Subscription(*place[:2], Ephemeral(*place, start), follow=follow)
+        self._subscriptions.append(subscription)
+        try:
+            async for status in _statuses.read(subscription.messages()):
+                yield status
+        finally:
+            self._subscriptions.remove(subscription)
+            await subscription.close()
+
     async def __aenter__(self) -> Self:
         await self._connection.open()
         return self
@@ -87,7 +135,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for subscription in self._subscriptions:
+        for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._connection.close()
 
@@ -96,7 +144,13 @@ class Client:
             subscription.lose("the connection was lost")
 
 
-def connect(url: str = DEFAULT_URL, *, stream: str = DEFAULT_STREAM, **options: Any) -> Client:
+def connect(
+    url: str = DEFAULT_URL,
+    *,
+    stream: str = DEFAULT_STREAM,
+    status_stream: str = STATUS_STREAM,
+    **options: Any,
+) -> Client:
     """Return a client of a stream, to be used in ``async with``, which connects.
 
     `url` may be several, parted by commas. `options` go to ``nats.connect``: `user` and
@@ -104,4 +158,4 @@ def connect(url: str = DEFAULT_URL, *, stream: str = DEFAULT_STREAM, **options: 
     Entering raises NatsUnreachableError, NatsRefusedError; afterwards a lost connection is made
     again, however long that takes, unless `max_reconnect_attempts` says otherwise.
     """
-    return Client(url, stream, options)
+    return Client(url, (stream, status_stream), options)

@@ -55,6 +55,10 @@ class NoAnswerError(StreamError):
     """JetStream did not answer: it is off, or just coming up."""
 
 
+class NobodyListensError(NoAnswerError):
+    """Nobody takes requests on this subject."""
+
+
 class CutOffError(NoAnswerError):
     """The connection was lost before JetStream answered."""
 
@@ -176,21 +180,31 @@ class Connection:
         Raises `NoAnswerError`, `ApiRefusedError`, NatsRefusedError.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
+        try:
+            answer = await self.ask(what, f"$JS.API.{subject}", payload)
+        except NobodyListensError as error:
+            raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
+        values = msgspec.json.decode(answer.data)
+        if "error" in values:
+            raise ApiRefusedError(what, values["error"])
+        return values
+
+    async def ask(self, what: str, subject: str, payload: bytes = b"") -> Msg:
+        """Make a request; `what` opens the sentence of an error.
+
+        Raises `NoAnswerError`, and of its kind `NobodyListensError`; NatsRefusedError.
+        """
         self._violation = None
         losses = self._losses
         try:
-            answer = await self._client.request(f"$JS.API.{subject}", payload, REQUEST_TIMEOUT_S)
+            return await self._client.request(subject, payload, REQUEST_TIMEOUT_S)
         except NoRespondersError as error:
-            raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
+            raise NobodyListensError(f"{what}: nobody answers at {self.servers}") from error
         except _NOT_WRITTEN as error:
             if self._violation is not None:
                 raise self._reason(self._violation) from error
             kind = NoAnswerError if losses == self._losses else CutOffError
             raise kind(f"{what}: no answer from {self.servers}") from error
-        values = msgspec.json.decode(answer.data)
-        if "error" in values:
-            raise ApiRefusedError(what, values["error"])
-        return values
 
     async def _errored(self, error: Exception) -> None:
         log.debug("NATS client: %r", error)

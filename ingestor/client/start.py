@@ -10,10 +10,15 @@ from ingestor.clock import iso_utc
 
 
 class From(Enum):
-    """`BEGINNING`: everything the stream holds; `NEW`: only what is stored from now on."""
+    """A word that says where.
+
+    `BEGINNING`: everything the stream holds; `NEW`: only what is stored from now on;
+    `LAST_PER_SUBJECT`: the newest message of every subject, and what is stored from now on.
+    """
 
     BEGINNING = "all"
     NEW = "new"
+    LAST_PER_SUBJECT = "last_per_subject"
 
 
 @dataclass(frozen=True, slots=True)

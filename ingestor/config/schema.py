@@ -30,6 +30,10 @@ StreamName = Annotated[
     str, Meta(pattern=r"^[^\s.*>/\\]+$", description="a name without spaces and . * > / \\")
 ]
 FeedName = Literal["trades", "mbp10", "stocks", "options"]
+Endpoint = Annotated[
+    str,
+    Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}$", description="HOST:PORT"),
+]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -139,6 +143,15 @@ class Log(Table, frozen=True, kw_only=True):
     """How often a line of progress is logged when nobody watches a terminal."""
 
 
+class Metrics(Table, frozen=True, kw_only=True):
+    """A small HTTP server for Prometheus, health checks and people; off unless `listen` is set."""
+
+    listen: Endpoint | None = None
+    """Serves /metrics, /healthz and a status page. It asks nobody who they are."""
+    stale_after_s: Seconds = 5.0
+    """/healthz answers 503 when a process has given no sign of life for this long."""
+
+
 class Config(Table, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -152,6 +165,7 @@ class Config(Table, frozen=True, kw_only=True):
     publish: Publish = Publish()
     process: Process = Process()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
 
 SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})

@@ -12,6 +12,7 @@ Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefi
 
 from __future__ import annotations
 
+import sys
 from typing import Final, Protocol
 
 from ingestor.blocks import SEQUENCE_DIGITS, Reply
@@ -28,6 +29,10 @@ OPENING_MESSAGES: Final = 64
 
 ACK_WINDOW_MESSAGES: Final = 2_000
 """Messages under way without fast ingest."""
+
+A_WHOLE_WRITE: Final = sys.maxsize
+"""The room of a window that is not full: a write is never cut to fit, since cutting costs us more
+than one write beyond the window costs the server."""
 
 _START, _APPEND, _STORE_AND_COMMIT, _COMMIT = range(4)
 _REFUSE_ME: Final = b"NATS/1.0\r\nNats-Expected-Stream: .\r\n\r\n"
@@ -57,7 +62,7 @@ class Batch(Protocol):
 
     @property
     def room(self) -> int:
-        """Messages that may be sent now."""
+        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
         ...
 
     @property
@@ -100,6 +105,9 @@ class _State:
         self.acked = acked
         self.last_seq = seq
 
+    def _room(self, limit: int) -> int:
+        return A_WHOLE_WRITE if self.sent < limit else 0
+
 
 class FastBatch(_State):
     """One batch of fast ingest.
@@ -118,6 +126,7 @@ class FastBatch(_State):
         flow: int = FLOW_MESSAGES,
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
+        self.flow = flow
         self._id = batch_id
         self._proof = proof
         self._limit = OPENING_MESSAGES
@@ -133,7 +142,7 @@ class FastBatch(_State):
             return 0
         if not self.sent:
             return 1
-        return 0 if self._proof else max(0, self._limit - self.sent)
+        return 0 if self._proof else self._room(self._limit)
 
     @property
     def reply(self) -> Reply:
@@ -192,7 +201,7 @@ class AckBatch(_State):
     @property
     def room(self) -> int:
         """Messages that may be sent now."""
-        return 0 if self.broken else max(0, self.acked + self._window - self.sent)
+        return 0 if self.broken else self._room(self.acked + self._window)
 
     @property
     def reply(self) -> Reply:

@@ -23,8 +23,11 @@ from ingestor.records import EVENT_TYPE_BY_RTYPE
 MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
 """Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
 
-MAX_WRITE_ROWS: Final = 1024
-"""Rows encoded and written at a time: about a megabyte of the largest events."""
+MAX_WRITE_ROWS: Final = 2048
+"""Rows encoded and written at a time: about two megabytes of the largest events."""
+
+_FLOW_STEP: Final = 4
+"""A batch is replaced when this many times its acknowledgements would do."""
 
 FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
@@ -48,6 +51,7 @@ class Ledger:
         self._proven = False
         self._base_seq = state.last_seq
         self._message_bytes = 1
+        self._flow = FLOW_MESSAGES
         self._unsent: deque[Runs] = deque()
         self._rows_by_rtype: Counter[int] = Counter()
         self.window = Window()
@@ -111,8 +115,9 @@ class Ledger:
 
     def sent(self, frames: Frames) -> None:
         """Note that `frames`, made of the front of `next_runs`, are on their way."""
-        front, rest = self._unsent.popleft().split(int(frames.rows_stop[-1]))
-        if len(rest):
+        front, rows = self._unsent.popleft(), int(frames.rows_stop[-1])
+        if rows < len(front):
+            front, rest = front.split(rows)
             self._unsent.appendleft(rest)
         self.window.push(front, frames)
         self.batch.sent += frames.messages
@@ -157,6 +162,15 @@ class Ledger:
             self.first_seq = stored.first_seq
         return self.window.acknowledge(news)
 
+    def pace(self, messages: int) -> bool:
+        """Want an acknowledgement about every `messages`, from the next batch on.
+
+        True when the open batch has far more of them than that: it is better replaced.
+        """
+        self._flow = max(1, min(messages, FLOW_MESSAGES))
+        batch = self.batch
+        return isinstance(batch, FastBatch) and self._new_flow() >= batch.flow * _FLOW_STEP
+
     def restart(self) -> None:
         """Open a batch anew; what was under way is to be sent again, before all else."""
         refusal = self.batch.refusal
@@ -186,11 +200,14 @@ class Ledger:
     def _new_batch(self) -> Batch:
         batch_id = secrets.token_hex(_BATCH_ID_BYTES)
         if self._fast_ingest:
-            # However large messages are, acknowledgements come while others are under way.
-            flow = MAX_UNACKED_BYTES // self._message_bytes // OUTSTANDING
-            flow = max(1, min(flow, FLOW_MESSAGES))
+            flow = self._new_flow()
             return FastBatch(self._inbox, batch_id, flow=flow, proof=not self._proven)
         return AckBatch(self._inbox, batch_id)
+
+    def _new_flow(self) -> int:
+        """However large messages are, acknowledgements come while others are under way."""
+        largest = MAX_UNACKED_BYTES // self._message_bytes // OUTSTANDING
+        return max(1, min(largest, self._flow))
 
 
 def _subject_of(frames: bytes) -> str:

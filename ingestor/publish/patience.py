@@ -2,7 +2,8 @@
 
 What was under way at a mark is due one delay later. If it is acknowledged by then the mark moves
 on; if not, the stream is asked. When nothing at all is acknowledged for long, the server is taken
-for gone.
+for gone. How much was sent between marks tells the pace, so that acknowledgements can be had about
+as often as anybody wants to know: every message of a quiet feed, one in hundreds of a busy one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ MAX_ACK_DELAY_S: Final = 1.0
 
 ROUND_TRIPS: Final = 4
 """The delay is at least this many times what the last answer took, up to `MAX_ACK_DELAY_S`."""
+
+IDLE_S: Final = 1.0
+"""A feed that sends nothing for this long rests; the server forgets a batch after ten times it."""
 
 SILENCE_S: Final = 10.0
 """A server that acknowledges nothing for this long while something is due is taken for gone."""
@@ -38,29 +42,44 @@ class Patience:
         self._silence_s = silence_s
         self._ack_delay_s = ACK_DELAY_S
         self._mark = 0
+        self._mark_s = 0.0
         self._acked = 0
         self._progress_s = 0.0
+        self._busy_s = 0.0
         self._asked_s: float | None = None
+        self.messages_per_s = 0.0
+        """Pace between the last two marks."""
 
     def start(self, sent: int, acked: int, now_s: float) -> float:
         """Mark what is under way; return in how many seconds to judge."""
-        self._mark = sent
-        self._acked = acked
-        self._progress_s = now_s
         self._asked_s = None
-        return self._ack_delay_s
+        self._acked = acked
+        self._progress_s = self._busy_s = now_s
+        return self._set_mark(sent, now_s)
 
     def judge(self, sent: int, acked: int, now_s: float) -> tuple[Verdict, float]:
         """Return what to do, and in how many seconds to judge again."""
-        if acked >= self._mark or sent < self._mark:
-            verdict = Verdict.WAIT if sent > acked else Verdict.REST
-            return verdict, self.start(sent, acked, now_s)
-        if acked != self._acked:
+        nothing_owed = acked == sent and self._asked_s is None
+        if acked != self._acked or nothing_owed:
             self._acked, self._progress_s = acked, now_s
         left_s = self._progress_s + self._silence_s - now_s
         if left_s <= 0:
             return Verdict.GIVE_UP, 0.0
-        return (Verdict.ASK if self._asked_s is None else Verdict.WAIT), left_s
+        if acked < self._mark <= sent:
+            return (Verdict.ASK if self._asked_s is None else Verdict.WAIT), left_s
+        self._measure(sent, now_s)
+        idle = nothing_owed and now_s - self._busy_s >= IDLE_S
+        return Verdict.REST if idle else Verdict.WAIT, self._set_mark(sent, now_s)
+
+    def _measure(self, sent: int, now_s: float) -> None:
+        if sent != self._mark:
+            self._busy_s = now_s
+        elapsed_s = max(now_s - self._mark_s, ACK_DELAY_S / 2)
+        self.messages_per_s = max(sent - self._mark, 0) / elapsed_s
+
+    def _set_mark(self, sent: int, now_s: float) -> float:
+        self._mark, self._mark_s = sent, now_s
+        return self._ack_delay_s
 
     def asked(self, now_s: float) -> None:
         """Note that the stream was asked."""

@@ -3,10 +3,11 @@
 One pump sends: it encodes as many rows as there is room for, writes them, and waits for answers
 when there is no room. Answers move the window from the connection's read loop, without a task.
 
-What is not acknowledged soon is asked for: the open batch of fast ingest is committed, which the
-stream answers with an exact count, and the next message opens a new batch. So a quiet feed knows
-soon what is stored, no batch is left idle until the server drops it, and a lost acknowledgement
-heals itself.
+The stream acknowledges about every hundredth of a second: how many messages that is follows the
+pace of the feed, down to each single one. What is still not acknowledged soon is asked for: the
+open batch of fast ingest is committed, which the stream answers with an exact count, and the next
+message opens a new batch. So a quiet feed knows soon what is stored, no batch is left idle until
+the server drops it, and a lost acknowledgement heals itself.
 
 Trouble (a lost connection, a gap, a refused message, silence) always ends in the same way: settle
 with the stream what it holds (see `settle`), take back the rest, go on with a new batch. That is
@@ -40,6 +41,9 @@ RETRY_S: Final = 0.1
 
 GIVE_UP_AFTER_S: Final = 60.0
 """How long nothing may be acknowledged, by default, before the run ends."""
+
+FLOW_PERIOD_S: Final = 0.01
+"""How often the stream is to acknowledge."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
@@ -320,9 +324,10 @@ class Publisher:
             log.warning("%s says nothing: connecting anew", self._connection.servers)
             self._connection.drop()
             return
-        if verdict is Verdict.ASK:
+        outpaced = ledger.pace(round(self._patience.messages_per_s * FLOW_PERIOD_S))
+        if outpaced or verdict in (Verdict.ASK, Verdict.REST):
             self._commit()
-        if verdict is not Verdict.REST:
+        if verdict is not Verdict.REST or ledger.batch.committing:
             self._set_timer(next_s)
 
     def _commit(self) -> None:

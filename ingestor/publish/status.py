@@ -17,10 +17,8 @@ from collections import deque
 from typing import Final
 from uuid import uuid4
 
-import msgspec
-
 from ingestor.errors import StreamError
-from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, encode_status
+from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, encode_status, shortened
 from ingestor.publish.answers import Answer, PubAck, Refusal, parse_answer
 from ingestor.publish.connection import Connection
 from ingestor.publish.jetstream import JetStreamApi, RefusedError
@@ -28,9 +26,6 @@ from ingestor.publish.stream import StreamSettings, set_up
 
 MAX_PENDING_STATUSES: Final = 1_024
 """What waits to be acknowledged; beyond, the oldest is dropped, so that the last one stays true."""
-
-MAX_TEXT_CHARS: Final = 1_000
-"""A vendor's words are cut here, so that every server takes the message."""
 
 ACK_TIMEOUT_S: Final = 2.0
 """What is not acknowledged by then is sent again."""
@@ -145,7 +140,10 @@ class StatusPublisher:
             await set_up(self._api, self.stream)
             self._ready = True
         answer = await self._connection.request(
-            status.subject, _payload(status), ACK_TIMEOUT_S, {"Nats-Msg-Id": message_id}
+            status.subject,
+            encode_status(shortened(status)),
+            ACK_TIMEOUT_S,
+            {"Nats-Msg-Id": message_id},
         )
         if answer is None:
             self._ready = False
@@ -177,13 +175,6 @@ def _check(answer: Answer) -> None:
         raise StreamError(f"the stream refuses them: {answer.error}")
     if not isinstance(answer, PubAck):
         raise StreamError(f"the stream's answer is of another kind: {answer}")
-
-
-def _payload(status: FeedStatus) -> bytes:
-    if len(status.text) > MAX_TEXT_CHARS:
-        shortened = f"{status.text[: MAX_TEXT_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
-        status = msgspec.structs.replace(status, text=shortened)
-    return encode_status(status)
 
 
 def _log_fault(worker: asyncio.Task[None]) -> None:

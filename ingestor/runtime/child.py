@@ -42,7 +42,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class ChildPlan:
     """A process to start. `main` returns a report that msgspec can write, or None.
 
-    When a process that `ends_run` has ended, however, the others are asked to stop.
+    When a process that `ends_run` has ended, however, the others are asked to stop. Without an
+    `optional` one that failed the run goes on.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ChildPlan:
     cpus: tuple[int, ...] = ()
     log_level: str = "INFO"
     ends_run: bool = False
+    optional: bool = False
 
 
 @dataclass(slots=True)

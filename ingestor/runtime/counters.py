@@ -51,9 +51,17 @@ class Counter(IntEnum):
     ODDITIES = 15
     """Records that were kept although something about them is odd."""
     REFERENCE_PRICE_E9 = 16
-    """Newest price of the options' underlying, in 1e-9; 0 before the first."""
+    """Newest price of the options' underlying; 0 before the first."""
     ENDED = 17
     """1 once the process has ended, however it did."""
+    STATUSES = 18
+    """Statuses of feeds that the server has acknowledged."""
+    STATUSES_LOST = 19
+    """Statuses of feeds that the server refused, or that were dropped while it was away."""
+
+
+GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED})
+"""Columns that tell how something is now, as times and prices do too; all others only grow."""
 
 
 STOP_NOTHING: Final = 0

@@ -20,6 +20,7 @@ import uvloop
 
 from ingestor.blocks import Block, Runs
 from ingestor.errors import IngestorError
+from ingestor.feed_status import FeedStatus
 from ingestor.merge.lateness import LatenessHistogram
 from ingestor.merge.pace import Pacer
 from ingestor.publish.publisher import Publisher, PublishReport
@@ -27,6 +28,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.runtime.status_board import StatusBoard
 from ingestor.units import NS_PER_S
 
 HEARTBEAT_S: Final = 0.1
@@ -99,6 +101,7 @@ class Flow:
 
     A run that is to stop in order leaves what is in the rings (files can be read again), or first
     publishes what the feeds still put in until they have ended (a live feed cannot): `drains`.
+    The feeds' statuses are also shown on the `board`.
     """
 
     inlets: Sequence[Inlet]
@@ -106,6 +109,7 @@ class Flow:
     merge: Merge
     pacer: Pacer | None = None
     drains: bool = False
+    board: StatusBoard | None = None
 
 
 @dataclass(slots=True)
@@ -137,6 +141,7 @@ class PublisherProcess:
         self._merge = flow.merge
         self._pacer = flow.pacer
         self._drains = flow.drains
+        self._board = flow.board
         self._publisher = publisher
         self._table = table
         self._row = row
@@ -209,10 +214,15 @@ class PublisherProcess:
                 if isinstance(item, Block):
                     self._merge.push(item)
                 elif item is not None:
-                    self._publisher.statuses.tell(item)
+                    self._tell(feed, item)
             if inlet.reader.ended:
                 self._merge.end(feed)
         return moved
+
+    def _tell(self, feed: int, status: FeedStatus) -> None:
+        self._publisher.statuses.tell(status)
+        if self._board is not None:
+            self._board.put(feed, status)
 
     async def _send(self, runs: Runs) -> None:
         if not self._span.started_ns:
@@ -256,6 +266,9 @@ class PublisherProcess:
         self._row[Counter.PUBLISHED] = self._publisher.acked_rows
         self._row[Counter.MESSAGES] = self._publisher.acked_messages
         self._row[Counter.RECONNECTS] = self._publisher.reconnects
+        statuses = self._publisher.statuses
+        self._row[Counter.STATUSES] = statuses.published
+        self._row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
 
     def _report(
         self, report: PublishReport, finished_ns: int, error: IngestorError | None

@@ -2,13 +2,13 @@
 
 Live and replay differ in what they plug in here: what a feed's process does, how blocks are
 ordered, whether they are paced, how a run ends, and how its progress is told. Row i of the counter
-table belongs to feed i, the last one to the publisher.
+table belongs to feed i, the next one to the publisher, and one more to the metrics if they are on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -23,6 +23,7 @@ from ingestor.ring.wire import RingReader
 from ingestor.runtime.child import ChildPlan, Outcome, pin
 from ingestor.runtime.counters import CounterRow, CounterTable
 from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport
+from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.publisher_process import (
     Flow,
     Inlet,
@@ -30,6 +31,8 @@ from ingestor.runtime.publisher_process import (
     PublisherProcess,
     PublisherReport,
 )
+from ingestor.runtime.run_view import RunView
+from ingestor.runtime.status_board import StatusBoard
 from ingestor.runtime.supervisor import Failure, Limits, Supervisor
 
 PUBLISHER: Final = "publisher"
@@ -81,6 +84,7 @@ class RunPlan:
     publish: PublishPlan
     progress: TellsOf
     run_s: float | None = None
+    metrics: MetricsPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +101,19 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | Non
     """Run all processes to the end; `watch` may return a sentence that stops the run."""
     pin(process.supervisor_cpus)
     feeds = plan.feeds
-    table = CounterTable(len(feeds) + 1)
+    table = CounterTable(len(feeds) + (1 if plan.metrics is None else 2))
+    board = StatusBoard(len(feeds))
     doorbell = Doorbell()
     places = [
         FeedPlace(index, BlockRing(doorbell, process.ring_bytes), table)
         for index in range(len(feeds))
     ]
     children = [_feed_child(feed, place, log) for feed, place in zip(feeds, places, strict=True)]
-    flow = _flow(plan, places, doorbell)
+    flow = replace(_flow(plan, places, doorbell), board=board)
     children.append(_publisher_child(flow, plan.publish, process, table, log))
+    if plan.metrics is not None:
+        names = [feed.name for feed in feeds]
+        children.append(_metrics_child(plan.metrics, names, (table, board), log))
     named = [(feed.name, table.row(index)) for index, feed in enumerate(feeds)]
     progress = plan.progress(named, table.row(len(feeds)), log.progress_s)
 
@@ -149,6 +157,16 @@ def _publisher_child(
         return PublisherProcess(flow, publish.publisher(), table, row, process.stop_s).run()
 
     return ChildPlan(PUBLISHER, main, process.publisher_cpus, log.level, ends_run=True)
+
+
+def _metrics_child(
+    plan: MetricsPlan, feeds: Sequence[str], memory: tuple[CounterTable, StatusBoard], log: Log
+) -> ChildPlan:
+    table, board = memory
+    names = (*feeds, PUBLISHER, METRICS)
+    processes = [(name, table.row(index)) for index, name in enumerate(names)]
+    view = RunView(processes, len(feeds), board)
+    return ChildPlan(METRICS, lambda: serve(plan, view, table), log_level=log.level, optional=True)
 
 
 def _decoded(outcome: Outcome | None, kind: type[_Report]) -> _Report:

@@ -116,7 +116,7 @@ class Supervisor:
         self._heed_signals()
         self._heed_time()
         for index, child in enumerate(self._children):
-            self._look_at(child)
+            self._look_at(index, child)
             if child.ended and not self._table.row(index)[Counter.ENDED]:
                 self._note_end(index)
         self._look_for_silence()
@@ -126,7 +126,7 @@ class Supervisor:
         if self._stop_by_ns is not None and time.monotonic_ns() > self._stop_by_ns:
             self._force("the orderly stop took too long")
 
-    def _look_at(self, child: Child) -> None:
+    def _look_at(self, index: int, child: Child) -> None:
         if child.name in self._result.outcomes:
             return
         child.collect()
@@ -137,7 +137,8 @@ class Supervisor:
             return
         self._result.outcomes[child.name] = child.outcome
         if child.outcome.exit_code != ExitCode.OK:
-            self._fail(child.outcome.exit_code, child.outcome.error or "no reason given")
+            reason = child.outcome.error or "no reason given"
+            self._blame(index, child.outcome.exit_code, reason)
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1
@@ -150,12 +151,19 @@ class Supervisor:
         for index, child in enumerate(self._children):
             row = self._table.row(index)
             if not child.ended and row[Counter.HEARTBEAT_NS] < oldest_ns:
-                self._fail(
+                self._blame(
+                    index,
                     ExitCode.CHILD_FAILED,
                     f"process {child.name} (pid {child.process.pid}) has given no sign of life"
                     f" for {self._limits.silence_s:g} s",
                 )
                 child.process.kill()
+
+    def _blame(self, index: int, exit_code: int, sentence: str) -> None:
+        if not self._plans[index].optional:
+            self._fail(exit_code, sentence)
+        elif self._stop_by_ns is None:
+            log.warning("%s; the run goes on without it", sentence)
 
     def _fail(self, exit_code: int, sentence: str) -> None:
         if self._result.failure is None:

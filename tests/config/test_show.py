@@ -42,6 +42,6 @@ def test_each_program_leaves_out_what_only_the_other_heeds() -> None:
     }
     live, replay = shown[REPLAY_ONLY], shown[LIVE_ONLY]
     assert live | replay == set(defaults())
-    assert {"polygon.feeds", "record.dir"} <= live - replay
+    assert {"polygon.feeds", "strikes.step", "record.dir"} <= live - replay
     assert {"replay.speed", "process.trades_cpus"} <= replay - live
-    assert {"nats.url", "process.publisher_cpus"} <= live & replay
+    assert {"nats.url", "process.stocks_cpus"} <= live & replay

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ingestor.publish.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
 from ingestor.publish.batches import (
+    A_WHOLE_WRITE,
     ACK_WINDOW_MESSAGES,
     OPENING_MESSAGES,
     OUTSTANDING,
@@ -39,20 +40,20 @@ def test_the_first_message_starts_the_batch_and_the_others_are_appended() -> Non
 
 def test_the_first_message_goes_alone_and_a_few_more_before_the_first_answer() -> None:
     assert started(0).room == 1
-    assert started(1).room == OPENING_MESSAGES - 1
+    assert started(OPENING_MESSAGES - 1).room == A_WHOLE_WRITE
     assert started(OPENING_MESSAGES).room == 0
 
 
 def test_the_servers_flow_opens_the_window_and_narrows_it() -> None:
-    batch = started(1)
+    batch = started(500 * OUTSTANDING - 1)
     batch.receive("500.fail.000000000001.0.$FI", FlowAck(0, 500))
-    assert batch.room == 500 * OUTSTANDING - 1
-    batch.sent = 500 * OUTSTANDING
+    assert batch.room == A_WHOLE_WRITE
+    batch.sent += 1
     assert batch.room == 0
     batch.receive(APPENDED, FlowAck(500, 100))
     assert (batch.acked, batch.room) == (500, 0)
     batch.receive(APPENDED, FlowAck(1900, 100))
-    assert batch.room == 1900 + 100 * OUTSTANDING - 500 * OUTSTANDING
+    assert batch.room == A_WHOLE_WRITE
 
 
 def test_an_acknowledgement_covers_those_before_it_and_an_old_one_takes_nothing_back() -> None:
@@ -134,12 +135,13 @@ def test_the_fence_of_a_batch_is_a_commit_that_no_server_stores() -> None:
 
 def test_single_acknowledgements_move_the_window_one_by_one() -> None:
     batch = AckBatch("_INBOX.x", "b1", window=3)
-    assert (batch.reply.prefix, batch.reply.suffix, batch.room) == (b"_INBOX.x.b1.", b"", 3)
+    assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.", b"")
+    assert batch.room == A_WHOLE_WRITE
     batch.sent = 3
     assert batch.room == 0
     batch.receive("000000000001", PubAck(51, "", 0))
     batch.receive("000000000002", PubAck(60, "", 0))
-    assert (batch.acked, batch.last_seq, batch.room, batch.broken) == (2, 60, 2, False)
+    assert (batch.acked, batch.last_seq, batch.room, batch.broken) == (2, 60, A_WHOLE_WRITE, False)
 
 
 def test_a_refused_message_breaks_the_order_only_if_one_behind_it_is_stored() -> None:
@@ -177,16 +179,16 @@ def test_nobody_listening_is_a_refusal() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 900), st.integers(1, 500)), max_size=30))
-def test_no_more_is_sent_than_the_newest_acknowledgement_allows(
+def test_no_more_than_one_write_goes_beyond_what_the_newest_acknowledgement_allows(
     steps: list[tuple[int, int]],
 ) -> None:
     batch = started(1)
     batch.receive("500.fail.000000000001.0.$FI", FlowAck(0, 500))
     flow = 500
-    for wish, next_flow in steps:
+    for write, next_flow in steps:
         sent_before = batch.sent
-        batch.sent += min(wish, batch.room)
-        assert batch.sent == sent_before or batch.sent <= batch.acked + flow * OUTSTANDING
+        batch.sent += min(write, batch.room)
+        assert batch.sent == sent_before or sent_before < batch.acked + flow * OUTSTANDING
         batch.receive(APPENDED, FlowAck(batch.sent // next_flow * next_flow, next_flow))
         flow = next_flow
         assert batch.acked <= batch.sent
@@ -194,7 +196,10 @@ def test_no_more_is_sent_than_the_newest_acknowledgement_allows(
 
 def test_the_window_of_single_acknowledgements_is_bounded() -> None:
     batch = AckBatch("_INBOX.x", "b1")
-    assert batch.room == ACK_WINDOW_MESSAGES
+    batch.sent = ACK_WINDOW_MESSAGES - 1
+    assert batch.room == A_WHOLE_WRITE
+    batch.sent = ACK_WINDOW_MESSAGES
+    assert batch.room == 0
 
 
 def test_frames_are_read_back_into_messages() -> None:

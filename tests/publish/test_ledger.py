@@ -204,6 +204,21 @@ def test_large_messages_are_acknowledged_more_often(pad: int, flow: int) -> None
     assert books.batch.reply.prefix.endswith(f".{flow}.fail.".encode())
 
 
+def test_the_pace_decides_how_often_the_next_batch_is_acknowledged() -> None:
+    books = ledger()
+    prove(books)
+    assert not books.pace(7)
+    assert books.room() == 1
+    assert books.batch.reply.prefix.endswith(b".7.fail.")
+    assert not books.pace(27)
+    assert books.pace(28)
+    assert not books.pace(0)
+
+
+def test_a_window_of_single_acknowledgements_has_no_pace() -> None:
+    assert not ledger(fast=False).pace(10_000)
+
+
 def test_only_stored_rows_are_reported() -> None:
     books = ledger(fast=False)
     books.add(trades(0, 6))

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.publish.patience import ACK_DELAY_S, MAX_ACK_DELAY_S, Patience, Verdict
+from ingestor.publish.patience import (
+    ACK_DELAY_S,
+    IDLE_S,
+    MAX_ACK_DELAY_S,
+    Patience,
+    Verdict,
+)
 
 SILENCE_S = 5.0
 
@@ -13,8 +19,34 @@ def waiting(sent: int = 10, acked: int = 0) -> Patience:
     return patience
 
 
-def test_all_acknowledged_is_rest() -> None:
-    assert waiting().judge(10, 10, 100.02) == (Verdict.REST, ACK_DELAY_S)
+def test_all_acknowledged_and_nothing_sent_for_a_while_is_rest() -> None:
+    patience = waiting()
+    assert patience.judge(10, 10, 100.02) == (Verdict.WAIT, ACK_DELAY_S)
+    assert patience.judge(11, 11, 100.04) == (Verdict.WAIT, ACK_DELAY_S)
+    assert patience.judge(11, 11, 100.03 + IDLE_S)[0] is Verdict.WAIT
+    assert patience.judge(11, 11, 100.05 + IDLE_S)[0] is Verdict.REST
+
+
+def test_a_feed_that_is_idle_for_long_is_not_taken_for_a_silent_server() -> None:
+    patience = waiting()
+    assert patience.judge(10, 10, 100.0 + 2 * SILENCE_S)[0] is Verdict.REST
+    assert patience.judge(10, 10, 100.0 + 4 * SILENCE_S)[0] is Verdict.REST
+
+
+def test_a_server_that_does_not_answer_though_all_is_acknowledged_is_given_up() -> None:
+    patience = waiting()
+    assert patience.judge(10, 10, 102.0)[0] is Verdict.REST
+    patience.asked(102.0)
+    assert patience.judge(10, 10, 101.9 + SILENCE_S)[0] is Verdict.WAIT
+    assert patience.judge(10, 10, 102.0 + SILENCE_S)[0] is Verdict.GIVE_UP
+
+
+def test_the_pace_is_what_was_sent_between_two_marks() -> None:
+    patience = waiting(sent=10)
+    patience.judge(30, 10, 100.02)
+    assert patience.messages_per_s == pytest.approx(1_000)
+    patience.judge(30, 30, 100.04)
+    assert patience.messages_per_s == 0
 
 
 def test_what_was_sent_since_the_mark_gets_its_own_delay() -> None:
@@ -47,7 +79,7 @@ def test_slow_progress_is_no_silence() -> None:
 
 
 def test_messages_taken_back_do_not_leave_a_mark_behind() -> None:
-    assert waiting(sent=10).judge(4, 4, 100.02)[0] is Verdict.REST
+    assert waiting(sent=10).judge(4, 4, 100.02)[0] is Verdict.WAIT
 
 
 def test_a_distant_server_is_given_more_time_within_bounds() -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from ingestor.feed_status import FeedStatus, What, decode_status, encode_status
+from ingestor.feed_status import MAX_TEXT_CHARS, FeedStatus, What, decode_status, encode_status
 from ingestor.publish import status as status_module
 from ingestor.publish.access import Access
 from ingestor.publish.status import (
     CLOSE_TIMEOUT_S,
     MAX_PENDING_STATUSES,
-    MAX_TEXT_CHARS,
     NEW_MAX_AGE_S,
 )
 from ingestor.units import NS_PER_S
@@ -324,7 +323,7 @@ def test_a_fault_in_here_is_logged_and_harms_nothing(
     def broken(_: FeedStatus) -> bytes:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(status_module, "_payload", broken)
+    monkeypatch.setattr(status_module, "shortened", broken)
     caplog.set_level(logging.ERROR)
 
     async def check() -> None:

@@ -170,3 +170,21 @@ def test_everybody_sees_that_a_process_has_ended_however_it_did(
 ) -> None:
     result = Run(first, until_the_first_has_ended).to_the_end()
     assert reports(result)["p1"] == b'"nobody else: True"'
+
+
+@pytest.mark.parametrize("main", [breaking, dying, without_a_sign_of_life])
+def test_the_run_goes_on_without_an_optional_process(
+    main: Callable[[CounterTable, int], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    def a_little_later(table: CounterTable, index: int) -> str:
+        for _ in range(20):
+            table.row(index)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            time.sleep(0.05)
+        return "stopped" if table.stopping else "done"
+
+    run = Run(a_little_later, main)
+    run.plans[1] = ChildPlan("p1", run.plans[1].main, optional=True)
+    result = run.to_the_end(Limits(silence_s=0.5, stop_s=30))
+    assert result.failure is None
+    assert reports(result)["p0"] == b'"done"'
+    assert "the run goes on without it" in caplog.text

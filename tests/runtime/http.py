@@ -1,0 +1,37 @@
+"""A plain HTTP client for the metrics of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+from dataclasses import dataclass
+from typing import Final
+
+TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Got:
+    code: int
+    content_type: str | None
+    text: str
+
+
+def fetch(port: int, path: str, method: str = "GET", host: str = "127.0.0.1") -> Got:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return Got(answer.status, answer.getheader("Content-Type"), answer.read().decode())
+
+
+def fetch_when_up(port: int, path: str, timeout_s: float = 20.0) -> Got:
+    """Fetch from a program that is just starting."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return fetch(port, path)
+        except OSError:
+            assert time.monotonic() < deadline, "nobody listens"
+            time.sleep(0.02)
