@@ -54,13 +54,15 @@ class Teller:
         self._snapshot = snapshot
         self._interval_ns = int(interval_s * NS_PER_S)
         self._told_ns = time.monotonic_ns()
-        self._line = _Line() if sys.stderr.isatty() else None
+        self._watched = sys.stderr.isatty()
+        self._line: _Line | None = None
 
     def tick(self) -> None:
         """Draw the line again, or log one if it is time for it."""
         now_ns = time.monotonic_ns()
         told = self._snapshot(now_ns)
-        if self._line is not None:
+        if self._watched:
+            self._line = self._line or _Line(endless=told.share is None)
             self._line.draw(told)
         elif now_ns - self._told_ns >= self._interval_ns:
             self._told_ns = now_ns
@@ -75,27 +77,26 @@ class Teller:
 class _Line:
     """A bar, or a sign of life, and a sentence on the terminal; drawn only when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, endless: bool) -> None:
         from rich.console import Console  # noqa: PLC0415  (50 ms that a run without a terminal saves)
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
 
         self._progress = Progress(
-            BarColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn() if endless else BarColumn(),
+            TextColumn(
+                "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+            ),
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=None)
+        self._task = self._progress.add_task("starting", total=None if endless else 1.0)
         self._progress.start()
 
     def draw(self, told: Told) -> None:
         self._progress.update(
-            self._task,
-            total=None if told.share is None else 1.0,
-            completed=told.share or 0.0,
-            description=told.sentence(),
-            refresh=True,
+            self._task, completed=told.share or 0.0, description=told.sentence(), refresh=True
         )
 
     def close(self) -> None:
