@@ -11,14 +11,17 @@ import sys
 import time
 from typing import Final
 
+_ERASE: Final = "\r\x1b[2K"
+"""A terminal may show a line of progress, which the supervisor draws again."""
+
 _FORMAT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(process_label)s: %(message)s"
 
 
 class _Labelled(logging.Formatter):
     """Times in UTC, and the label of the process that speaks."""
 
-    def __init__(self, label: str) -> None:
-        super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+    def __init__(self, label: str, before: str) -> None:
+        super().__init__(before + _FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
         self._label = label
 
@@ -35,7 +38,7 @@ class _Labelled(logging.Formatter):
 def configure(label: str, level: str) -> None:
     """Send this process's log to standard error; `level` is a name such as ``INFO``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Labelled(label))
+    handler.setFormatter(_Labelled(label, _ERASE if sys.stderr.isatty() else ""))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     logging.getLogger("websockets").setLevel(logging.WARNING)

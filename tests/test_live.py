@@ -469,7 +469,7 @@ def test_the_key_is_in_no_argument_no_log_and_no_report(
     assert len(family) == 4
     assert API_KEY not in " ".join(seen) + finished.out + finished.err + shown.out + shown.err
     assert "polygon.api_key = (hidden)" in shown.out
-    assert re.search(r"stocks [\d,]+/s, newest \d+ ms old; options", finished.err)
+    assert re.search(r"stocks [\d,]+/s, \d+ ms old; options", finished.err)
 
 
 def test_the_configuration_is_shown_without_what_only_a_replay_heeds(tmp_path: Path) -> None:

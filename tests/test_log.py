@@ -39,3 +39,12 @@ def test_what_libraries_tell_about_wires_is_left_out(capsys: pytest.CaptureFixtu
     logging.getLogger("websockets.client").info("> TEXT {key}")
     logging.getLogger("nats.aio").error("reconnecting")
     assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_the_line_of_progress_is_erased_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    logs.configure("stocks", "INFO")
+    logging.getLogger("anything").info("data flows")
+    assert capsys.readouterr().err.startswith("\r\x1b[2K20")

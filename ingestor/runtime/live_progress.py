@@ -32,7 +32,7 @@ class FeedSnapshot:
 
     def phrase(self) -> str:
         """A part of the line for people."""
-        age = "no event yet" if self.age_ns is None else f"newest {age_text(self.age_ns)} old"
+        age = "no event yet" if self.age_ns is None else f"{age_text(self.age_ns)} old"
         return ", ".join((f"{self.name} {self.rate:,.0f}/s", age, *self.losses))
 
 

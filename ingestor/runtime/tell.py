@@ -75,18 +75,17 @@ class Teller:
 
 
 class _Line:
-    """A bar, or a sign of life, and a sentence on the terminal; drawn only when told to."""
+    """A sentence on the terminal, behind a bar where there is an end; drawn only when told to."""
 
     def __init__(self, *, endless: bool) -> None:
         from rich.console import Console  # noqa: PLC0415  (50 ms that a run without a terminal saves)
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
         from rich.table import Column  # noqa: PLC0415
 
+        whole = Column(no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
-            SpinnerColumn() if endless else BarColumn(),
-            TextColumn(
-                "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
-            ),
+            *(() if endless else (BarColumn(),)),
+            TextColumn("{task.description}", table_column=whole),
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,

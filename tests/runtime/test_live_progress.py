@@ -14,7 +14,7 @@ def test_a_snapshot_reads_as_one_line() -> None:
     stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped", "1 gaps"))
     snapshot = LiveSnapshot(1_234_567, 1_030.0, (stocks, FeedSnapshot("options", 0.0, None)))
     assert snapshot.sentence() == (
-        "1,234,567 events, 1,030/s; stocks 1,020/s, newest 7 ms old, 12 quotes dropped, 1 gaps;"
+        "1,234,567 events, 1,030/s; stocks 1,020/s, 7 ms old, 12 quotes dropped, 1 gaps;"
         " options 0/s, no event yet"
     )
 
