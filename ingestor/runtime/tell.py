@@ -36,14 +36,16 @@ class Rate:
         self._marked_ns = now_ns
         self._marked = value
         self._per_s = 0.0
+        self._young = True
 
     def update(self, now_ns: int, value: int) -> float:
-        """Return the rate over about the last `_SMOOTHING_S` seconds; 0 before there is one."""
+        """Return the rate over about the last `_SMOOTHING_S` seconds, or since the beginning."""
         passed_s = (now_ns - self._marked_ns) / NS_PER_S
-        if passed_s <= 0 or (passed_s < _SMOOTHING_S and self._per_s):
-            return self._per_s
-        self._per_s = (value - self._marked) / passed_s
-        self._marked_ns, self._marked = now_ns, value
+        full = passed_s >= _SMOOTHING_S
+        if passed_s > 0 and (full or self._young):
+            self._per_s = (value - self._marked) / passed_s
+        if full:
+            self._marked_ns, self._marked, self._young = now_ns, value, False
         return self._per_s
 
 

@@ -17,12 +17,13 @@ class Told:
         return "half way"
 
 
-def test_a_rate_is_that_of_the_last_two_seconds() -> None:
+def test_a_rate_is_that_of_the_last_two_seconds_or_since_the_beginning() -> None:
     rate = Rate(0)
     assert rate.update(0, 5) == 0
     assert rate.update(NS_PER_S, 10) == 10
-    assert rate.update(2 * NS_PER_S, 1_000) == 10
+    assert rate.update(2 * NS_PER_S, 1_000) == 500
     assert rate.update(3 * NS_PER_S, 1_010) == 500
+    assert rate.update(4 * NS_PER_S, 1_040) == 20
 
 
 def test_lines_are_logged_as_far_apart_as_was_asked(
