@@ -33,6 +33,7 @@ Each way fills the stream of a fresh nats-server with an empty store in --dir:
   ceiling               frames made ahead, written to a bare socket: what the server can take
   replay                bin/ingestor-replay --speed 0
   plain Python          dict per event, orjson, nats-py on uvloop
+and a consumer reads what a replay has stored, as typed events or as arrays.
 
 The plain ways need the extra: pip install -e .[bench]
 """
@@ -106,6 +107,7 @@ def _line(
 ) -> Line:
     case, way = key
     best = medians.get((case, "ceiling, packed" if "packed" in way else "ceiling, JSON"))
+    best = None if "consumer" in way else best
     rate = medians[key]
     ours = [turn.our_cpu_us for turn in turns if turn.our_cpu_us is not None]
     memory = [turn.peak_pss_bytes for turn in turns if turn.peak_pss_bytes is not None]

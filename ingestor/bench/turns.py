@@ -89,9 +89,8 @@ def ceiling(place: Workplace, case: Case, encoding: str) -> Turn:
 
 def replay(place: Workplace, case: Case, encoding: str) -> Turn:
     """Run our replay as a user would."""
-    command = [sys.executable, "-m", "ingestor.replay_publisher", "--summary", "json"]
-    command += ["--data-dir", str(case.data_dir), "--feeds", case.feeds, "--encoding", encoding]
-    return _command(place, command)
+    with place.server() as server:
+        return _command(place, server, _replay(case, encoding))
 
 
 def plain(place: Workplace, case: Case, awaited: int | None) -> Turn:
@@ -99,15 +98,28 @@ def plain(place: Workplace, case: Case, awaited: int | None) -> Turn:
     command = [sys.executable, "-m", "ingestor.bench.plain", "--data-dir", str(case.data_dir)]
     command += ["--schemas", ",".join(case.schemas)]
     command += [] if awaited is None else ["--awaited", str(awaited)]
-    return _command(place, command)
-
-
-def _command(place: Workplace, command: Sequence[str]) -> Turn:
     with place.server() as server:
-        used_s = _server_cpu_s(server)
-        cost = run_measured([*command, "--nats", server.url], os.environ)
-        server_s = _server_cpu_s(server) - used_s
-        size = _stored_bytes(server.url)
+        return _command(place, server, command)
+
+
+def consume(place: Workplace, case: Case, encoding: str, how: str) -> Turn:
+    """Have a consumer read what a replay has stored before."""
+    command = [sys.executable, "-m", "ingestor.bench.consume", "--how", how]
+    with place.server() as server:
+        _command(place, server, _replay(case, encoding))
+        return _command(place, server, command)
+
+
+def _replay(case: Case, encoding: str) -> list[str]:
+    command = [sys.executable, "-m", "ingestor.replay_publisher", "--summary", "json"]
+    command += ["--data-dir", str(case.data_dir), "--feeds", case.feeds]
+    return [*command, "--encoding", encoding]
+
+
+def _command(place: Workplace, server: EmbeddedServer, command: Sequence[str]) -> Turn:
+    used_s = _server_cpu_s(server)
+    cost = run_measured([*command, "--nats", server.url], os.environ)
+    server_s = _server_cpu_s(server) - used_s
     if cost.exit_code:
         raise IngestorError(f"{' '.join(command)} ended with {cost.exit_code}: {cost.errors}")
     answer = json.loads(cost.output)
@@ -115,7 +127,7 @@ def _command(place: Workplace, command: Sequence[str]) -> Turn:
     return Turn(
         events,
         float(answer["elapsed_s"]),
-        size,
+        _stored_bytes(server.url),
         server_s / events * 1e6,
         max(cost.cpu_s - place.start_cpu_s, 0.0) / events * 1e6,
         cost.peak_pss_bytes,
@@ -129,13 +141,15 @@ def start_cpu_s(place: Workplace, tiny: Case) -> float:
 
 
 Way = Callable[[Workplace, Case], Turn]
-"""One way of filling a stream."""
+"""One way of filling a stream, or of reading it."""
 
 WAYS: Final[dict[str, Way]] = {
     "ceiling, JSON": lambda place, case: ceiling(place, case, "json"),
     "replay, JSON": lambda place, case: replay(place, case, "json"),
     "ceiling, packed": lambda place, case: ceiling(place, case, "packed"),
     "replay, packed": lambda place, case: replay(place, case, "packed"),
+    "consumer, JSON events": lambda place, case: consume(place, case, "json", "events"),
+    "consumer, packed batches": lambda place, case: consume(place, case, "packed", "batches"),
     "plain Python, window": lambda place, case: plain(place, case, None),
     "plain Python, awaited": lambda place, case: plain(place, case, AWAITED_EVENTS),
 }
