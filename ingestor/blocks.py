@@ -9,9 +9,10 @@ the bytes of finished ``PUB`` commands, one message per row (JSON) or per piece 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +43,7 @@ class Block:
     source: Source
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """Rows of several blocks in publishing order.
 
@@ -69,27 +70,29 @@ class Runs:
             block = self.blocks[index]
             yield block, block.records[start:stop]
 
+    @cached_property
+    def ends(self) -> Int64s:
+        """Number of rows up to and including each run."""
+        return np.cumsum(self.stop - self.start)
+
     def split(self, rows: int) -> tuple[Runs, Runs]:
         """Cut after `rows` rows; either part may be empty."""
-        if rows <= 0:
-            return self._rows(0, 0), self
-        if rows >= len(self):
-            return self, self._rows(len(self), len(self))
-        return self._rows(0, rows), self._rows(rows, len(self))
+        return self.part(0, rows), self.part(rows, len(self))
 
-    def _rows(self, first: int, last: int) -> Runs:
-        ends = np.cumsum(self.stop - self.start)
-        begins = ends - (self.stop - self.start)
-        kept = (ends > first) & (begins < last)
-        start = self.start + np.maximum(first - begins, 0)
-        stop = self.stop - np.maximum(ends - last, 0)
-        return Runs(
-            self.blocks,
-            self.block_of_run[kept],
-            start[kept],
-            stop[kept],
-            self.key_ts_ns[first:last],
-        )
+    def part(self, first: int, last: int) -> Runs:
+        """Return rows `first` up to but not including `last`, as far as there are such."""
+        first, last = max(first, 0), min(last, len(self))
+        if first == 0 and last == len(self):
+            return self
+        if first >= last:
+            nothing = self.start[:0]
+            return Runs(self.blocks, nothing, nothing, nothing, self.key_ts_ns[:0])
+        one, other = np.searchsorted(self.ends, (first, last - 1), "right").tolist()
+        start, stop = self.start[one : other + 1].copy(), self.stop[one : other + 1].copy()
+        start[0] = self.stop[one] - (self.ends[one] - first)
+        stop[-1] -= self.ends[other] - last
+        runs = self.block_of_run[one : other + 1]
+        return Runs(self.blocks, runs, start, stop, self.key_ts_ns[first:last])
 
     def counts_by_rtype(self) -> dict[int, int]:
         """Return the number of rows of each rtype, without a step per run."""
@@ -141,11 +144,13 @@ class Frames:
     """Finished ``PUB`` commands.
 
     ``rows_stop`` (int64, one per message) is the number of rows that the messages up to and
-    including this one carry; for one message a row it is 1, 2, 3...
+    including this one carry; for one message a row it is 1, 2, 3... `rows_by_rtype` counts the
+    rows of all of them.
     """
 
     data: bytes
     rows_stop: Int64s
+    rows_by_rtype: Mapping[int, int]
 
     @property
     def messages(self) -> int:

@@ -26,6 +26,11 @@ class _Labelled(logging.Formatter):
         record.process_label = self._label
         return super().format(record)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
+        """Leave out the name with which a feed begins what it says: its process has it too."""
+        record.message = record.message.removeprefix(f"{self._label}: ")
+        return super().formatMessage(record)
+
 
 def configure(label: str, level: str) -> None:
     """Send this process's log to standard error; `level` is a name such as ``INFO``."""

@@ -35,6 +35,17 @@ def test_both_parts_of_a_split_put_together_are_the_whole(
     assert all((part.stop > part.start).all() for part in (head, tail))
 
 
+@given(pieces, st.integers(-2, 40), st.integers(-2, 40))
+def test_a_part_holds_the_rows_between_two_places(
+    lengths: list[tuple[int, int]], first: int, last: int
+) -> None:
+    whole = runs_over(lengths)
+    part = whole.part(first, last)
+    assert published(part) == published(whole)[max(first, 0) : max(last, 0)]
+    assert (part.stop > part.start).all()
+    assert part.key_ts_ns.tolist() == list(range(len(whole)))[max(first, 0) : max(last, 0)]
+
+
 @given(pieces)
 def test_rows_are_counted_by_rtype(lengths: list[tuple[int, int]]) -> None:
     runs = runs_over(lengths)

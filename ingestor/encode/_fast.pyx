@@ -21,6 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from ingestor.encode._layout cimport (
     FLAG_SNAPSHOT, FUTURES_TRADE, MBP10, N_LEVELS, N_RTYPES, OPTION_TRADE, STOCK_QUOTE,
@@ -74,6 +75,9 @@ cdef struct Source:
     bint is_option
 
 cdef Py_ssize_t MAX_PAYLOAD = MAX_PAYLOAD_BYTES
+cdef Py_ssize_t MANY = 4096
+ONE_EACH = np.arange(1, MANY + 1, dtype=np.int64)
+ONE_EACH.flags.writeable = False
 assert (SEQUENCE_DIGITS, LENGTH_DIGITS) == (12, 8), "put_frame writes these widths"
 
 ROW_BYTES = {
@@ -119,13 +123,16 @@ cdef class Output:
 
 
 cdef class Shapes:
-    """What all frames of one call share."""
+    """What all frames under one reply subject share, and how many there are of each rtype."""
 
     cdef Shape by_rtype[N_RTYPES]
+    cdef int64_t counts[N_RTYPES]
     cdef Text tail
+    cdef object reply
     cdef list kept
 
     def __cinit__(self, reply):
+        self.reply = reply
         tail = reply.suffix + b" "
         self.tail = text_of(tail)
         self.kept = [tail]
@@ -133,6 +140,12 @@ cdef class Shapes:
             head = b"PUB %b %b" % (kind.subject.encode(), reply.prefix)
             self.kept.append(head)
             self.by_rtype[<uint8_t>kind.rtype] = Shape(text_of(head), ROW_BYTES[kind.rtype])
+
+    cdef dict take_counts(self):
+        """Return rows by rtype since they were last taken."""
+        taken = {kind: self.counts[kind] for kind in ROW_BYTES if self.counts[kind]}
+        memset(self.counts, 0, sizeof(self.counts))
+        return taken
 
 
 cdef class Blocks:
@@ -322,12 +335,15 @@ cdef int put_rows(
             )
         blocks.find_instrument(source, head.instrument_id, head.rtype == OPTION_TRADE)
         put_frame(output, shapes, source, row, rows.sequence + index)
+        shapes.counts[head.rtype] += 1
         row += source.rows.itemsize
     return 0
 
 
 cdef class FastJsonEncoder:
     """One JSON object per message, one message per row; equals `JsonEncoder` byte for byte."""
+
+    cdef Shapes shapes
 
     def encode(self, runs, reply, first_sequence, max_messages):
         """Encode rows from the front of `runs` into at most `max_messages` messages.
@@ -338,7 +354,9 @@ cdef class FastJsonEncoder:
         count = min(len(runs), max(max_messages, 0))
         check_sequences(first_sequence, count)
         output = Output(_expected_bytes(runs, count))
-        shapes, blocks = Shapes(reply), Blocks(runs.blocks)
+        if self.shapes is None or self.shapes.reply is not reply:
+            self.shapes = Shapes(reply)
+        blocks = Blocks(runs.blocks)
         cdef const int64_t[:] block, start, stop
         block, start, stop = runs.block_of_run, runs.start, runs.stop
         if not len(block) == len(start) == len(stop):
@@ -349,14 +367,15 @@ cdef class FastJsonEncoder:
         for run in range(len(block)):
             source = blocks.check(block[run], start[run], stop[run])
             rows.start, rows.count = start[run], min(stop[run] - start[run], left)
-            put_rows(output, shapes, blocks, source, rows)
+            put_rows(output, self.shapes, blocks, source, rows)
             rows.sequence += rows.count
             left -= rows.count
             if left == 0:
                 break
         if left:
             raise IndexError(f"the runs have {left} rows less than keys")
-        return Frames(output.finish(), np.arange(1, count + 1, dtype=np.int64))
+        stops = ONE_EACH[:count] if count <= MANY else np.arange(1, count + 1, dtype=np.int64)
+        return Frames(output.finish(), stops, self.shapes.take_counts())
 
 
 def _expected_bytes(runs, count):

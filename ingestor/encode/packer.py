@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
@@ -48,6 +49,7 @@ class PackedEncoder:
         pieces = list(islice(_pieces(runs), max(max_messages, 0)))
         check_sequences(first_sequence, len(pieces))
         parts: list[bytes | memoryview] = []
+        counts: Counter[int] = Counter()
         for sequence, piece in enumerate(pieces, first_sequence):
             header, rows = piece.header(), piece.rows()
             payload_bytes = len(header) + len(rows)
@@ -57,8 +59,9 @@ class PackedEncoder:
                 rows,
                 CRLF,
             )
+            counts[piece.kind.rtype] += piece.stop - piece.start
         row_counts = np.array([piece.stop - piece.start for piece in pieces], dtype=np.int64)
-        return Frames(b"".join(parts), np.cumsum(row_counts))
+        return Frames(b"".join(parts), np.cumsum(row_counts), counts)
 
 
 class _Piece(NamedTuple):

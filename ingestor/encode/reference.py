@@ -62,7 +62,8 @@ class JsonEncoder:
         parts: list[bytes] = []
         for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence):
             parts += frame_head(subject, reply, sequence, len(payload)), payload, CRLF
-        return Frames(b"".join(parts), np.arange(1, len(rows) + 1, dtype=np.int64))
+        stops = np.arange(1, len(rows) + 1, dtype=np.int64)
+        return Frames(b"".join(parts), stops, rows.counts_by_rtype())
 
 
 def check_sequences(first: int, count: int) -> None:

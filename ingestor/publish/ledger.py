@@ -96,7 +96,6 @@ class Ledger:
         """Take rows that are to be sent after all others."""
         if len(runs):
             self._unsent.append(runs)
-            self._rows_by_rtype.update(runs.counts_by_rtype())
 
     def next_runs(self) -> Runs | None:
         """Return the rows to send next, at most `MAX_WRITE_ROWS`; None when there are none."""
@@ -120,6 +119,7 @@ class Ledger:
             front, rest = front.split(rows)
             self._unsent.appendleft(rest)
         self.window.push(front, frames)
+        self._rows_by_rtype.update(frames.rows_by_rtype)
         self.batch.sent += frames.messages
         self._message_bytes = max(1, len(frames.data) // frames.messages)
         self.subject = _subject_of(frames.data)
@@ -178,18 +178,19 @@ class Ledger:
             self._fast_ingest = False
         self._proven = False
         self._open()
-        self._unsent.extendleft(reversed(self.window.take_back()))
+        back = self.window.take_back()
+        for runs in back:
+            self._rows_by_rtype.subtract(runs.counts_by_rtype())
+        self._unsent.extendleft(reversed(back))
 
     def drop_unsent(self) -> None:
         """Forget the rows that are to be sent."""
-        for runs in self._unsent:
-            self._rows_by_rtype.subtract(runs.counts_by_rtype())
         self._unsent.clear()
 
     def stored_rows_by_subject(self) -> dict[str, int]:
         """Return how many rows of each subject are known to be stored."""
         stored = Counter(self._rows_by_rtype)
-        for runs in (*self._unsent, *self.window.unacknowledged()):
+        for runs in self.window.unacknowledged():
             stored.subtract(runs.counts_by_rtype())
         return {EVENT_TYPE_BY_RTYPE[rtype].subject: rows for rtype, rows in (+stored).items()}
 

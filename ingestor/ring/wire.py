@@ -22,7 +22,7 @@ import numpy as np
 
 from ingestor.blocks import Block, Source
 from ingestor.feed_status import FeedStatus, decode_status, encode_status
-from ingestor.records import EVENT_TYPE_BY_RTYPE, Records
+from ingestor.records import EVENT_TYPE_BY_RTYPE, Records, as_bytes_matrix
 
 HEADER: Final = struct.Struct("<BBHI")
 
@@ -44,7 +44,8 @@ _symbols_decoder: Final = msgspec.msgpack.Decoder(list[tuple[int, str]])
 def records_message(records: Records) -> bytes:
     """Return the message that carries contiguous, non-empty records."""
     rtype = int(records["rtype"][0])
-    return HEADER.pack(Kind.RECORDS, rtype, 0, len(records)) + records.tobytes()
+    header = HEADER.pack(Kind.RECORDS, rtype, 0, len(records))
+    return b"".join((header, as_bytes_matrix(records).data))
 
 
 def symbols_message(symbols: Mapping[int, str]) -> bytes:

@@ -231,12 +231,12 @@ class PublisherProcess:
             await self._hand_over(runs)
             return
         due_ns = self._pacer.due_ns(runs.key_ts_ns, time.monotonic_ns())
-        while len(runs) and await self._sleep_until(int(due_ns[0])):
+        done = 0
+        while done < len(runs) and await self._sleep_until(int(due_ns[done])):
             ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
-            now, runs = runs.split(ready)
-            await self._hand_over(now)
-            self._lateness.add(time.monotonic_ns() - due_ns[:ready])
-            due_ns = due_ns[ready:]
+            await self._hand_over(runs.part(done, ready))
+            self._lateness.add(time.monotonic_ns() - due_ns[done:ready])
+            done = ready
 
     async def _hand_over(self, runs: Runs) -> None:
         await self._publisher.send(runs)

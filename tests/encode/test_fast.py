@@ -35,6 +35,7 @@ def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = 
     fast, reference = (coder.encode(runs, reply, first, limit) for coder in (FAST, REFERENCE))
     assert fast.data == reference.data
     assert fast.rows_stop.tolist() == reference.rows_stop.tolist()
+    assert fast.rows_by_rtype == reference.rows_by_rtype
 
 
 @settings(max_examples=300)

@@ -38,7 +38,8 @@ class PlainEncoder:
             data += head + payload + b"\r\n"
             rows += count
             stops.append(rows)
-        return Frames(bytes(data), np.array(stops, dtype=np.int64))
+        counts = runs.part(0, rows).counts_by_rtype()
+        return Frames(bytes(data), np.array(stops, dtype=np.int64), counts)
 
     def _messages(self, runs: Runs) -> Any:
         for _, records in runs.pieces():

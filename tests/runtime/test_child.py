@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,9 @@ def test_a_cpu_that_is_not_there_is_an_error_that_names_those_there_are() -> Non
 def test_a_child_logs_under_its_own_name(capfd: pytest.CaptureFixture[str]) -> None:
     ended(lambda: logging.getLogger("x").warning("hello"))
     assert " WARNING probe: hello" in capfd.readouterr().err
+
+
+def test_sleeps_of_a_child_end_on_time() -> None:
+    outcome = ended(lambda: Path("/proc/self/timerslack_ns").read_text().strip()).outcome
+    assert outcome is not None
+    assert bytes(outcome.report) == b'"1"'

@@ -37,12 +37,14 @@ def test_trades_and_quotes_of_spy_stream(start: Start) -> None:
     assert outlet.counts.last_event_ns == outlet.column("ts_event_ns")[-1]
 
 
-def test_a_stopped_feed_says_goodbye(start: Start) -> None:
+def test_a_stopped_feed_says_goodbye(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)
 
+    caplog.set_level(logging.INFO)
     simulator = start()
     drive(simulator, scenario)
+    assert caplog.messages[-1].endswith("/stocks is gone: closed by us: 1000 (OK)")
     stats = simulator.control("stats")["stocks"]
     assert stats["connections"] == []
     assert stats["opened"] == 1
