@@ -1,8 +1,8 @@
-"""Compressing a finished segment: ``python -m ingestor.feeds.polygon.journal.compress PATH``.
+"""Compressing a segment: ``python -m ingestor.feeds.polygon.journal.compress PATH [CPU,...]``.
 
-It is a process of its own, of the lowest priority and on any CPU: a thread would share the
-interpreter's lock with the event loop of the feed. The result is written under another name,
-synced and renamed before the original is removed, so at every moment one of the two is whole.
+It is a process of its own, of the lowest priority: a thread would share the interpreter's lock with
+the event loop of the feed, and the CPU that the feed may be pinned to. The result is written under
+another name, synced and renamed before the original is removed, so at every moment one is whole.
 """
 
 from __future__ import annotations
@@ -53,9 +53,14 @@ def sync_folder(folder: Path) -> None:
 
 
 class Compressor:
-    """Compresses files one after the other, each in a process of its own; never waits for one."""
+    """Compresses files one after the other, each in a process of its own; never waits for one.
+
+    The processes run on the CPUs that this one may use when the object is made: before it is
+    pinned to those of a feed.
+    """
 
     def __init__(self) -> None:
+        self._cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         self._waiting: deque[Path] = deque()
         self._running: subprocess.Popen[bytes] | None = None
         self._path: Path | None = None
@@ -79,7 +84,7 @@ class Compressor:
         if self._waiting:
             self._path = self._waiting.popleft()
             self._running = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(self._path)],
+                [sys.executable, "-P", "-m", __name__, str(self._path), self._cpus],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
@@ -95,10 +100,12 @@ class Compressor:
 
 
 def main() -> None:
-    """Compress the file named by the first argument."""
+    """Compress the file named by the first argument, on the CPUs that the second lists."""
+    path, *cpus = sys.argv[1:]
     os.nice(LOWEST_PRIORITY)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    compress(Path(sys.argv[1]))
+    for listed in cpus:
+        os.sched_setaffinity(0, map(int, listed.split(",")))
+    compress(Path(path))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class Playback:
             self._decoder = _decoder(header)
             self._connection = None
             self._next_number = 0 if header.part == 1 else None
-        elif header.part != before.part + 1:
-            self._next_number = None
+        elif header.part != before.part + 1 and header.date != before.date:
+            self._next_number = None  # days between are not read, or are gone: no telling
 
     def missing(self, entry: Entry) -> int:
         """Return how many frames are missing between the entry before and this one."""

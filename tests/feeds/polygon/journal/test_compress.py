@@ -64,11 +64,15 @@ def test_the_original_stays_when_the_disk_is_full(
     assert plain.read_bytes() == CONTENT
 
 
-def test_the_program_compresses_at_the_lowest_priority(plain: Path) -> None:
+def test_the_program_compresses_at_the_lowest_priority_on_the_cpus_it_is_given(plain: Path) -> None:
     fifo = plain.with_name("fifo")
     os.mkfifo(fifo)
-    process = subprocess.Popen([sys.executable, "-m", compress_module.__name__, str(fifo)])
+    cpu = max(os.sched_getaffinity(0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", compress_module.__name__, str(fifo), str(cpu)]
+    )
     with fifo.open("wb") as source:
+        assert os.sched_getaffinity(process.pid) == {cpu}
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
         source.write(CONTENT)
     assert process.wait(20) == 0
@@ -86,6 +90,23 @@ def test_files_are_compressed_one_after_the_other(plain: Path) -> None:
         assert poll_until_done(compressor, path) is None
     names = {path.name for path in plain.parent.iterdir()}
     assert names == {f"{path.name}.zst" for path in (plain, *others)}
+
+
+def test_files_are_not_compressed_on_the_cpu_that_a_feed_is_pinned_to_later(plain: Path) -> None:
+    compressor, everywhere = Compressor(), os.sched_getaffinity(0)
+    fifo = plain.with_name("fifo")
+    os.mkfifo(fifo)
+    compressor.add(fifo)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        compressor.poll()
+        with fifo.open("wb") as source:
+            assert compressor._running is not None
+            assert os.sched_getaffinity(compressor._running.pid) == everywhere
+            source.write(CONTENT)
+        assert poll_until_done(compressor, fifo) is None
+    finally:
+        os.sched_setaffinity(0, everywhere)
 
 
 def test_a_file_that_is_gone_is_told_and_does_not_hold_up_the_next(plain: Path) -> None:

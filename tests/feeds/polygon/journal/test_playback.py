@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from ingestor.feeds.polygon.journal.format import Entry, Market
 from ingestor.feeds.polygon.journal.playback import Playback
 from ingestor.records import OPTION_TRADE, STOCK_TRADE
-from tests.feeds.polygon.journal.tapes import header
+from tests.feeds.polygon.journal.tapes import DAY, header
 from tests.feeds.polygon.wire import (
     MS,
     RECV_NS,
@@ -92,11 +93,18 @@ def test_a_run_that_lacks_its_beginning_tells_so() -> None:
     assert missing(playback(), 3) == [3]
 
 
-def test_segments_that_are_not_read_are_not_missing() -> None:
+def test_days_that_are_not_read_are_not_missing() -> None:
     run = playback(part=4)
     assert missing(run, 100, 101) == [0, 0]
-    run.begin(header(part=6))
+    run.begin(header(part=6, date=DAY + dt.timedelta(days=2)))
     assert missing(run, 200, 202) == [0, 1]
+
+
+def test_a_segment_of_a_day_that_is_gone_is_missing() -> None:
+    run = playback()
+    assert missing(run, 0, 1) == [0, 0]
+    run.begin(header(part=3))
+    assert missing(run, 10, 11) == [8, 0]
 
 
 def test_a_number_that_steps_back_is_nothing_missing() -> None:
