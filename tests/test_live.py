@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ingestor.feeds.polygon.journal.format import Market
 from ingestor.sim.polygon.client import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
+from tests.processes import ended
 from tests.replay_cli import Finished, Stored, finish, read_stream
 
 QUOTES, TRADES = "market.stocks.quotes", "market.stocks.trades"
@@ -426,6 +428,19 @@ def test_no_server_is_one_sentence_and_a_code_to_restart_on(
     assert "hunter2" not in finished.err + finished.out
 
 
+def test_a_server_that_stays_away_ends_the_run_with_a_code_to_restart_on(
+    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "live.toml"
+    config.write_text("[nats]\ngive_up_after_s = 1\n")
+    process = flowing(vendor, nats_server, tmp_path, "--config", str(config))
+    nats_server.kill()
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.NATS_UNREACHABLE
+    assert finished.summary["published"] > 0
+    assert finished.err.count("closed by us: 1000 (OK)") == 2
+
+
 def test_while_the_server_is_away_events_are_kept_as_far_as_there_is_room_and_the_rest_is_told(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -453,7 +468,28 @@ def test_while_the_server_is_away_events_are_kept_as_far_as_there_is_room_and_th
     assert sum(one.lost_quotes + one.lost_trades for one in overflow) == dropped
 
 
-# The key
+def test_a_run_that_is_killed_leaves_nothing_behind(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = start("--demo", "--nats", nats_server.url, cwd=tmp_path)
+    until(lambda: stored(nats_server.url) > 0, "events stored")
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    finish(process)
+    assert len(family) == len(("simulator", "stocks", "options", "publisher"))
+    assert all(ended(one) for one in family)
+
+
+# The command line
+
+
+@pytest.mark.parametrize("module", ["ingestor", "ingestor.main"])
+def test_help_teaches_how_to_begin(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", module, "--help"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for word in ("ingestor-live --demo", "POLYGON_API_KEY", "exit codes:", "--for SECONDS"):
+        assert word in out
+    assert "--api-key" not in out
 
 
 def test_the_key_is_in_no_argument_no_log_and_no_report(
