@@ -480,6 +480,17 @@ def test_a_run_that_is_killed_leaves_nothing_behind(
     assert all(ended(one) for one in family)
 
 
+def test_a_demo_whose_simulator_dies_says_so_and_ends(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = start("--demo", "--nats", nats_server.url, cwd=tmp_path)
+    until(lambda: stored(nats_server.url) > 0, "events stored")
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.CHILD_FAILED
+    assert "the simulator ended by itself (exit code -9)" in last_line(finished)
+
+
 # The command line
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -93,3 +94,10 @@ def test_sleeps_of_a_child_end_on_time() -> None:
     outcome = ended(lambda: Path("/proc/self/timerslack_ns").read_text().strip()).outcome
     assert outcome is not None
     assert bytes(outcome.report) == b'"1"'
+
+
+def test_collections_pass_over_what_was_there_before_the_process() -> None:
+    outcome = ended(gc.get_freeze_count).outcome
+    assert outcome is not None
+    assert int(bytes(outcome.report)) > 10_000
+    assert gc.get_freeze_count() == 0
