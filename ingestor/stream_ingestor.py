@@ -17,6 +17,7 @@ from ingestor.feeds.polygon.outlet import FrameLog
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher
+from ingestor.runtime.cpus import check_cpus
 from ingestor.runtime.embedded_server import local_server
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import streams
@@ -85,6 +86,7 @@ class StreamIngestor:
 def check(config: Config) -> None:
     """Refuse settings that do not go together. Raises ConfigurationError."""
     polygon, strikes = config.polygon, config.strikes
+    check_cpus(config.process)
     strike_plan(config)
     _check_port("polygon.stocks_url", polygon.stocks_url)
     _check_port("polygon.options_url", polygon.options_url)
