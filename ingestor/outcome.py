@@ -36,6 +36,7 @@ def live_outcome(report: RunReport) -> RunOutcome:
             dropped_quotes=feed.dropped_quotes,
             gaps=feed.gaps,
             reconnects=feed.reconnects,
+            unrecorded=feed.unrecorded,
         )
         for name, feed in report.feeds.items()
     }

@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
 from ingestor.errors import ConfigurationError
-from ingestor.feeds.polygon.outlet import FrameLog
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher
 from ingestor.runtime.cpus import check_cpus
 from ingestor.runtime.embedded_server import local_server
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
-from ingestor.runtime.live_process import streams
+from ingestor.runtime.live_process import Journal, streams
 from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.metrics import listening
@@ -71,7 +70,7 @@ class StreamIngestor:
     def _run_s(self) -> float | None:
         return self._config.live.stop_after_s or (DEMO_S if self._demo else None)
 
-    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, FrameLog]) -> list[FeedPlan]:
+    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
         process = self._config.process
         made = LiveFeeds(self._config, vendor)
         mains = {"stocks": made.stocks, "options": made.options}

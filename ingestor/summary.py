@@ -35,6 +35,7 @@ class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
     dropped_quotes: int = 0
     gaps: int = 0
     reconnects: int = 0
+    unrecorded: int = 0
 
 
 class LiveSummary(Summary, frozen=True, kw_only=True):
@@ -97,4 +98,6 @@ def _oddities(summary: Summary, details: Details) -> str:
 def _feed_line(name: str, feed: FeedSummary) -> str:
     dropped = f"{feed.dropped_trades:,} trades and {feed.dropped_quotes:,} quotes dropped"
     connections = f"{feed.gaps:,} gaps, {feed.reconnects:,} reconnects"
-    return f"{name:<14}{feed.records:,} events, {dropped}, {connections}"
+    line = f"{name:<14}{feed.records:,} events, {dropped}, {connections}"
+    lost = f", {feed.unrecorded:,} messages not recorded"
+    return line + lost if feed.unrecorded else line

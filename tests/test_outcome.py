@@ -26,7 +26,7 @@ PUBLISHER = PublisherReport(
 )
 FEEDS = {
     "stocks": FeedReport(20, {"price": 1, "time": 2}, late=3, dropped_trades=4, gaps=5),
-    "options": FeedReport(10, {"price": 6}, late=7, dropped_quotes=8, reconnects=9),
+    "options": FeedReport(10, {"price": 6}, late=7, dropped_quotes=8, reconnects=9, unrecorded=1),
 }
 SUMMARY = Summary(
     published=30,
@@ -57,7 +57,7 @@ def test_a_live_run_also_says_what_each_feed_lost() -> None:
         SUMMARY,
         {
             "stocks": FeedSummary(records=20, dropped_trades=4, gaps=5),
-            "options": FeedSummary(records=10, dropped_quotes=8, reconnects=9),
+            "options": FeedSummary(records=10, dropped_quotes=8, reconnects=9, unrecorded=1),
         },
     )
 

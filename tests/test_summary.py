@@ -46,6 +46,11 @@ def test_a_live_run_reports_each_feed_and_late_prints() -> None:
     ]
 
 
+def test_what_a_journal_did_not_take_is_reported() -> None:
+    live = LiveSummary.of(SUMMARY, {"stocks": FeedSummary(unrecorded=4)})
+    assert as_text(live, Details()).endswith(", 0 gaps, 0 reconnects, 4 messages not recorded")
+
+
 def test_a_run_without_events_reports_no_times_and_no_place() -> None:
     lines = as_text(Summary(), Details()).splitlines()
     assert [line.split()[0] for line in lines] == ["published", "input"]
@@ -60,6 +65,7 @@ def test_the_json_of_a_live_run_is_that_of_a_replay_and_its_feeds() -> None:
             "dropped_quotes": 3,
             "gaps": 1,
             "reconnects": 2,
+            "unrecorded": 0,
         }
     }
     assert live == plain

@@ -58,6 +58,8 @@ class Counter(IntEnum):
     """Statuses of feeds that the server has acknowledged."""
     STATUSES_LOST = 19
     """Statuses of feeds that the server refused, or that were dropped while it was away."""
+    UNRECORDED = 20
+    """Messages of the vendor that the journal did not take."""
 
 
 GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED})

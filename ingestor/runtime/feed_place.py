@@ -30,6 +30,7 @@ class FeedReport(msgspec.Struct, frozen=True):
     dropped_quotes: int = 0
     gaps: int = 0
     reconnects: int = 0
+    unrecorded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

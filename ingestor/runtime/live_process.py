@@ -13,6 +13,7 @@ import uvloop
 
 from ingestor.blocks import Block
 from ingestor.feed_status import FeedStatus
+from ingestor.feeds.polygon.journal.writer import JournalCounts
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
@@ -29,12 +30,19 @@ class LiveFeed(Protocol):
         ...
 
 
+class Journal(FrameLog, Protocol):
+    """Records frames, and counts those that it did not take."""
+
+    counts: JournalCounts
+
+
 class RingOutlet:
     """The way from a live feed to the publisher: its ring and its row of counters."""
 
-    def __init__(self, place: FeedPlace) -> None:
+    def __init__(self, place: FeedPlace, journal: Journal | None = None) -> None:
         self._writer = RingWriter(place)
         self._row = place.row
+        self._journal = journal
         self.counts = FeedCounts()
 
     def put(self, block: Block) -> bool:
@@ -54,6 +62,8 @@ class RingOutlet:
         self.counts = counts
         self._writer.beat()
         _show(counts, self._row)
+        if self._journal is not None:
+            self._row[Counter.UNRECORDED] = self._journal.counts.lost
 
     def end(self) -> None:
         """Say that nothing more comes."""
@@ -63,11 +73,11 @@ class RingOutlet:
 class LiveProcess:
     """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
 
-    def __init__(self, make_feed: MakeFeed, frame_log: FrameLog | None, place: FeedPlace) -> None:
+    def __init__(self, make_feed: MakeFeed, journal: Journal | None, place: FeedPlace) -> None:
         self._place = place
-        self._outlet = RingOutlet(place)
-        self._frame_log = frame_log
-        self._feed = make_feed(self._outlet, frame_log, place)
+        self._outlet = RingOutlet(place, journal)
+        self._journal = journal
+        self._feed = make_feed(self._outlet, journal, place)
 
     def run(self) -> FeedReport:
         """Run to the end. Raises VendorRefusedError."""
@@ -75,8 +85,8 @@ class LiveProcess:
             uvloop.run(self._feed.run(lambda: self._place.stopping))
             self._outlet.end()
         finally:
-            if self._frame_log is not None:
-                self._frame_log.close()
+            if self._journal is not None:
+                self._journal.close()
         counts = self._outlet.counts
         return FeedReport(
             records=self._place.row[Counter.RECORDS],
@@ -86,6 +96,7 @@ class LiveProcess:
             dropped_quotes=counts.dropped_quotes,
             gaps=counts.gaps,
             reconnects=counts.reconnects,
+            unrecorded=self._place.row[Counter.UNRECORDED],
         )
 
 
@@ -93,9 +104,9 @@ MakeFeed = Callable[[Outlet, FrameLog | None, FeedPlace], LiveFeed]
 """Makes a feed inside its process."""
 
 
-def streams(make_feed: MakeFeed, frame_log: FrameLog | None) -> FeedMain:
+def streams(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
     """Return the main function of a live feed's process."""
-    return lambda place: LiveProcess(make_feed, frame_log, place).run()
+    return lambda place: LiveProcess(make_feed, journal, place).run()
 
 
 def _show(counts: FeedCounts, row: CounterRow) -> None:

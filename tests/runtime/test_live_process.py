@@ -10,6 +10,7 @@ import pytest
 from ingestor.blocks import Block, Source
 from ingestor.errors import VendorRefusedError
 from ingestor.feed_status import FeedStatus, What
+from ingestor.feeds.polygon.journal.writer import JournalCounts
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
@@ -59,6 +60,7 @@ class Feed:
 class Log:
     closed: int = 0
     frames: list[bytes] = field(default_factory=list)
+    counts: JournalCounts = field(default_factory=JournalCounts)
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames.append(data)
@@ -100,6 +102,14 @@ def test_a_refusal_ends_the_process_and_its_journal_is_closed() -> None:
     with pytest.raises(VendorRefusedError, match="no"):
         streams(make, journal)(here)
     assert (given, journal.closed) == ([journal], 1)
+
+
+def test_what_the_journal_does_not_take_is_counted() -> None:
+    here = place()
+    threading.Timer(0.1, here.table.stop).start()
+    journal = Log(counts=JournalCounts(lost=3))
+    assert streams(lambda outlet, _log, _place: Feed(outlet), journal)(here).unrecorded == 3
+    assert here.row[Counter.UNRECORDED] == 3
 
 
 def test_other_processes_see_the_totals_and_the_price() -> None:
