@@ -44,9 +44,9 @@ class StreamIngestor:
         check(self._config)
         nats, store = self._config.nats, self._config.embedded.data_dir
         with (
+            self._vendor() as vendor,
             journals(self._config) as frame_logs,
             listening(self._config.metrics) as metrics,
-            self._vendor() as vendor,
             local_server(nats.url, store) as server,
         ):
             access = access_of(nats, server.url)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
@@ -98,22 +99,19 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """
-    roots = {"stocks": (), "options": (config.strikes.underlying,)}
+    directory = config.record.dir
+    opened: dict[LiveFeedName, JournalWriter] = {}
     with contextlib.ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                contextlib.closing(
-                    JournalWriter(
-                        config.record.dir,
-                        name,
-                        roots=roots[name],
-                        late_after_ns=_late_after_ns(config),
-                    )
-                )
-            )
-            for name in dict.fromkeys(config.polygon.feeds)
-            if config.record.dir is not None
-        }
+        if directory is not None:
+            for name in dict.fromkeys(config.polygon.feeds):
+                journal = contextlib.closing(_journal(config, directory, name))
+                opened[name] = stack.enter_context(journal)
+        yield opened
+
+
+def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalWriter:
+    roots = (config.strikes.underlying,) if name == "options" else ()
+    return JournalWriter(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
 
 
 def _late_after_ns(config: Config) -> int:
@@ -136,9 +134,9 @@ def strike_plan(config: Config) -> StrikePlan:
 
 
 def _strike_e9(name: str, price: float) -> int:
-    price_e9 = int(Decimal(repr(price)) * PRICE_SCALE)
+    price_e9 = Decimal(repr(price)) * PRICE_SCALE
     if price_e9 % STRIKE_E9_PER_UNIT:
         raise ConfigurationError(
             f"strikes.{name} = {price} is not allowed: expected a multiple of 0.001"
         )
-    return price_e9
+    return int(price_e9)

@@ -30,6 +30,10 @@ class LiveFeed(Protocol):
         ...
 
 
+MakeFeed = Callable[[Outlet, FrameLog | None, FeedPlace], LiveFeed]
+"""Makes a feed inside its process."""
+
+
 class Journal(FrameLog, Protocol):
     """Records frames, and counts those that it did not take."""
 
@@ -98,10 +102,6 @@ class LiveProcess:
             reconnects=counts.reconnects,
             unrecorded=self._place.row[Counter.UNRECORDED],
         )
-
-
-MakeFeed = Callable[[Outlet, FrameLog | None, FeedPlace], LiveFeed]
-"""Makes a feed inside its process."""
 
 
 def streams(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:

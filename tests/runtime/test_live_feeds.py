@@ -41,6 +41,11 @@ def test_prices_of_the_configuration_become_exact_numbers() -> None:
     )
 
 
+def test_a_price_is_not_rounded_to_fit() -> None:
+    with pytest.raises(ConfigurationError, match=r"strikes\.focus = 687\.00000000001"):
+        strike_plan(Config(strikes=Strikes(focus=687.00000000001)))
+
+
 @pytest.mark.parametrize("name", ["step", "recentre", "focus"])
 def test_a_price_between_the_tickers_steps_is_refused_by_name(name: str) -> None:
     strikes = msgspec.convert({name: 1.0005}, Strikes)
