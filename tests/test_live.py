@@ -111,16 +111,16 @@ def without_receipt(message: Stored) -> bytes:
 
 
 def test_what_the_vendor_sends_is_published_as_the_contract_says(
-    silent_vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+    silent_vendor: SimulatorProcess, any_nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    process = begun(silent_vendor, nats_server, tmp_path)
+    process = begun(silent_vendor, any_nats_server, tmp_path)
     send_stocks(silent_vendor)
     call = contract(OPENING)
     until(lambda: f"Q.{call}" in subscriptions(silent_vendor, "options"), "contract subscribed")
     send_options(silent_vendor, call)
-    until(lambda: stored(nats_server.url) == 6, "all stored")
+    until(lambda: stored(any_nats_server.url) == 6, "all stored")
     finished = stopped(process)
-    found = read_stream(nats_server.url)
+    found = read_stream(any_nats_server.url)
     assert [(one.subject, without_receipt(one)) for one in found] == expected(call)
     assert finished.summary["by_subject"] == {QUOTES: 1, TRADES: 3, OPTION_TRADES: 2}
 
