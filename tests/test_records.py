@@ -18,6 +18,7 @@ from ingestor.records import (
     STOCK_TRADE,
     RType,
     as_bytes_matrix,
+    joined,
     rtype_counts,
     split_by_rtype,
 )
@@ -132,3 +133,22 @@ def test_records_are_seen_as_bytes_without_a_copy() -> None:
     records = np.zeros(3, FUTURES_TRADE)
     as_bytes_matrix(records)[1, 1] = 9
     assert records["rtype"].tolist() == [0, 9, 0]
+
+
+@pytest.mark.parametrize("dtype", [kind.dtype for kind in EVENT_TYPES])
+@pytest.mark.parametrize("lengths", [(3,), (1, 0, 2), (0, 0)])
+def test_joined_arrays_are_what_numpy_concatenates(
+    dtype: np.dtype[Any], lengths: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(1)
+    parts = [np.frombuffer(random.bytes(n * dtype.itemsize), dtype) for n in lengths]
+    assert joined(parts).dtype == dtype
+    assert joined(parts).tobytes() == np.concatenate(parts).tobytes()
+
+
+def test_a_slice_is_joined_like_any_array() -> None:
+    records = np.frombuffer(np.random.default_rng(1).bytes(10 * 64), STOCK_TRADE)
+    assert joined([records[2:5], records[7:]])["sequence"].tolist() == [
+        *records["sequence"][2:5].tolist(),
+        *records["sequence"][7:].tolist(),
+    ]

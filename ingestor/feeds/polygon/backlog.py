@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
-from ingestor.records import Records, RType
+from ingestor.records import Records, RType, joined
 
 SLACK_SHARE: Final = 64
 """When rows must go, a further 64th of the limit goes too: not every frame is to cost a search."""
@@ -128,7 +128,7 @@ class Backlog:
 
     def _append_lean(self, chunk: Records) -> None:
         if self._lean and len(self._lean[-1]) + len(chunk) <= MAX_BLOCK_ROWS:
-            chunk = np.concatenate((self._lean.pop(), chunk))
+            chunk = joined((self._lean.pop(), chunk))
         self._lean.append(chunk)
 
     def _give_up_oldest(self, most: int) -> None:

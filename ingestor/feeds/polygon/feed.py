@@ -24,6 +24,7 @@ from ingestor.errors import VendorRefusedError
 from ingestor.feeds.polygon.attempts import Attempts
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.endpoint import Ended, Target
 from ingestor.feeds.polygon.following import follow
 from ingestor.feeds.polygon.handover import Handover
 from ingestor.feeds.polygon.herald import Herald
@@ -34,15 +35,18 @@ from ingestor.feeds.polygon.outputs import Close, Fail, Output, Reconnect, Repor
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, Target
+from ingestor.feeds.polygon.socket import FeedSocket
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.feeds.polygon.watchdog import Watchdog
 from ingestor.records import Records
-from ingestor.units import NS_PER_S
+from ingestor.units import NS_PER_MS, NS_PER_S
 
 __all__ = ["FeedSettings", "PolygonFeed", "Strikes"]
 
 TICK_S: Final = 0.1
+BEAT_NS: Final = 90 * NS_PER_MS
+"""Least pause between two signs of life: a little below a tick, since timers may fire early."""
+
 DRAIN_S: Final = 0.01
 """Pause between two attempts to hand on what a full outlet did not take."""
 
@@ -176,6 +180,7 @@ class PolygonFeed:
                 case Report():
                     self._herald.alarm(output.text, self._settings.clock())
                 case Fail():
+                    self._herald.alarm(output.text, self._settings.clock())
                     self._refusal = VendorRefusedError(f"{self._settings.name}: {output.text}")
                 case _:
                     pass
@@ -191,7 +196,7 @@ class PolygonFeed:
         wall_ns, now_ns = self._settings.clock(), time.monotonic_ns()
         drained = self._handover.drain(wall_ns) & self._herald.drain()
         if now_ns >= self._next_beat_ns:
-            self._next_beat_ns = now_ns + round(TICK_S * NS_PER_S)
+            self._next_beat_ns = now_ns + BEAT_NS
             self._watch(wall_ns)
             self._carry_out(self._session.on_tick(now_ns))
             if self._strikes is not None:

@@ -6,8 +6,6 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.gaps import GapTracker
 from ingestor.feeds.polygon.handover import Handover
@@ -16,7 +14,7 @@ from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
-from ingestor.records import Records
+from ingestor.records import Records, joined
 
 TOGETHER_ROWS: Final = 256
 """Short frames of one read make one block; so many rows are not kept waiting for more."""
@@ -92,7 +90,7 @@ class Intake:
         return decoded
 
     def _hand_on(self, parts: list[Records], recv_ns: int) -> None:
-        records = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        records = parts[0] if len(parts) == 1 else joined(parts)
         self._tell_what_begins(records, recv_ns)
         self._ways.totals.last_event_ns = int(records["ts_event_ns"][-1])
         self._ways.handover.put(records, recv_ns)

@@ -8,7 +8,7 @@ byte was read and not when some task got its turn. The library's own connection 
 as much again for each frame, for its queue and the switch between tasks.
 
 Compression is not offered: it would have to be undone for every frame, before anything else is
-known of it, and a link that carries the vendor's data needs none.
+known of it, and whether the vendor would take it is not even known.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ingestor.errors import ConfigurationError
-from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.endpoint import Ended, Receiver, Target
 from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
 
 PING_PAYLOAD: Final = b"ingestor"
@@ -38,52 +36,6 @@ AWAY: Final = frozenset((502, 503, 504))
 _quiet: Final = logging.getLogger("ingestor.websockets")
 _quiet.setLevel(logging.WARNING)
 """Below that the library logs what is sent, and the key is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How it ended: a cause for the log, and the close code where the server sent one.
-
-    `opened` tells whether there was a WebSocket; `away` that there was nobody who could open one.
-    """
-
-    cause: str
-    code: int | None = None
-    opened: bool = True
-    away: bool = False
-
-
-class Receiver(Protocol):
-    """Takes what a socket brings, at once; an exception ends the socket and comes out of `run`."""
-
-    def on_open(self) -> None:
-        """The WebSocket is open."""
-        ...
-
-    def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
-        """Whole messages of one read, in order, and when that read was."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
-
-    url: str
-    limits: SocketLimits
-
-    def __post_init__(self) -> None:
-        """Refuse what is no address."""
-        try:
-            parse_uri(self.url)
-        except (InvalidURI, ValueError) as error:
-            raise ConfigurationError(f"not the address of a WebSocket: {error}") from None
-
-    @property
-    def shown(self) -> str:
-        """The address without what may be secret in it."""
-        uri = parse_uri(self.url)
-        return f"{'wss' if uri.secure else 'ws'}://{uri.host}:{uri.port}{uri.path}"
 
 
 class FeedSocket(asyncio.Protocol):
@@ -109,7 +61,18 @@ class FeedSocket(asyncio.Protocol):
     # What the feed does with it.
 
     async def run(self) -> Ended:
-        """Open the connection and return when it is gone, whoever ended it."""
+        """Open the connection and return when it is gone, whoever ended it.
+
+        Raises what the receiver raises.
+        """
+        try:
+            failure = await self._open()
+            return failure or await self._ended
+        finally:
+            self._stop()
+
+    async def _open(self) -> Ended | None:
+        """Return when the WebSocket is open or gone again; how it failed if there was none."""
         try:
             async with asyncio.timeout(self._limits.open_s):
                 await self._loop.create_connection(
@@ -119,11 +82,9 @@ class FeedSocket(asyncio.Protocol):
                     ssl=ssl.create_default_context() if self._uri.secure else None,
                 )
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
-            return await self._ended
         except OSError as error:
             return Ended(self._why_not_open(error), opened=False, away=self._is_away(error))
-        finally:
-            self._stop()
+        return None
 
     def send(self, text: str) -> None:
         """Send a message, unless the connection is being closed."""

@@ -72,12 +72,15 @@ def test_the_key_is_in_no_log_line(start: Start, caplog: pytest.LogCaptureFixtur
     assert "s3cret" not in caplog.text
 
 
-def test_a_refused_key_ends_the_feed(start: Start) -> None:
+def test_a_refused_key_is_an_alarm_and_ends_the_feed(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
+        told.append((await rig.until_told(What.ALARM)).text)
         await rig.until(lambda: False)
 
+    told: list[str] = []
     with pytest.raises(VendorRefusedError, match="refuses the API key: authentication failed"):
         drive(start(), scenario, api_key="another")
+    assert told == ["the vendor refuses the API key: authentication failed"]
 
 
 def test_a_plan_without_websocket_access_ends_the_feed(start: Start) -> None:
@@ -99,13 +102,14 @@ def test_a_plan_that_grants_none_of_the_names_ends_the_feed(start: Start) -> Non
 class Broken:
     """A frame log that breaks at its third frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Exception) -> None:
+        self.fault = fault
         self.frames = 0
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames += 1
         if self.frames == 3:
-            raise RuntimeError("out of paper")
+            raise self.fault
 
     def tick(self, now_ns: int) -> None:
         """Nothing to flush."""
@@ -114,12 +118,13 @@ class Broken:
         """Nothing to close."""
 
 
-def test_a_fault_of_ours_ends_the_feed(start: Start) -> None:
+@pytest.mark.parametrize("fault", [RuntimeError("out of paper"), OSError("out of paper")])
+def test_a_fault_of_ours_ends_the_feed(start: Start, fault: Exception) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until(lambda: False)
 
-    with pytest.raises(RuntimeError, match="out of paper"):
-        drive(start(), scenario, frame_log=Broken())
+    with pytest.raises(type(fault), match="out of paper"):
+        drive(start(), scenario, frame_log=Broken(fault))
 
 
 class Paper:

@@ -11,8 +11,8 @@ import pytest
 
 from ingestor.errors import ConfigurationError
 from ingestor.feed_status import What
+from ingestor.feeds.polygon.endpoint import Target
 from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.socket import Target
 from tests.feeds.polygon.rig import Rig, Scenario, drive
 from tests.publish.certificates import make_certificates
 from tests.sim.polygon.conftest import Start

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestor.feeds.polygon.backoff import Backoff
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import (
@@ -20,7 +21,6 @@ from ingestor.feeds.polygon.outputs import (
 )
 from ingestor.feeds.polygon.session import (
     MAX_UNKNOWN_STATUSES,
-    Backoff,
     Phase,
     Session,
 )

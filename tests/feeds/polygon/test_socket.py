@@ -11,8 +11,9 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from ingestor.clock import now_ns
+from ingestor.feeds.polygon.endpoint import Ended, Target
 from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, Target
+from ingestor.feeds.polygon.socket import FeedSocket
 
 
 @dataclass
