@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from ingestor.bench import live
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
@@ -34,6 +35,8 @@ Each way fills the stream of a fresh nats-server with an empty store in --dir:
   replay                bin/ingestor-replay --speed 0
   plain Python          dict per event, orjson, nats-py on uvloop
 and a consumer reads what a replay has stored, as typed events or as arrays.
+
+ingestor-bench live --help: latency and cost of a live run against the simulator.
 
 The plain ways need the extra: pip install -e .[bench]
 """
@@ -55,7 +58,10 @@ class Line:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["live"]:
+        return live.main(words[1:])
+    given = _parser().parse_args(words)
     ways = [way for way in WAYS if not given.ways or given.ways in way]
     try:
         with tempfile.TemporaryDirectory(prefix="ingestor-bench-", dir=given.dir) as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -46,16 +47,25 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
-def family_pss_bytes(pid: int) -> int:
-    """Proportional set size of a process and all its descendants; gone ones count nothing."""
-    total, waiting = 0, [pid]
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants, as far as they are there."""
+    found, waiting = [], [pid]
     while waiting:
         one = waiting.pop()
         try:
-            total += _pss_bytes(one)
             waiting += _children(one)
         except (FileNotFoundError, ProcessLookupError):
             continue
+        found.append(one)
+    return found
+
+
+def family_pss_bytes(pid: int) -> int:
+    """Proportional set size of a process and all its descendants; gone ones count nothing."""
+    total = 0
+    for one in family(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += _pss_bytes(one)
     return total
 
 

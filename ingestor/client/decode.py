@@ -32,11 +32,15 @@ class UnknownSubjectError(BadMessageError):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A message as it stands in the stream, and its stream sequence."""
+    """A message as it stands in the stream: its sequence, and when the server stored it.
+
+    `stored_ns` is int nanoseconds UTC by the server's clock, 0 where nobody told.
+    """
 
     subject: str
     seq: int
     payload: bytes
+    stored_ns: int = 0
 
 
 EVENT_TYPE_BY_SUBJECT: Final[dict[str, EventType]] = {kind.subject: kind for kind in EVENT_TYPES}

@@ -46,6 +46,17 @@ _ANSWERED: Final = ("batch completed", "maxbytes")
 _PLAIN_REPLY_TOKENS: Final = 9
 
 
+def stored_ns_of(reply: bytes) -> int:
+    """Return when a message was stored, from its acknowledgement subject: ns UTC."""
+    tokens = reply.split(b".")
+    return int(tokens[_stream_seq_at(tokens) + 2])
+
+
+def _stream_seq_at(tokens: list[bytes]) -> int:
+    """Where the stream's sequence stands; the consumer's and the time of storing follow it."""
+    return 5 if len(tokens) == _PLAIN_REPLY_TOKENS else 7
+
+
 class ConsumerLostError(StreamError):
     """This life is over; the subscription goes on with a new one."""
 
@@ -155,7 +166,7 @@ class Pull:
 
     def _checked(self, frames: list[Frame]) -> Chunk:
         tokens = [reply.split(b".") for _, reply, _ in frames]
-        at = 5 if len(tokens[0]) == _PLAIN_REPLY_TOKENS else 7
+        at = _stream_seq_at(tokens[0])
         numbers = [int(token[at + 1]) for token in tokens]
         seqs = [int(token[at]) for token in tokens]
         expected = list(range(self._number, self._number + len(numbers)))

@@ -15,7 +15,7 @@ from ingestor.client.batches import Batch, batches_of, first_bad
 from ingestor.client.connection import ApiRefusedError, Connection, CutOffError, NoAnswerError
 from ingestor.client.consumer import Consumer
 from ingestor.client.decode import JSON_DECODE, Message, decode
-from ingestor.client.pull import Chunk, ConsumerLostError, Pull
+from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
 from ingestor.errors import BadDataError, StreamError
 from ingestor.events import Event
 
@@ -124,8 +124,9 @@ class Subscription:
             self._pull.lose(why)
 
     def _message(self, index: int) -> Message:
-        subject, _, payload = self._chunk.frames[index]
-        return Message(subject.decode("utf-8", "replace"), self._chunk.seqs[index], payload)
+        subject, reply, payload = self._chunk.frames[index]
+        seq = self._chunk.seqs[index]
+        return Message(subject.decode("utf-8", "replace"), seq, payload, stored_ns_of(reply))
 
     def _collect(self) -> None:
         """Make batches of the messages at hand, up to a bad one. Raises `BadMessageError`."""

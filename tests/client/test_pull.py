@@ -6,7 +6,7 @@ import pytest
 
 from ingestor.client.connection import Connection
 from ingestor.client.consumer import Opened
-from ingestor.client.pull import ConsumerLostError, Pull
+from ingestor.client.pull import ConsumerLostError, Pull, stored_ns_of
 from ingestor.client.wire import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
@@ -133,3 +133,8 @@ def test_a_refusal_ends_this_life(code: int, text: str) -> None:
 
 def test_heartbeats_change_nothing() -> None:
     assert ended(Status("inbox.0", 100, "Idle Heartbeat"), follow=False) is False
+
+
+@pytest.mark.parametrize("reply", [PLAIN, WITH_DOMAIN])
+def test_when_a_message_was_stored_is_read_from_its_reply_subject(reply: str) -> None:
+    assert stored_ns_of(reply.format(seq=10, number=1).encode()) == 1_765_895_400_000_000_000

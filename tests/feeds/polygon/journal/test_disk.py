@@ -5,6 +5,7 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,15 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     one.stop()
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """No file of this process can grow beyond so many bytes."""
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process grows beyond it, pytest's own log among them: be brief."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield 1000
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names(directory: Path) -> list[str]:
@@ -59,13 +62,11 @@ def test_every_beginning_has_a_number_of_its_own(disk: Disk, tmp_path: Path) -> 
     ]
 
 
-def test_a_write_that_the_disk_cuts_is_an_error(
-    disk: Disk, tmp_path: Path, small_files: int
-) -> None:
+def test_a_write_that_the_disk_cuts_is_an_error(disk: Disk, tmp_path: Path) -> None:
     disk.begin(DAY, b"header")
-    with pytest.raises(OSError, match="File too large"):
-        disk.append(bytes(2 * small_files))
-    assert (tmp_path / FIRST).stat().st_size == small_files
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
+        disk.append(bytes(2000))
+    assert (tmp_path / FIRST).stat().st_size == 1000
 
 
 def test_nothing_is_appended_where_nothing_was_begun(disk: Disk, tmp_path: Path) -> None:
