@@ -18,15 +18,19 @@ import numpy.typing as npt
 from ingestor.records import Records
 
 UInt64s = npt.NDArray[np.uint64]
+UInts = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keys:
-    """Keys of a block, uint64 arrays of one length, never decreasing as triples."""
+    """Keys of a block, arrays of unsigned integers and of one length, never decreasing as triples.
+
+    Times are uint64; the sequence is as wide as the vendor's.
+    """
 
     ts_event_ns: UInt64s
     ts_recv_ns: UInt64s
-    sequence: UInt64s
+    sequence: UInts
 
     def __len__(self) -> int:
         """Number of records."""
@@ -52,34 +56,45 @@ class RunningKey:
 
         Stepping back is judged by the two times; a smaller vendor sequence at equal times
         takes the key before it but is not counted, since the sequence proves no order.
+        Keys of records that rise are views of them.
         """
-        event, recv, sequence = (
-            np.concatenate(([np.uint64(last)], records[name].astype(np.uint64)))
-            for last, name in zip(
-                self._last, ("ts_event_ns", "ts_recv_ns", "sequence"), strict=True
-            )
-        )
-        late = 0
-        if not _rises(event, recv, sequence):
-            holder = _running_maximum(event, recv, sequence)
-            late = _count_late(event, recv, holder)
-            event, recv, sequence = event[holder], recv[holder], sequence[holder]
-        keys = Keys(event[1:], recv[1:], sequence[1:])
-        if len(keys):
-            self._last = keys.at(-1)
+        if not len(records):
+            return _keys_of(records), 0
+        keys, late = _keys_of(records), 0
+        if keys.at(0) < self._last or not _rises(keys):
+            keys, late = self._raised(keys)
+        self._last = keys.at(-1)
         return keys, late
 
+    def _raised(self, keys: Keys) -> tuple[Keys, int]:
+        event, recv, sequence = (
+            np.concatenate(([np.uint64(last)], column.astype(np.uint64)))
+            for last, column in zip(
+                self._last, (keys.ts_event_ns, keys.ts_recv_ns, keys.sequence), strict=True
+            )
+        )
+        holder = _running_maximum(event, recv, sequence)
+        late = _count_late(event, recv, holder)
+        return Keys(event[holder][1:], recv[holder][1:], sequence[holder][1:]), late
 
-def _rises(event: UInt64s, recv: UInt64s, sequence: UInt64s) -> bool:
-    falls = event[1:] < event[:-1]
-    ties = event[1:] == event[:-1]
-    falls |= ties & (recv[1:] < recv[:-1])
-    ties &= recv[1:] == recv[:-1]
-    falls |= ties & (sequence[1:] < sequence[:-1])
-    return not falls.any()
+
+def _keys_of(records: Records) -> Keys:
+    return Keys(records["ts_event_ns"], records["ts_recv_ns"], records["sequence"])
 
 
-def _running_maximum(event: UInt64s, recv: UInt64s, sequence: UInt64s) -> npt.NDArray[np.intp]:
+def _rises(keys: Keys) -> bool:
+    event, recv, sequence = keys.ts_event_ns, keys.ts_recv_ns, keys.sequence
+    if (event[1:] < event[:-1]).any():
+        return False
+    ties = np.flatnonzero(event[1:] == event[:-1])
+    earlier, later = recv[ties], recv[ties + 1]
+    ties = ties[later <= earlier]
+    if (recv[ties + 1] < recv[ties]).any():
+        return False
+    return not (sequence[ties + 1] < sequence[ties]).any()
+
+
+def _running_maximum(event: UInt64s, recv: UInt64s, sequence: UInts) -> npt.NDArray[np.intp]:
     order = np.lexsort((sequence, recv, event))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

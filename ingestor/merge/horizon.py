@@ -105,7 +105,10 @@ class HorizonMerge:
         slices = []
         for feed, (block, keys) in heads:
             lane = self._lanes[feed]
-            stop = _rows_until(keys, horizon[0], inclusive=feed <= horizon[1])
+            if feed == horizon[1]:
+                stop = len(keys)
+            else:
+                stop = _rows_until(keys, horizon[0], inclusive=feed < horizon[1])
             if stop > lane.next_row:
                 slices.append(_Slice(block, keys, lane.next_row, stop))
                 lane.advance_to(stop)
@@ -116,7 +119,7 @@ def _rows_until(keys: Keys, limit: tuple[int, int, int], *, inclusive: bool) -> 
     """Return how many leading keys are below `limit`, or at it if `inclusive`."""
     low, high = 0, len(keys)
     for column, value in zip((keys.ts_event_ns, keys.ts_recv_ns), limit, strict=False):
-        window = column[low:high]
+        window = np.ascontiguousarray(column[low:high])
         bound = np.uint64(value)
         low, high = (
             low + int(np.searchsorted(window, bound, "left")),
@@ -132,7 +135,7 @@ def _one_run(only: _Slice) -> Runs:
         np.zeros(1, np.int64),
         np.array([only.start], np.int64),
         np.array([only.stop], np.int64),
-        only.keys.ts_event_ns[only.start : only.stop].astype(np.int64),
+        only.keys.ts_event_ns[only.start : only.stop].view(np.int64),
     )
 
 
