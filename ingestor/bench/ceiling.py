@@ -20,8 +20,8 @@ from ingestor.errors import StreamError
 
 FLOW: Final = 500
 """Messages between acknowledgements; the server grants no more."""
-OUTSTANDING: Final = 8
-"""Acknowledgements waited for at most. More than the usual two, to be sure of the ceiling."""
+OUTSTANDING: Final = 32
+"""Acknowledgements waited for at most. Twice what a replay has, to be sure of the ceiling."""
 _RECEIVE_BYTES: Final = 65_536
 _TIMEOUT_S: Final = 30.0
 _ACK: Final = re.compile(rb'"type":"ack","seq":(\d+)')

@@ -127,7 +127,7 @@ class Process(Table, frozen=True, kw_only=True):
     options_cpus: Cpus = ()
     ring_bytes: RingBytes = DEFAULT_RING_BYTES
     """Shared memory of one feed's ring."""
-    block_bytes: BlockBytes = 262_144
+    block_bytes: BlockBytes = 524_288
     """Largest block of records a feed puts in its ring at once."""
     silence_s: Seconds = 30.0
     """A process without a heartbeat for this long is taken for dead."""

@@ -21,8 +21,10 @@ from ingestor.publish.answers import Answer, ApiError, FlowAck, Gap, PubAck
 FLOW_MESSAGES: Final = 500
 """Messages between two flow acknowledgements that we ask for; the server's own limit."""
 
-OUTSTANDING: Final = 4
-"""Flow acknowledgements under way at most."""
+OUTSTANDING: Final = 16
+"""Flow acknowledgements under way at most. Two would do for a server that has nothing else to do;
+where it shares its CPUs with us, it goes on working from what is under way while we wait for ours:
+0.82, 0.87 and 0.93 of what it can take were measured with 4, 8 and 16."""
 
 OPENING_MESSAGES: Final = 64
 """May be sent before the first flow acknowledgement of a batch, once fast ingest is proven."""

@@ -15,7 +15,7 @@ from faster_fifo import Queue
 from ingestor.ring.doorbell import Doorbell
 
 DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
-"""Shared memory per feed: sixteen blocks of 256 KiB."""
+"""Shared memory per feed: eight blocks of 512 KiB."""
 
 _MESSAGE_OVERHEAD_BYTES: Final = 8
 """faster-fifo stores the length before each message."""

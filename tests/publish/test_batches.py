@@ -52,7 +52,7 @@ def test_the_servers_flow_opens_the_window_and_narrows_it() -> None:
     assert batch.room == 0
     batch.receive(APPENDED, FlowAck(500, 100))
     assert (batch.acked, batch.room) == (500, 0)
-    batch.receive(APPENDED, FlowAck(1900, 100))
+    batch.receive(APPENDED, FlowAck(500 * OUTSTANDING - 100, 100))
     assert batch.room == A_WHOLE_WRITE
 
 

@@ -81,7 +81,7 @@ def test_no_block_is_larger_than_asked_for(tmp_path: Path, block_bytes: int) -> 
 
 
 def test_the_default_block_fits_a_ring_message() -> None:
-    assert 64 * 1024 <= BLOCK_BYTES <= 256 * 1024
+    assert 64 * 1024 <= BLOCK_BYTES <= 512 * 1024
 
 
 def test_a_block_too_small_for_a_record_is_refused(tmp_path: Path) -> None:
