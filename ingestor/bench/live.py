@@ -37,7 +37,7 @@ WARM_UP_S: Final = 3.0
 """Events received this soon after the first are not counted: connections are being made."""
 
 _PSS_EVERY_S: Final = 1.0
-_RECV_AT: Final = slice(49, 68)
+_RECV_AT: Final = slice(48, 67)
 """Where ``ts_recv_ns`` stands: every event opens with two times of 19 digits."""
 
 
