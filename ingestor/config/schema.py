@@ -120,6 +120,8 @@ class Process(Table, frozen=True, kw_only=True):
 
     publisher_cpus: Cpus = ()
     """CPUs the publisher is pinned to; none leaves it to the kernel."""
+    publisher_spins: bool = False
+    """Never let the publisher sleep: it takes a whole CPU, and a live event less time."""
     supervisor_cpus: Cpus = ()
     trades_cpus: Cpus = ()
     mbp10_cpus: Cpus = ()

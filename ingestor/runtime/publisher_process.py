@@ -101,7 +101,8 @@ class Flow:
 
     A run that is to stop in order leaves what is in the rings (files can be read again), or first
     publishes what the feeds still put in until they have ended (a live feed cannot): `drains`.
-    The feeds' statuses are also shown on the `board`.
+    The feeds' statuses are also shown on the `board`. A publisher that `spins` looks at its rings
+    again and again instead of waiting for the doorbell: a CPU of its own for an earlier start.
     """
 
     inlets: Sequence[Inlet]
@@ -109,6 +110,7 @@ class Flow:
     merge: Merge
     pacer: Pacer | None = None
     drains: bool = False
+    spins: bool = False
     board: StatusBoard | None = None
 
 
@@ -141,6 +143,7 @@ class PublisherProcess:
         self._merge = flow.merge
         self._pacer = flow.pacer
         self._drains = flow.drains
+        self._spins = flow.spins
         self._board = flow.board
         self._publisher = publisher
         self._table = table
@@ -187,7 +190,7 @@ class PublisherProcess:
             if runs is not None:
                 await self._send(runs)
             elif not taken:
-                await self._doorbell.wait(IDLE_S)
+                await (asyncio.sleep(0) if self._spins else self._doorbell.wait(IDLE_S))
         await self._publisher.flush()
 
     def _is_over(self) -> bool:

@@ -109,7 +109,7 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | Non
         for index in range(len(feeds))
     ]
     children = [_feed_child(feed, place, log) for feed, place in zip(feeds, places, strict=True)]
-    flow = replace(_flow(plan, places, doorbell), board=board)
+    flow = replace(_flow(plan, places, doorbell, process), board=board)
     children.append(_publisher_child(flow, plan.publish, process, table, log))
     if plan.metrics is not None:
         names = [feed.name for feed in feeds]
@@ -135,13 +135,20 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | Non
     )
 
 
-def _flow(plan: RunPlan, places: Sequence[FeedPlace], doorbell: Doorbell) -> Flow:
+def _flow(plan: RunPlan, places: Sequence[FeedPlace], doorbell: Doorbell, process: Process) -> Flow:
     inlets = [
         Inlet(place.ring, RingReader(place.index, feed.source, {}))
         for feed, place in zip(plan.feeds, places, strict=True)
     ]
     publish = plan.publish
-    return Flow(inlets, doorbell, publish.merge, publish.pacer, publish.drains)
+    return Flow(
+        inlets,
+        doorbell,
+        publish.merge,
+        publish.pacer,
+        drains=publish.drains,
+        spins=process.publisher_spins,
+    )
 
 
 def _feed_child(plan: FeedPlan, place: FeedPlace, log: Log) -> ChildPlan:

@@ -21,6 +21,7 @@ from ingestor.ring.wire import (
     status_message,
     symbols_message,
 )
+from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess
 from tests.publish.plain import messages, publisher, stored
@@ -49,6 +50,30 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
+
+
+def test_a_publisher_that_spins_needs_no_doorbell(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_process, "IDLE_S", 3600.0)
+    unheard, doorbell = Doorbell(), Doorbell()
+    ring = BlockRing(unheard)
+    table = CounterTable(1)
+
+    def feed() -> None:
+        while not table.row(0)[Counter.HEARTBEAT_NS]:
+            time.sleep(0.01)
+        ring.put(symbols_message({0: "ES.c.0"}))
+        ring.put(records_message(rows([(at, at, at) for at in range(10)])))
+        ring.put(END_MESSAGE)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
+    flow = Flow(inlets, doorbell, ArrivalMerge(1), spins=True)
+    report = PublisherProcess(flow, publisher(nats_server), table, table.row(0), stop_s=10).run()
+    thread.join()
+    assert report.published == 10
 
 
 @pytest.mark.parametrize(("drains", "published"), [(True, 30), (False, 10)])
