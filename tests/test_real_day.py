@@ -7,8 +7,9 @@ at a time, and Decimal arithmetic.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import databento_dbn
 import pytest
 import zstandard
 
+from ingestor.blocks import Block, whole_block
+from ingestor.encode.packed import decode_packed
+from ingestor.encode.reference import payloads
 from tests.nats_servers import NatsServer, old_executable
 from tests.replay_cli import Finished, Stored, read_stream, replay
 
@@ -90,9 +94,31 @@ def expected_day(real_day: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(subject, event) for _, subject, event in events]
 
 
-def replay_day(real_day: Path, server: NatsServer, cwd: Path, *more: str) -> Finished:
+def replay_day(
+    real_day: Path,
+    server: NatsServer,
+    cwd: Path,
+    *more: str,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
     where = ("--data-dir", str(real_day), "--date", DAY, "--nats", server.url)
-    return replay(*where, "--summary", "json", *more, cwd=cwd)
+    return replay(*where, "--summary", "json", *more, cwd=cwd, env=env)
+
+
+def unpacked(message: Stored) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a packed message, written as JSON by the reference encoder and read back."""
+    packed = decode_packed(message.data)
+    block = Block(0, packed.records, packed.symbols, packed.source)
+    rows = payloads(whole_block(block))
+    return [(message.subject, json.loads(data, parse_float=Decimal)) for _, data in rows]
+
+
+def without_the_compiled_encoder(folder: Path) -> dict[str, str]:
+    """An environment in which Python finds no compiled encoder."""
+    customize = folder / "without" / "sitecustomize.py"
+    customize.parent.mkdir()
+    customize.write_text("import sys\nsys.modules['ingestor.encode._fast'] = None\n")
+    return {"PYTHONPATH": f"{customize.parent}{os.pathsep}{Path(__file__).parents[1]}"}
 
 
 def decoded(message: Stored) -> tuple[str, dict[str, Any]]:
@@ -120,6 +146,29 @@ def test_every_event_of_the_day_is_stored_in_order_and_equal_field_by_field(
         assert (found_subject, list(found), found) == (subject, list(event), event)
     identical = Counter(one.data for one in stored if one.subject == TRADES)
     assert sum(count - 1 for count in identical.values()) == 15
+
+
+def test_packed_messages_hold_every_event_of_the_day_in_order(
+    day: list[tuple[str, dict[str, Any]]], real_day: Path, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    finished = replay_day(real_day, nats_server, tmp_path, "--encoding", "packed")
+    assert (finished.exit_code, finished.summary["published"]) == (0, 43_011)
+    stored = read_stream(nats_server.url)
+    assert len(stored) < 43_011 / 2
+    assert [event for message in stored for event in unpacked(message)] == day
+
+
+def test_the_reference_encoder_publishes_the_same_bytes(
+    real_day: Path, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    pytest.importorskip("ingestor.encode._fast", reason="the extension was not built")
+    plain = replay_day(real_day, nats_server, tmp_path, env=without_the_compiled_encoder(tmp_path))
+    assert "the slower reference encoder serves" in plain.err
+    fast = replay_day(real_day, nats_server, tmp_path)
+    assert "reference encoder" not in fast.err
+    stored = [(one.subject, one.data) for one in read_stream(nats_server.url)]
+    assert len(stored) == 2 * 43_011
+    assert stored[:43_011] == stored[43_011:]
 
 
 def test_the_summary_says_what_is_in_the_stream(
