@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ingestor.blocks import Source
 from ingestor.clock import new_york_ns
 from ingestor.errors import BadDataError, ConfigurationError, NoDataError
-from ingestor.feeds.polygon.journal.compress import compress
+from ingestor.feeds.polygon.journal.compress import Compressor, compress
 from ingestor.feeds.polygon.journal.feed import MIN_BLOCK_BYTES, JournalFeed
 from ingestor.feeds.polygon.journal.format import Market
 from ingestor.feeds.polygon.journal.segments import list_segments
@@ -46,6 +46,12 @@ ROOTS = ("QQQ", "SPY")
 def replayed(directory: Path, feed_name: str = "stocks", **settings: Any) -> list[Message]:
     market = Market[feed_name.upper()]
     return messages_of(JournalFeed(directory=directory, market=market, **settings).blocks())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_compressed_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which segments are compressed, and when, is these tests' choice."""
+    monkeypatch.setattr(Compressor, "poll", lambda _: None)
 
 
 def plain_segments(directory: Path) -> list[Path]:

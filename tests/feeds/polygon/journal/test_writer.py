@@ -100,7 +100,7 @@ def test_a_run_without_frames_leaves_no_segment(tmp_path: Path) -> None:
 def test_a_tick_writes_what_is_held(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, "stocks")
     writer.append(b"[]", OPEN_NS, 1)
-    assert list_segments(tmp_path, Market.STOCKS) == []
+    assert all(one.size <= 44 for one in list_segments(tmp_path, Market.STOCKS))
     writer.tick(OPEN_NS)
     wait_until(lambda: [s.size for s in list_segments(tmp_path, Market.STOCKS)] == [44 + 34])
     writer.close()
