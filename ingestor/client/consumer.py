@@ -6,21 +6,19 @@ same as starting: `open` again, with the sequence after which to go on.
 - **Ephemeral**: acknowledges nothing, lives in the server's memory, and is made anew at the
   sequence wanted. The server removes it some time after its client is gone.
 - **Durable**: acknowledges everything up to a message at once (policy ``all``). What was delivered
-  and not acknowledged would come again only after `ACK_WAIT_S`, behind newer messages; so the
-  consumer is first set back to what is acknowledged. Servers before 2.14 cannot do that: there,
-  nothing is asked for until that time is over, and then the old messages come first.
+  and not acknowledged would come again only after `ACK_WAIT_S`, and in no certain order; so the
+  consumer is first set back to what is acknowledged. Servers before 2.14 cannot do that: there it
+  is deleted and made again at that place, which a spare consumer holds meanwhile (`_replace`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
 from ingestor.client.connection import ApiRefusedError, Connection
-from ingestor.client.start import AtSequence, Start, deliver_policy
+from ingestor.client.start import AtSequence, From, Start, deliver_policy
 from ingestor.errors import StreamError
 from ingestor.units import NS_PER_S
 
@@ -36,9 +34,10 @@ KEPT_WITHOUT_CLIENT_S: Final = 60.0
 RESET_SINCE: Final = (2, 14)
 """First server version that can set a consumer back."""
 
-CONSUMER_NOT_FOUND: Final = 10014
+SPARE_SUFFIX: Final = "-spare"
+"""Appended to a durable's name: the consumer that holds its place while it is made again."""
 
-log = logging.getLogger(__name__)
+CONSUMER_NOT_FOUND: Final = 10014
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,48 +114,85 @@ class Durable:
 
     async def open(self, last_seq: int | None) -> Opened:
         """Make it, or take up where it stands. Raises StreamError when it is of another kind."""
-        info = await self._info()
-        if info is None:
-            start = self._start if last_seq is None else AtSequence(last_seq + 1)
-            info = await self._make(start)
-        self._check(info["config"])
+        info = await self._info(self._name)
+        if info is not None:
+            self._check(info["config"])
+            await self._remove(self._spare)
+        elif (info := await self._recover()) is None:
+            start = await self._first_start() if last_seq is None else AtSequence(last_seq + 1)
+            info = await self._make(self._name, self._config() | deliver_policy(start))
         if info["num_ack_pending"]:
-            info = await self._set_back()
+            info = await self._set_back(info)
         return _opened(info)
 
     async def close(self) -> None:
         """Leave it to the next subscription."""
 
-    async def _info(self) -> Any:
+    async def _first_start(self) -> Start:
+        """Return where a new one begins, in words that mean the same when it is made again."""
+        if self._start is not From.NEW:
+            return self._start
+        what = f"the end of stream {self._stream}"
+        stream = await self._connection.api(what, f"STREAM.INFO.{self._stream}")
+        return AtSequence(stream["state"]["last_seq"] + 1)
+
+    async def _set_back(self, info: Any) -> Any:
+        if self._connection.server_version >= RESET_SINCE:
+            return await self._ask("RESET", self._name)
+        config, floor = info["config"], info["ack_floor"]
+        if floor["consumer_seq"]:
+            kept = {key: value for key, value in config.items() if not key.startswith("opt_start")}
+            config = kept | deliver_policy(AtSequence(floor["stream_seq"] + 1))
+        return await self._replace(config)
+
+    async def _replace(self, config: dict[str, Any]) -> Any:
+        """Delete and make it again. Whatever ends us in between, one of the two is there."""
+        await self._make(self._spare, config)
+        await self._remove(self._name)
+        return await self._recover()
+
+    async def _recover(self) -> Any:
+        """Make it as the spare says, and remove that; None where there is none."""
+        spare = await self._info(self._spare)
+        if spare is None:
+            return None
+        info = await self._make(self._name, spare["config"])
+        await self._remove(self._spare)
+        return info
+
+    @property
+    def _spare(self) -> str:
+        return f"{self._name}{SPARE_SUFFIX}"
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "ack_policy": "all",
+            "ack_wait": int(ACK_WAIT_S * NS_PER_S),
+            "max_ack_pending": MAX_ACK_PENDING,
+            "filter_subject": self._subject,
+        }
+
+    async def _make(self, name: str, config: dict[str, Any]) -> Any:
+        named = config | {"durable_name": name, "name": name}
+        return await _create(self._connection, self._stream, named)
+
+    async def _info(self, name: str) -> Any:
+        return await self._ask_unless_gone("INFO", name)
+
+    async def _remove(self, name: str) -> None:
+        await self._ask_unless_gone("DELETE", name)
+
+    async def _ask_unless_gone(self, verb: str, name: str) -> Any:
         try:
-            return await self._ask("INFO")
+            return await self._ask(verb, name)
         except ApiRefusedError as refused:
             if refused.err_code == CONSUMER_NOT_FOUND:
                 return None
             raise
 
-    async def _make(self, start: Start) -> Any:
-        config = {
-            "durable_name": self._name,
-            "name": self._name,
-            "ack_policy": "all",
-            "ack_wait": int(ACK_WAIT_S * NS_PER_S),
-            "max_ack_pending": MAX_ACK_PENDING,
-            "filter_subject": self._subject,
-            **deliver_policy(start),
-        }
-        return await _create(self._connection, self._stream, config)
-
-    async def _set_back(self) -> Any:
-        if self._connection.server_version >= RESET_SINCE:
-            return await self._ask("RESET")
-        log.warning("durable %s: waiting %g s for what comes again", self._name, ACK_WAIT_S)
-        await asyncio.sleep(ACK_WAIT_S)
-        return await self._ask("INFO")
-
-    async def _ask(self, verb: str) -> Any:
-        what = f"durable {self._name} of stream {self._stream}"
-        return await self._connection.api(what, f"CONSUMER.{verb}.{self._stream}.{self._name}")
+    async def _ask(self, verb: str, name: str) -> Any:
+        what = f"durable {name} of stream {self._stream}"
+        return await self._connection.api(what, f"CONSUMER.{verb}.{self._stream}.{name}")
 
     def _check(self, config: dict[str, Any]) -> None:
         wanted = {"ack_policy": "all", "filter_subject": self._subject}

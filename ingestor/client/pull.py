@@ -12,6 +12,7 @@ number means that a message was lost on the way, and ends this life.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +20,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from ingestor.client.connection import Connection
+from ingestor.client.connection import Connection, NoAnswerError
 from ingestor.client.consumer import Opened
 from ingestor.client.wire import Frame, Status
 from ingestor.errors import StreamError
@@ -44,6 +45,8 @@ _CONFLICT: Final = 409
 _HEARTBEAT: Final = 100
 _ANSWERED: Final = ("batch completed", "maxbytes")
 _PLAIN_REPLY_TOKENS: Final = 9
+
+log = logging.getLogger(__name__)
 
 
 def stored_ns_of(reply: bytes) -> int:
@@ -134,6 +137,17 @@ class Pull:
         """Acknowledge a message and all before it; nothing happens once this life is over."""
         if self._broken is None:
             await self._connection.publish(frame[1].decode())
+
+    async def confirm(self, frame: Frame) -> bool:
+        """Acknowledge as `ack` does, and tell whether the server has said that it has it."""
+        if self._broken is not None:
+            return False
+        try:
+            await self._connection.ask("an acknowledgement", frame[1].decode())
+        except NoAnswerError as error:
+            log.warning("%s", error)
+            return False
+        return True
 
     def receive(self, frames: list[Frame]) -> None:
         """Take messages; those from a gap on are dropped, and come again in the next life."""

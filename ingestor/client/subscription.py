@@ -40,7 +40,7 @@ class Subscription:
 
     A durable acknowledges what was handed out when more is asked for than had arrived together,
     and takes up there next time: what was handed out after that is then repeated. `ack`
-    acknowledges at once.
+    acknowledges at once, and says whether the server has it.
     """
 
     def __init__(
@@ -107,10 +107,14 @@ class Subscription:
             if self._handed < len(self._chunk):
                 self._collect()
 
-    async def ack(self) -> None:
-        """Acknowledge the messages handed out (of a durable; else nothing happens)."""
-        if self._origin is not None and self._consumer.acknowledges and self._handed:
-            await self._origin.ack(self._chunk.frames[self._handed - 1])
+    async def ack(self) -> bool:
+        """Acknowledge the messages handed out (of a durable), and wait until the server has it.
+
+        False where it did not get it, or did not say so: they may then be delivered again, to the
+        next subscription of this name.
+        """
+        pull = self._acked_by
+        return pull is not None and await pull.confirm(self._chunk.frames[self._handed - 1])
 
     async def close(self) -> None:
         """End it; nothing is acknowledged by this."""
@@ -122,6 +126,11 @@ class Subscription:
         """Have the server's side made anew, after what has arrived."""
         if self._pull is not None:
             self._pull.lose(why)
+
+    @property
+    def _acked_by(self) -> Pull | None:
+        """Where messages that are handed out are to be acknowledged, if there are any."""
+        return self._origin if self._consumer.acknowledges and self._handed else None
 
     def _message(self, index: int) -> Message:
         subject, reply, payload = self._chunk.frames[index]
@@ -156,9 +165,11 @@ class Subscription:
     async def _more(self, *, gather: bool = False) -> bool:
         """Have something at hand that is not handed out; False at the stream's end."""
         while self._handed == len(self._chunk):
-            await self.ack()
+            if (pull := self._acked_by) is not None:
+                await pull.ack(self._chunk.frames[-1])
             chunk = await self._next()
             if chunk is None:
+                await self.ack()
                 return False
             if gather:
                 chunk = await self._gathered(chunk)

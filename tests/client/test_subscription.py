@@ -22,9 +22,10 @@ from ingestor.client import (
     Subscription,
     UnknownSubjectError,
     connect,
-    consumer,
+    connection,
     pull,
 )
+from ingestor.client.connection import Connection
 from ingestor.errors import StreamError
 from ingestor.events import MBP10, Event, FuturesTrade
 from tests.client.streams import (
@@ -84,6 +85,17 @@ async def take(subscription: Subscription, wanted: int) -> list[Event]:
             if len(found) == wanted:
                 break
     return found
+
+
+async def read_and_leave(
+    server: NatsServer, acknowledged: int, more: int, subject: str = "market.>"
+) -> None:
+    """Read as a durable, and end without a word after more than was acknowledged."""
+    async with connect(server.url) as client:
+        subscription = client.subscribe(subject, durable="core")
+        assert sequences(await take(subscription, acknowledged)) == list(range(acknowledged))
+        assert await subscription.ack()
+        assert len(await take(subscription, more)) == more
 
 
 async def consumers(server: NatsServer) -> list[str]:
@@ -337,19 +349,10 @@ def test_start_only_counts_when_the_durable_is_new(nats_server: NatsServer) -> N
 
 
 def test_what_a_durable_did_not_acknowledge_comes_first_and_in_order(
-    any_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    any_nats_server: NatsServer,
 ) -> None:
-    monkeypatch.setattr(consumer, "ACK_WAIT_S", 1.0)
-
-    async def crashing() -> None:
-        async with connect(any_nats_server.url) as client:
-            subscription = client.subscribe(TRADES, durable="core")
-            assert sequences(await take(subscription, 4)) == [0, 1, 2, 3]
-            await subscription.ack()
-            assert sequences(await take(subscription, 2)) == [4, 5]
-
     store(any_nats_server, as_json(trades(9)))
-    run(crashing())
+    run(read_and_leave(any_nats_server, 4, 2, TRADES))
     store(any_nats_server, as_json(trades(3, first=9)))
     assert sequences(read(any_nats_server, TRADES, durable="core")) == list(range(4, 12))
 
@@ -361,11 +364,50 @@ def test_only_rows_handed_out_are_acknowledged_of_a_packed_message(
         async with connect(nats_server.url) as client:
             subscription = client.subscribe(durable="core")
             assert len(await take(subscription, 5)) == 5
-            await subscription.ack()
+            assert await subscription.ack()
 
     store(nats_server, packed(trades(3)) + packed(trades(3, first=3)))
     run(crashing())
     assert sequences(read(nats_server, durable="core")) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("start", [AtSequence(5), From.NEW])
+def test_a_durable_that_acknowledged_nothing_begins_where_it_began(
+    any_nats_server: NatsServer, start: Start
+) -> None:
+    async def crashing() -> None:
+        async with connect(any_nats_server.url) as client:
+            subscription = client.subscribe(TRADES, durable="core", start=start)
+            taking = asyncio.create_task(take(subscription, 1))
+            await opened(subscription)
+            await publish(any_nats_server, as_json(trades(2, first=4)))
+            assert sequences(await taking) == [4]
+
+    store(any_nats_server, as_json(trades(4)))
+    run(crashing())
+    assert sequences(read(any_nats_server, TRADES, durable="core")) == [4, 5]
+
+
+def test_an_acknowledgement_that_the_server_does_not_get_is_told(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.2)
+
+    async def acknowledging() -> list[bool]:
+        async with connect(nats_server.url) as client:
+            subscription = client.subscribe(durable="core")
+            told = [await subscription.ack()]
+            await take(subscription, 2)
+            nats_server.pause()
+            told.append(await subscription.ack())
+            nats_server.resume()
+            told.append(await subscription.ack())
+            subscription.lose("for this test")
+            return [*told, await subscription.ack()]
+
+    store(nats_server, as_json(trades(3)))
+    assert run(acknowledging()) == [False, False, True, False]
+    assert "an acknowledgement: no answer" in caplog.text
 
 
 def test_a_durable_of_another_kind_is_not_touched(nats_server: NatsServer) -> None:
@@ -399,10 +441,8 @@ def test_a_restarted_server_costs_nothing_and_repeats_nothing(
 
 
 def test_a_durable_survives_lost_connections_on_any_server(
-    any_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    any_nats_server: NatsServer,
 ) -> None:
-    monkeypatch.setattr(consumer, "ACK_WAIT_S", 1.0)
-
     async def reading() -> list[int]:
         found: list[Event] = []
         async with connect(any_nats_server.url) as client:
@@ -415,6 +455,29 @@ def test_a_durable_survives_lost_connections_on_any_server(
 
     store(any_nats_server, as_json(trades(1200)))
     assert run(reading()) == list(range(1200))
+
+
+@pytest.mark.parametrize("answered", range(7))
+def test_a_durable_keeps_its_place_whatever_ends_the_client_that_sets_it_back(
+    old_nats_server: NatsServer, answered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Connection.api
+    calls = count()
+
+    async def ending(self: Connection, what: str, verb: str, *payload: Any) -> Any:
+        if verb.startswith("CONSUMER") and next(calls) == answered:
+            raise StreamError("the end")
+        return await api(self, what, verb, *payload)
+
+    store(old_nats_server, as_json(trades(9)))
+    run(read_and_leave(old_nats_server, 4, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "api", ending)
+        with pytest.raises(StreamError, match="the end"):
+            read(old_nats_server, durable="core")
+    unacknowledged = read(old_nats_server, durable="core", start=From.NEW)
+    assert sequences(unacknowledged) == [4, 5, 6, 7, 8]
+    assert run(consumers(old_nats_server)) == ["core"]
 
 
 @pytest.mark.parametrize("durable", [None, "core"])
