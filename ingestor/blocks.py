@@ -141,20 +141,30 @@ SEQUENCE_DIGITS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """Finished ``PUB`` commands.
+    """Finished ``PUB`` commands, as `parts` to be sent one after the other.
 
-    ``rows_stop`` (int64, one per message) is the number of rows that the messages up to and
-    including this one carry; for one message a row it is 1, 2, 3... `rows_by_rtype` counts the
-    rows of all of them.
+    A part may be a view of records, which are then not copied. ``rows_stop`` (int64, one per
+    message) is the number of rows that the messages up to and including this one carry; for one
+    message a row it is 1, 2, 3... `rows_by_rtype` counts the rows of all of them.
     """
 
-    data: bytes
+    parts: Sequence[bytes | memoryview]
     rows_stop: Int64s
     rows_by_rtype: Mapping[int, int]
 
     @property
+    def data(self) -> bytes:
+        """The commands in one piece."""
+        return b"".join(self.parts)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of `data`."""
+        return sum(map(len, self.parts))
+
+    @property
     def messages(self) -> int:
-        """Number of ``PUB`` commands in `data`."""
+        """Number of ``PUB`` commands."""
         return len(self.rows_stop)
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_SAMPLE_S: Final = 0.1
+_SAMPLE_S: Final = 0.5
+"""One sample costs the machine some milliseconds: more of them would slow down what is measured."""
+
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 

@@ -73,6 +73,6 @@ def _encode(encoder: Encoder, ordered: Iterable[Runs]) -> int:
         rest, sequence = runs, 1
         while len(rest):
             frames = encoder.encode(rest, _REPLY, sequence, 300)
-            size += len(frames.data)
+            size += frames.size_bytes
             _, rest = rest.split(int(frames.rows_stop[-1]))
     return size

@@ -124,13 +124,15 @@ def _command(place: Workplace, server: EmbeddedServer, command: Sequence[str]) -
         raise IngestorError(f"{' '.join(command)} ended with {cost.exit_code}: {cost.errors}")
     answer = json.loads(cost.output)
     events = int(answer["published"])
+    # Processes that know when their work began tell what it cost; of a replay all of them count.
+    ours_s = answer.get("cpu_s", cost.cpu_s - place.start_cpu_s)
     return Turn(
         events,
         float(answer["elapsed_s"]),
         _stored_bytes(server.url),
         server_s / events * 1e6,
-        max(cost.cpu_s - place.start_cpu_s, 0.0) / events * 1e6,
-        cost.peak_pss_bytes,
+        max(ours_s, 0.0) / events * 1e6,
+        cost.peak_pss_bytes or None,
     )
 
 

@@ -375,7 +375,7 @@ cdef class FastJsonEncoder:
         if left:
             raise IndexError(f"the runs have {left} rows less than keys")
         stops = ONE_EACH[:count] if count <= MANY else np.arange(1, count + 1, dtype=np.int64)
-        return Frames(output.finish(), stops, self.shapes.take_counts())
+        return Frames([output.finish()], stops, self.shapes.take_counts())
 
 
 def _expected_bytes(runs, count):

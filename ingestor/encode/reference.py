@@ -63,7 +63,7 @@ class JsonEncoder:
         for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence):
             parts += frame_head(subject, reply, sequence, len(payload)), payload, CRLF
         stops = np.arange(1, len(rows) + 1, dtype=np.int64)
-        return Frames(b"".join(parts), stops, rows.counts_by_rtype())
+        return Frames([b"".join(parts)], stops, rows.counts_by_rtype())
 
 
 def check_sequences(first: int, count: int) -> None:

@@ -4,10 +4,10 @@ nats-py formats every PUB in Python, so finished frames are written to its trans
 This is the only module that touches private attributes of the client (``_transport``), and these
 are the rules that make it safe:
 
-- Whole commands only, in one write: the client's own commands then never fall inside a frame.
+- Whole commands only, in one call: the client's own commands then never fall inside a frame.
 - Only while the client says it is connected and its callbacks have said so too: during a
   reconnect the new transport exists before the server has heard CONNECT and the subscriptions.
-- ``bytes`` only: uvloop keeps a reference until they are sent.
+- Nothing that changes afterwards: uvloop keeps a reference to it until it is sent.
 - Nothing waits for the transport to drain: the publisher's window bounds what it can hold.
 - A peer that reads nothing would keep an orderly close waiting for ever: `drop` aborts.
 
@@ -133,12 +133,15 @@ class Connection:
         if writer is not None:
             writer.transport.abort()
 
-    def write(self, frames: bytes) -> bool:
-        """Send finished commands; False, with nothing done, while there is no connection."""
+    def write(self, *parts: bytes | memoryview) -> bool:
+        """Send finished commands, in one or more parts.
+
+        False, with nothing done, while there is no connection.
+        """
         if not self.up:
             return False
         try:
-            self._client._transport.write(frames)  # type: ignore[union-attr]
+            self._client._transport.writelines(parts)  # type: ignore[union-attr, arg-type]
         except (RuntimeError, OSError):
             # Closed under us; the client is about to notice.
             return False

@@ -121,8 +121,8 @@ class Ledger:
         self.window.push(front, frames)
         self._rows_by_rtype.update(frames.rows_by_rtype)
         self.batch.sent += frames.messages
-        self._message_bytes = max(1, len(frames.data) // frames.messages)
-        self.subject = _subject_of(frames.data)
+        self._message_bytes = max(1, frames.size_bytes // frames.messages)
+        self.subject = _subject_of(bytes(frames.parts[0]))
 
     def receive(self, subject: str, data: bytes, status: str | None) -> int:
         """Take an answer; return how many rows it acknowledges.

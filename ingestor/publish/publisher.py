@@ -242,7 +242,7 @@ class Publisher:
         ledger = self._books
         batch = ledger.batch
         frames = self._encoder.encode(runs, batch.reply, batch.sent + 1, room)
-        if not self._connection.write(frames.data):
+        if not self._connection.write(*frames.parts):
             self._trouble.set()
             return
         ledger.sent(frames)

@@ -46,7 +46,7 @@ class Window:
 
     def push(self, runs: Runs, frames: Frames) -> None:
         """Add what was just sent: `frames` carry exactly the rows of `runs`."""
-        part = Part(runs, frames.rows_stop, len(frames.data))
+        part = Part(runs, frames.rows_stop, frames.size_bytes)
         self._parts.append(part)
         self.messages += part.messages
         self.rows += len(runs)

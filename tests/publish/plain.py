@@ -39,7 +39,7 @@ class PlainEncoder:
             rows += count
             stops.append(rows)
         counts = runs.part(0, rows).counts_by_rtype()
-        return Frames(bytes(data), np.array(stops, dtype=np.int64), counts)
+        return Frames([bytes(data)], np.array(stops, dtype=np.int64), counts)
 
     def _messages(self, runs: Runs) -> Any:
         for _, records in runs.pieces():

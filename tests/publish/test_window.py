@@ -17,7 +17,7 @@ messages_of_parts = st.lists(
 
 def push(window: Window, first: int, rows: list[int]) -> None:
     stops = np.cumsum(np.array(rows, dtype=np.int64))
-    window.push(trades(first, sum(rows)), Frames(b"x" * 10 * len(rows), stops, {}))
+    window.push(trades(first, sum(rows)), Frames([b"x" * 10 * len(rows)], stops, {}))
 
 
 def sizes(runs: list[Runs]) -> list[int]:

