@@ -10,7 +10,7 @@ import msgspec
 
 from ingestor.blocks import Block
 from ingestor.feed_status import FeedStatus
-from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import END_MESSAGE, records_message, status_message, symbols_message
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 
@@ -98,7 +98,7 @@ class RingWriter:
         self._announced = symbols
         return True
 
-    def _put(self, message: bytes, timeout_s: float) -> bool:
+    def _put(self, message: Message, timeout_s: float) -> bool:
         if self._ring.put(message, timeout_s):
             return True
         self._row.add(Counter.RING_FULL)

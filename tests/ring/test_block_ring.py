@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.doorbell import Doorbell
 
 FORK = multiprocessing.get_context("fork")
@@ -19,9 +19,9 @@ def fill(ring: BlockRing, count: int) -> None:
     ring.put(b"end", timeout_s=5)
 
 
-async def take_until_end(ring: BlockRing, doorbell: Doorbell) -> list[bytes]:
+async def take_until_end(ring: BlockRing, doorbell: Doorbell) -> list[Message]:
     doorbell.listen(asyncio.get_running_loop())
-    got: list[bytes] = []
+    got: list[Message] = []
     while not got or got[-1] != b"end":
         await doorbell.wait(10)
         got += ring.take(1000)
@@ -75,11 +75,12 @@ def test_the_largest_message_fits_an_empty_ring() -> None:
 
 def test_what_was_taken_survives_the_next_take() -> None:
     ring = BlockRing(Doorbell())
-    ring.put(b"a" * 100)
-    first = ring.take(1)
-    ring.put(b"b" * 100)
-    ring.take(1)
-    assert first == [b"a" * 100]
+    sent = [bytes([65 + at]) * size for at, size in enumerate((100, 10_000, 7, 10_000, 300))]
+    taken: list[Message] = []
+    for message in sent:
+        ring.put(message)
+        taken += ring.take(1)
+    assert taken == sent
 
 
 def test_a_doorbell_rung_before_anyone_listened_is_heard() -> None:
