@@ -25,7 +25,7 @@ UInts = npt.NDArray[np.unsignedinteger]
 class Keys:
     """Keys of a block, arrays of unsigned integers and of one length, never decreasing as triples.
 
-    Times are uint64; the sequence is as wide as the vendor's.
+    Times are uint64, those of events contiguous; the sequence is as wide as the vendor's.
     """
 
     ts_event_ns: UInt64s
@@ -56,7 +56,7 @@ class RunningKey:
 
         Stepping back is judged by the two times; a smaller vendor sequence at equal times
         takes the key before it but is not counted, since the sequence proves no order.
-        Keys of records that rise are views of them.
+        Keys of records that rise are views of them, but for the event times.
         """
         if not len(records):
             return _keys_of(records), 0
@@ -79,7 +79,8 @@ class RunningKey:
 
 
 def _keys_of(records: Records) -> Keys:
-    return Keys(records["ts_event_ns"], records["ts_recv_ns"], records["sequence"])
+    event = np.ascontiguousarray(records["ts_event_ns"])
+    return Keys(event, records["ts_recv_ns"], records["sequence"])
 
 
 def _rises(keys: Keys) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor.config.schema import Config
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer

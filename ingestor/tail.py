@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor import client_cli
 from ingestor import log as logs
 from ingestor.client import (

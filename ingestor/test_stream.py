@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor import client_cli
 from ingestor import log as logs
 from ingestor.client import EVERYTHING, From, Subscription, connect

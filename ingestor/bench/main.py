@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor.bench import live
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table

@@ -11,6 +11,10 @@ What is text stays with Python: a symbol's JSON (for an option, all its ticker s
 by the reference encoder's functions and copied from then on. A block remembers its last
 instrument, so the table is only asked when the instrument changes.
 
+A depth event repeats nearly all of the book: most change one of ten levels. So the text of the
+last book is remembered (`Written`: where each level's stands in the output), and the levels before
+the first that differs and behind the last that does are copied from there, bytes for bytes.
+
 Where memory could be overrun is in three places, each of which checks: `Blocks.check` (a run
 inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`.
 The tests run all of it under AddressSanitizer.
@@ -21,7 +25,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
 from ingestor.encode._layout cimport (
     FLAG_SNAPSHOT, FUTURES_TRADE, MBP10, N_LEVELS, N_RTYPES, OPTION_TRADE, STOCK_QUOTE,
@@ -74,6 +78,12 @@ cdef struct Source:
     uint32_t instrument_id
     bint is_option
 
+cdef struct Written:
+    # The levels written last (NULL: none), where in the output the text of each begins, and where
+    # that of the last one ends.
+    const Level* levels
+    Py_ssize_t begins[N_LEVELS + 1]
+
 cdef Py_ssize_t MAX_PAYLOAD = MAX_PAYLOAD_BYTES
 cdef Py_ssize_t MANY = 4096
 ONE_EACH = np.arange(1, MANY + 1, dtype=np.int64)
@@ -100,6 +110,7 @@ cdef class Output:
     cdef PyObject* data
     cdef Py_ssize_t size
     cdef Py_ssize_t capacity
+    cdef Written book
 
     def __cinit__(self, Py_ssize_t capacity):
         self.data = PyBytes_FromStringAndSize(NULL, capacity)
@@ -257,15 +268,51 @@ cdef inline char* put_side_of_level(char* at, int64_t px_e9, uint32_t size, bint
     return put_uint(at, 0 if px_e9 == UNDEF_PRICE else size)
 
 
-cdef char* put_mbp10(char* at, const Mbp10* row) noexcept:
+cdef inline char* put_written(char* at, char* base, Written* book, int first, int stop) noexcept:
+    """Copy the text of levels `first` to `stop` of the last book, and note where it stands now."""
+    cdef char* text = base + book.begins[first]
+    cdef Py_ssize_t moved = at - text
+    cdef Py_ssize_t size = book.begins[stop] - book.begins[first]
+    cdef int index
+    memcpy(at, text, size)
+    for index in range(first, stop):
+        book.begins[index] += moved
+    return at + size
+
+
+cdef inline bint is_written(const Written* book, const Mbp10* row, int index) noexcept:
+    return memcmp(&book.levels[index], &row.levels[index], sizeof(Level)) == 0
+
+
+cdef char* put_levels(char* at, char* base, Written* book, const Mbp10* row) noexcept:
+    """Each level and a comma behind it; `base` is where the output begins."""
     cdef const Level* level
-    cdef bint is_snapshot = row.update.flags & FLAG_SNAPSHOT
-    at = put(at, b'"levels":[')
-    for index in range(N_LEVELS):
+    cdef Py_ssize_t begins_at
+    cdef int index
+    cdef int first = 0
+    cdef int stop = N_LEVELS
+    if book.levels != NULL:
+        while first < N_LEVELS and is_written(book, row, first):
+            first += 1
+        while stop > first and is_written(book, row, stop - 1):
+            stop -= 1
+        at = put_written(at, base, book, 0, first)
+    for index in range(first, stop):
+        begins_at = at - base
         level = &row.levels[index]
         at = put_side_of_level(at, level.bid_px_e9, level.bid_sz, True)
         at = put_side_of_level(at, level.ask_px_e9, level.ask_sz, False)
         at = put(at, b"},")
+        book.begins[index] = begins_at
+    at = put_written(at, base, book, stop, N_LEVELS)
+    book.begins[N_LEVELS] = at - base
+    book.levels = row.levels
+    return at
+
+
+cdef char* put_mbp10(char* at, char* base, Written* book, const Mbp10* row) noexcept:
+    cdef bint is_snapshot = row.update.flags & FLAG_SNAPSHOT
+    at = put_levels(put(at, b'"levels":['), base, book, row)
     at = put(at - 1, b'],"is_snapshot":true' if is_snapshot else b'],"is_snapshot":false')
     at = put_uint(put(at, b',"seq":'), row.update.sequence)
     at = put_action(put(at, b',"action":'), row.update.action)
@@ -286,10 +333,10 @@ cdef inline char* put_envelope(char* at, const Source* source, const char* row) 
     return put_text(put_text(at, source.name), source.instrument)
 
 
-cdef inline char* put_event(char* at, const char* row) noexcept:
+cdef inline char* put_event(char* at, char* base, Written* book, const char* row) noexcept:
     cdef uint8_t rtype = (<const Head*>row).rtype
     if rtype == MBP10:
-        return put_mbp10(at, <const Mbp10*>row)
+        return put_mbp10(at, base, book, <const Mbp10*>row)
     if rtype == FUTURES_TRADE:
         return put_futures_trade(at, <const FuturesTrade*>row)
     if rtype == STOCK_TRADE:
@@ -313,7 +360,8 @@ cdef int put_frame(
     put_eight(at + 4, sequence % 100000000)
     cdef char* length_at = put_text(at + 12, shapes.tail)
     cdef char* payload = put(length_at + 8, b"\r\n")
-    at = put(put_event(put_envelope(payload, source, row), row), b"}")
+    at = put_envelope(payload, source, row)
+    at = put(put_event(at, start - output.size, &output.book, row), b"}")
     if at - payload > MAX_PAYLOAD:
         raise BadDataError(f"a message has {at - payload} bytes; no server takes it")
     put_eight(length_at, <uint32_t>(at - payload))

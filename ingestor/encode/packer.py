@@ -2,7 +2,8 @@
 
 Nothing here is done per record in Python: what the rows of a block have in common (where the
 rtype changes, whether there is one instrument) is found once per block with array operations,
-each message costs a few slices, and the rows' bytes are not copied: frames hold views of them.
+each message costs a few slices, headers are kept and used again, and the rows' bytes are not
+copied: frames hold views of them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import struct
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ingestor.blocks import Block, Frames, Reply, Runs
 from ingestor.encode.packed import (
@@ -31,7 +33,10 @@ from ingestor.encode.packed import (
 from ingestor.encode.reference import CRLF, check_sequences, frame_head
 from ingestor.errors import BadDataError
 from ingestor.records import EventType, split_by_rtype
-from ingestor.symbols import symbol_of
+from ingestor.symbols import SymbolTable, symbol_of
+
+HEADERS_HELD: Final = 1024
+"""Most headers kept."""
 
 _ROW_COUNT_AT: Final = 8
 _ROW_COUNT: Final = struct.Struct("<I")
@@ -40,13 +45,16 @@ _ROW_COUNT: Final = struct.Struct("<I")
 class PackedEncoder:
     """Many records of one subject per message. Implements `Encoder`."""
 
+    def __init__(self) -> None:
+        self._headers = _Headers()
+
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages.
 
         Raises `BadDataError` for an unknown rtype and for a symbol that does not fit the table,
         `ValueError` when the sequence runs out of digits.
         """
-        pieces = list(islice(_pieces(runs), max(max_messages, 0)))
+        pieces = list(islice(_pieces(runs, self._headers), max(max_messages, 0)))
         check_sequences(first_sequence, len(pieces))
         parts: list[bytes | memoryview] = []
         counts: Counter[int] = Counter()
@@ -59,8 +67,8 @@ class PackedEncoder:
             end = CRLF
             counts[piece.kind.rtype] += piece.stop - piece.start
         parts.append(end)
-        row_counts = np.array([piece.stop - piece.start for piece in pieces], dtype=np.int64)
-        return Frames(parts, np.cumsum(row_counts), counts)
+        row_counts = accumulate(piece.stop - piece.start for piece in pieces)
+        return Frames(parts, np.fromiter(row_counts, np.int64, len(pieces)), counts)
 
 
 class _Piece(NamedTuple):
@@ -84,7 +92,7 @@ class _Piece(NamedTuple):
 class _PackingBlock:
     """A block while it is packed: what its rows have in common is found once."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, headers: _Headers) -> None:
         records = np.ascontiguousarray(block.records)
         stretches = list(split_by_rtype(records))
         self._block = block
@@ -94,7 +102,7 @@ class _PackingBlock:
         self._bounds = [0, *np.cumsum([len(rows) for _, rows in stretches]).tolist()]
         self._ids = records["instrument_id"]
         self._sole_id = self._ids[:1] if (self._ids == self._ids[:1]).all() else None
-        self._templates: dict[tuple[int, bytes], bytes] = {}
+        self._headers = headers
 
     def pieces(self, start: int, stop: int) -> Iterator[_Piece]:
         """Cut a run where its rtype changes and at the bounds of a message."""
@@ -111,14 +119,28 @@ class _PackingBlock:
         ids = self._sole_id
         if ids is None:
             ids = np.unique(self._ids[piece.start : piece.stop])
-        key = (piece.kind.rtype, ids.tobytes())
-        if key not in self._templates:
-            self._templates[key] = _header(piece.kind, self._block, ids.tolist())
-        return self._templates[key]
+        return self._headers.template(piece.kind, self._block, ids)
 
 
-def _pieces(runs: Runs) -> Iterator[_Piece]:
-    blocks = [_PackingBlock(block) for block in runs.blocks]
+class _Headers:
+    """Headers without row counts, as they were made: those of one instrument's rows recur."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, str, int, bytes], tuple[SymbolTable, bytes]] = {}
+
+    def template(self, kind: EventType, block: Block, ids: npt.NDArray[np.uint32]) -> bytes:
+        """Return the header of rows with these instruments, ascending."""
+        # A symbol table that is kept beside its header cannot lose its identity to another one.
+        key = (id(block.symbols), block.source, kind.rtype, ids.tobytes())
+        if key not in self._made:
+            if len(self._made) >= HEADERS_HELD:
+                self._made.clear()
+            self._made[key] = (block.symbols, _header(kind, block, ids.tolist()))
+        return self._made[key][1]
+
+
+def _pieces(runs: Runs, headers: _Headers) -> Iterator[_Piece]:
+    blocks = [_PackingBlock(block, headers) for block in runs.blocks]
     columns = (runs.block_of_run.tolist(), runs.start.tolist(), runs.stop.tolist())
     for index, start, stop in zip(*columns, strict=True):
         yield from blocks[index].pieces(start, stop)

@@ -119,7 +119,7 @@ def _rows_until(keys: Keys, limit: tuple[int, int, int], *, inclusive: bool) -> 
     """Return how many leading keys are below `limit`, or at it if `inclusive`."""
     low, high = 0, len(keys)
     for column, value in zip((keys.ts_event_ns, keys.ts_recv_ns), limit, strict=False):
-        window = np.ascontiguousarray(column[low:high])
+        window = column[low:high]
         bound = np.uint64(value)
         low, high = (
             low + int(np.searchsorted(window, bound, "left")),

@@ -26,7 +26,7 @@ MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
 MAX_WRITE_ROWS: Final = 2048
 """Rows encoded and written at a time: about two megabytes of the largest events."""
 
-_FLOW_STEP: Final = 4
+_FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
 
 FAST_INGEST: Final = "fast_ingest"

@@ -123,10 +123,9 @@ class _Span:
     started_ns: int = field(default=0)
 
     def cover(self, runs: Runs) -> None:
-        pieces = runs.pieces()
-        _, records = next(pieces)
         if self.first_ts_event_ns is None:
-            self.first_ts_event_ns = int(records["ts_event_ns"][0])
+            first = runs.blocks[int(runs.block_of_run[0])]
+            self.first_ts_event_ns = int(first.records["ts_event_ns"][int(runs.start[0])])
         last = int(runs.stop[-1]) - 1
         block = runs.blocks[int(runs.block_of_run[-1])]
         self.last_ts_event_ns = int(block.records["ts_event_ns"][last])

@@ -210,8 +210,8 @@ def test_the_pace_decides_how_often_the_next_batch_is_acknowledged() -> None:
     assert not books.pace(7)
     assert books.room() == 1
     assert books.batch.reply.prefix.endswith(b".7.fail.")
-    assert not books.pace(27)
-    assert books.pace(28)
+    assert not books.pace(13)
+    assert books.pace(14)
     assert not books.pace(0)
 
 
