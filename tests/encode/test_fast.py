@@ -114,6 +114,27 @@ def test_equals_the_reference_under_a_symbol_of_any_length(length: int) -> None:
     assert_equal(whole_block(Block(0, rows, {17077: "é" * length}, Source.SIM)))
 
 
+LEVEL_CHANGES = st.tuples(
+    st.integers(0, 9),
+    st.sampled_from(["bid_px_e9", "ask_px_e9", "bid_sz", "ask_ct"]),
+    st.sampled_from([0, 7, 123_456_789, UINT32_MAX]),
+)
+
+
+@given(st.lists(st.lists(LEVEL_CHANGES, max_size=3), max_size=30), st.booleans())
+def test_equals_the_reference_on_books_of_which_little_changes(
+    changes: list[list[tuple[int, str, int]]], alone: bool
+) -> None:
+    rows = np.repeat(examples.MBP10, len(changes) + 1)
+    for at, changed in enumerate(changes, 1):
+        rows[at]["levels"] = rows[at - 1]["levels"]
+        for level, name, value in changed:
+            rows[at]["levels"][name][level] = value
+    others = [block_of(np.repeat(examples.FUTURES_TRADE, len(rows))), block_of(rows[::-1].copy())]
+    turns = [(block, at, at + 1) for at in range(len(rows)) for block in range(3)]
+    assert_equal(runs_with(rows) if alone else strategies.runs_of([block_of(rows), *others], turns))
+
+
 def test_output_grows_past_its_first_guess() -> None:
     rows = np.repeat(examples.FUTURES_TRADE, 500)
     rows["instrument_id"] = np.arange(500) % 7
