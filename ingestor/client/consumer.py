@@ -115,10 +115,11 @@ class Durable:
     async def open(self, last_seq: int | None) -> Opened:
         """Make it, or take up where it stands. Raises StreamError when it is of another kind."""
         info = await self._info(self._name)
+        if not self._can_reset:
+            info = await self._without_spare(info)
         if info is not None:
             self._check(info["config"])
-            await self._remove(self._spare)
-        elif (info := await self._recover()) is None:
+        else:
             start = await self._first_start() if last_seq is None else AtSequence(last_seq + 1)
             info = await self._make(self._name, self._config() | deliver_policy(start))
         if info["num_ack_pending"]:
@@ -127,6 +128,10 @@ class Durable:
 
     async def close(self) -> None:
         """Leave it to the next subscription."""
+
+    @property
+    def _can_reset(self) -> bool:
+        return self._connection.server_version >= RESET_SINCE
 
     async def _first_start(self) -> Start:
         """Return where a new one begins, in words that mean the same when it is made again."""
@@ -137,7 +142,7 @@ class Durable:
         return AtSequence(stream["state"]["last_seq"] + 1)
 
     async def _set_back(self, info: Any) -> Any:
-        if self._connection.server_version >= RESET_SINCE:
+        if self._can_reset:
             return await self._ask("RESET", self._name)
         config, floor = info["config"], info["ack_floor"]
         if floor["consumer_seq"]:
@@ -150,6 +155,13 @@ class Durable:
         await self._make(self._spare, config)
         await self._remove(self._name)
         return await self._recover()
+
+    async def _without_spare(self, info: Any) -> Any:
+        """Finish what ended in between the last time."""
+        if info is None:
+            return await self._recover()
+        await self._remove(self._spare)
+        return info
 
     async def _recover(self) -> Any:
         """Make it as the spare says, and remove that; None where there is none."""

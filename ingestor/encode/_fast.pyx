@@ -16,7 +16,8 @@ last book is remembered (`Written`: where each level's stands in the output), an
 the first that differs and behind the last that does are copied from there, bytes for bytes.
 
 Where memory could be overrun is in three places, each of which checks: `Blocks.check` (a run
-inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`.
+inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`. What is
+copied from the book before is text that was written under the same bound.
 The tests run all of it under AddressSanitizer.
 """
 

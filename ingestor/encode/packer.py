@@ -35,8 +35,9 @@ from ingestor.errors import BadDataError
 from ingestor.records import EventType, split_by_rtype
 from ingestor.symbols import SymbolTable, symbol_of
 
-HEADERS_HELD: Final = 1024
-"""Most headers kept."""
+HEADERS_HELD: Final = 64
+"""Most headers kept, each with its symbol table: a live feed makes a new table for every addition,
+and a table of thousands of options takes some hundred KiB."""
 
 _ROW_COUNT_AT: Final = 8
 _ROW_COUNT: Final = struct.Struct("<I")
@@ -58,15 +59,12 @@ class PackedEncoder:
         check_sequences(first_sequence, len(pieces))
         parts: list[bytes | memoryview] = []
         counts: Counter[int] = Counter()
-        end = b""
         for sequence, piece in enumerate(pieces, first_sequence):
             header, rows = piece.header(), piece.rows()
             payload_bytes = len(header) + len(rows)
             head = frame_head(piece.kind.subject, reply, sequence, payload_bytes)
-            parts += end + head + header, rows
-            end = CRLF
+            parts += head + header, rows, CRLF
             counts[piece.kind.rtype] += piece.stop - piece.start
-        parts.append(end)
         row_counts = accumulate(piece.stop - piece.start for piece in pieces)
         return Frames(parts, np.fromiter(row_counts, np.int64, len(pieces)), counts)
 

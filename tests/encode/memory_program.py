@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from ingestor.blocks import Block, Reply, Runs, Source, whole_block
 from ingestor.encode.reference import JsonEncoder
 from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPES, EventType
+from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
 from ingestor.units import UNDEF_PRICE
 
 ALL = 10**6
@@ -60,6 +61,15 @@ def all_runs() -> Iterator[Runs]:
             yield whole_block(Block(0, longest(kind), table, Source.POLYGON_WS))
 
 
+def books() -> Iterator[Runs]:
+    """Depth of which one level changes at a time, its text as long as can be or as short."""
+    for level in range(10):
+        for price in (-UNDEF_PRICE - 1, UNDEF_PRICE, 0):
+            rows = rows_of(EVENT_TYPE_BY_RTYPE[0x0A], 0x7F, 40).copy()
+            rows["levels"]["bid_px_e9"][20:, level] = price
+            yield whole_block(Block(0, np.frombuffer(rows.tobytes(), rows.dtype), {}, Source.SIM))
+
+
 def refused() -> Iterator[Runs]:
     for kind in EVENT_TYPES:
         one = whole_block(Block(0, rows_of(kind, 0, 2), {}, Source.SIM))
@@ -75,7 +85,7 @@ def main() -> int:
     fast, reference = load(sys.argv[1]), JsonEncoder()
     reply = Reply(b"r" * 120, b"s" * 40)
     compared = stopped = 0
-    for runs in all_runs():
+    for runs in chain(all_runs(), books()):
         expected = reference.encode(runs, reply, 10**12 - 100, ALL)
         assert fast.encode(runs, reply, 10**12 - 100, ALL).data == expected.data
         compared += 1

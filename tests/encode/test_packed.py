@@ -21,7 +21,7 @@ from ingestor.encode.packed import (
     decode_packed,
     is_packed,
 )
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packer import HEADERS_HELD, PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, Records, RType
@@ -35,14 +35,14 @@ ALL = 10**6
 
 def messages(frames: Frames) -> list[tuple[str, str, bytes]]:
     """Take frames apart as a server does: (subject, reply, payload) of each."""
-    found, at = [], 0
-    while at < len(frames.data):
-        end = frames.data.index(b"\r\n", at)
-        verb, subject, reply, size = frames.data[at:end].decode().split(" ")
+    found, at, data = [], 0, frames.data
+    while at < len(data):
+        end = data.index(b"\r\n", at)
+        verb, subject, reply, size = data[at:end].decode().split(" ")
         at = end + 2 + int(size) + 2
         assert verb == "PUB"
-        assert frames.data[at - 2 : at] == b"\r\n"
-        found.append((subject, reply, frames.data[end + 2 : at - 2]))
+        assert data[at - 2 : at] == b"\r\n"
+        found.append((subject, reply, data[end + 2 : at - 2]))
     return found
 
 
@@ -146,6 +146,26 @@ def test_a_message_lists_the_symbols_of_its_own_rows_only() -> None:
     tables = [decode_packed(payload).symbols for payload in packed(runs)]
 
     assert tables == [{17077: "ES.c.0"}, {1: "SPY", 17077: "ES.c.0"}]
+
+
+def test_the_same_instrument_of_another_table_or_source_has_a_header_of_its_own() -> None:
+    told = [({1: "A"}, Source.SIM), ({1: "B"}, Source.SIM), ({1: "A"}, Source.REPLAY)]
+    for symbols, source in told * 2:
+        trade = record(RType.FUTURES_TRADE, instrument_id=1)
+        (payload,) = packed(whole_block(Block(0, trade, symbols, source)))
+        decoded = decode_packed(payload)
+        assert (decoded.symbols, decoded.source) == (symbols, source)
+
+
+def test_headers_that_are_kept_are_bounded() -> None:
+    encoder = PackedEncoder()
+    for number in range(3 * HEADERS_HELD):
+        symbols = {number: f"{number}"}
+        trade = record(RType.FUTURES_TRADE, instrument_id=number)
+        frames = encoder.encode(whole_block(Block(0, trade, symbols, Source.SIM)), REPLY, 1, ALL)
+        ((_, _, payload),) = messages(frames)
+        assert decode_packed(payload).symbols == symbols
+        assert 0 < len(encoder._headers._made) <= HEADERS_HELD
 
 
 def test_an_instrument_that_the_table_does_not_list_is_its_id_as_text() -> None:

@@ -175,6 +175,30 @@ def test_secrets_in_the_url_open_the_door_too(start_nats_server: StartNatsServer
     asyncio.run(opened(Access(url=server.url.replace("//", "//jo:p%40ss@"))))
 
 
+def test_parts_arrive_in_one_piece_through_tls(
+    start_nats_server: StartNatsServer, tmp_path: Path
+) -> None:
+    async def check() -> None:
+        link = connection(Access(url=server.url.replace("nats:", "tls:"), tls_ca_file=files.ca))
+        await link.open()
+        seen: list[bytes] = []
+        await link.listen("a", lambda subject, data, status: seen.append(data))
+        for number in range(50):
+            rows = memoryview(bytes([number]) * 130_000)
+            assert link.write(b"PUB a 130002\r\n<", rows, b">\r\n")
+        await until(lambda: len(seen) == 50)
+        assert seen == [b"<%b>" % (bytes([number]) * 130_000) for number in range(50)]
+        await link.close()
+
+    files = make_certificates(tmp_path)
+    server = start_nats_server(
+        extra_config=f'tls {{ cert_file: "{files.server}", '
+        f'key_file: "{files.server.with_suffix(".key")}" }}'
+    )
+    asyncio.run(check())
+    uvloop.run(check())
+
+
 def test_tls_is_used_where_the_authority_is_known(
     start_nats_server: StartNatsServer, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ingestor.ring.block_ring import BlockRing, Message
+from ingestor.ring.block_ring import TAKE_BYTES, BlockRing, Message
 from ingestor.ring.doorbell import Doorbell
 
 FORK = multiprocessing.get_context("fork")
@@ -81,6 +81,35 @@ def test_what_was_taken_survives_the_next_take() -> None:
         ring.put(message)
         taken += ring.take(1)
     assert taken == sent
+
+
+def test_a_ring_is_emptied_in_parts_that_fit_a_cache() -> None:
+    ring = BlockRing(Doorbell())
+    size = TAKE_BYTES // 4
+    for number in range(12):
+        assert ring.put(bytes([number]) * size)
+    taken: list[int] = []
+    while part := ring.take(100):
+        assert sum(map(len, part)) < TAKE_BYTES + size
+        taken += (message[0] for message in part)
+    assert taken == list(range(12))
+
+
+def test_a_small_message_does_not_hold_the_buffer_of_a_large_one() -> None:
+    ring = BlockRing(Doorbell())
+    for message in (b"x" * 500_000, b"y" * 100):
+        ring.put(message)
+        (taken,) = ring.take(1)
+        assert taken == message
+    assert isinstance(taken, bytes)
+
+
+def test_records_are_put_from_where_they_lie() -> None:
+    ring = BlockRing(Doorbell())
+    lying = bytearray(b"..records..")
+    ring.put(memoryview(lying)[2:-2])
+    lying[:] = b"overwritten"
+    assert ring.take(1) == [b"records"]
 
 
 def test_a_doorbell_rung_before_anyone_listened_is_heard() -> None:
