@@ -16,6 +16,7 @@ from ingestor.client.connection import ApiRefusedError, Connection, CutOffError,
 from ingestor.client.consumer import Consumer
 from ingestor.client.decode import JSON_DECODE, Message, decode
 from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
+from ingestor.client.wire import Frame
 from ingestor.errors import BadDataError, StreamError
 from ingestor.events import Event
 
@@ -57,6 +58,8 @@ class Subscription:
         self._chunk = _NOTHING
         self._handed = 0
         self._origin: Pull | None = None
+        # What was the last of the messages that were at hand before those, of a durable.
+        self._before: tuple[Pull, Frame] | None = None
         # What one or more messages after those were decoded to, and `_handed` once it is gone.
         self._items: deque[Any] = deque()
         self._handed_then = 0
@@ -113,8 +116,8 @@ class Subscription:
         False where it did not get it, or did not say so: they may then be delivered again, to the
         next subscription of this name.
         """
-        pull = self._acked_by
-        return pull is not None and await pull.confirm(self._chunk.frames[self._handed - 1])
+        last = self._last_handed_out
+        return last is not None and await last[0].confirm(last[1])
 
     async def close(self) -> None:
         """End it; nothing is acknowledged by this."""
@@ -128,9 +131,11 @@ class Subscription:
             self._pull.lose(why)
 
     @property
-    def _acked_by(self) -> Pull | None:
-        """Where messages that are handed out are to be acknowledged, if there are any."""
-        return self._origin if self._consumer.acknowledges and self._handed else None
+    def _last_handed_out(self) -> tuple[Pull, Frame] | None:
+        """What a durable is to acknowledge, and where: the last message handed out completely."""
+        if self._handed and self._origin is not None and self._consumer.acknowledges:
+            return self._origin, self._chunk.frames[self._handed - 1]
+        return self._before
 
     def _message(self, index: int) -> Message:
         subject, reply, payload = self._chunk.frames[index]
@@ -165,8 +170,9 @@ class Subscription:
     async def _more(self, *, gather: bool = False) -> bool:
         """Have something at hand that is not handed out; False at the stream's end."""
         while self._handed == len(self._chunk):
-            if (pull := self._acked_by) is not None:
-                await pull.ack(self._chunk.frames[-1])
+            self._before = self._last_handed_out
+            if self._before is not None:
+                await self._before[0].ack(self._before[1])
             chunk = await self._next()
             if chunk is None:
                 await self.ack()
