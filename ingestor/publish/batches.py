@@ -45,6 +45,8 @@ class Batch(Protocol):
     """What the publisher knows of either kind."""
 
     prefix: str
+    flow: int
+    """The stream acknowledges by itself after this many messages, or fewer."""
     sent: int
     acked: int
     last_seq: int | None
@@ -197,6 +199,7 @@ class AckBatch(_State):
 
     def __init__(self, inbox: str, batch_id: str, *, window: int = ACK_WINDOW_MESSAGES) -> None:
         super().__init__(f"{inbox}.{batch_id}")
+        self.flow = 1
         self._window = window
         self._reply = Reply(f"{self.prefix}.".encode(), b"")
 

@@ -23,8 +23,8 @@ from ingestor.records import EVENT_TYPE_BY_RTYPE
 MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
 """Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
 
-MAX_WRITE_ROWS: Final = 2048
-"""Rows encoded and written at a time: about two megabytes of the largest events."""
+MAX_WRITE_ROWS: Final = 4096
+"""Rows encoded and written at a time: about four megabytes of the largest events."""
 
 _FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
@@ -78,6 +78,11 @@ class Ledger:
     def sent_messages(self) -> int:
         """Messages that are stored or under way."""
         return self.window.acked_messages + self.window.messages
+
+    @property
+    def ack_is_coming(self) -> bool:
+        """Whether so much is under way that the stream acknowledges without being asked."""
+        return self.window.messages >= self.batch.flow
 
     @property
     def unstored_rows(self) -> int:

@@ -1,9 +1,12 @@
 """When to ask for an acknowledgement, and when to take silence for an end. No clock is read here.
 
 What was under way at a mark is due one delay later. If it is acknowledged by then the mark moves
-on; if not, the stream is asked. When nothing at all is acknowledged for long, the server is taken
-for gone. How much was sent between marks tells the pace, so that acknowledgements can be had about
-as often as anybody wants to know: every message of a quiet feed, one in hundreds of a busy one.
+on; if not, and nothing else was acknowledged just now, the stream is asked. To ask means to let
+all run dry that is under way, and at full speed that is more than is stored in one delay; so where
+an acknowledgement must come without asking, the delay is the longest there is. When nothing at all
+is acknowledged for long, the server is taken for gone. How much was sent between marks tells the
+pace, so that acknowledgements can be had about as often as anybody wants to know: every message of
+a quiet feed, one in hundreds of a busy one.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ ACK_DELAY_S: Final = 0.02
 """What was sent this long ago and is not acknowledged is asked for."""
 
 MAX_ACK_DELAY_S: Final = 1.0
+
+"""What is under way may be unacknowledged for this long however far or busy the server is."""
 
 ROUND_TRIPS: Final = 4
 """The delay is at least this many times what the last answer took, up to `MAX_ACK_DELAY_S`."""
@@ -57,8 +62,13 @@ class Patience:
         self._progress_s = self._busy_s = now_s
         return self._set_mark(sent, now_s)
 
-    def judge(self, sent: int, acked: int, now_s: float) -> tuple[Verdict, float]:
-        """Return what to do, and in how many seconds to judge again."""
+    def judge(
+        self, sent: int, acked: int, now_s: float, *, coming: bool = False
+    ) -> tuple[Verdict, float]:
+        """Return what to do, and in how many seconds to judge again.
+
+        `coming` says that an acknowledgement is under way for which nobody has to ask.
+        """
         nothing_owed = acked == sent and self._asked_s is None
         if acked != self._acked or nothing_owed:
             self._acked, self._progress_s = acked, now_s
@@ -66,7 +76,12 @@ class Patience:
         if left_s <= 0:
             return Verdict.GIVE_UP, 0.0
         if acked < self._mark <= sent:
-            return (Verdict.ASK if self._asked_s is None else Verdict.WAIT), left_s
+            if self._asked_s is not None:
+                return Verdict.WAIT, left_s
+            still_s = now_s - self._progress_s
+            if still_s > (MAX_ACK_DELAY_S if coming else 0.0):
+                return Verdict.ASK, left_s
+            return Verdict.WAIT, self._ack_delay_s
         self._measure(sent, now_s)
         idle = nothing_owed and now_s - self._busy_s >= IDLE_S
         return Verdict.REST if idle else Verdict.WAIT, self._set_mark(sent, now_s)

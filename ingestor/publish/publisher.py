@@ -318,8 +318,9 @@ class Publisher:
         ledger = self._books
         if self._trouble.is_set():
             return
-        acked = ledger.window.acked_messages
-        verdict, next_s = self._patience.judge(ledger.sent_messages, acked, _now_s())
+        sent, acked = ledger.sent_messages, ledger.window.acked_messages
+        coming = ledger.ack_is_coming
+        verdict, next_s = self._patience.judge(sent, acked, _now_s(), coming=coming)
         if verdict is Verdict.GIVE_UP:
             log.warning("%s says nothing: connecting anew", self._connection.servers)
             self._connection.drop()

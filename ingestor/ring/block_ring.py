@@ -23,7 +23,7 @@ from faster_fifo import Queue
 from ingestor.ring.doorbell import Doorbell
 
 DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
-"""Shared memory per feed: eight blocks of 512 KiB."""
+"""Shared memory per feed: four blocks of 1 MiB."""
 
 TAKE_BYTES: Final = 256 * 1024
 """Messages taken at a time; the last may go beyond. What is taken is to be still in the CPU's cache

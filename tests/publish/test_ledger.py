@@ -204,6 +204,20 @@ def test_large_messages_are_acknowledged_more_often(pad: int, flow: int) -> None
     assert books.batch.reply.prefix.endswith(f".{flow}.fail.".encode())
 
 
+def test_an_acknowledgement_is_coming_once_as_much_is_under_way_as_a_batch_has_between_two() -> (
+    None
+):
+    books = ledger()
+    prove(books)
+    books.pace(7)
+    assert books.room() == 1
+    books.add(trades(1, 20))
+    send(books)
+    assert not books.ack_is_coming
+    send(books)
+    assert books.ack_is_coming
+
+
 def test_the_pace_decides_how_often_the_next_batch_is_acknowledged() -> None:
     books = ledger()
     prove(books)

@@ -52,14 +52,28 @@ def test_the_pace_is_what_was_sent_between_two_marks() -> None:
 def test_what_was_sent_since_the_mark_gets_its_own_delay() -> None:
     patience = waiting()
     assert patience.judge(25, 10, 100.02) == (Verdict.WAIT, ACK_DELAY_S)
-    assert patience.judge(25, 20, 100.04)[0] is Verdict.ASK
+    assert patience.judge(25, 10, 100.04)[0] is Verdict.ASK
 
 
 def test_a_message_unacknowledged_after_the_delay_is_asked_for_once() -> None:
     patience = waiting()
-    assert patience.judge(10, 9, 100.02)[0] is Verdict.ASK
+    assert patience.judge(10, 0, 100.02)[0] is Verdict.ASK
     patience.asked(100.02)
-    assert patience.judge(10, 9, 101.0)[0] is Verdict.WAIT
+    assert patience.judge(10, 0, 101.0)[0] is Verdict.WAIT
+
+
+def test_a_stream_that_acknowledges_something_is_given_another_delay() -> None:
+    patience = waiting()
+    assert patience.judge(10, 7, 100.02) == (Verdict.WAIT, ACK_DELAY_S)
+    assert patience.judge(10, 9, 100.04) == (Verdict.WAIT, ACK_DELAY_S)
+    assert patience.judge(10, 9, 100.06)[0] is Verdict.ASK
+
+
+def test_what_is_acknowledged_without_asking_is_asked_for_after_the_longest_delay_only() -> None:
+    patience = waiting()
+    assert patience.judge(10, 0, 100.02, coming=True) == (Verdict.WAIT, ACK_DELAY_S)
+    assert patience.judge(10, 0, 100.0 + MAX_ACK_DELAY_S, coming=True)[0] is Verdict.WAIT
+    assert patience.judge(10, 0, 100.01 + MAX_ACK_DELAY_S, coming=True)[0] is Verdict.ASK
 
 
 def test_silence_ends_patience() -> None:

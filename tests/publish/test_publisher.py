@@ -21,6 +21,7 @@ from ingestor.errors import (
     StreamError,
 )
 from ingestor.publish.access import Access
+from ingestor.publish.batches import FLOW_MESSAGES
 from ingestor.publish.patience import ACK_DELAY_S
 from ingestor.publish.publisher import Publisher, PublishReport
 from ingestor.publish.stream import StreamSettings
@@ -39,6 +40,8 @@ from tests.publish.plain import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from nats.aio.msg import Msg
 
     from ingestor.blocks import Frames, Reply
     from tests.conftest import StartNatsServer
@@ -165,6 +168,34 @@ def test_a_feed_without_pause_has_each_row_acknowledged_soon(nats_server: NatsSe
         assert await stored(nats_server) == list(range(200))
 
     uvloop.run(check())
+
+
+def test_a_server_that_pauses_at_full_speed_is_not_asked_and_goes_on_with_the_batch(
+    nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        client = await connect(nats_server)
+        batches: set[str] = set()
+
+        async def see(message: Msg) -> None:
+            batches.add(message.reply.rsplit(".", 5)[0])
+
+        await client.subscribe(TRADES, cb=see)
+        publishing = await opened(nats_server)
+        await publishing.send(trades(0, 3 * FLOW_MESSAGES))
+        await until(lambda: publishing.acked_rows > FLOW_MESSAGES)
+        nats_server.pause()
+        sending = asyncio.create_task(publishing.send(trades(3 * FLOW_MESSAGES, 20_000)))
+        await until(lambda: publishing.unacked_rows > 4 * FLOW_MESSAGES)
+        await asyncio.sleep(5 * ACK_DELAY_S)
+        nats_server.resume()
+        await sending
+        await publishing.flush()
+        await publishing.close()
+        await client.drain()
+        assert len(batches) == 2  # the first message proves fast ingest, alone
+
+    asyncio.run(check())
 
 
 def test_acknowledgements_are_counted_as_they_come(any_nats_server: NatsServer) -> None:
