@@ -129,7 +129,7 @@ class Process(Table, frozen=True, kw_only=True):
     options_cpus: Cpus = ()
     ring_bytes: RingBytes = DEFAULT_RING_BYTES
     """Shared memory of one feed's ring."""
-    block_bytes: BlockBytes = 1_048_576
+    block_bytes: BlockBytes = 1_044_480
     """Largest block of records a feed puts in its ring at once. Half of it costs 6 % more CPU."""
     silence_s: Seconds = 30.0
     """A process without a heartbeat for this long is taken for dead."""

@@ -101,6 +101,8 @@ class _PackingBlock:
         self._ids = records["instrument_id"]
         self._sole_id = self._ids[:1] if (self._ids == self._ids[:1]).all() else None
         self._headers = headers
+        self._templates: dict[int, bytes] = {}
+        """By rtype, where there is one instrument."""
 
     def pieces(self, start: int, stop: int) -> Iterator[_Piece]:
         """Cut a run where its rtype changes and at the bounds of a message."""
@@ -114,10 +116,15 @@ class _PackingBlock:
 
     def header_template(self, piece: _Piece) -> bytes:
         """Return the header of a piece, but for its row count."""
-        ids = self._sole_id
-        if ids is None:
+        kind = piece.kind
+        if self._sole_id is None:
             ids = np.unique(self._ids[piece.start : piece.stop])
-        return self._headers.template(piece.kind, self._block, ids)
+            return self._headers.template(kind, self._block, ids)
+        template = self._templates.get(kind.rtype)
+        if template is None:
+            template = self._headers.template(kind, self._block, self._sole_id)
+            self._templates[kind.rtype] = template
+        return template
 
 
 class _Headers:

@@ -14,7 +14,7 @@ from typing import Final
 from ingestor.blocks import Frames, Runs
 from ingestor.errors import StreamError
 from ingestor.publish.answers import NO_RESPONDERS, ApiError, parse_answer
-from ingestor.publish.batches import FLOW_MESSAGES, OUTSTANDING, AckBatch, Batch, FastBatch
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch
 from ingestor.publish.readback import Stored
 from ingestor.publish.stream import StreamState
 from ingestor.publish.window import Window
@@ -25,6 +25,9 @@ MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
 
 MAX_WRITE_ROWS: Final = 4096
 """Rows encoded and written at a time: about four megabytes of the largest events."""
+
+_LARGE_ACKS: Final = 6
+"""Acknowledgements in `MAX_UNACKED_BYTES` of messages so large that these bytes are the bound."""
 
 _FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
@@ -212,7 +215,7 @@ class Ledger:
 
     def _new_flow(self) -> int:
         """However large messages are, acknowledgements come while others are under way."""
-        largest = MAX_UNACKED_BYTES // self._message_bytes // OUTSTANDING
+        largest = MAX_UNACKED_BYTES // self._message_bytes // _LARGE_ACKS
         return max(1, min(largest, self._flow))
 
 

@@ -21,8 +21,12 @@ from ingestor.feeds.databento.symbology import SymbolTables, names_in_metadata
 from ingestor.feeds.streams import open_stream
 from ingestor.feeds.windows import EVERYTHING, Session, Window
 
-BLOCK_BYTES: Final = 1024 * 1024
-"""Default for `DBNIngestor.block_bytes`: 2849 depth records, or 21845 trades."""
+BLOCK_BYTES: Final = 1020 * 1024
+"""Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.
+
+A little less than eight of the largest packed messages: a whole MiB would leave one record for a
+ninth.
+"""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingestor import records
 from ingestor.blocks import Source
+from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.events import MBP10, Aggressor, FuturesTrade
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
@@ -18,6 +20,7 @@ from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
 from ingestor.feeds.databento.symbology import NS_PER_DAY
 from ingestor.feeds.streams import READ_BYTES
 from ingestor.feeds.zstd import MAX_BLOCK_BYTES
+from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 from ingestor.units import NS_PER_S
 from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, dbn_path, depth, records_of, trades, write_dbn
 
@@ -73,15 +76,21 @@ def test_no_dates_means_every_day_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block_bytes", [MIN_BLOCK_BYTES, 5000, BLOCK_BYTES])
 def test_no_block_is_larger_than_asked_for(tmp_path: Path, block_bytes: int) -> None:
-    put(tmp_path, "mbp-10", count=2000)
+    put(tmp_path, "mbp-10", count=4000)
     ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10, block_bytes=block_bytes)
     sizes = [block.records.nbytes for block in ingestor.blocks()]
-    assert sum(sizes) == 2000 * 368
+    assert sum(sizes) == 4000 * 368
     assert max(sizes) == block_bytes // 368 * 368
 
 
-def test_the_default_block_fits_a_ring_message() -> None:
-    assert 64 * 1024 <= BLOCK_BYTES <= 512 * 1024
+def test_a_ring_holds_several_default_blocks() -> None:
+    assert 64 * 1024 <= BLOCK_BYTES <= DEFAULT_RING_BYTES // 4
+
+
+@pytest.mark.parametrize("dtype", [records.FUTURES_TRADE, records.MBP10])
+def test_a_default_block_leaves_no_few_rows_for_a_last_packed_message(dtype: np.dtype[Any]) -> None:
+    in_message = MAX_ROW_BYTES // dtype.itemsize
+    assert BLOCK_BYTES // dtype.itemsize % in_message > in_message // 2
 
 
 def test_a_block_too_small_for_a_record_is_refused(tmp_path: Path) -> None:
