@@ -4,11 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ingestor.bench.inputs import make_day, prebuilt
 from ingestor.bench.turns import WAYS
+from ingestor.feeds.databento.files import DbnSchema
+from tests.replay_cli import read_stream, replay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.nats_servers import NatsServer
 
 EVENTS = 2_000
 
@@ -50,6 +58,30 @@ def test_what_a_consumer_costs_is_its_own_work(packed: dict[str, Any]) -> None:
     costs = [line["our_cpu_us"] for line in packed["lines"] if "consumer" in line["way"]]
     assert len(costs) == 3
     assert all(0 < cost < 1e6 for cost in costs)
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_frames_made_ahead_are_the_messages_of_a_replay(
+    tmp_path: Path, nats_server: NatsServer, encoding: str
+) -> None:
+    day = make_day(tmp_path / "day", EVENTS)
+    chunks, rows, _ = prebuilt(day, (DbnSchema.TRADES, DbnSchema.MBP10), encoding, "_INBOX.x")
+    more = ("--data-dir", str(day), "--encoding", encoding, "--summary", "json")
+    finished = replay("--nats", nats_server.url, *more, cwd=tmp_path)
+    assert finished.summary["published"] == rows
+    stored = read_stream(nats_server.url)
+    assert [(one.subject, one.data) for one in stored] == list(
+        published(b"".join(chunk.data for chunk in chunks[:-1]))
+    )
+
+
+def published(frames: bytes) -> Iterator[tuple[str, bytes]]:
+    """Subject and payload of every ``PUB`` command."""
+    while frames:
+        line, _, rest = frames.partition(b"\r\n")
+        _, subject, _, size = line.split()
+        yield subject.decode(), rest[: int(size)]
+        frames = rest[int(size) + 2 :]
 
 
 def test_stages_and_machine_are_told(packed: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ from ingestor.sim.sample_day import write_sample_day
 DATE: Final = dt.date(2025, 12, 16)
 CHUNK_MESSAGES: Final = 250
 """Frames written at once; half of what the server acknowledges at once."""
-MAX_FRAMES_BYTES: Final = 512 * 1024 * 1024
-"""Frames made ahead stop here: they all lie in memory."""
+MAX_FRAMES_BYTES: Final = 4 * 1024**3
+"""Frames made ahead stop here: they all lie in memory. Whoever asks for more than that compares a
+part of the day with the whole."""
 
 
 def make_day(data_dir: Path, depth_events: int) -> Path:
@@ -31,13 +32,12 @@ def make_day(data_dir: Path, depth_events: int) -> Path:
 
 def blocks(data_dir: Path, schemas: Sequence[DbnSchema]) -> list[Iterator[Block]]:
     """Return an iterator of blocks for each schema, each block a copy of its own."""
-    return [
-        (
-            Block(feed, block.records.copy(), block.symbols, Source.REPLAY)
-            for block in DBNIngestor(data_dir=data_dir, schema=schema).blocks()
-        )
-        for feed, schema in enumerate(schemas)
-    ]
+    return [_copies(feed, data_dir, schema) for feed, schema in enumerate(schemas)]
+
+
+def _copies(feed: int, data_dir: Path, schema: DbnSchema) -> Iterator[Block]:
+    for block in DBNIngestor(data_dir=data_dir, schema=schema).blocks():
+        yield Block(feed, block.records.copy(), block.symbols, Source.REPLAY)
 
 
 def merged(feeds: Sequence[Iterator[Block]]) -> Iterator[Runs]:

@@ -65,7 +65,11 @@ class Workplace:
 
     @contextmanager
     def server(self) -> Iterator[EmbeddedServer]:
-        """Run a server with an empty store, which is removed afterwards."""
+        """Run a server with an empty store, which is removed afterwards.
+
+        What was written before is on disk by then: no turn pays for the one before it.
+        """
+        os.sync()
         folder = Path(tempfile.mkdtemp(prefix="server-", dir=self.directory))
         try:
             with EmbeddedServer(folder, port=ANY_PORT) as server:

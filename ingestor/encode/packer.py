@@ -1,19 +1,19 @@
 """Runs of records to packed messages (the format is described in `ingestor.encode.packed`).
 
 Nothing here is done per record in Python: what the rows of a block have in common (where the
-rtype changes, whether there is one instrument) is found once per block with array operations,
-each message costs a few slices, headers are kept and used again, and the rows' bytes are not
-copied: frames hold views of them.
+rtype changes, whether there is one instrument) is found once per block with array operations.
+Where feeds interleave a message holds some ten rows, so a message itself must cost little: one
+piece, one header that was made before for as many rows, one format. The rows of a large message
+are not copied: frames hold views of them.
 """
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate, islice
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,9 @@ HEADERS_HELD: Final = 64
 """Most headers kept, each with its symbol table: a live feed makes a new table for every addition,
 and a table of thousands of options takes some hundred KiB."""
 
+VIEW_FROM_BYTES: Final = 16 * 1024
+"""Rows of so many bytes are sent from where they lie; fewer are copied faster than listed."""
+
 _ROW_COUNT_AT: Final = 8
 _ROW_COUNT: Final = struct.Struct("<I")
 
@@ -55,36 +58,23 @@ class PackedEncoder:
         Raises `BadDataError` for an unknown rtype and for a symbol that does not fit the table,
         `ValueError` when the sequence runs out of digits.
         """
-        pieces = list(islice(_pieces(runs, self._headers), max(max_messages, 0)))
-        check_sequences(first_sequence, len(pieces))
         parts: list[bytes | memoryview] = []
-        counts: Counter[int] = Counter()
-        for sequence, piece in enumerate(pieces, first_sequence):
-            header, rows = piece.header(), piece.rows()
-            payload_bytes = len(header) + len(rows)
-            head = frame_head(piece.kind.subject, reply, sequence, payload_bytes)
-            parts += head + header, rows, CRLF
-            counts[piece.kind.rtype] += piece.stop - piece.start
-        row_counts = accumulate(piece.stop - piece.start for piece in pieces)
-        return Frames(parts, np.fromiter(row_counts, np.int64, len(pieces)), counts)
-
-
-class _Piece(NamedTuple):
-    """Rows `start` to `stop` of a block, all of one type: what becomes one message."""
-
-    block: _PackingBlock
-    kind: EventType
-    start: int
-    stop: int
-
-    def header(self) -> bytes:
-        template = self.block.header_template(self)
-        count = _ROW_COUNT.pack(self.stop - self.start)
-        return template[:_ROW_COUNT_AT] + count + template[_ROW_COUNT_AT + _ROW_COUNT.size :]
-
-    def rows(self) -> memoryview:
-        size = self.block.row_bytes
-        return self.block.data[self.start * size : self.stop * size]
+        stops: list[int] = []
+        rows, sequence = 0, first_sequence
+        for block, kind, start, stop in islice(_pieces(runs, self._headers), max(max_messages, 0)):
+            header = block.header(kind, start, stop)
+            data = block.data[start * block.row_bytes : stop * block.row_bytes]
+            head = frame_head(kind.subject, reply, sequence, len(header) + len(data))
+            if len(data) < VIEW_FROM_BYTES:
+                parts.append(b"".join((head, header, data, CRLF)))
+            else:
+                parts += head + header, data, CRLF
+            rows += stop - start
+            stops.append(rows)
+            sequence += 1
+        check_sequences(first_sequence, len(stops))
+        counts = runs.part(0, rows).counts_by_rtype()
+        return Frames(parts, np.array(stops, np.int64), counts)
 
 
 class _PackingBlock:
@@ -100,31 +90,31 @@ class _PackingBlock:
         self._bounds = [0, *np.cumsum([len(rows) for _, rows in stretches]).tolist()]
         self._ids = records["instrument_id"]
         self._sole_id = self._ids[:1] if (self._ids == self._ids[:1]).all() else None
+        self._limit = min(MAX_ROWS, MAX_ROW_BYTES // self.row_bytes)
         self._headers = headers
-        self._templates: dict[int, bytes] = {}
-        """By rtype, where there is one instrument."""
+        self._made: dict[tuple[int, int], bytes] = {}
+        """Headers by rtype and number of rows, where there is one instrument."""
 
-    def pieces(self, start: int, stop: int) -> Iterator[_Piece]:
-        """Cut a run where its rtype changes and at the bounds of a message."""
+    def cut(self, start: int, stop: int) -> tuple[EventType, int]:
+        """Return what the message from row `start` on is made of, and where it ends."""
         at = bisect_right(self._bounds, start) - 1
-        limit = min(MAX_ROWS, MAX_ROW_BYTES // self.row_bytes)
-        while start < stop:
-            end = min(stop, start + limit, self._bounds[at + 1])
-            yield _Piece(self, self._kinds[at], start, end)
-            at += end == self._bounds[at + 1]
-            start = end
+        return self._kinds[at], min(stop, start + self._limit, self._bounds[at + 1])
 
-    def header_template(self, piece: _Piece) -> bytes:
-        """Return the header of a piece, but for its row count."""
-        kind = piece.kind
+    def header(self, kind: EventType, start: int, stop: int) -> bytes:
+        """Return the header of the message with these rows, all of one kind."""
         if self._sole_id is None:
-            ids = np.unique(self._ids[piece.start : piece.stop])
-            return self._headers.template(kind, self._block, ids)
-        template = self._templates.get(kind.rtype)
-        if template is None:
+            ids = np.unique(self._ids[start:stop])
+            return _counted(self._headers.template(kind, self._block, ids), stop - start)
+        key = kind.rtype, stop - start
+        if (header := self._made.get(key)) is None:
             template = self._headers.template(kind, self._block, self._sole_id)
-            self._templates[kind.rtype] = template
-        return template
+            header = self._made[key] = _counted(template, stop - start)
+        return header
+
+
+def _counted(template: bytes, rows: int) -> bytes:
+    count = _ROW_COUNT.pack(rows)
+    return template[:_ROW_COUNT_AT] + count + template[_ROW_COUNT_AT + _ROW_COUNT.size :]
 
 
 class _Headers:
@@ -144,11 +134,16 @@ class _Headers:
         return self._made[key][1]
 
 
-def _pieces(runs: Runs, headers: _Headers) -> Iterator[_Piece]:
+def _pieces(runs: Runs, headers: _Headers) -> Iterator[tuple[_PackingBlock, EventType, int, int]]:
+    """Cut runs where the rtype changes and at the bounds of a message."""
     blocks = [_PackingBlock(block, headers) for block in runs.blocks]
     columns = (runs.block_of_run.tolist(), runs.start.tolist(), runs.stop.tolist())
     for index, start, stop in zip(*columns, strict=True):
-        yield from blocks[index].pieces(start, stop)
+        block = blocks[index]
+        while start < stop:
+            kind, end = block.cut(start, stop)
+            yield block, kind, start, end
+            start = end  # noqa: PLW2901
 
 
 def _header(kind: EventType, block: Block, instrument_ids: list[int]) -> bytes:
