@@ -350,12 +350,13 @@ def test_an_endpoint_where_nobody_listens_is_said_and_tried_until_somebody_does(
         "POLYGON_OPTIONS_URL": f"ws://127.0.0.1:{port}/options",
     }
     process = start("--nats", nats_server.url, "--summary", "json", cwd=tmp_path, env=env)
-    until(lambda: len(children(process.pid)) == 3, "processes started")
+    assert process.stderr
+    refused = f"cannot connect to ws://127.0.0.1:{port}/stocks"
+    assert any(refused in line for line in process.stderr)
     with simulator("--port", str(port)):
         until(lambda: stored(nats_server.url) > 0, "events stored")
         finished = stopped(process)
     assert finished.exit_code == 143
-    assert f"cannot connect to ws://127.0.0.1:{port}/stocks" in finished.err
 
 
 def test_an_endpoint_that_is_none_is_said(
