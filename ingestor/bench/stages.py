@@ -68,11 +68,4 @@ def _through_ring(all_blocks: Iterable[Block]) -> int:
 
 
 def _encode(encoder: Encoder, ordered: Iterable[Runs]) -> int:
-    size = 0
-    for runs in ordered:
-        rest, sequence = runs, 1
-        while len(rest):
-            frames = encoder.encode(rest, _REPLY, sequence, 300)
-            size += frames.size_bytes
-            _, rest = rest.split(int(frames.rows_stop[-1]))
-    return size
+    return sum(encoder.encode(runs, _REPLY, 1, len(runs)).size_bytes for runs in ordered)

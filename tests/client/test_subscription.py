@@ -504,7 +504,8 @@ def test_a_message_lost_on_the_way_is_fetched_again(
     def lossy(self: pull.Pull, frames: list[Any]) -> None:
         if next(calls) == 1:
             del frames[len(frames) // 2]
-        receive(self, frames)
+        if frames:  # they may come one by one
+            receive(self, frames)
 
     monkeypatch.setattr(pull.Pull, "receive", lossy)
     store(nats_server, as_json(depth(300)))
