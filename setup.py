@@ -7,7 +7,11 @@ setup(
         Extension(
             "ingestor.encode._fast",
             ["ingestor/encode/_fast.pyx"],
-            depends=["ingestor/encode/_layout.pxd", "ingestor/encode/_text.pxd"],
+            depends=[
+                "ingestor/encode/_layout.pxd",
+                "ingestor/encode/_packing.pxi",
+                "ingestor/encode/_text.pxd",
+            ],
             extra_compile_args=["-O3"],
             optional=True,
         )

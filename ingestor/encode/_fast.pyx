@@ -1,5 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled JSON encoder: runs of records to finished frames, no Python object per row.
+"""The compiled encoders: runs of records to finished frames, no Python object per row.
+
+Packed messages are in ``_packing.pxi``, which is part of this module; the rest is JSON.
 
 How it works. A block's records are read in place, as the packed C structs of ``_layout.pxd``,
 which mirror the dtypes of `ingestor.records`. A row becomes a frame in one pass over a growing
@@ -16,7 +18,7 @@ last book is remembered (`Written`: where each level's stands in the output), an
 the first that differs and behind the last that does are copied from there, bytes for bytes.
 
 Where memory could be overrun is in three places, each of which checks: `Blocks.check` (a run
-inside its block), `put_rows` (a record as long as its rtype says) and `Output.reserve`. What is
+inside its block), `Shapes.check` (a record as long as its rtype says) and `Output.reserve`. What is
 copied from the book before is text that was written under the same bound.
 The tests run all of it under AddressSanitizer.
 """
@@ -41,11 +43,13 @@ from ingestor.encode._text cimport (
 import numpy as np
 
 from ingestor.blocks import SEQUENCE_DIGITS, Frames
+from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS
+from ingestor.encode.packer import ROW_COUNT_AT, Headers
 from ingestor.encode.reference import (
-    LENGTH_DIGITS, MAX_PAYLOAD_BYTES, check_sequences, option_json, symbol_json
+    LENGTH_DIGITS, MAX_PAYLOAD_BYTES, MAX_SEQUENCE, check_sequences, option_json, symbol_json
 )
 from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPES
+from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
 from ingestor.symbols import symbol_of
 
 cdef extern from *:
@@ -72,11 +76,14 @@ cdef struct Rows:
     uint64_t sequence
 
 cdef struct Source:
-    # One block: where its rows lie, and the instrument of the row written last.
+    # One block: where its rows lie, and the instrument of the row written last. What is known of
+    # that is, for JSON, its `instrument`, and for packed messages the `header` of its `rtype`.
     Py_buffer rows
     Text name
     Text instrument
+    Text header
     uint32_t instrument_id
+    uint8_t rtype
     bint is_option
 
 cdef struct Written:
@@ -153,11 +160,23 @@ cdef class Shapes:
             self.kept.append(head)
             self.by_rtype[<uint8_t>kind.rtype] = Shape(text_of(head), ROW_BYTES[kind.rtype])
 
-    cdef dict take_counts(self):
-        """Return rows by rtype since they were last taken."""
-        taken = {kind: self.counts[kind] for kind in ROW_BYTES if self.counts[kind]}
-        memset(self.counts, 0, sizeof(self.counts))
-        return taken
+    cdef inline int check(self, uint8_t rtype, Py_ssize_t row_bytes) except -1:
+        """Raise `BadDataError` unless records of this rtype are so long."""
+        if self.by_rtype[rtype].row_bytes != row_bytes:
+            raise BadDataError(f"no event type has rtype {rtype:#04x} in {row_bytes} bytes")
+        return 0
+
+    cdef dict counted(self):
+        """Return rows by rtype of this call."""
+        return {kind: self.counts[kind] for kind in ROW_BYTES if self.counts[kind]}
+
+
+cdef Shapes shapes_for(Shapes known, reply):
+    """Return those of a reply subject, the known ones where they are of the same, counts at 0."""
+    if known is None or known.reply is not reply:
+        return Shapes(reply)
+    memset(known.counts, 0, sizeof(known.counts))
+    return known
 
 
 cdef class Blocks:
@@ -349,6 +368,20 @@ cdef inline char* put_event(char* at, char* base, Written* book, const char* row
 
 # --- frames --------------------------------------------------------------------------------------
 
+cdef enum:
+    # A frame apart from its texts and its payload: sequence, length, two line ends.
+    FRAME_BYTES = 12 + 8 + 2 + 2
+
+cdef inline char* put_command(
+    char* at, Shapes shapes, const Shape* shape, uint64_t sequence
+) noexcept:
+    """Write a frame up to its payload's length, which has eight digits."""
+    at = put_text(at, shape.head)
+    put_four(at, <uint32_t>(sequence // 100000000))
+    put_eight(at + 4, sequence % 100000000)
+    return put_text(at + 12, shapes.tail)
+
+
 cdef int put_frame(
     Output output, Shapes shapes, const Source* source, const char* row, uint64_t sequence
 ) except -1:
@@ -356,12 +389,9 @@ cdef int put_frame(
     cdef const Shape* shape = &shapes.by_rtype[(<const Head*>row).rtype]
     cdef Py_ssize_t texts = shape.head.size + shapes.tail.size + source.name.size
     cdef char* start = output.reserve(LIMIT_BYTES + texts + source.instrument.size)
-    cdef char* at = put_text(start, shape.head)
-    put_four(at, <uint32_t>(sequence // 100000000))
-    put_eight(at + 4, sequence % 100000000)
-    cdef char* length_at = put_text(at + 12, shapes.tail)
+    cdef char* length_at = put_command(start, shapes, shape, sequence)
     cdef char* payload = put(length_at + 8, b"\r\n")
-    at = put_envelope(payload, source, row)
+    cdef char* at = put_envelope(payload, source, row)
     at = put(put_event(at, start - output.size, &output.book, row), b"}")
     if at - payload > MAX_PAYLOAD:
         raise BadDataError(f"a message has {at - payload} bytes; no server takes it")
@@ -378,10 +408,7 @@ cdef int put_rows(
     cdef const Head* head
     for index in range(rows.count):
         head = <const Head*>row
-        if shapes.by_rtype[head.rtype].row_bytes != source.rows.itemsize:
-            raise BadDataError(
-                f"no event type has rtype {head.rtype:#04x} in {source.rows.itemsize} bytes"
-            )
+        shapes.check(head.rtype, source.rows.itemsize)
         blocks.find_instrument(source, head.instrument_id, head.rtype == OPTION_TRADE)
         put_frame(output, shapes, source, row, rows.sequence + index)
         shapes.counts[head.rtype] += 1
@@ -403,8 +430,7 @@ cdef class FastJsonEncoder:
         count = min(len(runs), max(max_messages, 0))
         check_sequences(first_sequence, count)
         output = Output(_expected_bytes(runs, count))
-        if self.shapes is None or self.shapes.reply is not reply:
-            self.shapes = Shapes(reply)
+        self.shapes = shapes_for(self.shapes, reply)
         blocks = Blocks(runs.blocks)
         cdef const int64_t[:] block, start, stop
         block, start, stop = runs.block_of_run, runs.start, runs.stop
@@ -424,10 +450,13 @@ cdef class FastJsonEncoder:
         if left:
             raise IndexError(f"the runs have {left} rows less than keys")
         stops = ONE_EACH[:count] if count <= MANY else np.arange(1, count + 1, dtype=np.int64)
-        return Frames([output.finish()], stops, self.shapes.take_counts())
+        return Frames([output.finish()], stops, self.shapes.counted())
 
 
 def _expected_bytes(runs, count):
     """A guess of what `count` rows become, so that the output seldom has to grow."""
     widest = max((block.records.itemsize for block in runs.blocks), default=0)
     return LIMIT_BYTES + count * (256 + 2 * widest)
+
+
+include "_packing.pxi"

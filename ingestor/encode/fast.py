@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from ingestor.blocks import Encoder
 from ingestor.encode.packer import PackedEncoder
@@ -24,25 +24,27 @@ logger = logging.getLogger(__name__)
 def make_encoder(encoding: str, *, compiled: bool | None = None) -> Encoder:
     """Return the encoder for one of `ENCODINGS`.
 
-    `compiled` asks for (True) or refuses (False) the compiled JSON encoder; None takes it where
-    it is, and says so in the log where it is not. Raises `ConfigurationError` for another
-    encoding, and when the compiled encoder is asked for but was not built.
+    `compiled` asks for (True) or refuses (False) the compiled encoder; None takes it where it is,
+    and says so in the log where it is not. Raises `ConfigurationError` for another encoding, and
+    when the compiled encoder is asked for but was not built.
     """
-    if encoding == "packed":
-        return PackedEncoder()
-    if encoding != "json":
+    if encoding not in ENCODINGS:
         raise ConfigurationError(f"encoding is {encoding!r}; allowed are {', '.join(ENCODINGS)}")
-    return JsonEncoder() if compiled is False else _compiled_or_reference(required=bool(compiled))
+    packs = encoding == "packed"
+    module = None if compiled is False else _extension(required=bool(compiled))
+    if module is None:
+        return PackedEncoder() if packs else JsonEncoder()
+    return cast("Encoder", module.FastPackedEncoder() if packs else module.FastJsonEncoder())
 
 
-def _compiled_or_reference(*, required: bool) -> Encoder:
+def _extension(*, required: bool) -> Any:
+    """Return the compiled module; None where it is missing, which the log then says."""
     try:
-        module = import_module(_EXTENSION)
+        return import_module(_EXTENSION)
     except ImportError as error:
         if required:
             raise ConfigurationError(f"the compiled encoder was not built: {error}") from error
         logger.warning(
             "the compiled encoder was not built (%s); the slower reference encoder serves", error
         )
-        return JsonEncoder()
-    return cast("Encoder", module.FastJsonEncoder())
+        return None

@@ -1,16 +1,12 @@
-"""Runs of records to packed messages (the format is described in `ingestor.encode.packed`).
+"""The reference packed encoder (the format is described in `ingestor.encode.packed`).
 
-Nothing here is done per record in Python: what the rows of a block have in common (where the
-rtype changes, whether there is one instrument) is found once per block with array operations.
-Where feeds interleave a message holds some ten rows, so a message itself must cost little: one
-piece, one header that was made before for as many rows, one format. The rows of a large message
-are not copied: frames hold views of them.
+It says what the bytes are and serves where there is no compiler; the compiled encoder must equal
+it byte for byte, and takes its `Headers` from here.
 """
 
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -32,17 +28,16 @@ from ingestor.encode.packed import (
 )
 from ingestor.encode.reference import CRLF, check_sequences, frame_head
 from ingestor.errors import BadDataError
-from ingestor.records import EventType, split_by_rtype
+from ingestor.records import EventType, Records, split_by_rtype
 from ingestor.symbols import SymbolTable, symbol_of
 
 HEADERS_HELD: Final = 64
 """Most headers kept, each with its symbol table: a live feed makes a new table for every addition,
 and a table of thousands of options takes some hundred KiB."""
 
-VIEW_FROM_BYTES: Final = 16 * 1024
-"""Rows of so many bytes are sent from where they lie; fewer are copied faster than listed."""
+ROW_COUNT_AT: Final = 8
+"""Where a header has its number of rows."""
 
-_ROW_COUNT_AT: Final = 8
 _ROW_COUNT: Final = struct.Struct("<I")
 
 
@@ -50,7 +45,7 @@ class PackedEncoder:
     """Many records of one subject per message. Implements `Encoder`."""
 
     def __init__(self) -> None:
-        self._headers = _Headers()
+        self._headers = Headers()
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages.
@@ -61,15 +56,13 @@ class PackedEncoder:
         parts: list[bytes | memoryview] = []
         stops: list[int] = []
         rows, sequence = 0, first_sequence
-        for block, kind, start, stop in islice(_pieces(runs, self._headers), max(max_messages, 0)):
-            header = block.header(kind, start, stop)
-            data = block.data[start * block.row_bytes : stop * block.row_bytes]
+        for block, kind, records in islice(_messages(runs), max(max_messages, 0)):
+            template = self._headers.template(kind, block, np.unique(records["instrument_id"]))
+            header = _counted(template, len(records))
+            data = np.ascontiguousarray(records).view(np.uint8).data
             head = frame_head(kind.subject, reply, sequence, len(header) + len(data))
-            if len(data) < VIEW_FROM_BYTES:
-                parts.append(b"".join((head, header, data, CRLF)))
-            else:
-                parts += head + header, data, CRLF
-            rows += stop - start
+            parts += head + header, data, CRLF
+            rows += len(records)
             stops.append(rows)
             sequence += 1
         check_sequences(first_sequence, len(stops))
@@ -77,47 +70,21 @@ class PackedEncoder:
         return Frames(parts, np.array(stops, np.int64), counts)
 
 
-class _PackingBlock:
-    """A block while it is packed: what its rows have in common is found once."""
-
-    def __init__(self, block: Block, headers: _Headers) -> None:
-        records = np.ascontiguousarray(block.records)
-        stretches = list(split_by_rtype(records))
-        self._block = block
-        self.row_bytes = records.dtype.itemsize
-        self.data = records.view(np.uint8).data
-        self._kinds = [kind for kind, _ in stretches]
-        self._bounds = [0, *np.cumsum([len(rows) for _, rows in stretches]).tolist()]
-        self._ids = records["instrument_id"]
-        self._sole_id = self._ids[:1] if (self._ids == self._ids[:1]).all() else None
-        self._limit = min(MAX_ROWS, MAX_ROW_BYTES // self.row_bytes)
-        self._headers = headers
-        self._made: dict[tuple[int, int], bytes] = {}
-        """Headers by rtype and number of rows, where there is one instrument."""
-
-    def cut(self, start: int, stop: int) -> tuple[EventType, int]:
-        """Return what the message from row `start` on is made of, and where it ends."""
-        at = bisect_right(self._bounds, start) - 1
-        return self._kinds[at], min(stop, start + self._limit, self._bounds[at + 1])
-
-    def header(self, kind: EventType, start: int, stop: int) -> bytes:
-        """Return the header of the message with these rows, all of one kind."""
-        if self._sole_id is None:
-            ids = np.unique(self._ids[start:stop])
-            return _counted(self._headers.template(kind, self._block, ids), stop - start)
-        key = kind.rtype, stop - start
-        if (header := self._made.get(key)) is None:
-            template = self._headers.template(kind, self._block, self._sole_id)
-            header = self._made[key] = _counted(template, stop - start)
-        return header
+def _messages(runs: Runs) -> Iterator[tuple[Block, EventType, Records]]:
+    """Cut runs where the rtype changes and at the bounds of a message."""
+    for block, run in runs.pieces():
+        for kind, records in split_by_rtype(run):
+            limit = min(MAX_ROWS, MAX_ROW_BYTES // kind.dtype.itemsize)
+            for start in range(0, len(records), limit):
+                yield block, kind, records[start : start + limit]
 
 
 def _counted(template: bytes, rows: int) -> bytes:
     count = _ROW_COUNT.pack(rows)
-    return template[:_ROW_COUNT_AT] + count + template[_ROW_COUNT_AT + _ROW_COUNT.size :]
+    return template[:ROW_COUNT_AT] + count + template[ROW_COUNT_AT + _ROW_COUNT.size :]
 
 
-class _Headers:
+class Headers:
     """Headers without row counts, as they were made: those of one instrument's rows recur."""
 
     def __init__(self) -> None:
@@ -132,18 +99,6 @@ class _Headers:
                 self._made.clear()
             self._made[key] = (block.symbols, _header(kind, block, ids.tolist()))
         return self._made[key][1]
-
-
-def _pieces(runs: Runs, headers: _Headers) -> Iterator[tuple[_PackingBlock, EventType, int, int]]:
-    """Cut runs where the rtype changes and at the bounds of a message."""
-    blocks = [_PackingBlock(block, headers) for block in runs.blocks]
-    columns = (runs.block_of_run.tolist(), runs.start.tolist(), runs.stop.tolist())
-    for index, start, stop in zip(*columns, strict=True):
-        block = blocks[index]
-        while start < stop:
-            kind, end = block.cut(start, stop)
-            yield block, kind, start, end
-            start = end  # noqa: PLW2901
 
 
 def _header(kind: EventType, block: Block, instrument_ids: list[int]) -> bytes:

@@ -127,10 +127,11 @@ class Ledger:
             front, rest = front.split(rows)
             self._unsent.appendleft(rest)
         self.window.push(front, frames)
-        self._rows_by_rtype.update(frames.rows_by_rtype)
+        for rtype, count in frames.rows_by_rtype.items():
+            self._rows_by_rtype[rtype] += count
         self.batch.sent += frames.messages
         self._message_bytes = max(1, frames.size_bytes // frames.messages)
-        self.subject = _subject_of(bytes(frames.parts[0]))
+        self.subject = self.subject or _subject_of(bytes(frames.parts[0]))
 
     def receive(self, subject: str, data: bytes, status: str | None) -> int:
         """Take an answer; return how many rows it acknowledges.

@@ -1,7 +1,7 @@
 """Run as a program under AddressSanitizer: the extension at argv[1] on the worst it can be given.
 
-Every output is compared with the reference encoder's, so that the run also shows that the
-sanitized build is the same encoder.
+Every output is compared with the reference encoders', so that the run also shows that the
+sanitized build is the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ingestor.blocks import Block, Reply, Runs, Source, whole_block
+from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
+from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
@@ -30,7 +31,7 @@ def load(path: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.FastJsonEncoder()
+    return module
 
 
 def rows_of(kind: EventType, byte: int, count: int) -> np.ndarray[Any, Any]:
@@ -81,20 +82,49 @@ def refused() -> Iterator[Runs]:
         yield whole_block(Block(0, wrong, {}, Source.SIM))
 
 
-def main() -> int:
-    fast, reference = load(sys.argv[1]), JsonEncoder()
+def messages_of_all_sizes() -> Iterator[Runs]:
+    """Packed messages at their bounds, copied and viewed, with symbols as long as can be."""
+    for kind in EVENT_TYPES:
+        rows = rows_of(kind, 0xFF, 2100)
+        one = np.frombuffer(rows.tobytes(), np.uint8).copy().view(kind.dtype)
+        one["instrument_id"] = 0
+        for block in (rows, np.frombuffer(one.tobytes(), kind.dtype)):
+            whole = whole_block(Block(0, block, dict.fromkeys(range(3), "s" * 255), Source.SIM))
+            yield whole
+            yield from (whole.part(len(whole) - count, len(whole)) for count in (1, 44, 45, 341))
+
+
+def same(fast: Encoder, reference: Encoder, runs: Runs) -> bool:
+    """Whether both give the same bytes; False where both refuse."""
     reply = Reply(b"r" * 120, b"s" * 40)
-    compared = stopped = 0
-    for runs in chain(all_runs(), books()):
-        expected = reference.encode(runs, reply, 10**12 - 100, ALL)
-        assert fast.encode(runs, reply, 10**12 - 100, ALL).data == expected.data
-        compared += 1
-    for runs in refused():
-        try:
-            fast.encode(runs, reply, 1, ALL)
-        except (IndexError, BadDataError):
-            stopped += 1
-    print(f"{compared} compared, {stopped} refused")
+    try:
+        expected = reference.encode(runs, reply, 10**12 - 3000, ALL).data
+    except BadDataError:
+        assert stops(fast, runs)
+        return False
+    assert fast.encode(runs, reply, 10**12 - 3000, ALL).data == expected
+    return True
+
+
+def stops(fast: Encoder, runs: Runs) -> bool:
+    """Whether the encoder refuses."""
+    try:
+        fast.encode(runs, Reply(b"r", b"s"), 1, ALL)
+    except (IndexError, BadDataError):
+        return True
+    return False
+
+
+def main() -> int:
+    module = load(sys.argv[1])
+    for name, fast, reference in (
+        ("json", module.FastJsonEncoder(), JsonEncoder()),
+        ("packed", module.FastPackedEncoder(), PackedEncoder()),
+    ):
+        good = list(chain(all_runs(), books(), messages_of_all_sizes()))
+        compared = sum(same(fast, reference, runs) for runs in good)
+        stopped = sum(stops(fast, runs) for runs in refused())
+        print(f"{name}: {compared} of {len(good)} compared, {stopped} refused")
     return 0
 
 

@@ -248,22 +248,24 @@ def test_sequences_that_run_out_of_digits_are_refused() -> None:
 def test_the_compiled_encoder_is_what_is_made_by_default() -> None:
     assert isinstance(make_encoder("json"), _fast.FastJsonEncoder)
     assert isinstance(make_encoder("json", compiled=True), _fast.FastJsonEncoder)
+    assert isinstance(make_encoder("packed"), _fast.FastPackedEncoder)
 
 
-def test_the_reference_and_the_packed_encoder_can_be_asked_for() -> None:
+def test_the_reference_encoders_can_be_asked_for() -> None:
     assert isinstance(make_encoder("json", compiled=False), JsonEncoder)
-    assert isinstance(make_encoder("packed"), PackedEncoder)
+    assert isinstance(make_encoder("packed", compiled=False), PackedEncoder)
 
 
+@pytest.mark.parametrize(("encoding", "kind"), [("json", JsonEncoder), ("packed", PackedEncoder)])
 def test_without_the_extension_the_reference_serves_and_one_log_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    encoding: str, kind: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "ingestor.encode._fast", None)
 
     with caplog.at_level(logging.INFO):
-        encoder = make_encoder("json")
+        encoder = make_encoder(encoding)
 
-    assert isinstance(encoder, JsonEncoder)
+    assert isinstance(encoder, kind)
     assert [entry.levelname for entry in caplog.records] == ["WARNING"]
     assert "reference encoder serves" in caplog.text
 

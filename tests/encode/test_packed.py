@@ -226,14 +226,6 @@ def test_sequences_that_run_out_of_digits_are_refused() -> None:
         ENCODER.encode(runs_with(examples.MBP10), REPLY, 10**12, 1)
 
 
-def test_a_run_that_is_not_in_its_block_is_refused() -> None:
-    at = np.zeros(1, np.int64)
-    runs = Runs([block_of(examples.MBP10)], at, at, at + 2, np.zeros(2, np.int64))
-
-    with pytest.raises(IndexError):
-        ENCODER.encode(runs, REPLY, 1, ALL)
-
-
 def test_records_with_gaps_between_them_are_packed_without() -> None:
     rows = np.repeat(examples.FUTURES_TRADE, 4)
     rows["sequence"] = np.arange(4)

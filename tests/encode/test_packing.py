@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingestor.blocks import Block, Frames, Reply, Runs, Source, whole_block
+from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES
+from ingestor.encode.packer import PackedEncoder
+from ingestor.errors import BadDataError
+from ingestor.records import EVENT_TYPES, EventType, RType
+from tests import strategies
+from tests.encode import examples
+from tests.encode.examples import REPLY, block_of, record, runs_with
+
+if TYPE_CHECKING:
+    from ingestor.encode import _fast
+else:
+    _fast = pytest.importorskip("ingestor.encode._fast", reason="the extension was not built")
+
+FAST = _fast.FastPackedEncoder()
+REFERENCE = PackedEncoder()
+VIEW_FROM_BYTES = 16_384
+ALL = 10**6
+
+
+def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = ALL) -> Frames:
+    fast, reference = (coder.encode(runs, reply, first, limit) for coder in (FAST, REFERENCE))
+    assert fast.data == reference.data
+    assert fast.rows_stop.tolist() == reference.rows_stop.tolist()
+    assert fast.rows_by_rtype == reference.rows_by_rtype
+    return fast
+
+
+@settings(max_examples=300)
+@given(
+    runs=strategies.runs(max_size=60),
+    first=st.integers(0, 10**12 - 1000),
+    limit=st.integers(-1, 10) | st.just(ALL),
+)
+def test_equals_the_reference_on_any_runs(runs: Runs, first: int, limit: int) -> None:
+    assert_equal(runs, REPLY, first, limit)
+
+
+@given(prefix=st.binary(max_size=80), suffix=st.binary(max_size=80))
+def test_equals_the_reference_under_any_reply_subject(prefix: bytes, suffix: bytes) -> None:
+    assert_equal(runs_with(examples.MBP10), Reply(prefix, suffix))
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF])
+def test_equals_the_reference_where_every_byte_of_a_record_is_extreme(
+    kind: EventType, byte: int
+) -> None:
+    rows = np.full(3 * kind.dtype.itemsize, byte, np.uint8).view(kind.dtype)
+    rows["rtype"] = kind.rtype
+
+    assert_equal(runs_with(rows))
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 254, MAX_SYMBOL_BYTES])
+def test_equals_the_reference_under_a_symbol_of_any_length(length: int) -> None:
+    rows = np.repeat(examples.MBP10, 3)
+
+    assert_equal(whole_block(Block(0, rows, {17077: "x" * length}, Source.SIM)))
+
+
+@pytest.mark.parametrize("rtype", list(RType))
+def test_a_run_is_cut_at_the_bounds_of_a_message(rtype: RType) -> None:
+    row = record(rtype)
+    limit = min(MAX_ROWS, MAX_ROW_BYTES // row.itemsize)
+
+    frames = assert_equal(runs_with(np.repeat(row, 2 * limit + 1)))
+
+    assert frames.rows_stop.tolist() == [limit, 2 * limit, 2 * limit + 1]
+
+
+def test_many_instruments_in_one_message_are_all_in_its_header() -> None:
+    rows = np.repeat(examples.STOCK_TRADE, 3 * MAX_ROWS)
+    rows["instrument_id"] = np.arange(len(rows)) % 1000
+
+    assert_equal(runs_with(rows))
+
+
+def test_headers_follow_the_instrument_and_the_type_of_every_message() -> None:
+    trades, quotes = np.repeat(examples.STOCK_TRADE, 40), np.repeat(examples.STOCK_QUOTE, 40)
+    trades["instrument_id"] = [1, 1, 2, 1, 17077] * 8
+    quotes["instrument_id"] = [1, 2, 2, 2, 1] * 8
+    mixed = np.concatenate([trades, quotes.view(trades.dtype), trades])
+    turns = [(block, at, at + 3) for at in range(0, 117, 3) for block in (0, 1)]
+
+    assert_equal(strategies.runs_of([block_of(mixed), block_of(mixed[::-1].copy())], turns))
+
+
+def test_few_rows_are_copied_and_many_are_a_view_of_where_they_lie() -> None:
+    rows = np.repeat(examples.MBP10, 100)
+    copied = VIEW_FROM_BYTES // rows.itemsize
+    runs = strategies.runs_of(
+        [block_of(rows)], [(0, 0, copied), (0, copied, 2 * copied + 1), (0, 99, 100)]
+    )
+
+    before, view, after = assert_equal(runs).parts
+
+    assert np.shares_memory(np.frombuffer(view, np.uint8), rows.view(np.uint8))
+    assert [type(part) for part in (before, after)] == [bytes, bytes]
+
+
+def test_a_part_that_is_long_is_followed_by_another() -> None:
+    rows = np.repeat(examples.MBP10, 2000)
+    turns = [(0, at, at + 20) for at in range(0, 2000, 20)]
+
+    parts = assert_equal(strategies.runs_of([block_of(rows)], turns)).parts
+
+    assert len(parts) == 3
+    assert max(map(len, parts)) < 300_000
+
+
+def test_a_table_that_changed_has_another_header() -> None:
+    rows = examples.FUTURES_TRADE
+    for name in ("ESZ5", "ESH6", "ESZ5"):
+        assert_equal(whole_block(Block(0, rows, {17077: name}, Source.REPLAY)))
+
+
+def test_no_runs_give_no_bytes() -> None:
+    frames = FAST.encode(strategies.runs_of([], []), REPLY, 1, ALL)
+
+    assert (frames.data, frames.messages, frames.rows_by_rtype) == (b"", 0, {})
+
+
+def test_what_an_error_left_unfinished_is_not_counted_afterwards() -> None:
+    row = np.repeat(record(RType.STOCK_TRADE), 2)
+    row["rtype"][1] = 0x55
+    with pytest.raises(BadDataError):
+        FAST.encode(runs_with(row), REPLY, 1, ALL)
+
+    assert FAST.encode(runs_with(examples.MBP10), REPLY, 1, ALL).rows_by_rtype == {RType.MBP10: 1}
+
+
+@pytest.mark.parametrize(
+    "piece", [(1, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 3), (0, 2, 1), (0, 3, 4), (2**62, 0, 1)]
+)
+def test_a_run_outside_its_block_is_refused(piece: tuple[int, int, int]) -> None:
+    rows = np.repeat(examples.FUTURES_TRADE, 2)
+    block, start, stop = (np.array([value]) for value in piece)
+    runs = Runs([block_of(rows)], block, start, stop, np.zeros(1, np.int64))
+
+    with pytest.raises(IndexError, match="a run"):
+        FAST.encode(runs, REPLY, 1, ALL)
+
+
+def test_runs_of_unequal_arrays_are_refused() -> None:
+    one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
+
+    with pytest.raises(IndexError, match="differ in length"):
+        FAST.encode(Runs([block_of(examples.MBP10)], two, one, one + 1, one), REPLY, 1, ALL)
+
+
+def test_more_messages_than_there_are_keys_are_never_made() -> None:
+    rows = np.repeat(examples.STOCK_TRADE, 8)
+    rows["rtype"][1::2] = RType.STOCK_QUOTE
+    runs = replace(runs_with(rows), key_ts_ns=np.zeros(3, np.int64))
+
+    assert FAST.encode(runs, REPLY, 1, ALL).rows_stop.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rtype", [0x55, RType.OPTION_TRADE, RType.MBP10])
+def test_a_record_that_is_not_as_long_as_its_rtype_says_is_refused(rtype: int) -> None:
+    row = record(RType.STOCK_TRADE)
+    row["rtype"] = rtype
+
+    with pytest.raises(BadDataError, match="in 64 bytes"):
+        FAST.encode(runs_with(row), REPLY, 1, ALL)
+
+
+def test_records_with_gaps_between_them_are_refused() -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        FAST.encode(runs_with(np.repeat(examples.FUTURES_TRADE, 4)[::2]), REPLY, 1, ALL)
+
+
+@pytest.mark.parametrize("symbol", ["x" * 256, "é" * 128, "\ud800"])
+def test_a_symbol_that_does_not_fit_the_table_is_refused(symbol: str) -> None:
+    block = Block(0, examples.MBP10, {17077: symbol}, Source.SIM)
+
+    with pytest.raises(BadDataError, match="symbol"):
+        FAST.encode(whole_block(block), REPLY, 1, ALL)
+
+
+def test_sequences_are_used_up_to_their_last_digit() -> None:
+    rows = np.repeat(examples.FUTURES_TRADE, MAX_ROWS + 1)
+    assert_equal(runs_with(rows), first=10**12 - 2)
+
+    with pytest.raises(ValueError, match="12 digits"):
+        FAST.encode(runs_with(rows), REPLY, 10**12 - 1, ALL)
+    with pytest.raises(ValueError, match="12 digits"):
+        FAST.encode(runs_with(rows), REPLY, -1, ALL)
