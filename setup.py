@@ -1,4 +1,4 @@
-"""The one thing setup.cfg cannot say: the compiled encoder, left out where it cannot be built."""
+"""The one thing setup.cfg cannot say: what is compiled, and left out where it cannot be."""
 
 from setuptools import Extension, setup
 
@@ -14,6 +14,12 @@ setup(
             ],
             extra_compile_args=["-O3"],
             optional=True,
-        )
+        ),
+        Extension(
+            "ingestor._keys",
+            ["ingestor/_keys.pyx"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        ),
     ]
 )

@@ -29,7 +29,7 @@ interpreter() { stat -Lc '%s %Y' "$venv/bin/python" && readlink -f "$venv/bin/py
 # What changes when an installation would: the interpreter, the place, what is listed, what is compiled.
 fingerprint() {
     local file files=("$root"/{pyproject.toml,setup.cfg,constraints.txt})
-    for file in "$root"/setup.py "$root"/ingestor/*/*.{pyx,pxd,pxi}; do
+    for file in "$root"/setup.py "$root"/ingestor/{,*/}*.{pyx,pxd,pxi}; do
         [[ ! -e $file ]] || files+=("$file")
     done
     { interpreter && echo "$root" && cat "${files[@]}"; } 2>/dev/null | sha256sum

@@ -82,11 +82,11 @@ pip_install() {
 install_project() {
     local source suffix
     suffix=$("$venv/bin/python" -I -c 'import sysconfig as s; print(s.get_config_var("EXT_SUFFIX"))')
-    rm -f -- "$root"/ingestor/*/*"$suffix" # a build that fails must not leave an older one's work
+    rm -f -- "$root"/ingestor/{,*/}*"$suffix" # a build that fails must not leave an older one's work
     has_uv && set -- "$1" --reinstall-package ingestor # which builds again, as pip always does
     pip_install --constraint "$root/constraints.txt" "${@:2}" --editable "$root${1:+[$1]}" ||
         give_up "the installation failed; the reason stands above"
-    for source in "$root"/ingestor/*/*.pyx; do
+    for source in "$root"/ingestor/{,*/}*.pyx; do
         [[ ! -e $source || -e ${source%.pyx}$suffix ]] || say "${source##*/} was not compiled and" \
             "plain Python does its work: install a C compiler (gcc, python3-dev), remove $venv"
     done

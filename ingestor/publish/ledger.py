@@ -20,13 +20,13 @@ from ingestor.publish.stream import StreamState
 from ingestor.publish.window import Window
 from ingestor.records import EVENT_TYPE_BY_RTYPE
 
-MAX_UNACKED_BYTES: Final = 16 * 1024 * 1024
+MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
 
 MAX_WRITE_ROWS: Final = 4096
 """Rows encoded and written at a time: about four megabytes of the largest events."""
 
-_LARGE_ACKS: Final = 6
+_LARGE_ACKS: Final = 8
 """Acknowledgements in `MAX_UNACKED_BYTES` of messages so large that these bytes are the bound."""
 
 _FLOW_STEP: Final = 2

@@ -65,6 +65,7 @@ def test_the_exit_code_of_the_program_is_passed_on(project: Project) -> None:
         "ingestor/runtime/x.pyx",
         "ingestor/runtime/x.pxd",
         "ingestor/runtime/x.pxi",
+        "ingestor/x.pyx",
     ],
 )
 def test_a_change_of_what_is_installed_installs_into_the_same_environment(

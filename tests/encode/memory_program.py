@@ -1,7 +1,7 @@
-"""Run as a program under AddressSanitizer: the extension at argv[1] on the worst it can be given.
+"""Run as a program under AddressSanitizer: the extensions on the worst they can be given.
 
-Every output is compared with the reference encoders', so that the run also shows that the
-sanitized build is the same.
+argv[1] is the encoders' and argv[2] that of keys. Every output is compared with that of plain
+Python, so that the run also shows that the sanitized build is the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
 from ingestor.errors import BadDataError
+from ingestor.keys import rises_by_columns
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
 from ingestor.units import UNDEF_PRICE
 
@@ -25,8 +26,8 @@ ALL = 10**6
 LONG_TICKER = "O:ABCDEF991231P99999999"
 
 
-def load(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location("ingestor.encode._fast", path)
+def load(name: str, path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -116,7 +117,7 @@ def stops(fast: Encoder, runs: Runs) -> bool:
 
 
 def main() -> int:
-    module = load(sys.argv[1])
+    module = load("ingestor.encode._fast", sys.argv[1])
     for name, fast, reference in (
         ("json", module.FastJsonEncoder(), JsonEncoder()),
         ("packed", module.FastPackedEncoder(), PackedEncoder()),
@@ -125,7 +126,21 @@ def main() -> int:
         compared = sum(same(fast, reference, runs) for runs in good)
         stopped = sum(stops(fast, runs) for runs in refused())
         print(f"{name}: {compared} of {len(good)} compared, {stopped} refused")
+    print(f"keys: {same_keys(load('ingestor._keys', sys.argv[2]))} compared")
     return 0
+
+
+def same_keys(keys: Any) -> int:
+    """How many arrays were compared."""
+    compared = 0
+    for kind in EVENT_TYPES:
+        for byte in (0x00, 0xFF):
+            for count in (1, 2, 50):
+                rows = rows_of(kind, byte, count)
+                for records in (rows, rows[:: max(1, count - 1)]):
+                    assert keys.rises(records) == rises_by_columns(records)
+                    compared += 1
+    return compared
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The extension as it is built: without a compiler, and with one that watches memory."""
+"""The extensions as they are built: without a compiler, and with one that watches memory."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="there i
 
 
 def build(place: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Build the extension inside `place`, as installing the package would."""
-    source = place / "ingestor" / "encode"
-    source.mkdir(parents=True)
+    """Build the extensions inside `place`, as installing the package would."""
     shutil.copy(ROOT / "setup.py", place)
-    for name in ("_fast.pyx", "_layout.pxd", "_packing.pxi", "_text.pxd"):
-        shutil.copy(ROOT / "ingestor" / "encode" / name, source)
-    for package in (source, source.parent):
+    for source in (ROOT / "ingestor").rglob("*.p[yx][xdi]"):
+        package = place / source.relative_to(ROOT).parent
+        package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
+        shutil.copy(source, package)
     return subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=place,
@@ -50,11 +49,12 @@ def library(name: str) -> str:
 
 
 @needs_cython
-def test_without_a_compiler_the_build_succeeds_and_leaves_the_extension_out(tmp_path: Path) -> None:
+def test_without_a_compiler_the_build_succeeds_and_leaves_extensions_out(tmp_path: Path) -> None:
     done = build(tmp_path, CC="/nonexistent/compiler")
 
     assert done.returncode == 0, done.stderr
-    assert 'extension "ingestor.encode._fast" failed' in done.stderr
+    for name in ("ingestor.encode._fast", "ingestor._keys"):
+        assert f'extension "{name}" failed' in done.stderr
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -65,10 +65,10 @@ def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
         pytest.skip("gcc has no AddressSanitizer here")
     flags = "-fsanitize=address -fno-omit-frame-pointer -g"
     built = build(tmp_path, CFLAGS=flags, LDFLAGS="-fsanitize=address")
-    (extension,) = (tmp_path / "ingestor").rglob("*.so")
+    extensions = [next(tmp_path.glob(f"ingestor/**/{name}.*.so")) for name in ("_fast", "_keys")]
 
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(extension)],
+        [sys.executable, str(PROGRAM), *map(str, extensions)],
         cwd=ROOT,
         env={
             **os.environ,
@@ -87,4 +87,5 @@ def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "json: 265 of 275 compared, 20 refused",
         "packed: 223 of 275 compared, 20 refused",
+        "keys: 60 compared",
     ]

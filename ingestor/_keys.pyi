@@ -1,0 +1,3 @@
+from ingestor.records import Records
+
+def rises(records: Records) -> bool: ...
