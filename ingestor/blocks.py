@@ -139,7 +139,7 @@ SEQUENCE_DIGITS = 12
 """Zero-padded width of the sequence in a reply subject; enough for 38 days at 300,000/s."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frames:
     """Finished ``PUB`` commands, as `parts` to be sent one after the other.
 
@@ -157,7 +157,7 @@ class Frames:
         """The commands in one piece."""
         return b"".join(self.parts)
 
-    @cached_property
+    @property
     def size_bytes(self) -> int:
         """Size of `data`."""
         return sum(map(len, self.parts))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ingestor.bench.ceiling import MAX_AHEAD_BYTES, MAX_FLOW, OUTSTANDING, flow_of
 from ingestor.bench.inputs import make_day, prebuilt
 from ingestor.bench.turns import WAYS
 from ingestor.feeds.databento.files import DbnSchema
@@ -65,14 +66,22 @@ def test_frames_made_ahead_are_the_messages_of_a_replay(
     tmp_path: Path, nats_server: NatsServer, encoding: str
 ) -> None:
     day = make_day(tmp_path / "day", EVENTS)
-    chunks, rows, _ = prebuilt(day, (DbnSchema.TRADES, DbnSchema.MBP10), encoding, "_INBOX.x")
+    frames = prebuilt(day, (DbnSchema.TRADES, DbnSchema.MBP10), encoding, "_INBOX.x")
     more = ("--data-dir", str(day), "--encoding", encoding, "--summary", "json")
     finished = replay("--nats", nats_server.url, *more, cwd=tmp_path)
-    assert finished.summary["published"] == rows
+    assert finished.summary["published"] == frames.rows
     stored = read_stream(nats_server.url)
     assert [(one.subject, one.data) for one in stored] == list(
-        published(b"".join(chunk.data for chunk in chunks[:-1]))
+        published(b"".join(chunk.data for chunk in frames.chunks[:-1]))
     )
+
+
+@pytest.mark.parametrize("message_bytes", [1, 900, 131_072, 2**30])
+def test_the_ceiling_has_a_bound_in_messages_and_one_in_bytes(message_bytes: int) -> None:
+    ahead = OUTSTANDING * flow_of(message_bytes)
+    assert ahead == OUTSTANDING or ahead * message_bytes <= MAX_AHEAD_BYTES
+    assert ahead <= OUTSTANDING * MAX_FLOW
+    assert flow_of(900) == MAX_FLOW
 
 
 def published(frames: bytes) -> Iterator[tuple[str, bytes]]:

@@ -18,10 +18,13 @@ from urllib.parse import urlsplit
 
 from ingestor.errors import StreamError
 
-FLOW: Final = 500
+MAX_FLOW: Final = 500
 """Messages between acknowledgements; the server grants no more."""
 OUTSTANDING: Final = 32
 """Acknowledgements waited for at most. Twice what a replay has, to be sure of the ceiling."""
+MAX_AHEAD_BYTES: Final = 64 * 1024 * 1024
+"""So many bytes of large messages are under way: again twice what a replay has. A server that is
+sent gigabytes ahead keeps them in memory, and is slower for it."""
 _RECEIVE_BYTES: Final = 65_536
 _TIMEOUT_S: Final = 30.0
 _ACK: Final = re.compile(rb'"type":"ack","seq":(\d+)')
@@ -34,6 +37,24 @@ class Chunk:
 
     data: bytes
     messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class FramesAhead:
+    """All frames of a batch, of which the last commits it, the rows they carry and their size.
+
+    The server acknowledges every `flow` messages.
+    """
+
+    chunks: Sequence[Chunk]
+    rows: int
+    size_bytes: int
+    flow: int
+
+
+def flow_of(message_bytes: int) -> int:
+    """Return the messages between acknowledgements for messages of about this size."""
+    return max(1, min(MAX_FLOW, MAX_AHEAD_BYTES // OUTSTANDING // message_bytes))
 
 
 class RawConnection:
@@ -63,15 +84,15 @@ class RawConnection:
             raise StreamError(f"{subject}: {answer['error']}")
         return answer
 
-    def blast(self, chunks: Sequence[Chunk]) -> float:
+    def blast(self, frames: FramesAhead) -> float:
         """Write all frames, wait until all are stored, and return the seconds it took.
 
-        The last frame must commit the batch. Raises StreamError for anything but acknowledgements.
+        Raises StreamError for anything but acknowledgements.
         """
         began = time.perf_counter()
         sent = acked = 0
-        for chunk in chunks:
-            while sent and sent + chunk.messages > acked + FLOW * OUTSTANDING:
+        for chunk in frames.chunks:
+            while sent and sent + chunk.messages > acked + frames.flow * OUTSTANDING:
                 acked = self._acknowledged(acked)
             self._socket.sendall(chunk.data)
             sent += chunk.messages

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ingestor.bench.ceiling import Chunk
+from ingestor.bench.ceiling import MAX_FLOW, Chunk, FramesAhead, flow_of
 from ingestor.blocks import Block, Encoder, Reply, Runs, Source
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
@@ -16,8 +16,6 @@ from ingestor.merge.horizon import HorizonMerge
 from ingestor.sim.sample_day import write_sample_day
 
 DATE: Final = dt.date(2025, 12, 16)
-CHUNK_MESSAGES: Final = 250
-"""Frames written at once; half of what the server acknowledges at once."""
 MAX_FRAMES_BYTES: Final = 4 * 1024**3
 """Frames made ahead stop here: they all lie in memory. Whoever asks for more than that compares a
 part of the day with the whole."""
@@ -56,14 +54,15 @@ def merged(feeds: Sequence[Iterator[Block]]) -> Iterator[Runs]:
 
 def prebuilt(
     data_dir: Path, schemas: Sequence[DbnSchema], encoding: str, inbox: str
-) -> tuple[list[Chunk], int, int]:
-    """Return the frames of one fast-ingest batch, how many rows and how many bytes they carry."""
+) -> FramesAhead:
+    """Return the frames of one fast-ingest batch."""
     encoder = make_encoder(encoding)
-    head = f"{inbox}.bench.500.fail.".encode()
+    flow = flow_of(_message_bytes(encoder, data_dir, schemas))
+    head = f"{inbox}.bench.{flow}.fail.".encode()
     chunks: list[Chunk] = []
     sequence, rows, size_bytes = 1, 0, 0
     for runs in merged(blocks(data_dir, schemas)):
-        for chunk, taken in _chunks(encoder, runs, head, sequence):
+        for chunk, taken in _chunks(encoder, runs, (head, flow), sequence):
             chunks.append(chunk)
             sequence += chunk.messages
             rows += taken
@@ -72,16 +71,25 @@ def prebuilt(
             break
     commit = b"PUB market.end %b%012d.3.$FI 0\r\n\r\n" % (head, sequence)
     chunks.append(Chunk(commit, 1))
-    return chunks, rows, size_bytes
+    return FramesAhead(chunks, rows, size_bytes, flow)
+
+
+def _message_bytes(encoder: Encoder, data_dir: Path, schemas: Sequence[DbnSchema]) -> int:
+    """Return the mean size of the first messages."""
+    first = next(merged(blocks(data_dir, schemas)))
+    frames = encoder.encode(first, Reply(b"", b""), 1, MAX_FLOW)
+    return frames.size_bytes // frames.messages
 
 
 def _chunks(
-    encoder: Encoder, runs: Runs, head: bytes, sequence: int
+    encoder: Encoder, runs: Runs, batch: tuple[bytes, int], sequence: int
 ) -> Iterator[tuple[Chunk, int]]:
+    """Yield what is written at once: half of what is acknowledged at once, and its rows."""
+    head, flow = batch
     while len(runs):
         opening = sequence == 1
         reply = Reply(head, b".0.$FI" if opening else b".1.$FI")
-        frames = encoder.encode(runs, reply, sequence, 1 if opening else CHUNK_MESSAGES)
+        frames = encoder.encode(runs, reply, sequence, 1 if opening else max(1, flow // 2))
         rows = int(frames.rows_stop[-1])
         yield Chunk(frames.data, frames.messages), rows
         sequence += frames.messages

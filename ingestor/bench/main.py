@@ -1,7 +1,8 @@
 """``bin/ingestor-bench``: how fast a replay is here, beside what this machine's server can take.
 
-Every round runs every way once, one after the other, so that all of them see the same noise; what
-is told are medians over the rounds and ratios within one run.
+Every round runs every way once, so that all of them see the same noise, in an order of its own, so
+that none is always the one after another; what is told are medians over the rounds and ratios
+within one run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -88,12 +90,12 @@ def run(directory: Path, ways: Sequence[str], given: argparse.Namespace) -> list
     cases = [Case("merged day", day, _BOTH), Case("depth", day, (DbnSchema.MBP10,))]
     cases.append(Case("trades", day, (DbnSchema.TRADES,)))
     cases = [case for case in cases if given.cases in case.name]
-    turns: dict[tuple[str, str], list[Turn]] = {}
+    pairs = [(case, way) for case in cases for way in ways]
+    turns: dict[tuple[str, str], list[Turn]] = {(case.name, way): [] for case, way in pairs}
     for number in range(given.rounds):
-        for case in cases:
-            for way in ways:
-                print(f"round {number + 1}/{given.rounds}: {case.name}, {way}", file=sys.stderr)
-                turns.setdefault((case.name, way), []).append(WAYS[way](place, case))
+        for case, way in random.sample(pairs, len(pairs)):
+            print(f"round {number + 1}/{given.rounds}: {case.name}, {way}", file=sys.stderr)
+            turns[case.name, way].append(WAYS[way](place, case))
     medians = {key: statistics.median(t.events_per_s for t in all_) for key, all_ in turns.items()}
     return [_line(key, all_, medians) for key, all_ in turns.items()]
 

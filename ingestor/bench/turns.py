@@ -84,11 +84,12 @@ def ceiling(place: Workplace, case: Case, encoding: str) -> Turn:
         connection = RawConnection(server.url)
         stream = {"name": STREAM, "subjects": ["market.>"], "allow_batched": True}
         connection.request(f"$JS.API.STREAM.CREATE.{STREAM}", stream | {"storage": "file"})
-        chunks, rows, size = prebuilt(case.data_dir, case.schemas, encoding, connection.inbox)
+        frames = prebuilt(case.data_dir, case.schemas, encoding, connection.inbox)
         used_s = _server_cpu_s(server)
-        seconds = connection.blast(chunks)
+        seconds = connection.blast(frames)
         connection.close()
-        return Turn(rows, seconds, size, (_server_cpu_s(server) - used_s) / rows * 1e6)
+        server_us = (_server_cpu_s(server) - used_s) / frames.rows * 1e6
+        return Turn(frames.rows, seconds, frames.size_bytes, server_us)
 
 
 def replay(place: Workplace, case: Case, encoding: str) -> Turn:
