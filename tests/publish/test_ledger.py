@@ -193,7 +193,7 @@ def test_a_message_larger_than_all_bounds_still_goes_alone() -> None:
     assert books.room() > 0
 
 
-@pytest.mark.parametrize(("pad", "flow"), [(100, FLOW_MESSAGES), (100_000, 27)])
+@pytest.mark.parametrize(("pad", "flow"), [(100, FLOW_MESSAGES), (100_000, 41)])
 def test_large_messages_are_acknowledged_more_often(pad: int, flow: int) -> None:
     books = ledger()
     books.add(trades(0, 2))
