@@ -1,8 +1,8 @@
 """The connection: nats-py for protocol, authentication, TLS and reconnects; frames past it.
 
 nats-py formats every PUB in Python, so finished frames are written to its transport directly.
-This is the only module that touches private attributes of the client (``_transport``), and these
-are the rules that make it safe:
+This is the only module that touches private attributes of the client (``_transport``, and what it
+writes to), and these are the rules that make it safe:
 
 - Whole commands only, in one call: the client's own commands then never fall inside a frame.
 - Only while the client says it is connected and its callbacks have said so too: during a
@@ -129,8 +129,7 @@ class Connection:
 
     def drop(self) -> None:
         """Cut the connection at once; the client then reconnects, unless it is closed."""
-        writer = getattr(self._client._transport, "_io_writer", None)
-        if writer is not None:
+        if (writer := self._writer) is not None:
             writer.transport.abort()
 
     def write(self, *parts: bytes | memoryview) -> bool:
@@ -138,12 +137,13 @@ class Connection:
 
         False, with nothing done, while there is no connection.
         """
-        if not self.up:
+        writer = self._writer
+        # A transport that was closed under us may break, and the client is yet to notice.
+        if writer is None or writer.is_closing() or not self.up:
             return False
         try:
-            self._client._transport.writelines(parts)  # type: ignore[union-attr, arg-type]
+            writer.writelines(parts)
         except (RuntimeError, OSError):
-            # Closed under us; the client is about to notice.
             return False
         return True
 
@@ -184,6 +184,10 @@ class Connection:
     def forbidden(self, subject: str) -> bool:
         """Whether the server has said so since the subject was last spared."""
         return self._spared.get(subject.lower(), False)
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        return getattr(self._client._transport, "_io_writer", None)
 
     async def _connect(self) -> None:
         login = self._login

@@ -116,6 +116,24 @@ def test_a_dropped_connection_comes_back_though_the_server_reads_nothing(
     run(check())
 
 
+@LOOPS
+def test_a_connection_that_was_closed_under_a_write_is_none(
+    nats_server: NatsServer, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    async def check() -> None:
+        link = connection(Access(url=nats_server.url))
+        await link.open()
+        link.drop()
+        for _ in range(5):
+            assert not link.write(b"PUB a 1\r\nx\r\n" * 100_000)
+            await asyncio.sleep(0)
+        await until(lambda: link.up)
+        assert link.write(b"PUB a 1\r\nx\r\n")
+        await link.close()
+
+    run(check())
+
+
 def test_changes_are_told(nats_server: NatsServer) -> None:
     async def check() -> None:
         async with Proxy(nats_server.port) as proxy:
