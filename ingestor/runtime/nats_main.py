@@ -35,12 +35,18 @@ exit codes:
 """
 
 
+_WANTED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal; returns the exit code."""
     given = _parser().parse_args(arguments)
     server = EmbeddedServer(given.data_dir, port=given.port)
     try:
         with server:
+            # Blocked only now, as the server must not inherit it; and before anybody is told that
+            # it runs, since who is told may stop it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _WANTED)
             _tell(server)
             return _until_signal(server)
     except KeyboardInterrupt:
@@ -51,11 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _until_signal(server: EmbeddedServer) -> int:
-    # Blocked only now: the server must not inherit it.
-    wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     while (problem := server.problem()) is None:
-        if signal.sigwait(wanted) != signal.SIGCHLD:
+        if signal.sigwait(_WANTED) != signal.SIGCHLD:
             return ExitCode.OK
     print(f"ingestor-nats: {problem}", file=sys.stderr)
     return ExitCode.EMBEDDED_SERVER
