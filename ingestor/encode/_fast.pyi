@@ -1,5 +1,4 @@
 from ingestor.blocks import Frames, Reply, Runs
-from ingestor.encode.packer import Headers
 
 ROW_BYTES: dict[int, int]
 
@@ -9,7 +8,6 @@ class FastJsonEncoder:
     ) -> Frames: ...
 
 class FastPackedEncoder:
-    headers: Headers
     def encode(
         self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int
     ) -> Frames: ...

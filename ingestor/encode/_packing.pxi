@@ -140,7 +140,7 @@ cdef class FastPackedEncoder:
     """Many records of one subject per message; equals `PackedEncoder` byte for byte."""
 
     cdef Shapes shapes
-    cdef readonly object headers
+    cdef object headers
 
     def __cinit__(self):
         self.headers = Headers()
@@ -180,5 +180,7 @@ cdef class FastPackedEncoder:
                 messages += 1
             if messages == most:
                 break
+        if messages < most and done < len(runs):
+            raise IndexError(f"the runs have {len(runs) - done} rows less than keys")
         parts.cut()
         return Frames(parts.done, rows_stop[:messages], self.shapes.counted())

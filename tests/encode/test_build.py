@@ -59,6 +59,17 @@ def test_without_a_compiler_the_build_succeeds_and_leaves_extensions_out(tmp_pat
 
 
 @needs_cython
+def test_no_function_can_lose_an_exception(tmp_path: Path) -> None:
+    build(tmp_path, CC="/nonexistent/compiler")
+
+    written = sorted(tmp_path.glob("ingestor/**/*.c"))
+
+    assert [source.stem for source in written] == ["_keys", "_fast"]
+    # What Cython has a `noexcept` function do with an exception that it cannot raise.
+    assert [source for source in written if "__Pyx_WriteUnraisable" in source.read_text()] == []
+
+
+@needs_cython
 @needs_compiler
 def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
     if not Path(library("libasan.so")).is_absolute():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Reply, Runs, Source, whole_block
+from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.encode import make_encoder
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
@@ -28,6 +28,7 @@ else:
 
 FAST = _fast.FastJsonEncoder()
 REFERENCE = JsonEncoder()
+BOTH = pytest.mark.parametrize("encoder", [FAST, _fast.FastPackedEncoder()], ids=["json", "packed"])
 ALL = 10**6
 
 
@@ -185,39 +186,45 @@ def test_structs_are_as_long_as_the_dtypes_they_mirror() -> None:
     assert {kind.rtype: kind.dtype.itemsize for kind in EVENT_TYPES} == _fast.ROW_BYTES
 
 
+@BOTH
 @pytest.mark.parametrize(
     "piece", [(1, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 3), (0, 2, 1), (0, 3, 4), (2**62, 0, 1)]
 )
-def test_a_run_outside_its_block_is_refused(piece: tuple[int, int, int]) -> None:
+def test_a_run_outside_its_block_is_refused(encoder: Encoder, piece: tuple[int, int, int]) -> None:
     rows = np.repeat(examples.FUTURES_TRADE, 2)
     block, start, stop = (np.array([value]) for value in piece)
     runs = Runs([block_of(rows)], block, start, stop, np.zeros(1, np.int64))
 
     with pytest.raises(IndexError, match="a run"):
-        FAST.encode(runs, REPLY, 1, ALL)
+        encoder.encode(runs, REPLY, 1, ALL)
 
 
-def test_runs_of_unequal_arrays_are_refused() -> None:
+@BOTH
+def test_runs_of_unequal_arrays_are_refused(encoder: Encoder) -> None:
     one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
 
     with pytest.raises(IndexError, match="differ in length"):
-        FAST.encode(Runs([block_of(examples.MBP10)], two, one, one + 1, one), REPLY, 1, ALL)
+        encoder.encode(Runs([block_of(examples.MBP10)], two, one, one + 1, one), REPLY, 1, ALL)
 
 
-def test_runs_with_less_rows_than_keys_are_refused() -> None:
+@BOTH
+def test_runs_with_less_rows_than_keys_are_refused(encoder: Encoder) -> None:
     runs = runs_with(examples.FUTURES_TRADE)
 
     with pytest.raises(IndexError, match="2 rows less"):
-        FAST.encode(replace(runs, key_ts_ns=np.zeros(3, np.int64)), REPLY, 1, ALL)
+        encoder.encode(replace(runs, key_ts_ns=np.zeros(3, np.int64)), REPLY, 1, ALL)
 
 
+@BOTH
 @pytest.mark.parametrize("rtype", [0x55, RType.OPTION_TRADE, RType.MBP10])
-def test_a_record_that_is_not_as_long_as_its_rtype_says_is_refused(rtype: int) -> None:
+def test_a_record_that_is_not_as_long_as_its_rtype_says_is_refused(
+    encoder: Encoder, rtype: int
+) -> None:
     row = record(RType.STOCK_TRADE)
     row["rtype"] = rtype
 
     with pytest.raises(BadDataError, match="in 64 bytes"):
-        FAST.encode(runs_with(row), REPLY, 1, ALL)
+        encoder.encode(runs_with(row), REPLY, 1, ALL)
 
 
 def test_records_too_short_for_a_header_are_refused() -> None:
@@ -228,11 +235,12 @@ def test_records_too_short_for_a_header_are_refused() -> None:
         FAST.encode(replace(runs, blocks=[short]), REPLY, 1, ALL)
 
 
-def test_records_with_gaps_between_them_are_refused() -> None:
+@BOTH
+def test_records_with_gaps_between_them_are_refused(encoder: Encoder) -> None:
     rows = np.repeat(examples.FUTURES_TRADE, 4)[::2]
 
     with pytest.raises(ValueError, match="contiguous"):
-        FAST.encode(runs_with(rows), REPLY, 1, ALL)
+        encoder.encode(runs_with(rows), REPLY, 1, ALL)
 
 
 def test_an_option_whose_symbol_is_no_ticker_is_refused() -> None:

@@ -140,45 +140,12 @@ def test_what_an_error_left_unfinished_is_not_counted_afterwards() -> None:
     assert FAST.encode(runs_with(examples.MBP10), REPLY, 1, ALL).rows_by_rtype == {RType.MBP10: 1}
 
 
-@pytest.mark.parametrize(
-    "piece", [(1, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, 3), (0, 2, 1), (0, 3, 4), (2**62, 0, 1)]
-)
-def test_a_run_outside_its_block_is_refused(piece: tuple[int, int, int]) -> None:
-    rows = np.repeat(examples.FUTURES_TRADE, 2)
-    block, start, stop = (np.array([value]) for value in piece)
-    runs = Runs([block_of(rows)], block, start, stop, np.zeros(1, np.int64))
-
-    with pytest.raises(IndexError, match="a run"):
-        FAST.encode(runs, REPLY, 1, ALL)
-
-
-def test_runs_of_unequal_arrays_are_refused() -> None:
-    one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
-
-    with pytest.raises(IndexError, match="differ in length"):
-        FAST.encode(Runs([block_of(examples.MBP10)], two, one, one + 1, one), REPLY, 1, ALL)
-
-
 def test_more_messages_than_there_are_keys_are_never_made() -> None:
     rows = np.repeat(examples.STOCK_TRADE, 8)
     rows["rtype"][1::2] = RType.STOCK_QUOTE
     runs = replace(runs_with(rows), key_ts_ns=np.zeros(3, np.int64))
 
     assert FAST.encode(runs, REPLY, 1, ALL).rows_stop.tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("rtype", [0x55, RType.OPTION_TRADE, RType.MBP10])
-def test_a_record_that_is_not_as_long_as_its_rtype_says_is_refused(rtype: int) -> None:
-    row = record(RType.STOCK_TRADE)
-    row["rtype"] = rtype
-
-    with pytest.raises(BadDataError, match="in 64 bytes"):
-        FAST.encode(runs_with(row), REPLY, 1, ALL)
-
-
-def test_records_with_gaps_between_them_are_refused() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        FAST.encode(runs_with(np.repeat(examples.FUTURES_TRADE, 4)[::2]), REPLY, 1, ALL)
 
 
 @pytest.mark.parametrize("symbol", ["x" * 256, "é" * 128, "\ud800"])
