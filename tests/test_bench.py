@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ingestor.bench import turns
 from ingestor.bench.ceiling import MAX_AHEAD_BYTES, MAX_FLOW, OUTSTANDING, flow_of
 from ingestor.bench.inputs import make_day, prebuilt
+from ingestor.bench.main import main
 from ingestor.bench.turns import WAYS
+from ingestor.errors import ExitCode
 from ingestor.feeds.databento.files import DbnSchema
 from tests.replay_cli import read_stream, replay
 
@@ -22,10 +26,14 @@ if TYPE_CHECKING:
 EVENTS = 2_000
 
 
+def command(*arguments: str, dir_: Path) -> list[str]:
+    words = [sys.executable, "-m", "ingestor.bench.main", "--rounds", "1"]
+    return [*words, "--events", str(EVENTS), "--dir", str(dir_), *arguments]
+
+
 def bench(*arguments: str, dir_: Path) -> str:
-    command = [sys.executable, "-m", "ingestor.bench.main", "--rounds", "1"]
-    command += ["--events", str(EVENTS), "--dir", str(dir_), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    words = command(*arguments, dir_=dir_)
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +111,41 @@ def test_for_people_it_is_a_table(tmp_path: Path) -> None:
     assert "plain Python, window" in table.splitlines()[1]
     assert "stage, ns per event" in table
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_come_while_it_runs_and_an_interrupt_ends_with_those_there_are(
+    tmp_path: Path,
+) -> None:
+    words = command(
+        "--rounds", "1000", "--ways", "replay, packed", "--cases", "depth", dir_=tmp_path
+    )
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    first = next(line for line in running.stderr if line.startswith("round 1/1000: depth, replay"))
+    assert "events/s, median" in first
+    running.send_signal(signal.SIGINT)
+    table, _ = running.communicate(timeout=60)
+    assert running.returncode == ExitCode.INTERRUPTED
+    assert "replay, packed" in table.splitlines()[1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--cases", "--ways"])
+def test_a_word_that_matches_nothing_is_refused_with_what_there_is(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option, "nothing like it"])
+    assert ended.value.code == ExitCode.CONFIGURATION
+    told = capsys.readouterr().err
+    assert "'nothing like it'" in told
+    assert "merged day, depth, trades" in told or "ceiling, JSON" in told
+
+
+def test_slow_ways_publish_the_front_of_the_day_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "AWAITED_EVENTS", 50)
+    day = make_day(tmp_path / "day", EVENTS)
+    case = turns.Case("trades", day, (DbnSchema.TRADES,))
+    assert WAYS["plain Python, awaited"](turns.Workplace(tmp_path), case).events == 50

@@ -2,7 +2,7 @@
 
 Every round runs every way once, so that all of them see the same noise, in an order of its own, so
 that none is always the one after another; what is told are medians over the rounds and ratios
-within one run.
+within one run. Every turn is told when it is over, and Ctrl-C ends with the table so far.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ingestor.bench import live
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
-from ingestor.errors import IngestorError
+from ingestor.errors import ExitCode, IngestorError
 from ingestor.feeds.databento.files import DbnSchema
 
 DEPTH_EVENTS: Final = 400_000
@@ -36,7 +36,7 @@ _MORE: Final = """\
 Each way fills the stream of a fresh nats-server with an empty store in --dir:
   ceiling               frames made ahead, written to a bare socket: what the server can take
   replay                bin/ingestor-replay --speed 0
-  plain Python          dict per event, orjson, nats-py on uvloop
+  plain Python          dict per event, orjson, nats-py on uvloop; on the front of the day only
 and a consumer reads what a replay has stored, as typed events or as arrays.
 
 ingestor-bench live --help: latency and cost of a live run against the simulator.
@@ -64,40 +64,91 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["live"]:
         return live.main(words[1:])
-    given = _parser().parse_args(words)
-    ways = [way for way in WAYS if not given.ways or given.ways in way]
+    parser = _parser()
+    given = parser.parse_args(words)
+    pairs = _pairs(parser, given.cases, given.ways)
     try:
         with tempfile.TemporaryDirectory(prefix="ingestor-bench-", dir=given.dir) as name:
-            lines = run(Path(name), ways, given)
-            stages = stage_table(Path(name) / "day")
+            turns = _run(Path(name), pairs, given)
+            stages = stage_table(Path(name) / "day") if turns.complete else {}
     except IngestorError as error:
         print(f"ingestor-bench: {error}", file=sys.stderr)
         return error.exit_code
+    lines = turns.lines()
     if given.json:
         result = {"machine": machine(), "lines": [asdict(line) for line in lines]}
         print(json.dumps(result | {"stage_ns_per_event": stages}))
     else:
         print(_table(lines, stages))
-    return 0
+    return 0 if turns.complete else ExitCode.INTERRUPTED
 
 
-def run(directory: Path, ways: Sequence[str], given: argparse.Namespace) -> list[Line]:
-    """Run all rounds in `directory` and return a line per case and way."""
-    day = make_day(directory / "day", given.events)
-    tiny = make_day(directory / "tiny", TINY_DEPTH_EVENTS)
-    place = Workplace(directory)
-    place = Workplace(directory, start_cpu_s(place, Case("tiny", tiny, _BOTH)))
-    cases = [Case("merged day", day, _BOTH), Case("depth", day, (DbnSchema.MBP10,))]
-    cases.append(Case("trades", day, (DbnSchema.TRADES,)))
-    cases = [case for case in cases if given.cases in case.name]
-    pairs = [(case, way) for case in cases for way in ways]
-    turns: dict[tuple[str, str], list[Turn]] = {(case.name, way): [] for case, way in pairs}
-    for number in range(given.rounds):
-        for case, way in random.sample(pairs, len(pairs)):
-            print(f"round {number + 1}/{given.rounds}: {case.name}, {way}", file=sys.stderr)
-            turns[case.name, way].append(WAYS[way](place, case))
-    medians = {key: statistics.median(t.events_per_s for t in all_) for key, all_ in turns.items()}
-    return [_line(key, all_, medians) for key, all_ in turns.items()]
+CASES: Final[dict[str, tuple[DbnSchema, ...]]] = {
+    "merged day": _BOTH,
+    "depth": (DbnSchema.MBP10,),
+    "trades": (DbnSchema.TRADES,),
+}
+"""Name for people to the schemas of the day that are published."""
+
+Pair = tuple[str, str]
+"""A case and a way, by name."""
+
+
+def _pairs(parser: argparse.ArgumentParser, case: str, way: str) -> list[Pair]:
+    """Return what is wanted; ends the program with a sentence where a word matches nothing."""
+    for word, names, what in ((case, CASES, "case"), (way, WAYS, "way")):
+        if not any(word in name for name in names):
+            parser.error(f"no {what} holds {word!r}: there are {', '.join(names)}")
+    return [(one, other) for one in CASES if case in one for other in WAYS if way in other]
+
+
+class _Turns:
+    """The turns of every pair so far, in the order of the table."""
+
+    def __init__(self, pairs: Sequence[Pair], rounds: int) -> None:
+        self._turns: dict[Pair, list[Turn]] = {pair: [] for pair in pairs}
+        self._rounds = rounds
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair had all its turns."""
+        return all(len(turns) == self._rounds for turns in self._turns.values())
+
+    def add(self, pair: Pair, turn: Turn) -> None:
+        """Note a turn, and tell what it showed."""
+        turns = self._turns[pair]
+        turns.append(turn)
+        median = statistics.median(one.events_per_s for one in turns)
+        print(
+            f"round {len(turns)}/{self._rounds}: {', '.join(pair)}: "
+            f"{turn.events_per_s:,.0f} events/s, median {median:,.0f}",
+            file=sys.stderr,
+        )
+
+    def lines(self) -> list[Line]:
+        """Return the line of each pair that had a turn."""
+        had = {pair: turns for pair, turns in self._turns.items() if turns}
+        medians = {
+            pair: statistics.median(turn.events_per_s for turn in turns)
+            for pair, turns in had.items()
+        }
+        return [_line(pair, turns, medians) for pair, turns in had.items()]
+
+
+def _run(directory: Path, pairs: Sequence[Pair], given: argparse.Namespace) -> _Turns:
+    """Run all rounds in `directory`, or as many turns as there are until Ctrl-C."""
+    turns = _Turns(pairs, given.rounds)
+    try:
+        day = make_day(directory / "day", given.events)
+        tiny = make_day(directory / "tiny", TINY_DEPTH_EVENTS)
+        place = Workplace(directory)
+        place = Workplace(directory, start_cpu_s(place, Case("tiny", tiny, _BOTH)))
+        for _ in range(given.rounds):
+            for case, way in random.sample(pairs, len(pairs)):
+                turns.add((case, way), WAYS[way](place, Case(case, day, CASES[case])))
+    except KeyboardInterrupt:
+        print("interrupted: medians of the turns there were", file=sys.stderr)
+    return turns
 
 
 def machine() -> dict[str, str]:
@@ -111,9 +162,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def _line(
-    key: tuple[str, str], turns: Sequence[Turn], medians: dict[tuple[str, str], float]
-) -> Line:
+def _line(key: Pair, turns: Sequence[Turn], medians: dict[Pair, float]) -> Line:
     case, way = key
     best = medians.get((case, "ceiling, packed" if "packed" in way else "ceiling, JSON"))
     best = None if "consumer" in way else best
@@ -139,7 +188,9 @@ def _table(lines: Sequence[Line], stages: dict[str, float]) -> str:
     table = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     named = [f"  {name:<28}{ns:>8.0f}" for name, ns in stages.items()]
     about = ", ".join(f"{name} {value}" for name, value in machine().items())
-    return "\n".join([*table, "", "stage, ns per event of the merged day", *named, "", about])
+    if named:
+        table += ["", "stage, ns per event of the merged day", *named]
+    return "\n".join([*table, "", about])
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -47,15 +47,18 @@ def events(
 
 
 async def publish(
-    url: str, data_dir: Path, schemas: list[DbnSchema], limit: int | None
+    url: str, data_dir: Path, schemas: list[DbnSchema], *, limit: int, awaited: bool
 ) -> dict[str, Any]:
-    """Publish the merged files and return how many events, seconds, CPU seconds."""
+    """Publish at most `limit` events of the merged files.
+
+    Returns how many were published, seconds, CPU seconds.
+    """
     client = await nats.connect(url)
     context = client.jetstream(publish_async_max_pending=WINDOW)
     await context.add_stream(name="MARKET_DATA", subjects=["market.>"])
     merged = heapq.merge(*(events(data_dir, schema) for schema in schemas), key=lambda one: one[0])
     began, used_s = time.perf_counter(), time.process_time()
-    send = _windowed if limit is None else _awaited
+    send = _awaited if awaited else _windowed
     messages = ((subject, event) for _, subject, event in merged)
     count = await send(context, islice(messages, limit))
     elapsed_s, cpu_s = time.perf_counter() - began, time.process_time() - used_s
@@ -132,12 +135,12 @@ def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--schemas", default="trades,mbp-10")
-    parser.add_argument(
-        "--awaited", type=int, metavar="N", help="await every publish, and stop after N events"
-    )
+    parser.add_argument("--limit", type=int, required=True, help="stop after this many events")
+    parser.add_argument("--awaited", action="store_true", help="await every publish")
     given = parser.parse_args()
     schemas = [DbnSchema(name) for name in given.schemas.split(",")]
-    print(json.dumps(uvloop.run(publish(given.nats, given.data_dir, schemas, given.awaited))))
+    work = publish(given.nats, given.data_dir, schemas, limit=given.limit, awaited=given.awaited)
+    print(json.dumps(uvloop.run(work)))
 
 
 if __name__ == "__main__":

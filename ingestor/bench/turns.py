@@ -21,8 +21,9 @@ from ingestor.feeds.databento.files import DbnSchema
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
 
 STREAM: Final = "MARKET_DATA"
+WINDOW_EVENTS: Final = 100_000
 AWAITED_EVENTS: Final = 10_000
-"""Awaited publishes are so slow that a sample must do."""
+"""The plain ways are slow: the front of the day, five seconds and one and a half, must do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,10 @@ def replay(place: Workplace, case: Case, encoding: str) -> Turn:
         return _command(place, server, _replay(case, encoding))
 
 
-def plain(place: Workplace, case: Case, awaited: int | None) -> Turn:
-    """Run the plain Python pipeline."""
+def plain(place: Workplace, case: Case, limit: int, *more: str) -> Turn:
+    """Run the plain Python pipeline over the first `limit` events."""
     command = [sys.executable, "-m", "ingestor.bench.plain", "--data-dir", str(case.data_dir)]
-    command += ["--schemas", ",".join(case.schemas)]
-    command += [] if awaited is None else ["--awaited", str(awaited)]
+    command += ["--schemas", ",".join(case.schemas), "--limit", str(limit), *more]
     with place.server() as server:
         return _command(place, server, command)
 
@@ -157,8 +157,8 @@ WAYS: Final[dict[str, Way]] = {
     "replay, packed": lambda place, case: replay(place, case, "packed"),
     "consumer, JSON events": lambda place, case: consume(place, case, "json", "events"),
     "consumer, packed batches": lambda place, case: consume(place, case, "packed", "batches"),
-    "plain Python, window": lambda place, case: plain(place, case, None),
-    "plain Python, awaited": lambda place, case: plain(place, case, AWAITED_EVENTS),
+    "plain Python, window": lambda place, case: plain(place, case, WINDOW_EVENTS),
+    "plain Python, awaited": lambda place, case: plain(place, case, AWAITED_EVENTS, "--awaited"),
 }
 
 
