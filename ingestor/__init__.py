@@ -1,3 +1,46 @@
-"""Market-data ingestor: vendor feeds in, canonical events in NATS JetStream out."""
+"""Market-data ingestor: vendor feeds in, canonical events in NATS JetStream out.
+
+The names below are imported when they are first asked for: ``import ingestor`` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ingestor.blocks import Source as EventSource
+    from ingestor.dbn_ingestor import DBNIngestor
+    from ingestor.replay_publisher import ReplayPublisher
+    from ingestor.stream_ingestor import StreamIngestor
+    from ingestor.strike_manager import StrikeManager
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DBNIngestor",
+    "EventSource",
+    "ReplayPublisher",
+    "StreamIngestor",
+    "StrikeManager",
+    "__version__",
+]
+
+_LAZY: Final = {
+    "DBNIngestor": ("ingestor.dbn_ingestor", "DBNIngestor"),
+    "EventSource": ("ingestor.blocks", "Source"),
+    "ReplayPublisher": ("ingestor.replay_publisher", "ReplayPublisher"),
+    "StreamIngestor": ("ingestor.stream_ingestor", "StreamIngestor"),
+    "StrikeManager": ("ingestor.strike_manager", "StrikeManager"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

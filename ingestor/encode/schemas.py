@@ -1,18 +1,23 @@
-"""The JSON Schema of every event type: ``python -m ingestor.encode.schemas [SUBJECT...]``.
+"""The JSON Schema of every event: ``python -m ingestor.encode.schemas [--exact] [SUBJECT...]``.
 
 A schema is exact about what a version promises: every key is required, in the contract's order,
-with its type, nullability and values. Further keys stay allowed: adding an optional one keeps
-the version.
+with its type, nullability and values. Further keys stay allowed, since adding an optional one keeps
+the version, but for those by which consumers tell the types apart.
+
+That a price has at most nine decimals stands only in the schemas that `--exact` prints. They are
+for validators that read numbers as decimals: one that divides doubles refuses four of ten prices
+of a cent by ``multipleOf: 1e-9``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ingestor.blocks import Source
+from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.events import DBN_ACTIONS, DBN_SIDES, Aggressor
 from ingestor.records import EVENT_TYPES, LEVELS, MAX_CONDITIONS, EventType
 from ingestor.units import UINT32_MAX, UINT64_MAX
@@ -22,19 +27,46 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 
-def json_schema(event_type: EventType) -> Schema:
-    """Return the JSON Schema of an event; ``$id`` is the schema's name and version."""
-    return {
+PRICE_STEP: Final = 1e-9
+TELLING_KEYS: Final = frozenset(("symbol", "underlying", "levels", "bid_px"))
+"""Consumers tell the types apart by which of these a message has."""
+
+
+def json_schema(event_type: EventType, *, exact: bool = False) -> Schema:
+    """Return the JSON Schema of an event; ``$id`` is the schema's name and version.
+
+    `exact` bounds the decimals of prices, for validators that read numbers as decimals.
+    """
+    schema = {
         "$schema": DIALECT,
         "$id": event_type.schema,
         "title": event_type.name,
         "description": f"One message on {event_type.subject}.",
         **_object(_ENVELOPE | _PROPERTIES[event_type.name]),
     }
+    absent = sorted(TELLING_KEYS - schema["properties"].keys())
+    schema["properties"] |= dict.fromkeys(absent, False)
+    return _with_steps(schema) if exact else schema
+
+
+def _with_steps(schema: Any) -> Any:
+    """Return a schema in which every price is a multiple of `PRICE_STEP`."""
+    if isinstance(schema, dict):
+        step = {"multipleOf": PRICE_STEP} if "number" in schema.get("type", ()) else {}
+        return {key: _with_steps(value) for key, value in schema.items()} | step
+    return [_with_steps(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _object(properties: dict[str, Schema]) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+def _empty_side(price: str, size: str) -> Schema:
+    """Where there is no price there is no size."""
+    return {
+        "if": {"properties": {price: {"type": "null"}}},
+        "then": {"properties": {size: {"const": 0}}},
+    }
 
 
 def _integer(most: int, meaning: str) -> Schema:
@@ -51,7 +83,7 @@ def _letters(codes: frozenset[int], meaning: str) -> Schema:
     return _nullable({"type": "string", "enum": letters, "description": meaning})
 
 
-_TIME: Final = _integer(UINT64_MAX, "Unix time in nanoseconds, UTC")
+_TIME: Final = _integer(MAX_TIME_NS, "Unix time in nanoseconds, UTC")
 _SIZE: Final = _integer(UINT32_MAX, "whole shares or contracts")
 _SEQ: Final = _nullable(
     _integer(UINT64_MAX, "the vendor's sequence number; proves neither order nor loss")
@@ -61,7 +93,8 @@ _EXCHANGE_ID: Final = _nullable(
 )
 _PRICE: Final = {"type": "number", "description": "exact decimal, at most nine places"}
 _PRICE_OR_NULL: Final = _nullable(_PRICE)
-_TEXT: Final = {"type": "string"}
+_TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_SYMBOL_BYTES}
+_TICKER: Final = _TEXT | {"pattern": r"^O:[0-9A-Z.]{1,6}[0-9]{6}[CP][0-9]{8}$"}
 _AGGRESSOR: Final = {
     "type": "integer",
     "enum": [int(Aggressor.BUY), int(Aggressor.SELL), int(Aggressor.MID)],
@@ -74,9 +107,12 @@ _CONDITIONS: Final = {
 }
 _LEVELS: Final = {
     "type": "array",
-    "items": _object(
-        {"bid_px": _PRICE_OR_NULL, "bid_sz": _SIZE, "ask_px": _PRICE_OR_NULL, "ask_sz": _SIZE}
-    ),
+    "items": {
+        **_object(
+            {"bid_px": _PRICE_OR_NULL, "bid_sz": _SIZE, "ask_px": _PRICE_OR_NULL, "ask_sz": _SIZE}
+        ),
+        "allOf": [_empty_side("bid_px", "bid_sz"), _empty_side("ask_px", "ask_sz")],
+    },
     "minItems": LEVELS,
     "maxItems": LEVELS,
     "description": "best first; an empty level has price null and size 0",
@@ -110,7 +146,7 @@ _PROPERTIES: Final[dict[str, dict[str, Schema]]] = {
     },
     "OptionTrade": {
         "underlying": _TEXT,
-        "option_symbol": _TEXT,
+        "option_symbol": _TICKER,
         "exp_date": {"type": "string", "format": "date"},
         "strike": _PRICE,
         "right": {"type": "string", "enum": ["C", "P"]},
@@ -144,14 +180,36 @@ _PROPERTIES: Final[dict[str, dict[str, Schema]]] = {
 }
 
 
-def by_subject(subjects: Sequence[str] = ()) -> dict[str, Schema]:
-    """Return the schemas of some subjects, of all when none are given; unknown ones are missing."""
+def by_subject(subjects: Sequence[str] = (), *, exact: bool = False) -> dict[str, Schema]:
+    """Return the schemas of some subjects, of all when none are given; for `exact` see above."""
     return {
-        kind.subject: json_schema(kind)
+        kind.subject: json_schema(kind, exact=exact)
         for kind in EVENT_TYPES
         if not subjects or kind.subject in subjects
     }
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the schemas that the command line asks for, as one JSON object by subject."""
+    known = [kind.subject for kind in EVENT_TYPES]
+    parser = argparse.ArgumentParser(
+        prog="python -m ingestor.encode.schemas",
+        description="Prints the JSON Schema of every event type, or of some.",
+    )
+    parser.add_argument(
+        "subjects", nargs="*", metavar="SUBJECT", help=f"one of {', '.join(known)}; none means all"
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="bound the decimals of prices too, for validators that read numbers as decimals",
+    )
+    given = parser.parse_args(arguments)
+    for subject in given.subjects:
+        if subject not in known:
+            parser.error(f"no event has the subject {subject!r}: there are {', '.join(known)}")
+    print(json.dumps(by_subject(given.subjects, exact=given.exact), indent=2))
+
+
 if __name__ == "__main__":
-    print(json.dumps(by_subject(sys.argv[1:]), indent=2))
+    main()

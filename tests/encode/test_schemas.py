@@ -3,16 +3,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
+from jsonschema import Draft202012Validator
 
 from ingestor import events
 from ingestor.blocks import Block, whole_block
+from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.encode.reference import payloads
-from ingestor.encode.schemas import Schema, by_subject, json_schema
+from ingestor.encode.schemas import Schema, by_subject, json_schema, main
 from ingestor.records import EVENT_TYPES, EventType
 from tests import strategies
 from tests.encode import examples
@@ -20,48 +25,29 @@ from tests.encode import examples
 BY_SUBJECT = {kind.subject: kind for kind in EVENT_TYPES}
 SCHEMAS = {kind.subject: json_schema(kind) for kind in EVENT_TYPES}
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
+EXACT = {kind.subject: json_schema(kind, exact=True) for kind in EVENT_TYPES}
 
 
-def faults(value: Any, schema: Schema, at: str = "$") -> list[str]:
-    """Every way in which a value breaks a schema, for the words that our schemas use."""
-    named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if not any(_is(value, name) for name in named):
-        return [f"{at}: {value!r} is no {named}"]
-    found = []
-    if "enum" in schema and value not in schema["enum"]:
-        found.append(f"{at}: {value!r} is none of {schema['enum']}")
-    if isinstance(value, dict):
-        found += [f"{at}: no {key}" for key in schema["required"] if key not in value]
-        for key in schema["properties"].keys() & value.keys():
-            found += faults(value[key], schema["properties"][key], f"{at}.{key}")
-    if isinstance(value, list):
-        if not schema.get("minItems", 0) <= len(value) <= schema["maxItems"]:
-            found.append(f"{at}: {len(value)} items")
-        for item in value:
-            found += faults(item, schema["items"], f"{at}[]")
-    bounded = "maximum" in schema and value is not None
-    if bounded and not schema["minimum"] <= value <= schema["maximum"]:
-        found.append(f"{at}: {value} is out of range")
-    return found
+def faults(message: Any, schema: Schema) -> list[str]:
+    """Every way in which a message breaks a schema, as an independent validator sees it."""
+    found = Draft202012Validator(schema).iter_errors(message)
+    return [f"{error.json_path}: {error.message}" for error in found]
 
 
-def _is(value: Any, name: str) -> bool:
-    return isinstance(value, TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
+def exactly(text: str | bytes) -> Any:
+    """JSON with its numbers as decimals."""
+    return json.loads(text, parse_float=Decimal)
 
 
 @given(block=strategies.blocks())
 def test_every_message_keeps_the_schema_of_its_subject(block: Block) -> None:
-    for subject, payload in payloads(whole_block(block)):
+    # What comes in is within these bounds; the encoders need not know of them.
+    for time in ("ts_event_ns", "ts_recv_ns"):
+        block.records[time] &= np.uint64(MAX_TIME_NS)
+    symbols = {number: text[:MAX_SYMBOL_BYTES] or "0" for number, text in block.symbols.items()}
+    for subject, payload in payloads(whole_block(replace(block, symbols=symbols))):
         assert faults(json.loads(payload), SCHEMAS[subject]) == []
+        assert faults(exactly(payload), exactly(json.dumps(EXACT[subject]))) == []
 
 
 @pytest.mark.parametrize("example", examples.CONTRACT, ids=lambda example: example.subject)
@@ -77,7 +63,7 @@ def test_a_message_without_one_of_its_keys_breaks_the_schema(example: examples.E
         message = json.loads(example.payload)
         del message[key]
 
-        assert faults(message, SCHEMAS[example.subject]) == [f"$: no {key}"]
+        assert faults(message, SCHEMAS[example.subject]) == [f"$: {key!r} is a required property"]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +79,45 @@ def test_a_message_without_one_of_its_keys_breaks_the_schema(example: examples.E
         ("market.futures.mbp10", "levels", []),
         ("market.futures.mbp10", "action", "Z"),
         ("market.futures.mbp10", "is_snapshot", 0),
+        ("market.options.trades", "symbol", "SPY"),
+        ("market.options.trades", "option_symbol", "SPY"),
+        ("market.stocks.trades", "levels", []),
+        ("market.stocks.trades", "underlying", None),
+        ("market.stocks.quotes", "underlying", "SPY"),
+        ("market.futures.trades", "bid_px", 1.0),
+        ("market.futures.trades", "size", None),
+        ("market.futures.trades", "ts_event_ns", 2**63),
+        ("market.futures.trades", "symbol", ""),
+        ("market.futures.trades", "symbol", "S" * 72),
     ],
 )
 def test_a_value_that_the_contract_does_not_allow_breaks_the_schema(
     subject: str, key: str, value: Any
 ) -> None:
-    (payload,) = (example.payload for example in examples.CONTRACT if example.subject == subject)
+    message = json.loads(example_of(subject)) | {key: value}
 
-    assert len(faults(json.loads(payload) | {key: value}, SCHEMAS[subject])) == 1
+    assert len(faults(message, SCHEMAS[subject])) == 1
+
+
+@pytest.mark.parametrize("side", ["bid", "ask"])
+@pytest.mark.parametrize(("price", "size"), [(None, 1), (None, None), (1.0, None)])
+def test_a_level_without_a_price_has_size_0_and_none_has_a_null_size(
+    side: str, price: float | None, size: int | None
+) -> None:
+    message = json.loads(example_of("market.futures.mbp10"))
+    message["levels"][3] |= {f"{side}_px": price, f"{side}_sz": size}
+
+    assert faults(message, SCHEMAS["market.futures.mbp10"])
+
+
+def test_only_the_exact_schema_refuses_a_tenth_decimal() -> None:
+    subject = "market.futures.trades"
+    nine = exactly(example_of(subject)) | {"price": Decimal("0.123456789")}
+    ten = nine | {"price": Decimal("0.1234567891")}
+
+    exact = exactly(json.dumps(EXACT[subject]))
+    assert [faults(nine, exact), faults(ten, SCHEMAS[subject])] == [[], []]
+    assert len(faults(ten, exact)) == 1
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES, ids=lambda kind: kind.name)
@@ -118,6 +135,21 @@ def test_the_schema_and_the_event_object_have_the_same_fields_in_the_same_order(
     event_class = getattr(events, kind.name)
 
     assert list(event_class.__struct_fields__) == json_schema(kind)["required"]
+
+
+def example_of(subject: str) -> bytes:
+    """The contract's message on a subject."""
+    (payload,) = (one.payload for one in examples.CONTRACT if one.subject == subject)
+    return payload
+
+
+def test_a_subject_that_no_event_has_is_refused_with_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["market.futures.trade"])
+    assert ended.value.code == 2
+    assert "market.futures.trades" in capsys.readouterr().err
 
 
 def test_the_program_prints_the_schemas_of_the_subjects_asked_for() -> None:
