@@ -11,6 +11,10 @@
 
 set -euo pipefail
 
+# Another Python's settings would send ours, and the processes it starts, to the wrong library.
+unset PYTHONHOME PYTHONPATH PYTHONUSERBASE PYTHONSTARTUP
+export PYTHONNOUSERSITE=1
+
 readonly UNUSABLE=69 # EX_UNAVAILABLE of sysexits.h: something that is needed is missing
 root=${BASH_SOURCE[0]%/bin/_env.sh}
 venv=${INGESTOR_VENV:-$root/.venv}
@@ -47,6 +51,7 @@ ready() {
 need() {
     ready "$1" && return
     source "$root/bin/_install.sh"
+    check_writable
     # One at a time: a second call waits here, and then finds the work done.
     exec 9>"$root/.venv.lock"
     flock --nonblock 9 || { say "waiting for an installation that is under way"; flock 9; }

@@ -14,6 +14,15 @@ if (3, 11) <= sys.version_info[:2] <= (3, 13):
 ' 2>/dev/null || true
 }
 
+# A checkout may be shared: who may not write there can use it once its owner has made it ready.
+check_writable() {
+    local path
+    for path in "$root" "$root/.venv.lock" "$venv"; do
+        [[ ! -e $path || -w $path ]] || give_up "the environment in $venv is missing or out of date," \
+            "and $path belongs to $(stat -c %U "$path"): have them run this once, or use a clone of your own"
+    done
+}
+
 has_uv() { uv --version >/dev/null 2>&1; }
 
 candidates() {

@@ -73,7 +73,12 @@ class Project:
         return path
 
     def start(
-        self, *arguments: str, program: Path | None = None, cwd: Path | None = None, **env: str
+        self,
+        *arguments: str,
+        program: Path | None = None,
+        cwd: Path | None = None,
+        user: int | None = None,
+        **env: str,
     ) -> subprocess.Popen[str]:
         """Start `bin/ingestor-nats` (or another program) in a bare environment."""
         return subprocess.Popen(
@@ -84,13 +89,19 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            user=user,
         )
 
     def run(
-        self, *arguments: str, program: Path | None = None, cwd: Path | None = None, **env: str
+        self,
+        *arguments: str,
+        program: Path | None = None,
+        cwd: Path | None = None,
+        user: int | None = None,
+        **env: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        process = self.start(*arguments, program=program, cwd=cwd, **env)
+        process = self.start(*arguments, program=program, cwd=cwd, user=user, **env)
         out, err = process.communicate(timeout=_TIMEOUT_S)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 

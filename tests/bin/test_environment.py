@@ -52,6 +52,26 @@ def test_modules_in_the_folder_where_it_is_called_are_not_taken(
     assert project.run(cwd=tmp_path).returncode == 0
 
 
+def test_the_settings_of_another_python_are_not_taken(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "ingestor.py").write_text("raise SystemExit('the wrong one')")
+    for _ in "the run that makes the environment", "one that finds it":
+        done = project.run(PYTHONPATH=str(tmp_path), PYTHONHOME=str(tmp_path / "nowhere"))
+        assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_of_the_checkout_is_told_who_has_to_renew_its_environment(
+    project: Project, tmp_path: Path
+) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    project.run()
+    (project.root / "constraints.txt").write_text("changed")
+    refused = project.run(user=65534)
+    assert refused.returncode == UNUSABLE
+    assert "belongs to root: have them run this once" in refused.stderr
+
+
 def test_the_exit_code_of_the_program_is_passed_on(project: Project) -> None:
     assert project.run(EXIT_CODE="5").returncode == 5
 
