@@ -19,8 +19,8 @@ from ingestor.merge.pace import Pacer
 from ingestor.outcome import RunOutcome, replay_outcome
 from ingestor.replay_feeds import feed_plans
 from ingestor.runtime.connect import access_of, make_publisher
-from ingestor.runtime.cpus import check_cpus
 from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress import tell_replay
 from ingestor.runtime.run import PublishPlan, RunPlan, run
@@ -42,7 +42,7 @@ class ReplayPublisher:
 
     def run(self) -> RunOutcome:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
-        check_cpus(self._config.process)
+        check_machine(self._config.process)
         feeds = feed_plans(self._config, self._data_dir())
         speed, gap_s = self._config.replay.speed, self._config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)

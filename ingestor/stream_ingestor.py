@@ -16,12 +16,12 @@ from ingestor.errors import ConfigurationError
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher
-from ingestor.runtime.cpus import check_cpus
 from ingestor.runtime.embedded_server import local_server
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import Journal, streams
 from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
+from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
 
@@ -85,7 +85,7 @@ class StreamIngestor:
 def check(config: Config) -> None:
     """Refuse settings that do not go together. Raises ConfigurationError."""
     polygon, strikes = config.polygon, config.strikes
-    check_cpus(config.process)
+    check_machine(config.process)
     strike_plan(config)
     _check_port("polygon.stocks_url", polygon.stocks_url)
     _check_port("polygon.options_url", polygon.options_url)

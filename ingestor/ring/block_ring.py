@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from faster_fifo import Queue
 
+from ingestor.errors import ConfigurationError
 from ingestor.ring.doorbell import Doorbell
 
 DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
@@ -57,7 +58,14 @@ class BlockRing:
     """Bounded by `size_bytes`; made before the processes fork, then used by one on each side."""
 
     def __init__(self, doorbell: Doorbell, size_bytes: int = DEFAULT_RING_BYTES) -> None:
-        self._queue = Queue(max_size_bytes=size_bytes, dumps=_InPlace, loads=_view)
+        """Raises ConfigurationError where there is no shared memory of this size."""
+        try:
+            self._queue = Queue(max_size_bytes=size_bytes, dumps=_InPlace, loads=_view)
+        except OSError as error:
+            raise ConfigurationError(
+                f"there is no shared memory for a ring of {size_bytes} bytes (/dev/shm): "
+                f"{error.strerror or error}"
+            ) from error
         self._queue.max_bytes_to_read = TAKE_BYTES
         self._buffer_bytes = 0
         self._doorbell = doorbell

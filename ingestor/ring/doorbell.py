@@ -6,12 +6,20 @@ import asyncio
 import contextlib
 import os
 
+from ingestor.errors import ConfigurationError
+
 
 class Doorbell:
     """Created before the processes fork; any of them may ring, one event loop listens."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Raises ConfigurationError where the kernel gives none."""
+        try:
+            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the kernel gives no eventfd, by which feeds wake the publisher: {error.strerror}"
+            ) from error
         self._rung: asyncio.Event | None = None
 
     def ring(self) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -142,3 +144,26 @@ def test_a_doorbell_rung_by_another_process_wakes_the_loop() -> None:
     doorbell = Doorbell()
     asyncio.run(listen())
     os.wait()
+
+
+@pytest.mark.parametrize(
+    ("limit", "made", "told"),
+    [
+        ("RLIMIT_FSIZE", "BlockRing(Doorbell())", "no shared memory for a ring of 4194304 bytes"),
+        ("RLIMIT_NOFILE", "Doorbell()", "the kernel gives no eventfd"),
+    ],
+)
+def test_what_the_machine_does_not_give_is_a_sentence(limit: str, made: str, told: str) -> None:
+    code = f"""
+import resource
+from ingestor.errors import ConfigurationError
+from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.doorbell import Doorbell
+resource.setrlimit(resource.{limit}, (3, 3))
+try:
+    {made}
+except ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told in done.stdout
