@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,9 @@ def write_sample_day(  # noqa: PLR0913 - all but two are keywords
         progress: called with the number of MBP-10 records written so far.
 
     Raises:
-        ConfigurationError: `depth_events` or `seed` out of range, or real data is in the way.
-        IngestorError: the disk is full or cannot be written to.
+        ConfigurationError: `depth_events` or `seed` out of range, real data is in the way, or the
+            folder cannot be written to.
+        IngestorError: the disk is full or broken.
     """
     _check_range("depth_events", depth_events, MIN_DEPTH_EVENTS, MAX_DEPTH_EVENTS)
     _check_range("seed", seed, 0, 2**64 - 1)
@@ -98,7 +100,9 @@ def write_sample_day(  # noqa: PLR0913 - all but two are keywords
             write_symbology(path.parent, mapping)
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
-        raise IngestorError(f"cannot write a sample day to {data_dir}: {error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        kind = IngestorError if full else ConfigurationError
+        raise kind(f"cannot write a sample day to {data_dir}: {error}") from error
     return SampleDay(*paths, trades, depth_events, *sizes)
 
 

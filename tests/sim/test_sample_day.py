@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.clock import new_york_ns, to_ns
-from ingestor.errors import BadDataError, ConfigurationError, ExitCode, IngestorError
+from ingestor.errors import BadDataError, ConfigurationError, ExitCode
 from ingestor.records import FUTURES_TRADE, MBP10, Records
 from ingestor.sim import day as day_module
 from ingestor.sim.sample_day import MAX_DEPTH_EVENTS, SampleDay, main, write_sample_day
@@ -455,7 +455,7 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(IngestorError, match=r"cannot write a sample day to .*file"):
+    with pytest.raises(ConfigurationError, match=r"cannot write a sample day to .*file"):
         make(tmp_path / "file")
 
 
