@@ -1,7 +1,8 @@
-# The replay as a container; see docker-compose.yml. The compiler stays in the first stage.
+# The replay as a container; see docker-compose.yml. The compilers stay in the first stage: gcc for
+# our own modules, g++ for faster-fifo, which has no wheel for arm64.
 FROM python:3.13-slim AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/ingestor
 WORKDIR /src
