@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +23,12 @@ WebSocketUrl = Annotated[
 Symbol = Annotated[
     str, Meta(pattern=r"^[A-Z][A-Za-z0-9./]{0,15}$", description="a ticker such as SPY")
 ]
-Root = Annotated[
-    str, Meta(pattern=r"^[A-Z][A-Z0-9]{0,5}$", description="a ticker root such as SPY")
+Underlying = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Z][A-Z0-9]{0,5}([./][A-Z]{1,2})?$",
+        description="a stock with options, such as SPY or BRK.B",
+    ),
 ]
 Price = Annotated[
     float, Meta(ge=0.001, le=99_999.999, description="0.001 to 99999.999, in steps of 0.001")
@@ -61,11 +66,13 @@ class Polygon(Table, frozen=True, kw_only=True):
 class Strikes(Table, frozen=True, kw_only=True):
     """Which option contracts are followed while the price moves."""
 
-    underlying: Root = "SPY"
+    underlying: Underlying = "SPY"
     each_side: Annotated[int, Meta(ge=0, le=500)] = 3
     """Strikes below and above the one at the money."""
+    expiries: Literal["daily", "weekly"] | tuple[dt.date, ...] = "daily"
+    """Every trading day, the last one of each week, or a list, of which past ones do not count."""
     expiries_ahead: Annotated[int, Meta(ge=0, le=60)] = 0
-    """Trading days after today whose expiries are followed too."""
+    """How many more expiries are followed than the next one."""
     step: Price = 1.0
     """Distance between strikes."""
     recentre: Price = 0.5

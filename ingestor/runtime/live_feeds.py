@@ -20,7 +20,7 @@ from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
-from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
+from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_place import FeedPlace
 from ingestor.runtime.live_vendor import Vendor
@@ -53,7 +53,7 @@ class LiveFeeds:
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
         return PolygonFeed(
             self._settings("options", self.vendor.options_url, place, OPTIONS),
-            OptionDecoder((strikes.underlying,), _late_after_ns(self.config)),
+            OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
             outlet,
             frame_log=frame_log,
             strikes=Strikes(
@@ -110,7 +110,7 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
 
 
 def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalWriter:
-    roots = (config.strikes.underlying,) if name == "options" else ()
+    roots = (option_root(config.strikes.underlying),) if name == "options" else ()
     return JournalWriter(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
 
 
@@ -126,6 +126,7 @@ def strike_plan(config: Config) -> StrikePlan:
         underlying=strikes.underlying,
         step_e9=_strike_e9("step", strikes.step),
         each_side=strikes.each_side,
+        expiries=strikes.expiries,
         expiries_ahead=strikes.expiries_ahead,
         recentre_e9=_strike_e9("recentre", strikes.recentre),
         focus=Focus(_strike_e9("focus", focus), strikes.focus_each_side) if focus else None,

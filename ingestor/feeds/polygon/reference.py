@@ -1,6 +1,7 @@
 """The price that strikes are centred on: the mid of the newest sane quote, else the last trade.
 
-A quote is sane with both sides, not crossed, and no wider than `MAX_SPREAD_E9`. A trade counts
+A quote is sane with both sides, not crossed, and no wider than `MAX_SPREAD_E9` or the part of its
+mid that `SPREAD_SHARE` says, whichever is more: shares of 5,000 trade 4.50 apart. A trade counts
 when it was reported in time, on an exchange (not through a reporting facility), and under ordinary
 conditions only. The trade is asked only where no sane quote was seen for `QUOTE_FRESH_NS`.
 """
@@ -15,6 +16,9 @@ from ingestor.records import STOCK_QUOTE, Records, RType
 from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
+SPREAD_SHARE: Final = 1_000
+"""A thousandth."""
+
 QUOTE_FRESH_NS: Final = 10 * NS_PER_S
 
 OFF_EXCHANGE: Final = 4
@@ -76,7 +80,8 @@ class ReferencePrice:
 
 def _is_sane(quote: Any) -> bool:
     bid_e9, ask_e9 = int(quote["bid_px_e9"]), int(quote["ask_px_e9"])
-    return bid_e9 != UNDEF_PRICE != ask_e9 and 0 <= ask_e9 - bid_e9 <= MAX_SPREAD_E9
+    widest_e9 = max(MAX_SPREAD_E9, (bid_e9 + ask_e9) // 2 // SPREAD_SHARE)
+    return bid_e9 != UNDEF_PRICE != ask_e9 and 0 <= ask_e9 - bid_e9 <= widest_e9
 
 
 def _is_ordinary(trade: Any) -> bool:

@@ -1,5 +1,10 @@
 """Which option contracts to follow while the price of the underlying moves.
 
+Expiries are the trading days from today on, the last trading day of each week from this one on, or
+those of a list that are not over: few underlyings have one every day, and the vendor acknowledges
+contracts that do not exist. The root of a ticker is the underlying without what is no letter or
+digit: contracts of ``BRK.B`` are ``O:BRKB...``.
+
 The followed contracts are a plain function of two things: the New York date, and an anchor price
 that moves to the newest price only when that is `recentre_e9` or more away. A price that swings
 by less than that, around a strike or wherever, changes nothing. Each update answers with the
@@ -13,17 +18,24 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from itertools import pairwise
+from typing import Final, Literal
 
 from ingestor.errors import ConfigurationError
 from ingestor.symbols import STRIKE_E9_PER_UNIT, OptionTicker
-from ingestor.units import PRICE_SCALE
+from ingestor.units import PRICE_SCALE, price_text
 
 MAX_CONTRACTS: Final = 950
 """The vendor takes quotes of 1,000 contracts on one connection; the rest is room to churn."""
 
+_DAYS_A_WEEK: Final = 5
+"""Trading days, at most."""
+
 MAX_STRIKE_E9: Final = 99_999_999 * STRIKE_E9_PER_UNIT
 """The ticker has eight digits of thousandths."""
+
+Expiries = Literal["daily", "weekly"] | tuple[dt.date, ...]
+"""Every trading day, the last one of each week, or these."""
 
 TradingDays = Callable[[dt.date, int], Sequence[dt.date]]
 """The first n trading days on or after a date, as `MarketHours.trading_days_from`."""
@@ -44,6 +56,7 @@ class StrikePlan:
     underlying: str = "SPY"
     step_e9: int = PRICE_SCALE
     each_side: int = 3
+    expiries: Expiries = "daily"
     expiries_ahead: int = 0
     recentre_e9: int = PRICE_SCALE // 2
     focus: Focus | None = None
@@ -63,6 +76,22 @@ class StrikePlan:
         for name, sound in checks.items():
             if not sound:
                 raise ConfigurationError(f"{name} = {getattr(self, name)} cannot be followed")
+        if self.recentre_e9 > self.covered_e9:
+            raise ConfigurationError(
+                f"recentre = {price_text(self.recentre_e9)} is more than the"
+                f" {price_text(self.covered_e9)} that the strikes cover on each side of the money:"
+                " the price would leave them before they move"
+            )
+
+    @property
+    def covered_e9(self) -> int:
+        """How far from the middle strike a price may be whose nearest strike is followed."""
+        return self.each_side * self.step_e9 + self.step_e9 // 2
+
+    @property
+    def root(self) -> str:
+        """The root of the contracts' tickers."""
+        return option_root(self.underlying)
 
 
 class Action(StrEnum):
@@ -98,10 +127,10 @@ class StrikeManager:
     def update(self, date: dt.date, price_e9: int | None) -> tuple[Step, ...]:
         """Return the steps for this New York date and the newest price, None if there is none.
 
-        Nothing is followed before the first price.
+        Before the first price only the focus is followed, where there is one.
         """
         anchor_e9 = self._moved(price_e9)
-        if anchor_e9 is None or (anchor_e9, date) == (self._anchor_e9, self._date):
+        if (anchor_e9, date) == (self._anchor_e9, self._date):
             return ()
         self._anchor_e9, self._date = anchor_e9, date
         before, self._followed = self._followed, dict.fromkeys(self._choose(anchor_e9, date))
@@ -115,24 +144,46 @@ class StrikeManager:
         far = abs(price_e9 - self._anchor_e9) >= self._plan.recentre_e9
         return price_e9 if far else self._anchor_e9
 
-    def _choose(self, anchor_e9: int, date: dt.date) -> list[str]:
+    def _choose(self, anchor_e9: int | None, date: dt.date) -> list[str]:
         tickers = [
-            OptionTicker(self._plan.underlying, expiry, right, strike_e9)
-            for expiry in self._trading_days(date, 1 + self._plan.expiries_ahead)
+            OptionTicker(self._plan.root, expiry, right, strike_e9)
+            for expiry in self._expiries(date)
             for strike_e9 in self._strikes(anchor_e9)
             for right in "CP"
         ]
-        tickers.sort(key=lambda ticker: abs(ticker.strike_e9 - anchor_e9))
+        focus = self._plan.focus
+        middle_e9 = anchor_e9 if anchor_e9 is not None else focus.strike_e9 if focus else 0
+        tickers.sort(key=lambda ticker: abs(ticker.strike_e9 - middle_e9))
         return [ticker.text for ticker in tickers[: self._plan.max_contracts]]
 
-    def _strikes(self, anchor_e9: int) -> list[int]:
+    def _expiries(self, date: dt.date) -> Sequence[dt.date]:
+        expiries, count = self._plan.expiries, 1 + self._plan.expiries_ahead
+        if expiries == "daily":
+            return self._trading_days(date, count)
+        if expiries == "weekly":
+            days = self._trading_days(date, count * _DAYS_A_WEEK + 1)
+            return [day for day, after in pairwise(days) if _week(day) != _week(after)][:count]
+        return sorted(day for day in set(expiries) if day >= date)[:count]
+
+    def _strikes(self, anchor_e9: int | None) -> list[int]:
         step_e9 = self._plan.step_e9
-        at_the_money = (2 * anchor_e9 + step_e9) // (2 * step_e9) * step_e9
-        strikes = set(_around(at_the_money, self._plan.each_side, step_e9))
+        strikes: set[int] = set()
+        if anchor_e9 is not None:
+            at_the_money = (2 * anchor_e9 + step_e9) // (2 * step_e9) * step_e9
+            strikes.update(_around(at_the_money, self._plan.each_side, step_e9))
         focus = self._plan.focus
         if focus is not None:
             strikes.update(_around(focus.strike_e9, focus.each_side, step_e9))
         return sorted(strike for strike in strikes if _is_a_strike(strike))
+
+
+def option_root(underlying: str) -> str:
+    """Return the root of an underlying's option tickers: ``BRKB`` for ``BRK.B``."""
+    return "".join(filter(str.isalnum, underlying))
+
+
+def _week(day: dt.date) -> tuple[int, int]:
+    return day.isocalendar()[:2]
 
 
 def _is_a_strike(strike_e9: int) -> bool:

@@ -43,7 +43,8 @@ def test_the_reference_is_the_mid_of_the_newest_quote() -> None:
         quote(bp=0),
         quote(ap=0),
         quote(bp=686.03, ap=686.02),
-        quote(bp=686.0, ap=686.0 + MAX_SPREAD_E9 / PRICE_SCALE + 0.01),
+        quote(bp=100.0, ap=100.0 + MAX_SPREAD_E9 / PRICE_SCALE + 0.01),
+        quote(bp=686.0, ap=686.69),
         quote(sym="QQQ", bp=100.0, ap=100.01),
     ],
 )
@@ -54,7 +55,10 @@ def test_a_quote_that_is_not_sane_is_passed_over(insane: Any) -> None:
     assert Feed().take(trade(p=686.5), insane) == 686.5
 
 
-@pytest.mark.parametrize(("bid", "ask", "mid"), [(686.0, 686.0, 686.0), (686.0, 686.5, 686.25)])
+@pytest.mark.parametrize(
+    ("bid", "ask", "mid"),
+    [(686.0, 686.0, 686.0), (100.0, 100.5, 100.25), (5_000.0, 5_004.5, 5_002.25)],
+)
 def test_a_locked_quote_and_one_of_the_widest_spread_are_sane(
     bid: float, ask: float, mid: float
 ) -> None:

@@ -102,6 +102,43 @@ def test_a_focus_strike_has_its_own_range() -> None:
     assert strikes(strikes_.contracts) == [685, 686, 687, 699, 700, 701]
 
 
+def test_a_focus_is_followed_before_the_first_price() -> None:
+    strikes_ = manager(focus=Focus(e9(700), each_side=1))
+    (step,) = strikes_.update(TUESDAY, None)
+    assert set(step.contracts) == tickers("251216", 699, 700, 701)
+    strikes_.update(TUESDAY, e9(686.2))
+    assert strikes(strikes_.contracts) == [*range(683, 690), 699, 700, 701]
+
+
+def test_weekly_expiries_are_the_last_trading_days_of_their_weeks() -> None:
+    strikes_ = manager(expiries="weekly", expiries_ahead=2)
+    strikes_.update(TUESDAY, e9(686))
+    assert expiries(strikes_.contracts) == ["2025-12-19", "2025-12-26", "2026-01-02"]
+
+
+def test_a_weekly_expiry_before_a_holiday_is_the_day_before() -> None:
+    strikes_ = manager(expiries="weekly")
+    strikes_.update(dt.date(2026, 3, 30), e9(686))  # Good Friday is 3 April
+    assert expiries(strikes_.contracts) == ["2026-04-02"]
+
+
+def test_of_listed_expiries_those_that_are_over_are_passed_over() -> None:
+    listed = (dt.date(2026, 1, 16), dt.date(2025, 12, 15), TUESDAY)
+    strikes_ = manager(expiries=listed, expiries_ahead=5)
+    strikes_.update(TUESDAY, e9(686))
+    assert expiries(strikes_.contracts) == ["2025-12-16", "2026-01-16"]
+    strikes_.update(WEDNESDAY, e9(686))
+    assert expiries(strikes_.contracts) == ["2026-01-16"]
+    strikes_.update(dt.date(2026, 1, 17), e9(686))
+    assert strikes_.contracts == ()
+
+
+def test_a_dotted_underlying_has_tickers_without_its_dot() -> None:
+    strikes_ = manager(underlying="BRK.B", each_side=0)
+    (step,) = strikes_.update(TUESDAY, e9(500))
+    assert set(step.contracts) == {f"O:BRKB251216{right}00500000" for right in "CP"}
+
+
 def test_a_focus_within_the_range_adds_nothing() -> None:
     strikes_ = manager(each_side=1, focus=Focus(e9(686)))
     strikes_.update(TUESDAY, e9(686))
@@ -134,6 +171,8 @@ def test_no_strike_is_zero_or_below() -> None:
         {"each_side": -1},
         {"expiries_ahead": -1},
         {"recentre_e9": 0},
+        {"recentre_e9": e9(3.501)},
+        {"recentre_e9": e9(0.501), "each_side": 0},
         {"focus": Focus(e9(686), -1)},
         {"focus": Focus(1)},
         {"focus": Focus(-e9(1))},
@@ -141,7 +180,7 @@ def test_no_strike_is_zero_or_below() -> None:
     ],
 )
 def test_a_plan_that_cannot_be_followed_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong)).removesuffix("_e9")):
         StrikePlan(**wrong)
 
 
@@ -293,31 +332,46 @@ def test_after_a_reconnection_exactly_the_followed_contracts_are_subscribed() ->
 
 
 focuses = st.builds(Focus, st.integers(1, 1400).map(lambda n: n * e9(0.5)), st.integers(0, 2))
-plans = st.builds(
-    StrikePlan,
-    step_e9=st.sampled_from((e9(0.5), e9(1), e9(5))),
-    each_side=st.integers(0, 4),
-    expiries_ahead=st.integers(0, 2),
-    recentre_e9=st.integers(1, e9(3)),
-    focus=st.none()
-    | st.builds(Focus, st.integers(1, 1400).map(lambda n: n * e9(0.5)), st.integers(0, 2)),
-    max_contracts=st.integers(1, 40),
-)
+
+
+@st.composite
+def some_plans(draw: st.DrawFn) -> StrikePlan:
+    step_e9 = draw(st.sampled_from((e9(0.5), e9(1), e9(5))))
+    each_side = draw(st.integers(0, 4))
+    return StrikePlan(
+        step_e9=step_e9,
+        each_side=each_side,
+        expiries_ahead=draw(st.integers(0, 2)),
+        recentre_e9=draw(st.integers(1, each_side * step_e9 + step_e9 // 2)),
+        focus=draw(st.none() | focuses),
+        max_contracts=draw(st.integers(1, 40)),
+    )
+
+
+plans = some_plans()
 prices = st.none() | st.integers(1, e9(700)) | st.integers(e9(680), e9(700))
 walks = st.lists(st.tuples(st.integers(0, 4), prices), max_size=30)
 
 
-def model(plan: StrikePlan, date: dt.date, anchor_e9: int) -> set[tuple[dt.date, int, str]]:
+def model(plan: StrikePlan, date: dt.date, anchor_e9: int | None) -> set[tuple[dt.date, int, str]]:
     """The contracts to follow, by looking at every strike there could be."""
     grid = range(plan.step_e9, e9(1500), plan.step_e9)
-    nearest = min([0, *grid], key=lambda strike: (abs(strike - anchor_e9), -strike))
-    wanted = {strike for strike in grid if abs(strike - nearest) <= plan.each_side * plan.step_e9}
+    wanted: set[int] = set()
+    if anchor_e9 is not None:
+        middle_e9 = anchor_e9
+        nearest = min([0, *grid], key=lambda strike: (abs(strike - middle_e9), -strike))
+        reach_e9 = plan.each_side * plan.step_e9
+        wanted = {strike for strike in grid if abs(strike - nearest) <= reach_e9}
+    elif plan.focus is not None:
+        middle_e9 = plan.focus.strike_e9
+    else:
+        return set()
     if plan.focus is not None:
         offsets = range(-plan.focus.each_side, plan.focus.each_side + 1)
         wanted |= {plan.focus.strike_e9 + offset * plan.step_e9 for offset in offsets}
     days = HOURS.trading_days_from(date, plan.expiries_ahead + 1)
     ranked = sorted(
-        (abs(strike - anchor_e9), day, strike, right)
+        (abs(strike - middle_e9), day, strike, right)
         for strike in wanted
         if strike > 0
         for day in days
@@ -332,7 +386,8 @@ def test_any_walk_follows_the_model_and_serves_no_name_twice_and_none_over_the_c
     plan: StrikePlan, walk: list[tuple[int, int | None]]
 ) -> None:
     strikes_, wire = StrikeManager(plan, HOURS.trading_days_from), Wire(plan.max_contracts)
-    date, anchor_e9 = NEW_YEARS_EVE, None
+    date = NEW_YEARS_EVE
+    anchor_e9: int | None = None
     for days, price_e9 in walk:
         date += dt.timedelta(days=days)
         wire.take(strikes_.update(date, price_e9))
@@ -342,4 +397,4 @@ def test_any_walk_follows_the_model_and_serves_no_name_twice_and_none_over_the_c
             anchor_e9 = price_e9
         served = [parse_option_ticker(name.removeprefix("T.")) for name in wire.served]
         followed = {(each.expiry, each.strike_e9, each.right) for each in served}
-        assert followed == (set() if anchor_e9 is None else model(plan, date, anchor_e9))
+        assert followed == model(plan, date, anchor_e9)
