@@ -25,6 +25,11 @@ DAY_NS: Final = 1_704_153_600 * NS_PER_S
 ES: Final = {"ES.c.0": [(DAY, DAY + dt.timedelta(days=1), str(INSTRUMENT))]}
 """A mapping as a download of one day has it: symbol to (first date, end date, instrument id)."""
 
+VENDOR_FILES: Final = sorted(
+    (Path(__file__).resolve().parents[2] / "shared" / "data" / "dbn-vendor").glob("*.dbn.zst")
+)
+"""Genuine files of all versions, which are not in the project: none where they are not there."""
+
 Mappings = Mapping[str, Sequence[tuple[dt.date, dt.date, str]]]
 
 _SCHEMAS: Final[Mapping[str | None, Any]] = {

@@ -57,14 +57,19 @@ class ReadBuffer:
         self._start += count
         self.offset += count
 
-    def take(self, count: int) -> bytes:
+    @property
+    def failure(self) -> str | None:
+        """None, or why the stream ended before its time."""
+        return self._stream.failure
+
+    def take(self, count: int) -> bytearray:
         """Consume and return `count` bytes, fewer when the stream ends before."""
         taken = bytearray()
         while len(taken) < count and self._hold_some():
             piece = self.view(count - len(taken))
             taken += piece
             self.consume(len(piece))
-        return bytes(taken)
+        return taken
 
     def _hold_some(self) -> bool:
         if not len(self):

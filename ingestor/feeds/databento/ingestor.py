@@ -154,7 +154,7 @@ class DBNIngestor:
 
     def _tables(self, path: Path, reader: DbnReader, unknown: set[int]) -> SymbolTables:
         return SymbolTables(
-            names_in_metadata(reader.metadata),
+            names_in_metadata(reader.header),
             fallback=(path.parent, self.data_dir),
             rename=self.rename,
             reported=unknown,

@@ -17,7 +17,7 @@ from ingestor.feeds.databento.framing import (
     Layout,
     frame,
 )
-from ingestor.feeds.databento.header import read_header
+from ingestor.feeds.databento.header import Header, read_header
 from ingestor.feeds.streams import ByteStream
 from ingestor.records import FUTURES_TRADE, MBP10, RType
 
@@ -32,7 +32,7 @@ class DbnReader:
     """The records of one schema in an open file.
 
     Attributes:
-        metadata: The file's `databento_dbn.Metadata`.
+        header: What the file says about itself.
         found: Records of any kind in the chunks handed out so far.
     """
 
@@ -42,8 +42,8 @@ class DbnReader:
         self._path = path
         self._block_bytes = block_bytes
         self._buffer = ReadBuffer(stream, block_bytes)
-        self.metadata = read_header(self._buffer, path, schema)
-        stride = DTYPES[schema].itemsize + (TS_OUT_BYTES if self.metadata.ts_out else 0)
+        self.header = _checked(read_header(self._buffer, path), path, schema)
+        stride = DTYPES[schema].itemsize + (TS_OUT_BYTES if self.header.ts_out else 0)
         self._layout = Layout(DTYPES[schema], RTYPES[schema], stride)
         self.found = 0
 
@@ -81,3 +81,10 @@ class DbnReader:
                 f"{self._path} {trouble}; {self.found} whole records were read before, "
                 f"up to byte {self._buffer.offset} of its decompressed content"
             )
+
+
+def _checked(header: Header, path: Path, schema: DbnSchema) -> Header:
+    """A header without a schema, as live captures have it, may hold any."""
+    if header.schema not in (None, schema):
+        raise BadDataError(f"{path} holds schema {header.schema}, not {schema} as its name says")
+    return header

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from ingestor.feeds.databento.header import Header
 from ingestor.symbols import SymbolTable
 from ingestor.units import NS_PER_S, UINT32_MAX
 
@@ -53,14 +54,14 @@ class _Symbology(msgspec.Struct):
     stype_in: str | None = None
 
 
-def names_in_metadata(metadata: Any) -> list[Named]:
-    """Return what the header of a file says; `metadata` is a `databento_dbn.Metadata`."""
+def names_in_metadata(header: Header) -> list[Named]:
+    """Return what the header of a file says."""
     spans = (
-        (symbol, _Span(span["start_date"], span["end_date"], span["symbol"]))
-        for symbol, intervals in metadata.mappings.items()
-        for span in intervals
+        (symbol, _Span(first, end, text))
+        for symbol, intervals in header.mappings
+        for first, end, text in intervals
     )
-    return list(_named(spans, inverse=str(metadata.stype_in) == _INSTRUMENT_ID))
+    return list(_named(spans, inverse=header.stype_in == _INSTRUMENT_ID))
 
 
 def names_in_symbology(folders: Iterable[Path]) -> list[Named]:

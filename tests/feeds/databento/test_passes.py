@@ -47,7 +47,7 @@ class Passed:
         remarks = Remarks(path)
         with open_stream(path) as stream:
             reader = DbnReader(stream, path, DbnSchema.TRADES, block_bytes)
-            tables = SymbolTables(names_in_metadata(reader.metadata))
+            tables = SymbolTables(names_in_metadata(reader.header))
             one_pass = FilePass(reader, tables, remarks, self.progress)
             for records, table in one_pass.batches(windows, symbols):
                 self.blocks.append((records.copy(), table))

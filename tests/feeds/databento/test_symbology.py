@@ -5,11 +5,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from databento_dbn import Metadata, SType
+from databento_dbn import SType
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento import symbology
+from ingestor.feeds.databento.header import parse_metadata
 from ingestor.feeds.databento.symbology import (
     Named,
     SymbolTables,
@@ -25,7 +26,8 @@ NUMBER = (MONDAY - dt.date(1970, 1, 1)).days
 
 
 def in_metadata(mappings: Mappings | Symbology) -> list[Named]:
-    return names_in_metadata(Metadata.decode(header_bytes("trades", mappings=mappings)))
+    encoded = header_bytes("trades", mappings=mappings)
+    return names_in_metadata(parse_metadata(encoded[3], encoded[8:], Path("x.dbn")))
 
 
 def write(folder: Path, text: str) -> None:
