@@ -24,8 +24,19 @@ OPTION_ROOT_MAX_CHARS: Final = 6
 STRIKE_E9_PER_UNIT: Final = 1_000_000
 """The ticker counts thousandths; one of them is 1e6 of our 1e-9 units."""
 
-PUBLISHER_EXCHANGE: Final[Mapping[int, str]] = {1: "CME"}
-"""Databento publisher_id to venue name; 1 is GLBX.MDP3 on GLBX. Others are unknown (null)."""
+_VENUES: Final = (
+    "CME XNAS XBOS XPSX BATS BATY EDGA EDGX XNYS XCIS XASE XCHI XCIS XCIS MEMX EPRL "
+    "FINN FINC FINY AMXO XBOX XCBO EMLD EDGO GMNI XISX MCRY XMIO ARCO OPRA MPRL XNDQ "
+    "XBXO C2OX XPHL BATO MXOP IEXG XCHI XCIS IEXG EPRL ARCX XNYS XNYS XNAS XNAS XCHI "
+    "XCIS IEXG EPRL XNAS XNYS FINN FINY FINC IFEU NDEX DBEQ EQUS SPHR XCHI XCIS IEXG "
+    "EPRL XNAS XNYS FINN FINY FINC BATS BATY EDGA EDGX XBOS XPSX MEMX XASE ARCX LTSE "
+    "XNAS FINN FINC XOFF XOFF XBOS XPSX XBOS XPSX EQUS XCIS XNYS EQUS EQUS EQUS EQUS "
+    "IFUS XOFF IFLL XOFF XEUR XEEE XOFF XOFF XCBF XOFF OCEA"
+)
+PUBLISHER_EXCHANGE: Final[Mapping[int, str]] = dict(enumerate(_VENUES.split(), 1))
+"""Databento publisher_id to what an event says as its exchange: the venue that the publisher's data
+is of, by the vendor's own list (https://github.com/databento/dbn, ``publishers.rs``). Only GLBX is
+called CME. A publisher that is not listed has none (null)."""
 
 _TICKERS_HELD: Final = 8192
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +95,7 @@ def write_dbn(
     zstd: bool = True,
     frames: int = 2,
     ts_out: bool = False,
+    symbols: Iterable[str] | None = None,
 ) -> Path:
     """Write a DBN file and return its path.
 
@@ -107,8 +108,11 @@ def write_dbn(
         zstd: Whether to compress.
         frames: Number of zstd frames; 1 for all in one, otherwise the header has its own.
         ts_out: Whether to append a send time to each record (which must be an array).
+        symbols: List of symbols of the header, if it is not that of the mappings.
     """
-    header = header_bytes(schema, version=version, mappings=mappings, ts_out=ts_out)
+    header = header_bytes(
+        schema, version=version, mappings=mappings, ts_out=ts_out, symbols=symbols
+    )
     if isinstance(records, bytes):
         body = records
     else:
@@ -123,8 +127,9 @@ def header_bytes(
     version: int = 3,
     mappings: Mappings | Symbology = ES,
     ts_out: bool = False,
+    symbols: Iterable[str] | None = None,
 ) -> bytes:
-    """Return an encoded metadata header."""
+    """Return an encoded metadata header; its list of symbols is that of the mappings by default."""
     symbology = mappings if isinstance(mappings, Symbology) else Symbology(mappings)
     entries: Any = [
         SimpleNamespace(
@@ -142,7 +147,7 @@ def header_bytes(
         stype_in=symbology.stype_in,
         stype_out=symbology.stype_out,
         schema=_SCHEMAS[schema],
-        symbols=list(symbology.mappings),
+        symbols=list(symbology.mappings if symbols is None else symbols),
         mappings=entries,
         ts_out=ts_out,
         version=version,
@@ -173,6 +178,30 @@ def other_record(rtype: int, size: int) -> bytes:
     """Return a record of another type: its head, and something behind it."""
     head = bytes([size // 4, rtype]) + (1).to_bytes(2, "little")
     return (head + INSTRUMENT.to_bytes(4, "little")).ljust(size, b"\x5a")
+
+
+def control_record(rtype: int, *parts: bytes, instrument: int = 0) -> bytes:
+    """Return a record of a gateway: a head, and the parts of its body."""
+    body = b"".join(parts)
+    head = bytes([(16 + len(body)) // 4, rtype]) + bytes(2) + instrument.to_bytes(4, "little")
+    return head + DAY_NS.to_bytes(8, "little") + body
+
+
+def mapping_record(
+    instrument: int, out: str, given: str = "", *, version: int = 3, ts_out: bool = False
+) -> bytes:
+    """Return a symbol mapping record as a live capture has it."""
+    width = 22 if version == 1 else 71
+    names = [text.encode().ljust(width, b"\0") for text in (given, out)]
+    body = [*names, bytes(4)] if version == 1 else [b"\x03", names[0], b"\x01", names[1]]
+    return control_record(0x16, *body, bytes(16 + 8 * ts_out), instrument=instrument)
+
+
+def text_record(rtype: int, text: str, *, version: int = 3) -> bytes:
+    """Return an error (0x15) or a system message (0x17) as a live capture has it."""
+    width = 64 if version == 1 else 302
+    tail = b"" if version == 1 else b"\xff\x01" if rtype == 0x15 else b"\0\xff"
+    return control_record(rtype, text.encode().ljust(width, b"\0"), tail)
 
 
 def _fill_head(records: Records, rtype: RType, start_ns: int, step_ns: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.errors import BadDataError
-from ingestor.symbols import OptionTicker, parse_option_ticker, symbol_of
+from ingestor.symbols import PUBLISHER_EXCHANGE, OptionTicker, parse_option_ticker, symbol_of
 
 
 def test_a_ticker_is_read_from_the_right() -> None:
@@ -59,3 +59,34 @@ def test_what_is_no_ticker_is_named(text: str) -> None:
 def test_an_instrument_that_the_table_does_not_list_is_its_id() -> None:
     assert symbol_of({1: "ES"}, 1) == "ES"
     assert symbol_of({1: "ES"}, 17077) == "17077"
+
+
+@pytest.mark.parametrize(
+    ("publisher_id", "exchange"),
+    [
+        (1, "CME"),
+        (2, "XNAS"),
+        (19, "FINY"),
+        (22, "XCBO"),
+        (30, "OPRA"),
+        (43, "ARCX"),
+        (57, "IFEU"),
+        (58, "NDEX"),
+        (80, "LTSE"),
+        (84, "XOFF"),
+        (95, "EQUS"),
+        (97, "IFUS"),
+        (101, "XEUR"),
+        (105, "XCBF"),
+        (107, "OCEA"),
+    ],
+)
+def test_a_publisher_stands_for_the_venue_in_the_vendors_list(
+    publisher_id: int, exchange: str
+) -> None:
+    assert PUBLISHER_EXCHANGE[publisher_id] == exchange
+
+
+def test_the_list_has_no_holes_and_a_publisher_outside_it_no_venue() -> None:
+    assert list(PUBLISHER_EXCHANGE) == list(range(1, 108))
+    assert all(len(venue) == 4 for number, venue in PUBLISHER_EXCHANGE.items() if number > 1)

@@ -45,7 +45,10 @@ Columns = dict[str, Any]
 _NO_ACTION: Final = ord("N")
 _TRADE_ACTION: Final = ord("T")
 _SIDE_OF_AGGRESSOR: Final = {int(aggressor): side for side, aggressor in AGGRESSOR_OF_SIDE.items()}
-_PUBLISHER_OF_EXCHANGE: Final = {name: number for number, name in PUBLISHER_EXCHANGE.items()}
+_PUBLISHER_OF_EXCHANGE: Final = {
+    name: number for number, name in sorted(PUBLISHER_EXCHANGE.items(), reverse=True)
+}
+"""A venue may have several publishers: the first of them stands for it."""
 
 
 class _InexactError(Exception):

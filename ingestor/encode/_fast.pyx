@@ -30,7 +30,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport PyObject, Py_XDECREF
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from ingestor.encode._layout cimport (
@@ -53,7 +53,7 @@ from ingestor.encode.reference import (
 )
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
-from ingestor.symbols import symbol_of
+from ingestor.symbols import PUBLISHER_EXCHANGE, symbol_of
 
 cdef extern from *:
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size) except NULL
@@ -113,6 +113,20 @@ ROW_BYTES = {
 cdef Text text_of(bytes data):
     """Point into a bytes object, which the caller keeps alive."""
     return Text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef enum:
+    N_PUBLISHERS = 256
+
+# JSON of the exchange of each publisher, which `VENUE_TEXTS` keeps alive.
+cdef Text[N_PUBLISHERS] VENUES
+VENUE_TEXTS = [
+    f'"{PUBLISHER_EXCHANGE[number]}"'.encode() if number in PUBLISHER_EXCHANGE else b"null"
+    for number in range(N_PUBLISHERS)
+]
+assert max(PUBLISHER_EXCHANGE) < N_PUBLISHERS
+for number, text in enumerate(VENUE_TEXTS):
+    VENUES[number] = text_of(text)
 
 
 cdef class Output:
@@ -276,12 +290,18 @@ cdef char* put_option_trade(char* at, const OptionTrade* row) noexcept:
     return put_sequence(put(at, b',"seq":'), row.live.sequence)
 
 
+cdef inline char* put_venue(char* at, uint16_t publisher_id) noexcept:
+    if publisher_id < N_PUBLISHERS:
+        return put_text(at, VENUES[publisher_id])
+    return put(at, b"null")
+
+
 cdef char* put_futures_trade(char* at, const FuturesTrade* row) noexcept:
     cdef int aggressor = (row.side == b"B") - (row.side == b"A")
     at = put_price(put(at, b'"price":'), row.price_e9)
     at = put_uint(put(at, b',"size":'), row.size)
     at = put_aggressor(put(at, b',"aggressor":'), aggressor)
-    at = put(put(at, b',"exchange":'), b'"CME"' if row.head.publisher_id == 1 else b"null")
+    at = put_venue(put(at, b',"exchange":'), row.head.publisher_id)
     return put_uint(put(at, b',"conditions":null,"seq":'), row.sequence)
 
 

@@ -80,6 +80,8 @@ def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> npt.NDArray[np.bool_] |
         return None
     kept = np.zeros(len(ts_ns), np.bool_)
     for window in windows:
+        if window.end_ns <= first or last < window.start_ns:
+            continue
         kept |= (_bound(window.start_ns) <= ts_ns) & (ts_ns < _bound(window.end_ns))
     return kept
 

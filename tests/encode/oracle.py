@@ -9,6 +9,7 @@ from typing import Any
 
 from ingestor.blocks import Block, Reply, Runs
 from ingestor.records import EVENT_TYPE_BY_RTYPE, RType
+from ingestor.symbols import PUBLISHER_EXCHANGE as VENUES
 
 
 def frames(runs: Runs, reply: Reply, first_sequence: int) -> bytes:
@@ -80,7 +81,7 @@ def event(r: Any, block: Block) -> str:
             "price": decimal(r["price_e9"]),
             "size": number(r["size"]),
             "aggressor": {"B": "1", "A": "-1"}.get(chr(r["side"]), "0"),
-            "exchange": text("CME") if r["publisher_id"] == 1 else "null",
+            "exchange": text(VENUES[r["publisher_id"]]) if r["publisher_id"] in VENUES else "null",
             "conditions": "null",
             "seq": number(r["sequence"]),
         }

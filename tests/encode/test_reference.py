@@ -123,10 +123,15 @@ def test_stocks_without_conditions_have_an_empty_list_and_futures_have_null() ->
     assert b'"conditions":null,' in payload_of(block_of(record(RType.FUTURES_TRADE)))
 
 
-def test_another_publisher_than_cme_has_no_exchange() -> None:
-    row = record(RType.FUTURES_TRADE, publisher_id=2)
+@pytest.mark.parametrize(
+    ("publisher_id", "exchange"),
+    [(1, b'"CME"'), (2, b'"XNAS"'), (30, b'"OPRA"'), (57, b'"IFEU"'), (107, b'"OCEA"')]
+    + [(number, b"null") for number in (0, 108, 65_535)],
+)
+def test_an_exchange_is_the_venue_of_the_publisher(publisher_id: int, exchange: bytes) -> None:
+    row = record(RType.FUTURES_TRADE, publisher_id=publisher_id)
 
-    assert b'"exchange":null' in payload_of(block_of(row))
+    assert b'"exchange":' + exchange + b"," in payload_of(block_of(row))
 
 
 def test_an_aggressor_outside_the_three_is_unknown() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from ingestor.errors import BadDataError, NoDataError
 from ingestor.feeds import streams
-from ingestor.feeds.streams import ByteStream, open_stream
+from ingestor.feeds.streams import PIECES_AT_ONCE, ByteStream, open_stream
 from ingestor.feeds.zstd import MAX_BLOCK_BYTES
 
 NOISE = random.Random(3).randbytes(MAX_BLOCK_BYTES)
@@ -24,8 +26,8 @@ BLOCKS = [TEXT, NOISE, TEXT, bytes(MAX_BLOCK_BYTES)]
 def drain(stream: ByteStream) -> bytes:
     room = memoryview(bytearray(stream.slack + 1000))
     content = bytearray()
-    while count := stream.read_some(room):
-        content += room[:count]
+    while (count := stream.read_some(room)) != 0:
+        content += room[: count or 0]
     return bytes(content)
 
 
@@ -74,7 +76,7 @@ def test_a_cut_frame_gives_all_blocks_before_the_cut(tmp_path: Path) -> None:
     path.write_bytes(whole + pieces[3][:2])
     content, failure = content_of(path)
     assert content == b"".join(BLOCKS[:3])
-    assert failure == f"ends inside a zstd frame, at byte {len(whole) + 2} of the file"
+    assert failure == f"ends inside a zstd frame at byte {len(whole) + 2} of the file"
 
 
 def test_a_frame_cut_between_two_blocks_gives_the_last_one_in_full(tmp_path: Path) -> None:
@@ -113,6 +115,44 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         open_stream(tmp_path / "gone"),
     ):
         pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (None, "a device")],
+)
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], None] | None, kind: str
+) -> None:
+    path = tmp_path / "thing" if make else Path("/dev/zero")
+    if make:
+        make(path)
+    with (
+        pytest.raises(NoDataError, match=f"^{path} is {kind}; only files can be read$"),
+        open_stream(path),
+    ):
+        pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [b"\x50\x2a\x4d\x18\x00\x00\x00\x00", zstandard.compress(b""), None],
+    ids=["skippable frames", "empty frames", "empty blocks"],
+)
+def test_much_that_holds_nothing_is_read_in_pieces(tmp_path: Path, nothing: bytes | None) -> None:
+    path = tmp_path / "file"
+    many = 3 * PIECES_AT_ONCE
+    head = zstandard.ZstdCompressor(write_content_size=False).compress(b"")[:6]
+    before = head + b"\0\0\0" * many + b"\1\0\0" if nothing is None else nothing * many
+    path.write_bytes(before + zstandard.compress(TEXT))
+    room = memoryview(bytearray(MAX_BLOCK_BYTES))
+    with open_stream(path) as stream:
+        waits = 0
+        while (count := stream.read_some(room)) is None:
+            waits += 1
+        assert waits >= 3
+        assert (bytes(room[:count]), stream.read_some(room)) == (TEXT, 0)
+        assert (stream.failure, stream.position) == (None, path.stat().st_size)
 
 
 class FailingDisk(FileIO):

@@ -13,6 +13,7 @@ from ingestor.feeds.zstd import (
     FRAME_MAGIC,
     MAX_BLOCK_BYTES,
     MAX_PIECE_BYTES,
+    MAX_WINDOW_BYTES,
     FrameWalker,
     is_zstd,
 )
@@ -51,9 +52,9 @@ def skippable(size: int) -> bytes:
 def walk(data: bytes) -> tuple[list[bytes], FrameWalker]:
     walker = FrameWalker(io.BufferedReader(io.BytesIO(data)))
     pieces = []
-    while piece := walker.read():
+    while (piece := walker.read()) is not None:
         pieces.append(piece)
-    return pieces, walker
+    return [piece for piece in pieces if piece], walker
 
 
 @given(st.lists(frames(), max_size=3))
@@ -82,7 +83,7 @@ def test_a_file_cut_anywhere_is_known_to_be_cut(parts: list[bytes], data: st.Dat
     if at in ends:
         assert walker.failure is None
     else:
-        assert walker.failure == f"ends inside a zstd frame, at byte {at} of the file"
+        assert walker.failure == f"ends inside a zstd frame at byte {at} of the file"
 
 
 def test_a_frame_that_names_a_dictionary_is_walked_too() -> None:
@@ -106,7 +107,7 @@ def test_skippable_frames_are_passed_over_wherever_they_stand() -> None:
 @pytest.mark.parametrize("kept", [5, 7, 8, 50])
 def test_a_skippable_frame_can_be_cut_too(kept: int) -> None:
     _, walker = walk(skippable(100)[:kept])
-    assert walker.failure == f"ends inside a zstd frame, at byte {kept} of the file"
+    assert walker.failure == f"ends inside a zstd frame at byte {kept} of the file"
 
 
 def test_what_is_no_frame_is_named_with_its_place() -> None:
@@ -118,7 +119,7 @@ def test_what_is_no_frame_is_named_with_its_place() -> None:
 
 def test_after_a_failure_nothing_more_is_handed_out() -> None:
     _, walker = walk(b"garbage" + zstandard.compress(b"hello"))
-    assert walker.read() == b""
+    assert walker.read() is None
     assert walker.failure == "holds no zstd frame at byte 0 of the file"
 
 
@@ -127,6 +128,48 @@ def test_a_block_header_cannot_ask_for_more_than_the_bound() -> None:
     assert header.startswith(FRAME_MAGIC)
     pieces, _ = walk(header + b"\xfc\xff\xff" + bytes(4_000_000))
     assert max(map(len, pieces)) == MAX_PIECE_BYTES - 1
+
+
+@pytest.mark.parametrize("single_segment", [False, True])
+def test_a_frame_that_needs_too_long_a_window_is_refused_before_it_is_read(
+    *, single_segment: bool
+) -> None:
+    def head(size: int) -> bytes:
+        if single_segment:
+            return FRAME_MAGIC + b"\xa0" + size.to_bytes(4, "little")
+        return FRAME_MAGIC + b"\x00" + bytes([(size.bit_length() - 11) << 3])
+
+    raw_block = b"\x09\x00\x00x"
+    pieces, walker = walk(head(MAX_WINDOW_BYTES) + raw_block)
+    assert (len(pieces), walker.failure) == (2, None)
+    frame = zstandard.compress(b"hello")
+    pieces, walker = walk(frame + head(2 * MAX_WINDOW_BYTES) + raw_block)
+    assert b"".join(pieces) == frame
+    assert walker.failure == (
+        f"holds a zstd frame at byte {len(frame)} of the file that needs a window of 256 MiB; "
+        "allowed are 128 MiB"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_skipping_many_frames_reads_the_file_once(size: int) -> None:
+    raw = CountingFile(skippable(size) * 100_000)
+    walker = FrameWalker(io.BufferedReader(raw, 1 << 20))
+    while walker.read() is not None:
+        pass
+    assert walker.position == len(raw.getvalue())
+    assert raw.bytes_read <= 2 * len(raw.getvalue())
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    bytes_read = 0
+
+    def readinto(self, room: Any) -> int:
+        count = super().readinto(room)
+        self.bytes_read += count
+        return count
 
 
 def test_files_are_told_by_their_first_bytes() -> None:

@@ -6,6 +6,8 @@ next read, so a file of any size passes through the same few hundred KiB.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from ingestor.feeds.streams import ByteStream
 
 
@@ -15,6 +17,8 @@ class ReadBuffer:
     A view handed out is valid until the next `fill`.
 
     Attributes:
+        waiting: Whether the newest `fill` was cut off because the stream has had much to do: it
+            goes on with the next.
         offset: Where in the decompressed file the first byte not yet consumed lies.
     """
 
@@ -25,6 +29,7 @@ class ReadBuffer:
         self._start = 0
         self._end = 0
         self.offset = 0
+        self.waiting = False
 
     def __len__(self) -> int:
         """Bytes held and not yet consumed."""
@@ -36,13 +41,15 @@ class ReadBuffer:
         return len(self._bytes)
 
     def fill(self) -> bool:
-        """Read until `capacity` bytes are held; False when the stream ended or failed before.
+        """Read until `capacity` bytes are held; False when the stream ends, fails or waits before.
 
         A stream that failed once is not read again, lest it goes on behind a hole.
         """
         self._to_front()
+        self.waiting = False
         while self._end < self._capacity and self._stream.failure is None:
             count = self._stream.read_some(self._bytes[self._end :])
+            self.waiting = count is None
             if not count:
                 return False
             self._end += count
@@ -62,19 +69,20 @@ class ReadBuffer:
         """None, or why the stream ended before its time."""
         return self._stream.failure
 
-    def take(self, count: int) -> bytearray:
-        """Consume and return `count` bytes, fewer when the stream ends before."""
+    def take(self, count: int) -> Generator[None, None, bytearray]:
+        """Consume and return `count` bytes, fewer when the stream ends before; yield to wait."""
         taken = bytearray()
-        while len(taken) < count and self._hold_some():
+        while len(taken) < count:
+            if not len(self):
+                self.fill()
             piece = self.view(count - len(taken))
             taken += piece
             self.consume(len(piece))
+            if self.waiting:
+                yield
+            elif not piece:
+                break
         return taken
-
-    def _hold_some(self) -> bool:
-        if not len(self):
-            self.fill()
-        return len(self) > 0
 
     def _to_front(self) -> None:
         held = len(self)

@@ -9,7 +9,7 @@ record is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ingestor.feeds.databento.control import ControlRType
 from ingestor.records import HEAD, Records
 
 WORD_BYTES: Final = 4
 MAX_RECORD_BYTES: Final = 255 * WORD_BYTES
 TS_OUT_BYTES: Final = 8
+
+_CONTROL: Final = np.array(ControlRType, np.uint8)
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -51,6 +54,7 @@ class Framed:
         found: How many records of any kind there are.
         consumed: Bytes they take.
         others: Cause to places (int64, from 0), of the records left out.
+        control: Place and bytes of each record that a gateway puts between the data.
         broken: True when the next record has a length that no record can have.
     """
 
@@ -60,6 +64,7 @@ class Framed:
     consumed: int
     others: Mapping[str, Int64s]
     broken: bool
+    control: Sequence[tuple[int, bytes]] = ()
 
 
 def frame(data: memoryview, layout: Layout) -> Framed:
@@ -74,6 +79,11 @@ def frame(data: memoryview, layout: Layout) -> Framed:
         rows = matrix[: count * layout.stride].reshape(count, layout.stride)
         return Framed(_as_records(rows, layout), np.arange(count), count, rows.size, {}, False)
     return _walk(matrix, layout)
+
+
+def rtype_cause(rtype: int) -> str:
+    """Return the cause under which records of a type are left out."""
+    return f"rtype 0x{rtype:02X}"
 
 
 def _is_uniform(data: Bytes, count: int, layout: Layout) -> bool:
@@ -96,7 +106,9 @@ def _walk(data: Bytes, layout: Layout) -> Framed:
     words, rtypes = data[at], data[at + 1]
     kind = rtypes == layout.rtype
     wanted = kind & (words == layout.words)
-    others = {f"rtype 0x{value:02X}": rtypes == value for value in set(rtypes[~kind].tolist())}
+    control = np.isin(rtypes, _CONTROL)
+    left_out = set(rtypes[~(kind | control)].tolist())
+    others = {rtype_cause(value): rtypes == value for value in left_out}
     others["unexpected record length"] = kind & ~wanted
     return Framed(
         _gathered(data, at[wanted], layout),
@@ -105,6 +117,10 @@ def _walk(data: Bytes, layout: Layout) -> Framed:
         end,
         {cause: np.flatnonzero(mask) for cause, mask in others.items() if mask.any()},
         broken,
+        [
+            (place, data[at[place] : at[place] + int(words[place]) * WORD_BYTES].tobytes())
+            for place in np.flatnonzero(control).tolist()
+        ],
     )
 
 

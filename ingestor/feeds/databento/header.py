@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -190,9 +190,20 @@ def read_header(buffer: ReadBuffer, path: Path) -> Header:
     Raises `BadDataError` when the file is no DBN file, ends inside its header or says in it what
     cannot be.
     """
-    prelude = buffer.take(PRELUDE_BYTES)
+    steps = header_steps(buffer, path)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            header: Header = end.value
+            return header
+
+
+def header_steps(buffer: ReadBuffer, path: Path) -> Generator[None, None, Header]:
+    """Do what `read_header` does; yield now and then where it takes long."""
+    prelude = yield from buffer.take(PRELUDE_BYTES)
     version, length = _prelude(prelude, path) if len(prelude) == PRELUDE_BYTES else (0, 0)
-    body = buffer.take(length)
+    body = yield from buffer.take(length)
     if not version or len(body) < length:
         raise BadDataError(_cut_short(path, prelude, len(body), buffer.failure))
     return parse_metadata(version, body, path)
@@ -303,13 +314,20 @@ class _Parser:
     def _walk(self, step: int) -> tuple[Int64s, Int64s]:
         """Return where each mapping begins and how many intervals it has."""
         keys, counts = array("q"), array("q")
-        for _ in range(self._count(self._width + _COUNT.size, "mappings")):
-            keys.append(self._at)
-            self._need(1, self._width + _COUNT.size, "a mapping")
-            self._at += self._width
-            intervals = self._count(step, "intervals of a mapping")
+        left = self._count(self._width + _COUNT.size, "mappings")
+        at, head, end = self._at, self._width + _COUNT.size, len(self._body) - _COUNT.size
+        while left and at + self._width <= end:
+            intervals = _COUNT.unpack_from(self._body, at + self._width)[0]
+            keys.append(at)
             counts.append(intervals)
-            self._at += step * intervals
+            at += head + step * intervals
+            left -= 1
+        if left or at > len(self._body):
+            self._at = keys[-1] + head
+            self._need(counts[-1], step, f"intervals of mapping {len(keys) - 1} (from 0)")
+            self._at = at
+            self._need(left, head, "mappings")
+        self._at = at
         return np.array(keys, np.int64), np.array(counts, np.int64)
 
     def _count(self, least_bytes: int, what: str) -> int:

@@ -11,13 +11,14 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.blocks import Block, Source
-from ingestor.errors import ConfigurationError
+from ingestor.errors import ConfigurationError, NoDataError
 from ingestor.events import MBP10, FuturesTrade, events_of
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, find_files
 from ingestor.feeds.databento.passes import FilePass
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.symbology import SymbolTables, names_in_metadata
+from ingestor.feeds.databento.symbol_filter import SymbolFilter
+from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
 from ingestor.feeds.streams import open_stream
 from ingestor.feeds.windows import EVERYTHING, Session, Window
 
@@ -46,7 +47,8 @@ class DBNIngestor:
             `start`. See `ingestor.feeds.windows`.
         start_ns: Event time from which records count, int ns UTC.
         end_ns: Event time before which they do, int ns UTC.
-        symbols: Symbols to keep, by their name before or after `rename`; none keeps all.
+        symbols: Symbols to keep, by any of their names before or after `rename`; none keeps all.
+        elsewhere: Those of them that need not be in these files: other feeds bear them.
         rename: Symbol in the file to symbol to publish.
         block_bytes: A block holds at most so many bytes.
         feed: Passed on in every block.
@@ -62,6 +64,7 @@ class DBNIngestor:
     start_ns: int | None = None
     end_ns: int | None = None
     symbols: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
     rename: Mapping[str, str] = field(default_factory=dict)
     block_bytes: int = BLOCK_BYTES
     feed: int = 0
@@ -81,11 +84,12 @@ class DBNIngestor:
 
         The records of a block are a view of a buffer that is used again: **they are valid until
         the next block is asked for**. Copy what is to be kept (``records.tobytes()``,
-        ``records.copy()``). A block's symbol table names every instrument in it and is never
-        changed; while nothing changes, blocks share one table.
+        ``records.copy()``). A block's symbol table names every instrument in it. Blocks share a
+        table, which may grow, until an instrument gets another name.
 
         Raises `NoDataError` at once when a folder or file is missing. While iterating, raises
-        `BadDataError` when a file is broken, after everything whole in it.
+        `BadDataError` when a file is broken, after everything whole in it, and `NoDataError` at the
+        end when nothing in the files bears one of `symbols`.
         """
         return self._run(self.schema)
 
@@ -131,12 +135,14 @@ class DBNIngestor:
     ) -> Generator[Block]:
         dates = {file.date for file in files}
         session, limits = Session(self.start, self.end), self._limits()
-        unknown: set[int] = set()
+        shared = _Shared(progress, SymbolFilter(self.symbols, self.rename, self.elsewhere))
         for file in files:
             windows = session.of_file(file.date, dates, limits)
             progress.path, done = file.path, progress.bytes_read
-            yield from self._blocks_of_file(file, schema, windows, _Shared(progress, unknown))
+            yield from self._blocks_of_file(file, schema, windows, shared)
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
+        if shared.symbol_filter.missing:
+            raise NoDataError(shared.symbol_filter.complaint())
 
     def _blocks_of_file(
         self, file: DbnFile, schema: DbnSchema, windows: Sequence[Window], shared: _Shared
@@ -145,19 +151,28 @@ class DBNIngestor:
         try:
             with open_stream(file.path) as stream:
                 reader = DbnReader(stream, file.path, schema, self.block_bytes)
-                tables = self._tables(file.path, reader, shared.unknown)
+                for _ in reader.open():
+                    yield Block(self.feed, reader.nothing, {}, self.source)
+                symbology = SymbologyNames((file.path.parent, self.data_dir))
+                tables = self._tables(HeaderNames(reader.header), symbology, shared)
                 one_pass = FilePass(reader, tables, remarks, shared.progress)
-                for records, table in one_pass.batches(windows, self.symbols):
+                for records, table in one_pass.batches(windows):
                     yield Block(self.feed, records, table, self.source)
+                if shared.symbol_filter.missing:
+                    shared.symbol_filter.see(symbology)
         finally:
             remarks.log()
 
-    def _tables(self, path: Path, reader: DbnReader, unknown: set[int]) -> SymbolTables:
+    def _tables(
+        self, header: HeaderNames, symbology: SymbologyNames, shared: _Shared
+    ) -> SymbolTables:
+        if shared.symbol_filter.missing:
+            shared.symbol_filter.see(header)
         return SymbolTables(
-            names_in_metadata(reader.header),
-            fallback=(path.parent, self.data_dir),
-            rename=self.rename,
-            reported=unknown,
+            header,
+            symbology=symbology,
+            symbol_filter=shared.symbol_filter,
+            reported=shared.unknown,
         )
 
     def _limits(self) -> Window:
@@ -172,4 +187,5 @@ class _Shared:
     """What the files of a run have in common."""
 
     progress: Progress
-    unknown: set[int]
+    symbol_filter: SymbolFilter
+    unknown: set[int] = field(default_factory=set)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+from ingestor.bounds import printable
 
 logger = logging.getLogger(__name__)
+
+TEXTS_TOLD: Final = 10
+"""So many errors, and as many other messages, of a gateway are shown for each file."""
 
 
 @dataclass(slots=True)
 class Progress:
     """Counts of one run, updated with every block.
 
-    Every record found is in exactly one of `records`, `filtered` and `skipped`.
+    Every record found is in exactly one of `records`, `filtered`, `skipped` and `control`.
 
     Attributes:
         files_total: Files of the run.
@@ -21,8 +28,9 @@ class Progress:
         bytes_total: Bytes of these files on disk.
         bytes_read: Bytes of them read so far.
         records: Records yielded.
-        filtered: Records outside the time windows or of other symbols.
+        filtered: Records outside the time windows, of other symbols or of another feed.
         skipped: Cause to number of records left out because they are of no use.
+        control: What a gateway says between the data: no data, so nothing is lost with it.
         late: Records yielded that step back in time in their file.
         path: The file being read, or the last one.
     """
@@ -34,6 +42,7 @@ class Progress:
     records: int = 0
     filtered: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    control: int = 0
     late: int = 0
     path: Path | None = None
 
@@ -45,6 +54,7 @@ class Remarks:
     path: Path
     _skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
     _late: tuple[int, int] = (0, 0)
+    _texts: Counter[int] = field(default_factory=Counter)
 
     def skipped(self, cause: str, count: int, first: int) -> None:
         """Note records left out; `first` is the number (from 0) of the first of them."""
@@ -56,8 +66,28 @@ class Remarks:
         before, earliest = self._late
         self._late = (before + count, earliest if before else first)
 
+    def told(self, level: int, text: str, number: int) -> None:
+        """Log what the vendor's gateway says in record `number` (from 0), `TEXTS_TOLD` times."""
+        self._texts[level] += 1
+        if self._texts[level] <= TEXTS_TOLD:
+            logger.log(
+                level,
+                '%s: record number %d (from 0) is a message of the gateway: "%s"',
+                self.path,
+                number,
+                printable(text),
+            )
+
     def log(self) -> None:
         """Say each cause once."""
+        for level, count in self._texts.items():
+            if count > TEXTS_TOLD:
+                logger.log(
+                    level,
+                    "%s: more messages of the gateway, which are not shown: %d",
+                    self.path,
+                    count - TEXTS_TOLD,
+                )
         for cause, (count, first) in self._skipped.items():
             logger.warning(
                 "%s: records skipped: %d, the first is number %d (from 0): %s",

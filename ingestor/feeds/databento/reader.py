@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from ingestor.errors import BadDataError
 from ingestor.feeds.databento.buffer import ReadBuffer
@@ -17,9 +20,9 @@ from ingestor.feeds.databento.framing import (
     Layout,
     frame,
 )
-from ingestor.feeds.databento.header import Header, read_header
+from ingestor.feeds.databento.header import Header, header_steps
 from ingestor.feeds.streams import ByteStream
-from ingestor.records import FUTURES_TRADE, MBP10, RType
+from ingestor.records import FUTURES_TRADE, MBP10, Records, RType
 
 RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}
 DTYPES: Final = {DbnSchema.TRADES: FUTURES_TRADE, DbnSchema.MBP10: MBP10}
@@ -32,19 +35,19 @@ class DbnReader:
     """The records of one schema in an open file.
 
     Attributes:
-        header: What the file says about itself.
+        header: What the file says about itself; there once it is opened.
         found: Records of any kind in the chunks handed out so far.
     """
 
     def __init__(self, stream: ByteStream, path: Path, schema: DbnSchema, block_bytes: int) -> None:
-        """Read the header. Raises `BadDataError` when it is not one of this schema."""
+        """Take an open file of which nothing has been read."""
         self._stream = stream
         self._path = path
+        self._schema = schema
         self._block_bytes = block_bytes
         self._buffer = ReadBuffer(stream, block_bytes)
-        self.header = _checked(read_header(self._buffer, path), path, schema)
-        stride = DTYPES[schema].itemsize + (TS_OUT_BYTES if self.header.ts_out else 0)
-        self._layout = Layout(DTYPES[schema], RTYPES[schema], stride)
+        self.header: Header
+        self._layout = Layout(DTYPES[schema], RTYPES[schema], DTYPES[schema].itemsize)
         self.found = 0
 
     @property
@@ -52,14 +55,35 @@ class DbnReader:
         """Bytes of the file on disk read so far."""
         return self._stream.position
 
+    @property
+    def nothing(self) -> Records:
+        """No records."""
+        return np.empty(0, self._layout.dtype)
+
+    @property
+    def other_feeds(self) -> frozenset[int]:
+        """Types of records that are for other feeds: a file without a schema may hold them."""
+        mine = {self._layout.rtype}
+        return frozenset() if self.header.schema else frozenset(RTYPES.values()) - mine
+
+    def open(self) -> Iterator[None]:
+        """Read the header; yield now and then where it takes long.
+
+        Raises `BadDataError` when it is not one of this schema.
+        """
+        header = yield from header_steps(self._buffer, self._path)
+        self.header = _checked(header, self._path, self._schema)
+        if self.header.ts_out:
+            self._layout = replace(self._layout, stride=self._layout.stride + TS_OUT_BYTES)
+
     def chunks(self) -> Iterator[Framed]:
         """Yield at most `block_bytes` of the file at a time, as whole records.
 
-        A chunk is valid until the next one is asked for. `found` still counts what came before
-        the chunk while it is looked at. Raises `BadDataError` after the last whole record when
-        the file does not end there.
+        A chunk without any is a sign of life. A chunk is valid until the next one is asked for.
+        `found` still counts what came before the chunk while it is looked at. Raises `BadDataError`
+        after the last whole record when the file does not end there.
         """
-        while (chunk := self._next_chunk()).found:
+        while (chunk := self._next_chunk()).found or (self._buffer.waiting and not chunk.broken):
             yield chunk
             self._buffer.consume(chunk.consumed)
             self.found += chunk.found

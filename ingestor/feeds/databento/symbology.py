@@ -1,46 +1,51 @@
-"""Which symbol an instrument id stands for, on which UTC date.
+"""Which names an instrument has on a UTC date, and which of them is published.
 
-The file's own metadata says it (symbol to instrument ids by date interval, or the other way
-round); where it does not, ``symbology.json`` of the download beside the file or in the data
-folder; where neither does, the id as text is the symbol. The date is the UTC date of
-``ts_recv``, the timestamp by which Databento indexes both schemas.
+An instrument may have many names. In order of preference: those of the file's own metadata, first
+the one that stands first in its list `symbols`, then in the order of its mappings; what the newest
+symbol mapping record of the file said (a live capture); ``symbology.json`` of the download, beside
+the file or in the data folder; and in the end its id as text. The first one is published, unless
+symbols are asked for: then the first that was asked for. The date is the UTC date of ``ts_recv``,
+the timestamp by which Databento indexes both schemas.
+
+A header may map a million instruments; only those that occur are looked up, by bisection in
+arrays.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from ingestor.feeds.databento.header import Header
+from ingestor.bounds import MAX_SYMBOL_BYTES, printable
+from ingestor.feeds.databento.header import Header, Names
+from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.symbols import SymbolTable
 from ingestor.units import NS_PER_S, UINT32_MAX
 
 logger = logging.getLogger(__name__)
 
 SYMBOLOGY_FILE: Final = "symbology.json"
-MAX_SYMBOLOGY_BYTES: Final = 256 * 1024 * 1024
-"""Room for over a million instruments; more is not read, which leaves the text malformed."""
+MAX_SYMBOLOGY_BYTES: Final = 64 * 1024 * 1024
+"""Room for over half a million instruments; a longer file is not read."""
 
 NS_PER_DAY: Final = 86_400 * NS_PER_S
+UNKNOWN_TOLD: Final = 100
+"""So many instruments without a symbol are named in the log of a run."""
+
 _INSTRUMENT_ID: Final = "instrument_id"
+_ID_DIGITS: Final = len(str(UINT32_MAX))
 _EPOCH: Final = dt.date(1970, 1, 1)
 
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """An instrument has a symbol from `first` up to, not including, `end` (days since 1970)."""
-
-    instrument: int
-    symbol: str
-    first: int
-    end: int
+Int64s = npt.NDArray[np.int64]
 
 
 class _Span(msgspec.Struct):
@@ -54,126 +59,222 @@ class _Symbology(msgspec.Struct):
     stype_in: str | None = None
 
 
-def names_in_metadata(header: Header) -> list[Named]:
-    """Return what the header of a file says."""
-    spans = (
-        (symbol, _Span(first, end, text))
-        for symbol, intervals in header.mappings
-        for first, end, text in intervals
-    )
-    return list(_named(spans, inverse=header.stype_in == _INSTRUMENT_ID))
+class HeaderNames:
+    """What the header of a file says about the names of instruments."""
+
+    def __init__(self, header: Header) -> None:
+        mappings = header.mappings
+        self._symbols = header.symbols
+        if header.stype_in == _INSTRUMENT_ID:
+            ids = _instrument_ids(mappings.symbols_in)[mappings.owners]
+            self._names, self._rows = mappings.symbols_out, np.arange(len(ids))
+        else:
+            ids = _instrument_ids(mappings.symbols_out)
+            self._names, self._rows = mappings.symbols_in, mappings.owners
+        order = np.argsort(ids, kind="stable")
+        order = order[np.searchsorted(ids, 0, sorter=order) :]
+        self._sorted_ids, self._rows = ids[order].data, self._rows[order]
+        self._first, self._end = mappings.first[order], mappings.end[order]
+
+    def of(self, instrument: int, day: int) -> list[str]:
+        """Return the names of an instrument on a day (since 1970), in order of preference."""
+        start = bisect_left(self._sorted_ids, instrument)
+        stop = bisect_right(self._sorted_ids, instrument, start)
+        if start == stop:
+            return []
+        valid = (self._first[start:stop] <= day) & (day < self._end[start:stop])
+        rows = self._rows[start:stop][valid].tolist()
+        names = [*dict.fromkeys(filter(is_name, map(self._names.__getitem__, rows)))]
+        if len(names) > 1:
+            last = len(self._symbols)
+            names.sort(key=lambda name: self._places.get(name, last))
+        return names
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name of any instrument on any day, some more than once."""
+        return filter(is_name, map(self._names.__getitem__, np.unique(self._rows).tolist()))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        places: dict[str, int] = {}
+        for place, name in enumerate(self._symbols):
+            places.setdefault(name, place)
+        return places
 
 
-def names_in_symbology(folders: Iterable[Path]) -> list[Named]:
-    """Return what the first ``symbology.json`` in the folders says; nothing when there is none.
+def _instrument_ids(names: Names) -> Int64s:
+    """Return the number that each name is, or -1 where it is no instrument id."""
+    return np.concatenate([np.empty(0, np.int64), *map(_numbers, names.raw())])
 
-    One that cannot be read is logged and counts as none: the id as text still serves.
+
+def _numbers(texts: npt.NDArray[np.bytes_]) -> Int64s:
+    characters = texts.view(np.uint8).reshape(len(texts), -1)[:, :_ID_DIGITS]
+    digits = characters.astype(np.int64) - ord("0")
+    lengths = np.strings.str_len(texts)
+    numbers = np.zeros(len(texts), np.int64)
+    valid = (lengths > 0) & (lengths <= _ID_DIGITS)
+    for place in range(_ID_DIGITS):
+        inside = place < lengths
+        digit = digits[:, place]
+        valid &= ~inside | ((digit >= 0) & (digit <= 9))
+        numbers = np.where(inside, numbers * 10 + digit, numbers)
+    return np.where(valid & (numbers <= UINT32_MAX), numbers, -1)
+
+
+def instrument_id(text: str) -> int | None:
+    """Return the instrument id that a text is, if it is one."""
+    is_number = len(text) <= _ID_DIGITS and text.isascii() and text.isdigit()
+    return int(text) if is_number and int(text) <= UINT32_MAX else None
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text may be published as a symbol."""
+    return bool(text) and len(text.encode()) <= MAX_SYMBOL_BYTES
+
+
+class SymbologyNames:
+    """What the first ``symbology.json`` in some folders says; nothing where there is none.
+
+    It is read when it is first needed. One that cannot be read is logged and counts as none.
     """
-    for folder in folders:
-        path = folder / SYMBOLOGY_FILE
-        if path.is_file():
-            return _read_symbology(path)
-    return []
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self._folders = folders
+
+    def of(self, instrument: int, day: int) -> list[str]:
+        """Return the names of an instrument on a day (since 1970), in the order of the file."""
+        spans = self._spans.get(instrument, ())
+        return [name for name, first, end in spans if first <= day < end]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name of any instrument on any day, some more than once."""
+        return (name for spans in self._spans.values() for name, _, _ in spans)
+
+    @cached_property
+    def _spans(self) -> dict[int, list[tuple[str, int, int]]]:
+        path = next(filter(Path.is_file, (f / SYMBOLOGY_FILE for f in self._folders)), None)
+        found: dict[int, list[tuple[str, int, int]]] = {}
+        for name, number, span in () if path is None else _read_symbology(path):
+            days = (span.d0 - _EPOCH).days, (span.d1 - _EPOCH).days
+            found.setdefault(number, []).append((name, *days))
+        return found
 
 
-def _read_symbology(path: Path) -> list[Named]:
+def _read_symbology(path: Path) -> Iterator[tuple[str, int, _Span]]:
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_SYMBOLOGY_BYTES)
-        symbology = msgspec.json.decode(text, type=_Symbology)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        logger.warning("%s is of no use, its symbols stay unknown: %s", path, error)
-        return []
-    spans = ((symbol, span) for symbol, spans in symbology.result.items() for span in spans)
-    return list(_named(spans, inverse=symbology.stype_in == _INSTRUMENT_ID))
+        symbology = msgspec.json.decode(_content(path), type=_Symbology)
+    except (OSError, ValueError, RecursionError) as error:
+        cause = printable(str(error))
+        logger.warning("%s is of no use, its symbols stay unknown: %s", path, cause)
+        return
+    inverse = symbology.stype_in == _INSTRUMENT_ID
+    for key, spans in symbology.result.items():
+        for span in spans:
+            text_of_id, name = (key, span.s) if inverse else (span.s, key)
+            number = instrument_id(text_of_id)
+            if number is not None and is_name(name):
+                yield name, number, span
 
 
-def _named(spans: Iterable[tuple[str, _Span]], *, inverse: bool) -> Iterator[Named]:
-    """Pairs that name no instrument id are left out: other symbology types, or empty ones."""
-    for key, span in spans:
-        text, symbol = (key, span.s) if inverse else (span.s, key)
-        if text.isascii() and text.isdigit() and int(text) <= UINT32_MAX and symbol:
-            yield Named(int(text), symbol, (span.d0 - _EPOCH).days, (span.d1 - _EPOCH).days)
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_SYMBOLOGY_BYTES + 1)
+    if len(content) > MAX_SYMBOLOGY_BYTES:
+        raise ValueError(f"it has more than {MAX_SYMBOLOGY_BYTES} bytes")
+    return content
 
 
 class SymbolTables:
-    """The symbol table of one UTC day after another, for the records of one file.
+    """What the instruments of one file are called in what is published.
 
-    A table handed out is never changed afterwards; while nothing is new, the same object is
-    handed out again. Of two symbols for one instrument on one day the first listed holds.
+    The table is one object for as long as no instrument gets another name; it grows with the
+    instruments that occur. Where one gets another name, another table begins.
     """
 
     def __init__(
         self,
-        named: Sequence[Named],
+        header: HeaderNames,
         *,
-        fallback: Sequence[Path] = (),
-        rename: Mapping[str, str] | None = None,
+        symbology: SymbologyNames | None = None,
+        symbol_filter: SymbolFilter | None = None,
         reported: set[int] | None = None,
     ) -> None:
-        """Take what the metadata says.
+        """Take where names come from.
 
         Args:
-            named: From the file's metadata.
-            fallback: Folders to look for ``symbology.json`` in; read only when needed.
-            rename: Symbol to the one to publish instead.
+            header: From the file's metadata.
+            symbology: What serves where header and records are silent.
+            symbol_filter: Chooses from the names; told of every name that is looked up.
             reported: Instruments already logged as unknown; shared by the files of a run.
         """
-        self._named = named
-        self._folders = fallback
-        self._rename = rename or {}
+        self._header = header
+        self._said: dict[int, tuple[str, ...]] = {}
+        self._symbology = symbology or SymbologyNames()
+        self._filter = symbol_filter or SymbolFilter()
         self._reported = set() if reported is None else reported
-        self._day: int | None = None
-        self._symbols: dict[int, str] = {}
-        self._table: SymbolTable = {}
+        self._published: dict[int, dict[int, str | None]] = {}
+        self._days: frozenset[int] = frozenset()
+        self._table: dict[int, str] = {}
 
-    def table(self, day: int, instruments: Iterable[int]) -> SymbolTable:
-        """Return the table of a day (since 1970), which names at least these instruments."""
-        if day != self._day:
-            self._day, self._symbols = day, _on_day(self._named, day)
-            self._rebuild()
-        unknown = [number for number in instruments if number not in self._symbols]
-        if unknown:
-            self._look_up(unknown, day)
+    def of_days(self, days: Iterable[int]) -> None:
+        """Say which days are looked up next: what is known of others is forgotten in time."""
+        wanted = frozenset(days)
+        if not self._days <= wanted:
+            self._published = {}
+        self._days = wanted
+
+    def hear(self, instrument: int, names: Iterable[str]) -> None:
+        """Take what a symbol mapping record says an instrument is called from now on."""
+        self._said[instrument] = tuple(dict.fromkeys(filter(is_name, names)))
+        self._published.pop(instrument, None)
+        self._filter.see(self._said[instrument])
+
+    def name(self, instrument: int, day: int) -> str | None:
+        """Return what to publish an instrument as on a day (since 1970); None if not wanted."""
+        on_days = self._published.setdefault(instrument, {})
+        if day not in on_days:
+            on_days[day] = self._look_up(instrument, day)
+        return on_days[day]
+
+    def table(self, names: Mapping[int, str]) -> SymbolTable:
+        """Return a table in which these instruments have these names."""
+        known = self._table.get
+        if any(known(number, name) != name for number, name in names.items()):
+            self._table = {}
+        self._table.update(names)
         return self._table
 
-    def is_wanted(self, instrument: int, symbols: frozenset[str]) -> bool:
-        """Tell whether an instrument of the newest table is one of the symbols, renamed or not."""
-        return self._symbols[instrument] in symbols or self._table[instrument] in symbols
+    def names_of(self, instrument: int, day: int) -> Iterator[str]:
+        """Yield the names of an instrument on a day, in order of preference; its id ends them."""
+        own = str(instrument)
+        for source in (self._header.of, self._said_of, self._symbology.of):
+            yield from (name for name in source(instrument, day) if name != own)
+        yield own
 
-    @cached_property
-    def _fallback(self) -> Sequence[Named]:
-        return names_in_symbology(self._folders)
+    def _said_of(self, instrument: int, _day: int) -> Sequence[str]:
+        return self._said.get(instrument, ())
 
-    def _look_up(self, unknown: Sequence[int], day: int) -> None:
-        known = _on_day(self._fallback, day)
-        for number in unknown:
-            if number not in known:
-                self._report(number, day)
-            self._symbols[number] = known.get(number, str(number))
-        self._rebuild()
+    def _look_up(self, instrument: int, day: int) -> str | None:
+        if self._filter.missing:
+            *seen, own = self.names_of(instrument, day)
+            self._filter.see(seen or [own])
+            self._filter.tick(own)
+        name = self._filter.published(self.names_of(instrument, day))
+        if name == str(instrument):
+            self._report(instrument, day)
+        return name
 
-    def _rebuild(self) -> None:
-        self._table = {
-            number: self._rename.get(symbol, symbol) for number, symbol in self._symbols.items()
-        }
-
-    def _report(self, number: int, day: int) -> None:
-        if number in self._reported:
+    def _report(self, instrument: int, day: int) -> None:
+        if instrument in self._reported or len(self._reported) > UNKNOWN_TOLD:
             return
-        self._reported.add(number)
+        self._reported.add(instrument)
+        if len(self._reported) > UNKNOWN_TOLD:
+            logger.warning("more instruments have no symbol; they are not named here")
+            return
         logger.warning(
             "instrument %d has no symbol on %s, neither in its file's metadata nor in %s: "
             "its id stands for it",
-            number,
+            instrument,
             _EPOCH + dt.timedelta(days=day),
             SYMBOLOGY_FILE,
         )
-
-
-def _on_day(named: Sequence[Named], day: int) -> dict[int, str]:
-    symbols: dict[int, str] = {}
-    for name in named:
-        if name.first <= day < name.end:
-            symbols.setdefault(name.instrument, name.symbol)
-    return symbols

@@ -21,7 +21,7 @@ class Trickle:
         self.rooms: list[int] = []
         self._pieces = list(pieces)
 
-    def read_some(self, room: memoryview) -> int:
+    def read_some(self, room: memoryview) -> int | None:
         self.rooms.append(len(room))
         while self._pieces:
             piece = self._pieces.pop(0)
@@ -77,8 +77,39 @@ def test_take_gives_what_is_asked_for_or_all_there_is(
     buffer = ReadBuffer(Trickle(parts), CAPACITY)
     content = b"".join(parts)
     for count in counts:
-        assert buffer.take(count) == content[:count]
+        assert taken(buffer, count) == (content[:count], 0)
         content = content[count:]
+
+
+def taken(buffer: ReadBuffer, count: int) -> tuple[bytes, int]:
+    """What `take` returns, and how often it yields before."""
+    steps, waits = buffer.take(count), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return bytes(end.value), waits
+        waits += 1
+
+
+class Hesitant(Trickle):
+    """A stream that has nothing to show for two calls of three."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces)
+        self._calls = 0
+
+    def read_some(self, room: memoryview) -> int | None:
+        self._calls += 1
+        return None if self._calls % 3 else super().read_some(room)
+
+
+def test_a_stream_that_has_nothing_to_show_yet_is_waited_for() -> None:
+    buffer = ReadBuffer(Hesitant([b"x" * 10, b"y" * 10]), CAPACITY)
+    assert (buffer.fill(), buffer.waiting, len(buffer)) == (False, True, 0)
+    assert taken(buffer, 15) == (b"x" * 10 + b"y" * 5, 4)
+    assert taken(buffer, 15) == (b"y" * 5, 2)
+    assert not buffer.waiting
 
 
 def test_a_stream_that_failed_is_not_read_again() -> None:

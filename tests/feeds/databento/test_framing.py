@@ -57,6 +57,7 @@ def test_any_mix_is_framed_as_a_plain_reader_reads_it(
         records += one_by_one(result.records)
         numbers += (result.numbers + found).tolist()
         others = [place for places in result.others.values() for place in places.tolist()]
+        others += [place for place, _ in result.control]
         assert sorted(result.numbers.tolist() + others) == list(range(result.found))
         found += result.found
         content = content[result.consumed :]
@@ -86,13 +87,23 @@ def test_send_times_are_cut_off_and_the_length_corrected() -> None:
 
 def test_other_records_are_told_by_rtype_with_their_places() -> None:
     first, second = one_by_one(trades(2))
-    content = other_record(0x17, 40) + first + other_record(0x00, 52) + second
-    result = framed(content + other_record(0x17, 16))
+    content = other_record(0x13, 40) + first + other_record(0x00, 52) + second
+    result = framed(content + other_record(0x13, 16))
     assert result.numbers.tolist() == [1, 3]
     assert {cause: places.tolist() for cause, places in result.others.items()} == {
-        "rtype 0x17": [0, 4],
+        "rtype 0x13": [0, 4],
         "unexpected record length": [2],
     }
+    assert result.control == []
+
+
+@pytest.mark.parametrize("rtype", [0x15, 0x16, 0x17])
+def test_what_a_gateway_says_is_handed_on_as_it_is(rtype: int) -> None:
+    first, second = one_by_one(trades(2))
+    spoken, short = other_record(rtype, 176), other_record(rtype, 16)
+    result = framed(first + spoken + second + short)
+    assert result.control == [(1, spoken), (3, short)]
+    assert (result.numbers.tolist(), result.others) == ([0, 2], {})
 
 
 @pytest.mark.parametrize("words", [0, 1, 3])

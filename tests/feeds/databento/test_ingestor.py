@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import subprocess
+import sys
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 
 from ingestor import records
 from ingestor.blocks import Source
@@ -22,7 +25,17 @@ from ingestor.feeds.streams import READ_BYTES
 from ingestor.feeds.zstd import MAX_BLOCK_BYTES
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 from ingestor.units import NS_PER_S
-from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, dbn_path, depth, records_of, trades, write_dbn
+from tests.dbn_files import (
+    DAY,
+    DAY_NS,
+    INSTRUMENT,
+    dbn_path,
+    depth,
+    mapping_record,
+    records_of,
+    trades,
+    write_dbn,
+)
 
 ONE_DAY = dt.timedelta(days=1)
 HOUR_NS = 3600 * NS_PER_S
@@ -194,13 +207,141 @@ def test_absolute_times_narrow_what_is_read(tmp_path: Path) -> None:
     assert ingestor.progress.filtered == 98
 
 
-@pytest.mark.parametrize(("symbol", "count"), [("ES.c.0", 100), ("ES", 100), ("NQ", 0)])
-def test_symbols_are_chosen_by_either_name_and_published_renamed(
-    tmp_path: Path, symbol: str, count: int
+@pytest.mark.parametrize("symbol", ["ES.c.0", "ES", str(INSTRUMENT)])
+def test_symbols_are_chosen_by_any_name_and_published_renamed(tmp_path: Path, symbol: str) -> None:
+    put(tmp_path, "trades")
+    ingestor = DBNIngestor(
+        data_dir=tmp_path,
+        symbols=frozenset({symbol}),
+        rename={"ES.c.0": "ES", str(INSTRUMENT): "ES"},
+    )
+    assert [trade.symbol for trade in ingestor.read_trades()] == ["ES"] * 100
+
+
+def test_a_symbol_that_no_file_bears_is_an_error_that_says_which_there_are(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path, "trades", number)
+    ingestor = DBNIngestor(data_dir=tmp_path, symbols=frozenset({"ESZ9", "ES.c.0"}))
+    found = ingestor.read_trades()
+    assert len(list(islice(found, 200))) == 200
+    with pytest.raises(NoDataError, match=r"^no file bears the symbol ESZ9; there are ES\.c\.0$"):
+        next(found)
+
+
+def test_a_symbol_that_a_header_lists_is_borne_though_nothing_of_it_traded(tmp_path: Path) -> None:
+    mappings = {"ES.c.0": [(DAY, DAY + ONE_DAY, "17077")], "NQ.c.0": [(DAY, DAY + ONE_DAY, "5")]}
+    write_dbn(dbn_path(tmp_path, "trades"), trades(3), schema="trades", mappings=mappings)
+    assert rows(DBNIngestor(data_dir=tmp_path, symbols=frozenset({"NQ.c.0"}))) == 0
+
+
+def test_a_symbol_that_another_feed_bears_is_not_missed(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    symbols = frozenset({"SPY"})
+    assert rows(DBNIngestor(data_dir=tmp_path, symbols=symbols, elsewhere=symbols)) == 0
+
+
+def test_a_symbol_of_symbology_json_is_borne(tmp_path: Path) -> None:
+    path = put(tmp_path, "trades")
+    (path.parent / "symbology.json").write_text(
+        '{"result": {"ESH4": [{"d0": "2024-01-02", "d1": "2024-01-03", "s": "17077"}], '
+        '"CLG4": [{"d0": "2024-01-02", "d1": "2024-01-03", "s": "5"}]}}'
+    )
+    ingestor = DBNIngestor(data_dir=tmp_path, symbols=frozenset({"ESH4", "CLG4"}))
+    assert {trade.symbol for trade in ingestor.read_trades()} == {"ESH4"}
+
+
+@pytest.mark.parametrize("first", ["ES.c.0", "ESH4"])
+def test_of_two_names_the_headers_first_is_published_in_every_process(
+    tmp_path: Path, first: str
+) -> None:
+    both = {name: [(DAY, DAY + ONE_DAY, "17077")] for name in ("ESH4", "ES.c.0")}
+    symbols = [first, *(both.keys() - {first})]
+    path = dbn_path(tmp_path, "trades")
+    write_dbn(path, trades(2), schema="trades", mappings=both, symbols=symbols)
+    code = (
+        "import sys, pathlib; from ingestor.feeds.databento import DBNIngestor;"
+        "found = DBNIngestor(data_dir=pathlib.Path(sys.argv[1])).read_trades();"
+        "print({trade.symbol for trade in found})"
+    )
+    for seed in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout == f"{{{first!r}}}\n"
+
+
+BROKEN_HEADERS = {
+    "a length that the vendor's decoder panics at": (53, (65_535).to_bytes(2, "little")),
+    "a width of nothing": (53, bytes(2)),
+    "four billion symbols": (112, b"\xff\xff\xff\xff"),
+    "a year 0": (270, (101).to_bytes(4, "little")),
+    "another version": (3, b"\x07"),
+    "no text": (116, b"\xff"),
+}
+
+
+@pytest.mark.parametrize(("at", "bad"), BROKEN_HEADERS.values(), ids=BROKEN_HEADERS)
+@pytest.mark.parametrize("zstd", [False, True])
+def test_a_broken_header_does_not_keep_the_day_before_from_being_read(
+    tmp_path: Path, at: int, bad: bytes, *, zstd: bool
 ) -> None:
     put(tmp_path, "trades")
-    ingestor = DBNIngestor(data_dir=tmp_path, symbols=frozenset({symbol}), rename={"ES.c.0": "ES"})
-    assert [trade.symbol for trade in ingestor.read_trades()] == ["ES"] * count
+    path = put(tmp_path, "trades", 1, zstd=False)
+    content = path.read_bytes()
+    path.unlink()
+    content = content[:at] + bad + content[at + len(bad) :]
+    path = dbn_path(tmp_path, "trades", DAY + ONE_DAY, zstd=zstd)
+    path.write_bytes(zstandard.compress(content) if zstd else content)
+    found = DBNIngestor(data_dir=tmp_path).read_trades()
+    assert len(list(islice(found, 100))) == 100
+    with pytest.raises(BadDataError, match=f"^{path} "):
+        next(found)
+
+
+def test_much_before_a_header_that_holds_nothing_is_read_with_signs_of_life(tmp_path: Path) -> None:
+    path = put(tmp_path, "trades")
+    path.write_bytes(b"\x50\x2a\x4d\x18\x00\x00\x00\x00" * 20_000 + path.read_bytes())
+    sizes = [len(block.records) for block in DBNIngestor(data_dir=tmp_path).blocks()]
+    assert sum(sizes) == 100
+    assert sizes.count(0) >= 4
+
+
+def test_records_that_go_to_and_fro_across_midnight_come_in_whole_blocks(tmp_path: Path) -> None:
+    records = trades(100_000, step_ns=0)
+    records["ts_recv_ns"][::2] += np.uint64(NS_PER_DAY)
+    mappings = {"ES.c.0": [(DAY, DAY + 2 * ONE_DAY, str(INSTRUMENT))]}
+    write_dbn(dbn_path(tmp_path, "trades"), records, schema="trades", mappings=mappings)
+    blocks = [len(block.records) for block in DBNIngestor(data_dir=tmp_path).blocks()]
+    assert sum(blocks) == 100_000
+    assert len(blocks) <= 100_000 * 48 // BLOCK_BYTES + 2
+
+
+def test_each_feed_takes_its_own_out_of_a_capture_of_both(tmp_path: Path) -> None:
+    body = mapping_record(INSTRUMENT, "ESH4") + trades(5).tobytes() + depth(7).tobytes()
+    for schema, count in (("trades", 5), ("mbp-10", 7)):
+        write_dbn(dbn_path(tmp_path, schema), body, schema=None, mappings={})
+        ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema(schema))
+        blocks = [(len(block.records), dict(block.symbols)) for block in ingestor.blocks()]
+        assert blocks == [(count, {INSTRUMENT: "ESH4"})]
+        assert ingestor.progress.skipped == {}
+
+
+def test_memory_follows_the_size_of_the_header(tmp_path: Path) -> None:
+    mappings = {f"S{n:06}": [(DAY, DAY + ONE_DAY, str(n))] for n in range(30_000)}
+    path = dbn_path(tmp_path, "trades", zstd=False)
+    records = trades(10)
+    records["instrument_id"] = 29_999
+    write_dbn(path, records, schema="trades", mappings=mappings, zstd=False)
+    ingestor = DBNIngestor(data_dir=tmp_path)
+    tracemalloc.start()
+    assert {trade.symbol for trade in ingestor.read_trades()} == {"S029999"}
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2.5 * path.stat().st_size + BLOCK_BYTES
 
 
 def test_symbology_json_beside_the_file_serves_when_metadata_is_silent(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.passes import Batch, FilePass
-from ingestor.feeds.databento.progress import Progress, Remarks
+from ingestor.feeds.databento.passes import FilePass
+from ingestor.feeds.databento.progress import TEXTS_TOLD, Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables, names_in_metadata
+from ingestor.feeds.databento.symbol_filter import SymbolFilter
+from ingestor.feeds.databento.symbology import NS_PER_DAY, HeaderNames, SymbolTables
 from ingestor.feeds.streams import open_stream
 from ingestor.feeds.windows import EVERYTHING, Window
 from ingestor.records import Records
 from ingestor.symbols import SymbolTable
 from ingestor.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
-from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, other_record, trades, write_dbn
+from tests.dbn_files import (
+    DAY,
+    DAY_NS,
+    INSTRUMENT,
+    control_record,
+    depth,
+    header_bytes,
+    mapping_record,
+    other_record,
+    text_record,
+    trades,
+    with_ts_out,
+    write_dbn,
+)
 from tests.feeds.databento.oracle import makes_sense
 
 NEXT = DAY.replace(day=3)
@@ -41,15 +54,17 @@ class Passed:
         windows: Sequence[Window] = (EVERYTHING,),
         symbols: frozenset[str] = frozenset(),
         block_bytes: int = MIN_BLOCK_BYTES,
+        days: Collection[int] | None = None,
     ) -> None:
         self.progress = Progress()
         self.blocks: list[tuple[Records, SymbolTable]] = []
         remarks = Remarks(path)
         with open_stream(path) as stream:
             reader = DbnReader(stream, path, DbnSchema.TRADES, block_bytes)
-            tables = SymbolTables(names_in_metadata(reader.header))
+            assert not list(reader.open())
+            tables = SymbolTables(HeaderNames(reader.header), symbol_filter=SymbolFilter(symbols))
             one_pass = FilePass(reader, tables, remarks, self.progress)
-            for records, table in one_pass.batches(windows, symbols):
+            for records, table in one_pass.batches(windows, days):
                 self.blocks.append((records.copy(), table))
         remarks.log()
 
@@ -93,10 +108,10 @@ def test_nonsense_is_skipped_counted_and_logged_once_a_cause(
 def test_records_of_other_types_are_skipped_by_rtype(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = trades(60).tobytes() + other_record(0x17, 320) + trades(1).tobytes()
-    passed = Passed(write(tmp_path, body + other_record(0x17, 320)))
-    assert passed.progress.skipped == {"rtype 0x17": 2}
-    assert "records skipped: 2, the first is number 60 (from 0): rtype 0x17" in caplog.text
+    body = trades(60).tobytes() + other_record(0x13, 360) + trades(1).tobytes()
+    passed = Passed(write(tmp_path, body + other_record(0x13, 360)))
+    assert passed.progress.skipped == {"rtype 0x13": 2}
+    assert "records skipped: 2, the first is number 60 (from 0): rtype 0x13" in caplog.text
 
 
 def test_a_sensible_file_is_not_worth_a_word(
@@ -121,16 +136,172 @@ def test_records_inside_a_window_are_found_behind_its_end(tmp_path: Path) -> Non
     assert passed.sequences == [6000, 6190]
 
 
-def test_a_block_is_cut_where_the_date_and_with_it_the_table_changes(tmp_path: Path) -> None:
+def test_a_block_is_cut_where_an_instrument_gets_another_name(tmp_path: Path) -> None:
     records = trades(10, start_ns=DAY_NS + NS_PER_DAY - 4 * NS_PER_S)
     records["instrument_id"] = [1, 1, 3, 1, 2, 2, 3, 2, 2, 1]
     passed = Passed(write(tmp_path, records, mappings=ROLL))
-    assert [len(block) for block, _ in passed.blocks] == [4, 6]
+    assert [len(block) for block, _ in passed.blocks] == [9, 1]
     assert passed.named == ["ES.c.0"] * 2 + ["NQ.c.0"] + ["ES.c.0"] * 3 + ["NQ.c.0"] + [
         "ES.c.0",
         "ES.c.0",
         "1",
     ]
+
+
+def test_records_that_go_to_and_fro_across_midnight_share_a_block(tmp_path: Path) -> None:
+    records = trades(20_000, step_ns=0)
+    records["instrument_id"] = 3
+    records["ts_recv_ns"][::2] += np.uint64(NS_PER_DAY)
+    passed = Passed(write(tmp_path, records, mappings=ROLL), block_bytes=1020 * 1024)
+    assert [len(block) for block, _ in passed.blocks] == [20_000]
+    assert passed.sequences == records["sequence"].tolist()
+
+
+def test_where_names_differ_on_the_two_sides_of_midnight_each_record_has_its_own(
+    tmp_path: Path,
+) -> None:
+    records = trades(4_000, step_ns=0)
+    records["instrument_id"] = np.arange(4_000) // 2 % 2 + 1
+    records["ts_recv_ns"][::2] += np.uint64(NS_PER_DAY)
+    passed = Passed(write(tmp_path, records, mappings=ROLL), block_bytes=1020 * 1024)
+    assert passed.named == ["1", "ES.c.0", "ES.c.0", "2"] * 1000
+    assert passed.sequences == records["sequence"].tolist()
+
+
+def test_only_the_days_asked_for_come_through(tmp_path: Path) -> None:
+    records = trades(50, step_ns=NS_PER_DAY // 10)
+    first = DAY_NS // NS_PER_DAY
+    path = write(tmp_path, records)
+    for block_bytes in (MIN_BLOCK_BYTES, 1020 * 1024):
+        passed = Passed(path, block_bytes=block_bytes, days={first + 1, first + 3})
+        assert passed.sequences == [*range(6010, 6020), *range(6030, 6040)]
+        assert passed.progress.filtered == 30
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("ts_out", [False, True])
+def test_symbol_mapping_records_name_instruments_from_where_they_stand_on(
+    tmp_path: Path, version: int, *, ts_out: bool
+) -> None:
+    def mapping(instrument: int, out: str) -> bytes:
+        return mapping_record(instrument, out, "ES.FUT", version=version, ts_out=ts_out)
+
+    def one(instrument: int) -> bytes:
+        records = trades(1)
+        records["instrument_id"] = instrument
+        return (with_ts_out(records) if ts_out else records).tobytes()
+
+    body = [one(1), mapping(1, "ESH4"), mapping(2, "ESM4"), one(1), one(2), one(1)]
+    body += [mapping(1, "ESU4"), one(2), one(1), one(3), mapping(3, "ESZ4"), one(3), one(1)]
+    header = header_bytes(None, version=version, mappings={}, ts_out=ts_out)
+    path = tmp_path / "capture.dbn"
+    path.write_bytes(header + b"".join(body))
+    expected = ["1", "ESH4", "ESM4", "ESH4", "ESM4", "ESU4", "3", "ESZ4", "ESU4"]
+    for block_bytes in (MIN_BLOCK_BYTES, 1020 * 1024):
+        passed = Passed(path, block_bytes=block_bytes)
+        assert passed.named == expected
+        assert (passed.progress.control, passed.progress.skipped) == (4, {})
+
+
+def test_the_metadata_of_a_file_comes_before_its_mapping_records(tmp_path: Path) -> None:
+    records = trades(2)
+    records["instrument_id"] = [1, 2]
+    body = mapping_record(1, "ESH4") + mapping_record(2, "ESM4") + records.tobytes()
+    passed = Passed(write(tmp_path, body, mappings=ROLL))
+    assert passed.named == ["ES.c.0", "ESM4"]
+
+
+@pytest.mark.parametrize("symbol", ["ESH4", "ES.FUT", "17077"])
+def test_a_capture_is_searched_by_either_symbol_of_a_mapping_record(
+    tmp_path: Path, symbol: str
+) -> None:
+    body = mapping_record(INSTRUMENT, "ESH4", "ES.FUT") + trades(3).tobytes()
+    passed = Passed(write(tmp_path, body, mappings={}), symbols=frozenset({symbol}))
+    assert passed.named == [symbol] * 3
+
+
+def test_what_a_gateway_says_is_told_and_counts_as_no_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in (1, 3):
+        body = text_record(0x17, "Heartbeat", version=version) + trades(1).tobytes()
+        body += text_record(0x15, "skipped\nINFO all is well", version=version)
+        body += text_record(0x17, "Subscription request 1 acknowledged", version=version)
+        path = write(tmp_path, body, version=version)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            progress = Passed(path).progress
+        assert (progress.control, progress.skipped, progress.records) == (3, {}, 1)
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+            (
+                "WARNING",
+                f"{path}: record number 2 (from 0) is a message of the gateway: "
+                '"skipped\\nINFO all is well"',
+            ),
+            (
+                "INFO",
+                f"{path}: record number 3 (from 0) is a message of the gateway: "
+                '"Subscription request 1 acknowledged"',
+            ),
+        ]
+
+
+def test_a_flood_of_messages_of_a_gateway_makes_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, text_record(0x15, "slow") * 1000)
+    assert Passed(path).progress.control == 1000
+    assert len(caplog.messages) == TEXTS_TOLD + 1
+    assert caplog.messages[-1] == (
+        f"{path}: more messages of the gateway, which are not shown: {1000 - TEXTS_TOLD}"
+    )
+
+
+def test_a_mapping_record_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:
+    cut = control_record(0x16, bytes(8), instrument=INSTRUMENT)
+    no_text = mapping_record(INSTRUMENT, "ESH4").replace(b"ESH4", b"\xff\xfe\xfd\xfc")
+    passed = Passed(write(tmp_path, cut + no_text + trades(1).tobytes(), mappings={}))
+    assert passed.named == [str(INSTRUMENT)]
+    assert passed.progress.skipped == {"symbol mapping that cannot be read": 2}
+
+
+def test_of_a_capture_that_mixes_schemas_the_other_feeds_records_are_no_loss(
+    tmp_path: Path,
+) -> None:
+    body = trades(2).tobytes() + depth(3).tobytes() + other_record(0x13, 64)
+    path = write_dbn(tmp_path / "x.dbn", body, schema=None, zstd=False)
+    progress = Passed(path).progress
+    assert (progress.records, progress.filtered) == (2, 3)
+    assert progress.skipped == {"rtype 0x13": 1}
+    with_schema = Passed(write(tmp_path, body)).progress
+    assert with_schema.skipped == {"rtype 0x13": 1, "rtype 0x0A": 3}
+
+
+PARTS = st.one_of(
+    st.tuples(st.just("trade"), st.integers(0, 2), st.integers(0, 1)),
+    st.tuples(st.just("mapping"), st.integers(0, 2), st.integers(0, 2)),
+)
+
+
+@given(st.lists(PARTS, max_size=40), st.sampled_from([MIN_BLOCK_BYTES, 1020 * 1024]))
+def test_names_are_those_of_a_plain_loop_over_the_records(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, int, int]], block_bytes: int
+) -> None:
+    body, said, expected = b"", dict[int, str](), list[str]()
+    for kind, instrument, number in parts:
+        if kind == "mapping":
+            said[instrument] = f"N{number}"
+            body += mapping_record(instrument, said[instrument])
+            continue
+        records = trades(1, start_ns=DAY_NS + number * NS_PER_DAY)
+        records["instrument_id"] = instrument
+        body += records.tobytes()
+        by_header = {(1, 0): "ES.c.0", (2, 1): "ES.c.0"}.get((instrument, number))
+        expected.append(by_header or said.get(instrument, str(instrument)))
+    path = write(tmp_path_factory.mktemp("x"), body, mappings=ROLL)
+    passed = Passed(path, block_bytes=block_bytes)
+    assert passed.named == expected
+    assert passed.progress.control == sum(kind == "mapping" for kind, _, _ in parts)
 
 
 def test_the_date_is_that_of_ts_recv(tmp_path: Path) -> None:
@@ -231,16 +402,6 @@ def test_every_record_is_passed_filtered_or_skipped_as_a_plain_loop_does(
         len(expected),
         len(sensible) - len(expected),
     )
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
-def test_runs_of_one_date_are_cut_at_every_change(days: list[int]) -> None:
-    records = trades(len(days))
-    records["ts_recv_ns"] = np.array(days, np.uint64) * np.uint64(NS_PER_DAY) + np.uint64(5)
-    parts = list(Batch(records, np.arange(len(days))).by_day())
-    assert [day for day, part in parts for _ in part.numbers] == days
-    assert [n for _, part in parts for n in part.numbers.tolist()] == list(range(len(days)))
-    assert all(before[0] != after[0] for before, after in pairwise(parts))
 
 
 def test_instruments_of_no_mapping_go_by_their_number(tmp_path: Path) -> None:

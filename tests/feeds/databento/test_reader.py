@@ -34,6 +34,7 @@ def read(
     with open_stream(path) as stream:
         reader = DbnReader(stream, path, DbnSchema(schema), block_bytes)
         try:
+            assert not list(reader.open())
             for chunk in reader.chunks():
                 assert chunk.records.nbytes <= block_bytes
                 chunks.append(chunk.records.tobytes())
@@ -99,7 +100,7 @@ def test_a_compressed_file_cut_anywhere_yields_what_its_blocks_still_hold(
     found = b"".join(chunks)
     assert found == body[: len(found)]
     if failure is not None and "inside a record" not in failure:
-        assert f"inside a zstd frame, at byte {kept} of the file" in failure
+        assert f"inside a zstd frame at byte {kept} of the file" in failure
     second = len(compressed(HEADER, body[: len(body) // 2]))
     assert len(found) >= (len(body) // 2 // 48 * 48 if kept >= second else 0)
 
@@ -112,7 +113,7 @@ def test_a_cut_zstd_frame_is_named_with_place_and_count(tmp_path: Path) -> None:
     count = sum(map(len, chunks)) // 48
     assert count == 2 * 131_072 // 48
     assert failure == (
-        f"{path} ends inside a zstd frame, at byte {len(content) - 3} of the file; "
+        f"{path} ends inside a zstd frame at byte {len(content) - 3} of the file; "
         f"{count} whole records were read before, "
         f"up to byte {len(HEADER) + count * 48} of its decompressed content"
     )
@@ -183,6 +184,7 @@ def test_the_position_reaches_the_end_of_the_file(tmp_path: Path) -> None:
     path = write_dbn(tmp_path / "x", trades(9000), schema="trades")
     with open_stream(path) as stream:
         reader = DbnReader(stream, path, DbnSchema.TRADES, 4096)
+        assert not list(reader.open())
         positions = [reader.position for _ in reader.chunks()]
         assert positions == sorted(positions)
         assert reader.position == path.stat().st_size
