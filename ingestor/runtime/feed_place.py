@@ -62,7 +62,9 @@ class RingWriter:
     def __init__(self, place: FeedPlace) -> None:
         self._ring = place.ring
         self._row = place.row
-        self._announced: Mapping[int, str] = {}
+        self._table: Mapping[int, str] = {}
+        self._seen = 0
+        self._announced: dict[int, str] = {}
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block that is not empty, and count it; False when the ring is still full.
@@ -90,12 +92,13 @@ class RingWriter:
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
 
     def _announce(self, symbols: Mapping[int, str], timeout_s: float) -> bool:
-        if symbols is self._announced:
+        if symbols is self._table and len(symbols) == self._seen:
             return True
         news = {k: v for k, v in symbols.items() if self._announced.get(k) != v}
         if news and not self._put(symbols_message(news), timeout_s):
             return False
-        self._announced = symbols
+        self._announced.update(news)
+        self._table, self._seen = symbols, len(symbols)
         return True
 
     def _put(self, message: Message, timeout_s: float) -> bool:

@@ -153,7 +153,8 @@ class DBNIngestor:
                 reader = DbnReader(stream, file.path, schema, self.block_bytes)
                 for _ in reader.open():
                     yield Block(self.feed, reader.nothing, {}, self.source)
-                symbology = SymbologyNames((file.path.parent, self.data_dir))
+                folders = file.path.parent, self.data_dir
+                symbology = shared.symbology.setdefault(folders, SymbologyNames(folders))
                 tables = self._tables(HeaderNames(reader.header), symbology, shared)
                 one_pass = FilePass(reader, tables, remarks, shared.progress)
                 for records, table in one_pass.batches(windows):
@@ -189,3 +190,4 @@ class _Shared:
     progress: Progress
     symbol_filter: SymbolFilter
     unknown: set[int] = field(default_factory=set)
+    symbology: dict[tuple[Path, Path], SymbologyNames] = field(default_factory=dict)

@@ -363,6 +363,18 @@ def test_an_unknown_instrument_is_logged_once_for_all_files(
     assert len(caplog.messages) == 1
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"result": {"A": [{"d0": "0000-01-01"}]}}'])
+def test_a_symbology_json_that_is_of_no_use_is_told_once_for_all_files(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        path = dbn_path(tmp_path, "trades", DAY + number * ONE_DAY)
+        write_dbn(path, trades(2), schema="trades", mappings={})
+    (path.parent / "symbology.json").write_text(text)
+    assert rows(DBNIngestor(data_dir=tmp_path)) == 6
+    assert sum("is of no use" in message for message in caplog.messages) == 1
+
+
 def test_trades_and_depth_are_read_as_events_whatever_the_schema(tmp_path: Path) -> None:
     put(tmp_path, "trades", count=3)
     put(tmp_path, "mbp-10", count=3)
