@@ -61,6 +61,8 @@ def without(text: str, secret: str) -> str:
     if not secret:
         return text
     text = text.replace(secret, _HIDDEN)
+    if _ELLIPSIS not in text:
+        return text
     for chars in range(len(secret) - 1, _TELLTALE_CHARS - 1, -1):
         text = text.replace(f"{secret[:chars]}{_ELLIPSIS}", f"{_HIDDEN}{_ELLIPSIS}")
     return text

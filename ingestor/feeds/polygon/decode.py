@@ -23,14 +23,13 @@ from ingestor.bounds import MAX_SYMBOL_BYTES
 from ingestor.errors import BadDataError
 from ingestor.feeds.polygon.admission import Admission
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
-from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
     Condition,
     Conditions,
     OptionMessage,
-    OptionQuote,
     OptionTrade,
     Status,
     StockMessage,
@@ -206,11 +205,17 @@ class StockDecoder(_Decoder):
         return self._decoded(frame)
 
     def _quote(self, frame: _Frame, message: StockQuote) -> None:
-        symbol = message.sym
-        instrument = self._quotes.get(symbol) or self._admit("Q", symbol, self._quotes)
+        sym = message.sym
+        instrument = self._quotes.get(sym) or self._admit("Q", sym, self._quotes)
         if instrument is None:
             return
-        bid, ask = _book(frame, message, instrument)
+        bp, ap = message.bp or 0.0, message.ap or 0.0
+        bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
+        ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
+        if bid_e9 / _E9 != bp or ask_e9 / _E9 != ap:
+            frame.rounded += 1
+        instrument.bid_e9 = bid = int(bid_e9)
+        instrument.ask_e9 = ask = int(ask_e9) or NO_ASK
         frame.rows += _STOCK_QUOTE.pack(
             _STOCK_QUOTE_HEAD,
             instrument.id,
@@ -231,13 +236,15 @@ class StockDecoder(_Decoder):
         if size is None:
             self._tally.skip(Skip.SIZE, "trade without a size", message)
             return
-        symbol = message.sym
-        instrument = self._trades.get(symbol) or self._admit("T", symbol, self._trades)
+        sym = message.sym
+        instrument = self._trades.get(sym) or self._admit("T", sym, self._trades)
         if instrument is None:
             return
-        price = round(message.p * _E9)
-        if price / _E9 != message.p:
+        p = message.p
+        e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
+        if e9 / _E9 != p:
             frame.rounded += 1
+        price = int(e9)
         frame.rows += _STOCK_TRADE.pack(
             _STOCK_TRADE_HEAD,
             instrument.id,
@@ -280,7 +287,8 @@ class OptionDecoder(_Decoder):
             else:
                 contract = self._quotes.get(symbol) or self._contract("Q", symbol, self._quotes)
                 if contract is not None:
-                    _book(frame, message, contract)
+                    contract.bid_e9 = round((message.bp or 0.0) * _E9)
+                    contract.ask_e9 = round((message.ap or 0.0) * _E9) or NO_ASK
         return self._decoded(frame)
 
     def _contract(
@@ -297,9 +305,11 @@ class OptionDecoder(_Decoder):
         return self._admit(channel, symbol, admitted)
 
     def _trade(self, frame: _Frame, message: OptionTrade, instrument: Instrument) -> None:
-        price = round(message.p * _E9)
-        if price / _E9 != message.p:
+        p = message.p
+        e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
+        if e9 / _E9 != p:
             frame.rounded += 1
+        price = int(e9)
         frame.rows += _OPTION_TRADE.pack(
             _OPTION_TRADE_HEAD,
             instrument.id,
@@ -314,21 +324,6 @@ class OptionDecoder(_Decoder):
             self._aggressor(frame, message, instrument, price),
             self._packed_conditions.get(message.c) or self._pack_conditions(message.c),
         )
-
-
-def _book(
-    frame: _Frame, message: StockQuote | OptionQuote, instrument: Instrument
-) -> tuple[int, int]:
-    """Keep a quote as the newest; return bid and ask in 1e-9, `NO_BID` or `NO_ASK` where empty."""
-    bp, ap = message.bp or 0.0, message.ap or 0.0
-    bid, ask = round(bp * _E9), round(ap * _E9)
-    if bid / _E9 != bp:
-        frame.rounded += 1
-    if ask / _E9 != ap:
-        frame.rounded += 1
-    instrument.bid_e9 = bid = bid or NO_BID
-    instrument.ask_e9 = ask = ask or NO_ASK
-    return bid, ask
 
 
 def whole_shares(size: int | None, decimal_size: str | float | None) -> int | None:
@@ -355,6 +350,9 @@ def _head(rtype: RType, dtype: np.dtype[Any]) -> int:
 
 
 _E9: Final = float(PRICE_SCALE)
+_TO_WHOLE: Final = 1.5 * 2**52
+"""Added to a double below 2**51 and taken away again, it leaves the nearest whole number: beyond
+2**52 a double has no fraction. This is `round`, at a third of its cost."""
 
 # Head, instrument_id, ts_event_ns, ts_recv_ns, sequence; then the type's own fields.
 _STOCK_TRADE: Final = Struct("<IIQQQqIhb17s")

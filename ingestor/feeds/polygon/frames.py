@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -82,6 +83,9 @@ class Notice:
     text: str
 
 
+_NONE: Final[Mapping[Any, int]] = MappingProxyType({})
+
+
 class Tally:
     """What was skipped or tolerated since it was last taken, and what of it is news."""
 
@@ -114,13 +118,17 @@ class Tally:
 
     def take(self) -> tuple[Mapping[Skip, int], Mapping[Oddity, int], tuple[Notice, ...]]:
         """Return counts of skips, counts of oddities and notices, and begin anew."""
-        taken = (self._skipped, self._oddities, tuple(self._notices))
+        skipped: Mapping[Skip, int] = _NONE
+        oddities: Mapping[Oddity, int] = _NONE
+        notices: tuple[Notice, ...] = ()
         if self._skipped:
-            self._skipped = Counter()
+            skipped, self._skipped = self._skipped, Counter()
         if self._oddities:
-            self._oddities = Counter()
-        self._notices.clear()
-        return taken
+            oddities, self._oddities = self._oddities, Counter()
+        if self._notices:
+            notices = tuple(self._notices)
+            self._notices.clear()
+        return skipped, oddities, notices
 
 
 class FrameReader(Generic[M]):
@@ -133,13 +141,13 @@ class FrameReader(Generic[M]):
         self._tally = tally
         self._frames = 0
 
-    def read(self, data: bytes) -> list[M]:
-        """Return the messages of a frame in its order; what is none goes to the tally."""
-        if len(data) <= PIECE_BYTES:
-            return self._read(data)
-        return [message for piece in pieces(data) for message in self._read(piece)]
+    def read(self, data: bytes, *, whole: bool = True) -> list[M]:
+        """Return the messages of a frame in its order; what is none goes to the tally.
 
-    def _read(self, data: bytes) -> list[M]:
+        A piece of a frame, not `whole`, is cut no further.
+        """
+        if whole and len(data) > PIECE_BYTES:
+            return [m for piece in pieces(data) for m in self.read(piece, whole=False)]
         try:
             messages = self._whole.decode(data)
         except _UNREADABLE:
