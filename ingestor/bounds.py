@@ -30,6 +30,10 @@ MAX_TEXT_CHARS: Final = 240
 _UNPRINTABLE: Final = re.compile(
     r"[^\S ]|[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
+_HIDDEN: Final = "(hidden)"
+_TELLTALE_CHARS: Final = 4
+"""The beginning of a secret that is hidden too, where the rest of it was cut."""
+
 _ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -46,6 +50,22 @@ def printable(text: str | bytes, limit: int = MAX_TEXT_CHARS) -> str:
         text = text[: 4 * limit].decode(errors="replace")
     shown = _UNPRINTABLE.sub(_escaped, text[: limit + 1])
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}{_ELLIPSIS}"
+
+
+def without(text: str, secret: str) -> str:
+    """Return text in which a secret, also one that was cut by `printable`, is not shown.
+
+    >>> without("key abcdefgh, again abcdef…", "abcdefgh")
+    'key (hidden), again (hidden)…'
+    """
+    if not secret:
+        return text
+    text = text.replace(secret, _HIDDEN)
+    if _ELLIPSIS not in text:
+        return text
+    for chars in range(len(secret) - 1, _TELLTALE_CHARS - 1, -1):
+        text = text.replace(f"{secret[:chars]}{_ELLIPSIS}", f"{_HIDDEN}{_ELLIPSIS}")
+    return text
 
 
 def _escaped(found: re.Match[str]) -> str:

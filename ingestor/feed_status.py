@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from ingestor.bounds import printable
 from ingestor.errors import BadDataError
 
 SUBJECT_PREFIX: Final = "ingestor.status"
@@ -72,11 +73,9 @@ _DECODER: Final = msgspec.json.Decoder(FeedStatus)
 
 
 def shortened(status: FeedStatus) -> FeedStatus:
-    """Return it with at most `MAX_TEXT_CHARS` characters of text, the last one an ellipsis."""
-    if len(status.text) <= MAX_TEXT_CHARS:
-        return status
-    text = f"{status.text[: MAX_TEXT_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return msgspec.structs.replace(status, text=text)
+    """Return it with its text `printable` and of at most `MAX_TEXT_CHARS` characters."""
+    text = printable(status.text, MAX_TEXT_CHARS)
+    return status if text == status.text else msgspec.structs.replace(status, text=text)
 
 
 def encode_status(status: FeedStatus) -> bytes:
@@ -88,5 +87,5 @@ def decode_status(data: bytes) -> FeedStatus:
     """Read a status. Raises `BadDataError` when it is none."""
     try:
         return _DECODER.decode(data)
-    except msgspec.DecodeError as error:
-        raise BadDataError(f"not a feed's status: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadDataError(f"not a feed's status: {printable(str(error))}") from None

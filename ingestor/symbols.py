@@ -15,8 +15,10 @@ from typing import Final
 
 from ingestor.errors import BadDataError
 
-SymbolTable = Mapping[int, str]
-"""instrument_id to symbol, valid for one block of records."""
+SymbolTable = dict[int, str]
+"""instrument_id to symbol, for the records of a block. A table may grow, at its end, while blocks
+refer to it, but an id keeps its symbol: where one is to have another, a new table begins. So
+whatever was looked up in a table holds for as long as the table is the same object."""
 
 OPTION_PREFIX: Final = "O:"
 OPTION_TAIL_CHARS: Final = 15

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.bounds import MAX_TEXT_CHARS, printable
+from ingestor.bounds import MAX_TEXT_CHARS, printable, without
 
 
 def test_plain_text_is_shown_as_it_is() -> None:
@@ -29,3 +29,13 @@ def test_whatever_comes_is_one_printable_line_within_the_limit(
     assert len(shown.splitlines()) <= 1
     assert "\x1b" not in shown
     shown.encode()
+
+
+def test_a_secret_is_hidden_wherever_it_stands_and_where_it_was_cut() -> None:
+    secret = "abcdefghijkl"
+    text = f"{secret}, {secret}"
+    assert without(text, secret) == "(hidden), (hidden)"
+    for limit in range(1, len(text)):
+        assert secret[:4] not in without(printable(text, limit), secret) or limit < 5
+    assert without("as it is…", secret) == "as it is…"
+    assert without("as it is", "") == "as it is"

@@ -32,8 +32,8 @@ from ingestor.records import EventType, Records, split_by_rtype
 from ingestor.symbols import SymbolTable, symbol_of
 
 HEADERS_HELD: Final = 64
-"""Most headers kept, each with its symbol table: a live feed makes a new table for every addition,
-and a table of thousands of options takes some hundred KiB."""
+"""Most headers kept, each with its symbol table: one of thousands of options takes some hundred
+KiB, and a file of several days has a table a day."""
 
 ROW_COUNT_AT: Final = 8
 """Where a header has its number of rows."""
@@ -93,12 +93,17 @@ class Headers:
     def template(self, kind: EventType, block: Block, ids: npt.NDArray[np.uint32]) -> bytes:
         """Return the header of rows with these instruments, ascending."""
         # A symbol table that is kept beside its header cannot lose its identity to another one.
+        # It may grow meanwhile, so a header in which an id stands for its symbol is not kept.
         key = (id(block.symbols), block.source, kind.rtype, ids.tobytes())
-        if key not in self._made:
+        if key in self._made:
+            return self._made[key][1]
+        numbers = ids.tolist()
+        header = _header(kind, block, numbers)
+        if all(number in block.symbols for number in numbers):
             if len(self._made) >= HEADERS_HELD:
                 self._made.clear()
-            self._made[key] = (block.symbols, _header(kind, block, ids.tolist()))
-        return self._made[key][1]
+            self._made[key] = (block.symbols, header)
+        return header
 
 
 def _header(kind: EventType, block: Block, instrument_ids: list[int]) -> bytes:

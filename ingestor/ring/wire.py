@@ -5,15 +5,15 @@ below 4, then their rtype; of a block, the first record's rtype tells the dtype 
 quotes and trades may mix). Whatever else there is to say begins with a smaller byte:
 
     1 symbols   then MessagePack ``[[instrument_id, text]]``: additions to the feed's table, in
-                force for every block after them
+                force for every block after them; a long table comes in several messages
     2 end       nothing more comes from this feed
     3 status    then its JSON
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -24,6 +24,13 @@ from ingestor.blocks import Block, Source
 from ingestor.feed_status import FeedStatus, decode_status, encode_status
 from ingestor.records import EVENT_TYPE_BY_RTYPE, Records, as_bytes_matrix
 from ingestor.ring.block_ring import Message
+from ingestor.symbols import SymbolTable
+
+MAX_SYMBOLS_BYTES: Final = 64 * 1024
+"""Of one message of symbols, some 700; a quarter of the ring where that is less."""
+
+_ENTRY_BYTES: Final = 1 + 5 + 3
+"""MessagePack around a symbol of less than 64 KiB: its pair, its id, its length."""
 
 _RTYPE_AT: Final = 1
 
@@ -51,6 +58,26 @@ def symbols_message(symbols: Mapping[int, str]) -> bytes:
     return bytes([Kind.SYMBOLS]) + msgspec.msgpack.encode(list(symbols.items()))
 
 
+def symbols_messages(
+    symbols: Iterable[tuple[int, str]], max_bytes: int = MAX_SYMBOLS_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """Yield messages that add (id, symbol) pairs, each with how many it adds.
+
+    None has more than `max_bytes`, but one whose only symbol does.
+    """
+    piece: list[tuple[int, str]] = []
+    size = 0
+    for pair in symbols:
+        pair_bytes = _ENTRY_BYTES + len(pair[1].encode())
+        if piece and size + pair_bytes > max_bytes - _ENTRY_BYTES:
+            yield len(piece), symbols_message(dict(piece))
+            piece, size = [], 0
+        piece.append(pair)
+        size += pair_bytes
+    if piece:
+        yield len(piece), symbols_message(dict(piece))
+
+
 def status_message(status: FeedStatus) -> bytes:
     """Return the message that carries what the feed tells about itself."""
     return bytes([Kind.STATUS]) + encode_status(status)
@@ -60,13 +87,20 @@ def status_message(status: FeedStatus) -> bytes:
 class RingReader:
     """Turns one feed's messages back into blocks and statuses, keeping its symbol table.
 
-    The table is replaced, never changed, when symbols arrive: blocks read before keep theirs.
+    The table grows in place, so an addition costs what it adds. Only where an id that blocks may
+    hold gets another symbol a new table begins; blocks read before keep theirs.
     """
 
     feed: int
     source: Source
-    symbols: Mapping[int, str]
+    symbols: SymbolTable
     ended: bool = False
+    _table: dict[int, str] = field(init=False)
+    _in_use: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the symbols that are given."""
+        self.symbols = self._table = dict(self.symbols)
 
     def read(self, message: Message) -> Block | FeedStatus | None:
         """Return the block or status in a message; None when it only changes the reader's state.
@@ -75,13 +109,20 @@ class RingReader:
         """
         match message[0]:
             case Kind.SYMBOLS:
-                added = dict(_symbols_decoder.decode(message[1:]))
-                self.symbols = {**self.symbols, **added}
+                self._add(_symbols_decoder.decode(message[1:]))
             case Kind.END:
                 self.ended = True
             case Kind.STATUS:
                 return decode_status(bytes(message[1:]))
             case _:
+                self._in_use = True
                 records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
                 return Block(self.feed, records, self.symbols, self.source)
         return None
+
+    def _add(self, pairs: list[tuple[int, str]]) -> None:
+        known = self._table.get
+        if self._in_use and any(known(number, text) != text for number, text in pairs):
+            self.symbols = self._table = self._table.copy()
+            self._in_use = False
+        self._table.update(pairs)

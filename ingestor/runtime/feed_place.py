@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 import msgspec
 
 from ingestor.blocks import Block
 from ingestor.feed_status import FeedStatus
 from ingestor.ring.block_ring import BlockRing, Message
-from ingestor.ring.wire import END_MESSAGE, records_message, status_message, symbols_message
+from ingestor.ring.wire import (
+    END_MESSAGE,
+    MAX_SYMBOLS_BYTES,
+    records_message,
+    status_message,
+    symbols_messages,
+)
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.symbols import SymbolTable
+
+SYMBOLS_SHARE: Final = 4
+"""A message of symbols takes at most a quarter of the ring, so that a table of any size fits."""
 
 
 class FeedReport(msgspec.Struct, frozen=True):
@@ -57,14 +69,19 @@ FeedMain = Callable[[FeedPlace], FeedReport]
 
 
 class RingWriter:
-    """Puts blocks in a feed's ring, what is new in their symbol tables before them."""
+    """Puts blocks in a feed's ring, what is new in their symbol tables before them.
+
+    While blocks come with the same table, only what it has grown by is looked at: the last of its
+    symbols. Another table is compared with the one before it, once.
+    """
 
     def __init__(self, place: FeedPlace) -> None:
         self._ring = place.ring
         self._row = place.row
-        self._table: Mapping[int, str] = {}
+        self._symbols_bytes = min(MAX_SYMBOLS_BYTES, place.ring.max_message_bytes // SYMBOLS_SHARE)
+        self._table: SymbolTable = {}
         self._seen = 0
-        self._announced: dict[int, str] = {}
+        self._pending: list[tuple[int, str]] = []
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block that is not empty, and count it; False when the ring is still full.
@@ -91,15 +108,25 @@ class RingWriter:
         """Give a sign of life."""
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
 
-    def _announce(self, symbols: Mapping[int, str], timeout_s: float) -> bool:
-        if symbols is self._table and len(symbols) == self._seen:
-            return True
-        news = {k: v for k, v in symbols.items() if self._announced.get(k) != v}
-        if news and not self._put(symbols_message(news), timeout_s):
-            return False
-        self._announced.update(news)
-        self._table, self._seen = symbols, len(symbols)
-        return True
+    def _announce(self, symbols: SymbolTable, timeout_s: float) -> bool:
+        """Put the symbols of a table that the reader does not know; False when the ring is full."""
+        if symbols is not self._table or len(symbols) != self._seen:
+            self._pending += self._news(symbols)
+            self._table, self._seen = symbols, len(symbols)
+        sent = 0
+        for count, message in symbols_messages(self._pending, self._symbols_bytes):
+            if not self._put(message, timeout_s):
+                break
+            sent += count
+        del self._pending[:sent]
+        return not self._pending
+
+    def _news(self, symbols: SymbolTable) -> Iterable[tuple[int, str]]:
+        """Return what a table holds beyond what was seen of it, or of the table before it."""
+        if symbols is self._table:
+            return [*islice(reversed(symbols.items()), len(symbols) - self._seen)][::-1]
+        known = self._table if self._seen == len(self._table) else {}
+        return [pair for pair in symbols.items() if known.get(pair[0]) != pair[1]]
 
     def _put(self, message: Message, timeout_s: float) -> bool:
         if self._ring.put(message, timeout_s):

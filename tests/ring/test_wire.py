@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from ingestor.blocks import Block, Source
 from ingestor.errors import BadDataError
@@ -15,6 +16,7 @@ from ingestor.ring.wire import (
     records_message,
     status_message,
     symbols_message,
+    symbols_messages,
 )
 from tests.rows import rows
 from tests.strategies import STATUSES
@@ -42,15 +44,50 @@ def test_a_mixed_stock_frame_keeps_every_rtype() -> None:
     assert got.records["rtype"].tolist() == [RType.STOCK_QUOTE, RType.STOCK_TRADE]
 
 
-def test_new_symbols_hold_for_later_blocks_and_leave_earlier_ones_alone() -> None:
+def block_of(ring: RingReader) -> Block:
+    block = ring.read(records_message(rows([(1, 1, 1)])))
+    assert isinstance(block, Block)
+    return block
+
+
+def test_new_symbols_are_added_to_the_table_and_earlier_blocks_keep_theirs() -> None:
     ring = reader()
-    before = ring.read(records_message(rows([(1, 1, 1)])))
+    before = block_of(ring)
     assert ring.read(symbols_message({2: "O:SPY251216C00686000"})) is None
-    after = ring.read(records_message(rows([(1, 1, 1)])))
-    assert isinstance(before, Block)
-    assert isinstance(after, Block)
-    assert before.symbols == {1: "A"}
+    after = block_of(ring)
+    assert before.symbols is after.symbols
     assert after.symbols == {1: "A", 2: "O:SPY251216C00686000"}
+
+
+def test_another_symbol_for_an_id_begins_another_table() -> None:
+    ring = reader()
+    before = block_of(ring)
+    ring.read(symbols_message({1: "B", 2: "C"}))
+    ring.read(symbols_message({2: "D"}))
+    after = block_of(ring)
+    assert before.symbols == {1: "A"}
+    assert after.symbols == {1: "B", 2: "D"}
+
+
+def test_the_table_a_reader_begins_with_stays_as_it_is() -> None:
+    given = {1: "A"}
+    RingReader(0, Source.SIM, given).read(symbols_message({2: "B"}))
+    assert given == {1: "A"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.text(max_size=71)), unique_by=lambda p: p[0]),
+    st.integers(400, 2_000),
+)
+def test_a_table_of_any_size_comes_in_messages_of_bounded_size(
+    pairs: list[tuple[int, str]], max_bytes: int
+) -> None:
+    ring, counts = RingReader(0, Source.SIM, {}), 0
+    for count, message in symbols_messages(pairs, max_bytes):
+        assert len(message) <= max_bytes
+        ring.read(message)
+        counts += count
+    assert (ring.symbols, counts) == (dict(pairs), len(pairs))
 
 
 def test_the_end_of_the_feed_is_remembered() -> None:

@@ -72,6 +72,47 @@ def test_only_symbols_that_are_new_are_announced() -> None:
     assert [b"B" in message for message in messages] == [False, False, True, False]
 
 
+def test_a_table_that_grows_is_announced_by_what_it_grew() -> None:
+    here = Place()
+    table = {0: "A"}
+    for number in range(1, 200):
+        assert here.writer.put(Block(0, rows([(1, 1, 1)]), table, Source.SIM))
+        table[number] = f"S{number}"
+        symbols, records = here.place.ring.take(1000)
+        assert len(symbols) < 20
+        here.reader.read(symbols)
+        here.reader.read(records)
+    assert here.writer.put(Block(0, rows([(1, 1, 1)]), table, Source.SIM))
+    here.taken()
+    assert here.reader.symbols == table
+
+
+def test_a_table_of_any_size_passes_a_small_ring_bit_by_bit() -> None:
+    here = Place(ring_bytes=4_000)
+    first = {number: f"OLD{number}" for number in range(1_000)}
+    second = {number: f"NEW{number}" for number in range(500, 3_000)}
+    for table in (first, second):
+        large = Block(0, rows([(1, 1, 1)]), table, Source.SIM)
+        for _ in range(1_000):
+            if here.writer.put(large):
+                break
+            here.taken()
+        here.taken()
+    assert here.reader.symbols == first | second
+
+
+def test_a_table_that_is_left_half_announced_leaves_no_wrong_name() -> None:
+    here = Place(ring_bytes=4_000)
+    half = Block(0, rows([(1, 1, 1)]), {n: f"A{n}" for n in range(1_000)}, Source.SIM)
+    assert not here.writer.put(half)
+    half.symbols[1_000] = "A1000"
+    other = Block(0, rows([(1, 1, 1)]), {n: f"A{n}" for n in range(900, 1_002)}, Source.SIM)
+    while not here.writer.put(other):
+        here.taken()
+    here.taken()
+    assert here.reader.symbols == {n: f"A{n}" for n in range(1_002)}
+
+
 def test_statuses_and_the_end_come_out_after_what_was_put_before() -> None:
     here = Place()
     assert here.writer.put(block([(1, 1, 1)]))

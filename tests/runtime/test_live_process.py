@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -64,6 +64,9 @@ class Log:
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames.append(data)
+
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        """Nothing to keep."""
 
     def tick(self, now_ns: int) -> None:
         """Nothing to do."""

@@ -11,7 +11,7 @@ Sizes are whole shares. Where the vendor gives the fraction too (``ds``), it dec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from struct import Struct
@@ -19,22 +19,22 @@ from typing import Any, Final
 
 import numpy as np
 
+from ingestor.bounds import MAX_SYMBOL_BYTES
 from ingestor.errors import BadDataError
+from ingestor.feeds.polygon.admission import Admission
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
-from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
     Condition,
     Conditions,
     OptionMessage,
-    OptionQuote,
     OptionTrade,
     Status,
     StockMessage,
     StockQuote,
     StockTrade,
-    price_to_e9,
 )
 from ingestor.records import (
     MAX_CONDITIONS,
@@ -47,11 +47,14 @@ from ingestor.records import (
     RType,
 )
 from ingestor.symbols import parse_option_ticker
-from ingestor.units import NS_PER_MS, NS_PER_S, UINT32_MAX, UNDEF_PRICE
+from ingestor.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 LATE_AFTER_NS: Final = NS_PER_S
 MAX_CONDITION_SETS: Final = 4096
 """Packed condition lists that are kept; a few hundred occur."""
+
+MAX_DECIMAL_CHARS: Final = 64
+"""A size with more digits is no number that a field of ours could hold."""
 
 ConditionsField = Conditions | Condition | None
 
@@ -78,13 +81,14 @@ class Decoded:
 class _Frame:
     """What is gathered while one frame is decoded."""
 
-    __slots__ = ("late", "recv_ns", "rows", "statuses")
+    __slots__ = ("late", "recv_ns", "rounded", "rows", "statuses")
 
     def __init__(self, recv_ns: int) -> None:
         self.recv_ns = recv_ns
         self.rows = bytearray()
         self.statuses: list[Status] = []
         self.late: list[int] = []
+        self.rounded = 0
 
 
 class _Decoder:
@@ -96,13 +100,34 @@ class _Decoder:
         self._late_after_ms = late_after_ns // NS_PER_MS
         self._tally = Tally()
         self._packed_conditions: dict[ConditionsField, bytes] = {}
+        self._admission: Admission | None = None
+        # Who may pass, by channel: an instrument gets in with its first event on a connection.
+        self._trades: dict[str, Instrument] = {}
+        self._quotes: dict[str, Instrument] = {}
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of all records."""
         return self._dtype
 
+    def begin_connection(self) -> None:
+        """A socket is open: nothing was asked for on it, so nothing is taken before `ask`.
+
+        A decoder that was never told of a connection takes everything.
+        """
+        self._admission = Admission()
+        self._trades.clear()
+        self._quotes.clear()
+        self.instruments.forget_quotes()
+
+    def ask(self, names: Iterable[str]) -> None:
+        """These names were asked for on this connection, if one was begun."""
+        if self._admission is not None:
+            self._admission.ask(names)
+
     def _decoded(self, frame: _Frame) -> Decoded:
+        if frame.rounded:
+            self._tally.count(Oddity.PRICE_ROUNDED, frame.rounded)
         skipped, oddities, notices = self._tally.take()
         return Decoded(
             np.frombuffer(frame.rows, self._dtype),
@@ -114,7 +139,22 @@ class _Decoder:
             notices,
         )
 
+    def _admit(
+        self, channel: str, symbol: str, admitted: dict[str, Instrument]
+    ) -> Instrument | None:
+        """Return an instrument that is not among the admitted ones, if it may be."""
+        if self._admission is not None and not self._admission.covers(channel, symbol):
+            self._tally.skip(*self._admission.refusal, f"{channel}.{symbol}")
+            return None
+        instrument = self.instruments.find(symbol) or self._add_instrument(symbol)
+        if instrument is not None:
+            admitted[symbol] = instrument
+        return instrument
+
     def _add_instrument(self, symbol: str) -> Instrument | None:
+        if len(symbol.encode()) > MAX_SYMBOL_BYTES:
+            self._tally.skip(Skip.SYMBOL, f"more than {MAX_SYMBOL_BYTES} bytes", symbol)
+            return None
         instrument = self.instruments.add(symbol)
         if instrument is None:
             self._tally.skip(Skip.INSTRUMENTS_FULL, "no room for another symbol", symbol)
@@ -137,7 +177,9 @@ class _Decoder:
         kept = codes[:MAX_CONDITIONS]
         packed = _CONDITIONS.pack(len(kept), *kept, *(0,) * (MAX_CONDITIONS - len(kept)))
         if len(codes) > MAX_CONDITIONS:
-            self._tally.odd(Oddity.CONDITIONS_CUT, f"more than {MAX_CONDITIONS}", conditions)
+            detail = f"more than {MAX_CONDITIONS}"
+            surplus = len(codes) - MAX_CONDITIONS
+            self._tally.odd(Oddity.CONDITIONS_CUT, detail, codes[: 2 * MAX_CONDITIONS], surplus)
         elif len(self._packed_conditions) < MAX_CONDITION_SETS:
             self._packed_conditions[conditions] = packed
         return packed
@@ -163,11 +205,17 @@ class StockDecoder(_Decoder):
         return self._decoded(frame)
 
     def _quote(self, frame: _Frame, message: StockQuote) -> None:
-        instrument = self.instruments.find(message.sym) or self._add_instrument(message.sym)
+        sym = message.sym
+        instrument = self._quotes.get(sym) or self._admit("Q", sym, self._quotes)
         if instrument is None:
             return
-        instrument.bid_e9 = bid = price_to_e9(message.bp or 0) or NO_BID
-        instrument.ask_e9 = ask = price_to_e9(message.ap or 0) or NO_ASK
+        bp, ap = message.bp or 0.0, message.ap or 0.0
+        bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
+        ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
+        if bid_e9 / _E9 != bp or ask_e9 / _E9 != ap:
+            frame.rounded += 1
+        instrument.bid_e9 = bid = int(bid_e9)
+        instrument.ask_e9 = ask = int(ask_e9) or NO_ASK
         frame.rows += _STOCK_QUOTE.pack(
             _STOCK_QUOTE_HEAD,
             instrument.id,
@@ -188,10 +236,15 @@ class StockDecoder(_Decoder):
         if size is None:
             self._tally.skip(Skip.SIZE, "trade without a size", message)
             return
-        instrument = self.instruments.find(message.sym) or self._add_instrument(message.sym)
+        sym = message.sym
+        instrument = self._trades.get(sym) or self._admit("T", sym, self._trades)
         if instrument is None:
             return
-        price = price_to_e9(message.p)
+        p = message.p
+        e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
+        if e9 / _E9 != p:
+            frame.rounded += 1
+        price = int(e9)
         frame.rows += _STOCK_TRADE.pack(
             _STOCK_TRADE_HEAD,
             instrument.id,
@@ -226,29 +279,37 @@ class OptionDecoder(_Decoder):
             if isinstance(message, Status):
                 frame.statuses.append(message)
                 continue
-            instrument = self.instruments.find(message.sym) or self._contract(message.sym)
-            if instrument is None:
-                continue
+            symbol = message.sym
             if isinstance(message, OptionTrade):
-                self._trade(frame, message, instrument)
-            elif isinstance(message, OptionQuote):
-                instrument.bid_e9 = price_to_e9(message.bp or 0) or NO_BID
-                instrument.ask_e9 = price_to_e9(message.ap or 0) or NO_ASK
+                contract = self._trades.get(symbol) or self._contract("T", symbol, self._trades)
+                if contract is not None:
+                    self._trade(frame, message, contract)
+            else:
+                contract = self._quotes.get(symbol) or self._contract("Q", symbol, self._quotes)
+                if contract is not None:
+                    contract.bid_e9 = round((message.bp or 0.0) * _E9)
+                    contract.ask_e9 = round((message.ap or 0.0) * _E9) or NO_ASK
         return self._decoded(frame)
 
-    def _contract(self, symbol: str) -> Instrument | None:
+    def _contract(
+        self, channel: str, symbol: str, admitted: dict[str, Instrument]
+    ) -> Instrument | None:
         try:
             ticker = parse_option_ticker(symbol)
-        except BadDataError as error:
-            self._tally.skip(Skip.OPTION_TICKER, "not an option ticker", str(error))
+        except BadDataError:
+            self._tally.skip(Skip.OPTION_TICKER, "not an option ticker", symbol)
             return None
         if ticker.underlying not in self._roots:
             self._tally.skip(Skip.OTHER_ROOT, "contract of another root", symbol)
             return None
-        return self._add_instrument(symbol)
+        return self._admit(channel, symbol, admitted)
 
     def _trade(self, frame: _Frame, message: OptionTrade, instrument: Instrument) -> None:
-        price = price_to_e9(message.p)
+        p = message.p
+        e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
+        if e9 / _E9 != p:
+            frame.rounded += 1
+        price = int(e9)
         frame.rows += _OPTION_TRADE.pack(
             _OPTION_TRADE_HEAD,
             instrument.id,
@@ -274,6 +335,8 @@ def whole_shares(size: int | None, decimal_size: str | float | None) -> int | No
     text = str(decimal_size)
     if size is not None and text == f"{size}.0":
         return size
+    if len(text) > MAX_DECIMAL_CHARS:
+        return size
     try:
         shares = Decimal(text)
         return int(shares) if 0 <= shares <= UINT32_MAX else size
@@ -285,6 +348,11 @@ def _head(rtype: RType, dtype: np.dtype[Any]) -> int:
     """First four bytes of a record as one little-endian number; publisher_id stays 0."""
     return dtype.itemsize // 4 | rtype << 8
 
+
+_E9: Final = float(PRICE_SCALE)
+_TO_WHOLE: Final = 1.5 * 2**52
+"""Added to a double below 2**51 and taken away again, it leaves the nearest whole number: beyond
+2**52 a double has no fraction. This is `round`, at a third of its cost."""
 
 # Head, instrument_id, ts_event_ns, ts_recv_ns, sequence; then the type's own fields.
 _STOCK_TRADE: Final = Struct("<IIQQQqIhb17s")

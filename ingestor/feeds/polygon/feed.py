@@ -97,11 +97,13 @@ class PolygonFeed:
             herald=self._herald,
             totals=self._totals,
             frame_log=frame_log,
+            shown=settings.shown,
         )
         self._intake = Intake(settings.name, decoder, ways, reference)
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
         self._next_beat_ns = 0
+        self._last_sign_ns = 0
         self._next_log_tick_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
@@ -141,44 +143,51 @@ class PolygonFeed:
         """Note the end of a socket; return when the next one is due."""
         self._intake.on_disconnect()
         self._watchdog.on_disconnect()
+        cause = self._settings.shown(ended.cause)
         if ended.away:
-            outputs = self._session.on_unreachable(now_ns, ended.cause)
+            outputs = self._session.on_unreachable(now_ns, cause)
         else:
-            outputs = self._session.on_close(now_ns, ended.cause, ended.code)
+            outputs = self._session.on_close(now_ns, cause, ended.code)
         at_ns = next((each.at_ns for each in outputs if isinstance(each, Reconnect)), None)
         if at_ns is None:
-            self._attempts.ended(ended.cause)
+            self._attempts.ended(cause)
             return now_ns
         if ended.opened:
-            self._attempts.lost(ended.cause, at_ns - now_ns)
+            self._attempts.lost(cause, at_ns - now_ns)
         else:
-            self._attempts.failed(ended.cause, at_ns - now_ns, now_ns)
+            self._attempts.failed(cause, at_ns - now_ns, now_ns)
         return at_ns
 
     def on_open(self) -> None:
         """The WebSocket is open."""
         self._totals.sockets += 1
         self._attempts.opened()
+        self._intake.on_open(self._settings.clock())
         self._carry_out(self._session.on_open(time.monotonic_ns()))
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read."""
         self._watchdog.on_frame(recv_ns)
-        statuses = self._intake.take(messages, recv_ns)
-        if statuses:
-            self._carry_out(self._session.on_statuses(statuses, time.monotonic_ns()))
+        for statuses in self._intake.take(messages, recv_ns):
+            now_ns = time.monotonic_ns()
+            for status in statuses:
+                self._carry_out(self._session.on_statuses((status,), now_ns))
+            self._give_sign(now_ns)
+        self._give_sign(time.monotonic_ns())
 
     def _carry_out(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
             match output:
                 case Send() if self._socket is not None:
+                    if output.names:
+                        self._intake.on_ask(output.names, self._settings.clock())
                     self._socket.send(output.text)
                 case Close() if self._socket is not None:
                     self._socket.close(output.code)
                 case Report(ReportKind.INFO):
                     log.info("%s: %s", self._settings.name, output.text)
                 case Report():
-                    self._herald.alarm(output.text, self._settings.clock())
+                    self._herald.alarm(output.text, self._settings.clock(), output.kind)
                 case Fail():
                     self._herald.alarm(output.text, self._settings.clock())
                     self._refusal = VendorRefusedError(f"{self._settings.name}: {output.text}")
@@ -197,6 +206,7 @@ class PolygonFeed:
         drained = self._handover.drain(wall_ns) & self._herald.drain()
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + BEAT_NS
+            self._herald.tell_sums(wall_ns)
             self._watch(wall_ns)
             self._carry_out(self._session.on_tick(now_ns))
             if self._strikes is not None:
@@ -220,6 +230,12 @@ class PolygonFeed:
             self._herald.silence(text, silence.since_ns, wall_ns)
             self._socket.close(cause=text)
 
+    def _give_sign(self, now_ns: int) -> None:
+        """Give a sign of life where the loop has much to take in before its next tick."""
+        if now_ns - self._last_sign_ns >= BEAT_NS:
+            self._last_sign_ns = now_ns
+            self._beat()
+
     def _beat(self) -> None:
         session = self._session
         self._outlet.beat(
@@ -240,4 +256,5 @@ class PolygonFeed:
         while not self._on_tick() and time.monotonic_ns() < deadline_ns:
             await asyncio.sleep(DRAIN_S)
         self._handover.give_up(self._settings.clock())
+        self._herald.tell_sums(self._settings.clock(), at_once=True)
         self._beat()

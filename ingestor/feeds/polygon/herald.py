@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from typing import Final
 
 from ingestor.clock import iso_utc
@@ -12,11 +12,40 @@ from ingestor.feeds.polygon.backlog import Losses
 from ingestor.feeds.polygon.gaps import Gap
 from ingestor.feeds.polygon.outlet import Outlet
 from ingestor.feeds.polygon.totals import Totals
+from ingestor.units import NS_PER_S
+
+ALARMS_AT_ONCE: Final = 10
+"""Alarms of one kind that are told as they come."""
+
+ALARM_EVERY_NS: Final = 10 * NS_PER_S
+"""So often one more is told at once; those beyond are counted, and told as a sum."""
 
 MAX_STATUSES_HELD: Final = 1_000
 """Statuses that wait for a full outlet; beyond that the oldest is given up, and counted."""
 
 log = logging.getLogger(__name__)
+
+
+class AlarmPace:
+    """How many alarms of one kind may be told now. Times are int nanoseconds UTC."""
+
+    def __init__(self) -> None:
+        self._left = ALARMS_AT_ONCE
+        self._since_ns = 0
+        self.untold = 0
+        self.last_text = ""
+
+    def allows(self, at_ns: int) -> bool:
+        """Whether one more may be told; if so, it is counted as told."""
+        more, rest_ns = divmod(at_ns - self._since_ns, ALARM_EVERY_NS)
+        if self._left + more >= ALARMS_AT_ONCE or more < 0:
+            self._left, self._since_ns = ALARMS_AT_ONCE, at_ns
+        else:
+            self._left, self._since_ns = self._left + more, at_ns - rest_ns
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
 
 
 class Herald:
@@ -27,6 +56,7 @@ class Herald:
         self._outlet = outlet
         self._totals = totals
         self._held: deque[FeedStatus] = deque()
+        self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
     def streaming(self, at_ns: int, event_ns: int) -> None:
         """The first data has come."""
@@ -103,9 +133,24 @@ class Herald:
             )
         )
 
-    def alarm(self, text: str, at_ns: int) -> None:
-        """The vendor refuses something, or does not answer."""
+    def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
+        """The vendor refuses something, or does not answer; of many of a kind tell a sum."""
         self._totals.alarms += 1
+        pace = self._paces[kind]
+        if not pace.untold and pace.allows(at_ns):
+            self._tell_alarm(text, at_ns)
+        else:
+            pace.untold += 1
+            pace.last_text = text
+
+    def tell_sums(self, at_ns: int, *, at_once: bool = False) -> None:
+        """Tell how many alarms were not told, unless the last one was told just now."""
+        for pace in self._paces.values():
+            if pace.untold and (at_once or pace.allows(at_ns)):
+                self._tell_alarm(f"{pace.untold} more like this: {pace.last_text}", at_ns)
+                pace.untold = 0
+
+    def _tell_alarm(self, text: str, at_ns: int) -> None:
         log.error("%s: %s", self._feed, text)
         self._tell(FeedStatus(feed=self._feed, what=What.ALARM, at_ns=at_ns, text=text))
 

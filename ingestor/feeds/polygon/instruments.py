@@ -47,7 +47,7 @@ class Instruments:
 
     @property
     def table(self) -> SymbolTable:
-        """Every id taken as new so far, to its symbol; replaced, never changed."""
+        """Every id taken as new so far, to its symbol; one object, to which ids are added."""
         return self._table
 
     def add(self, symbol: str) -> Instrument | None:
@@ -64,7 +64,7 @@ class Instruments:
         if not self._new:
             return ()
         new, self._new = tuple(self._new), []
-        self._table = {**self._table, **dict(new)}
+        self._table.update(new)
         return new
 
     def forget_quotes(self) -> None:

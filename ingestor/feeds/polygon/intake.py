@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ from ingestor.feeds.polygon.handover import Handover
 from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outlet import FrameLog, Outlet
+from ingestor.feeds.polygon.pieces import PIECE_BYTES, pieces
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.records import Records, joined
@@ -24,13 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ways:
-    """Where things go."""
+    """Where things go; `shown` makes of text that holds the vendor's a line to show."""
 
     outlet: Outlet
     handover: Handover
     herald: Herald
     totals: Totals
     frame_log: FrameLog | None
+    shown: Callable[[str], str]
 
 
 class Intake:
@@ -51,40 +54,60 @@ class Intake:
         self._gaps = GapTracker()
         self._streaming = False
 
-    def take(self, messages: list[bytes], recv_ns: int) -> list[Status]:
-        """Take the messages of one read; return the statuses among them."""
-        statuses: list[Status] = []
+    def take(self, messages: list[bytes], recv_ns: int) -> Iterator[tuple[Status, ...]]:
+        """Take the messages of one read; yield the statuses in them as they are met.
+
+        After each piece of a long one something is yielded, be it nothing, so that whoever
+        iterates can give signs of life.
+        """
         parts: list[Records] = []
         gathered = 0
         for data in messages:
-            decoded = self._decode(data, recv_ns)
-            statuses += decoded.statuses
-            if len(decoded.records):
-                parts.append(decoded.records)
-                gathered += len(decoded.records)
-            if gathered >= TOGETHER_ROWS:
-                self._hand_on(parts, recv_ns)
-                parts, gathered = [], 0
+            self._note(data, recv_ns)
+            is_long = len(data) > PIECE_BYTES
+            for piece in pieces(data) if is_long else (data,):
+                decoded = self._decode(piece, recv_ns)
+                if len(decoded.records):
+                    parts.append(decoded.records)
+                    gathered += len(decoded.records)
+                if gathered >= TOGETHER_ROWS:
+                    self._hand_on(parts, recv_ns)
+                    parts, gathered = [], 0
+                if is_long or decoded.statuses:
+                    yield decoded.statuses
         if parts:
             self._hand_on(parts, recv_ns)
-        return statuses
+
+    def on_open(self, now_ns: int) -> None:
+        """There is another socket, over which nothing was asked for."""
+        self._decoder.begin_connection()
+        if self._ways.frame_log is not None:
+            self._ways.frame_log.note(None, now_ns, self._ways.totals.sockets)
+
+    def on_ask(self, names: Sequence[str], now_ns: int) -> None:
+        """These names are asked for: from now on they are expected."""
+        self._decoder.ask(names)
+        if self._ways.frame_log is not None:
+            self._ways.frame_log.note(names, now_ns, self._ways.totals.sockets)
 
     def on_disconnect(self) -> None:
         """The socket is gone: there will be a gap, and no quote held is the newest any more."""
         self._gaps.on_disconnect()
         self._decoder.instruments.forget_quotes()
 
-    def _decode(self, data: bytes, recv_ns: int) -> Decoded:
+    def _note(self, data: bytes, recv_ns: int) -> None:
         totals, frame_log = self._ways.totals, self._ways.frame_log
         if frame_log is not None:
             frame_log.append(data, recv_ns, totals.sockets)
         totals.frames += 1
         totals.bytes += len(data)
         totals.last_recv_ns = recv_ns
+
+    def _decode(self, data: bytes, recv_ns: int) -> Decoded:
         decoded = self._decoder.decode(data, recv_ns)
-        totals.add(decoded)
+        self._ways.totals.add(decoded)
         for notice in decoded.notices:
-            log.warning("%s: %s", self._feed, notice.text)
+            log.warning("%s: %s", self._feed, self._ways.shown(notice.text))
         if self._reference is not None:
             self._reference.on_frame(decoded)
         return decoded

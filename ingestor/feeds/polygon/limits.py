@@ -44,12 +44,18 @@ class SocketLimits:
         close_s: From our close frame to the server's; then the connection is cut.
         message_bytes: A longer message ends the connection (1009). The vendor names no maximum;
             its own clients take 1 to 4 MB.
+        message_fragments: A message in more fragments ends the connection.
+        control_frames: More pings and pongs than these between two pings of ours end it.
+        unread_bytes: What may wait for a server that does not read; more ends the connection.
     """
 
     open_s: float = 10.0
     ping_s: float = 20.0
     close_s: float = 1.0
     message_bytes: int = 16 * 1024 * 1024
+    message_fragments: int = 65_536
+    control_frames: int = 10_000
+    unread_bytes: int = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,28 +9,39 @@ hence never parsed: ``i`` is text on a trade and a list on a quote, and neither 
 
 Prices are doubles here. A decimal of at most nine places below `MAX_PRICE` survives the way
 through a double: parsing and multiplying by 1e9 are each off by at most one part in 2**53, which
-together stays below half a unit as long as the product is below 2**51. `price_to_e9` is therefore
-exact; more than nine places are rounded to the nearest 1e-9.
+together stays below half a unit as long as the product is below 2**51. The rounded product is
+therefore exact; more than nine places are rounded to the nearest 1e-9. Dividing the integer by 1e9
+again gives the double nearest to the rounded decimal, so a price was rounded just when that is
+another double: one division and one comparison tell, for each price.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from ingestor.units import PRICE_SCALE, UINT32_MAX
+from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
+from ingestor.units import NS_PER_MS, UINT32_MAX
 
 MIN_MS: Final = 10**12
-MAX_MS: Final = 10**13
-"""Milliseconds since 1970 have 13 digits from 2001 to 2286; anything else is another unit."""
+"""Milliseconds since 1970 have 13 digits from 2001 on; fewer are another unit."""
+
+MAX_MS: Final = MAX_TIME_NS // NS_PER_MS + 1
+"""The first millisecond whose nanoseconds no int64 holds, in the year 2262."""
 
 MIN_PRICE: Final = 1e-9
 MAX_PRICE: Final = 2_000_000
 """Currency units; below 2**51 / 1e9, see above. The dearest share trades below half of it."""
 
+Symbol = Annotated[str, Meta(min_length=1, max_length=MAX_SYMBOL_BYTES)]
+"""Characters are bounded here, bytes where a symbol is new: `Skip.SYMBOL`."""
+
 Ms = Annotated[int, Meta(ge=MIN_MS, lt=MAX_MS)]
+ParticipantMs = Annotated[int, Meta(gt=-MAX_MS, lt=MAX_MS)]
+"""Only compared, so any time will do that is one."""
+
 Price = Annotated[float, Meta(ge=MIN_PRICE, lt=MAX_PRICE)]
 SidePrice = Annotated[float, Meta(ge=0, lt=MAX_PRICE)]
 Size = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
@@ -41,16 +52,24 @@ Conditions = tuple[Condition, ...]
 
 
 class Status(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"):
-    """An answer of the server; may stand anywhere inside a data frame."""
+    """An answer of the server; may stand anywhere inside a data frame.
+
+    A message of another type says nothing, and must not cost the status that it comes with.
+    """
 
     status: str
-    message: str = ""
+    message: Any = ""
+
+    @property
+    def text(self) -> str:
+        """The message, if it is text."""
+        return self.message if isinstance(self.message, str) else ""
 
 
 class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
     """``T`` on /stocks. ``ds`` is the size with its fraction, as decimal text."""
 
-    sym: str
+    sym: Symbol
     p: Price
     t: Ms
     s: Size | None = None
@@ -58,7 +77,7 @@ class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T")
     x: Exchange | None = None
     c: Conditions | Condition | None = None
     q: Sequence | None = None
-    pt: int | None = None
+    pt: ParticipantMs | None = None
 
 
 class StockQuote(
@@ -66,7 +85,7 @@ class StockQuote(
 ):
     """``Q`` on /stocks, the NBBO. A side that is absent, null or 0 is empty; sizes are shares."""
 
-    sym: str
+    sym: Symbol
     t: Ms
     bp: SidePrice | None = None
     ap: SidePrice | None = None
@@ -80,20 +99,20 @@ class StockQuote(
 class OptionTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
     """``T`` on /options; size in contracts."""
 
-    sym: str
+    sym: Symbol
     p: Price
     t: Ms
     s: Size
     x: Exchange | None = None
     c: Conditions | Condition | None = None
     q: Sequence | None = None
-    pt: int | None = None
+    pt: ParticipantMs | None = None
 
 
 class OptionQuote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"):
     """``Q`` on /options; only its prices are used."""
 
-    sym: str
+    sym: Symbol
     t: Ms
     bp: SidePrice | None = None
     ap: SidePrice | None = None
@@ -120,8 +139,3 @@ OPTION_KEYS: Final = {
     "status": _keys(Status),
 }
 """As `STOCK_KEYS`, for /options."""
-
-
-def price_to_e9(price: float) -> int:
-    """Exact integer of 1e-9 of a decimal below `MAX_PRICE` with at most nine places."""
-    return round(price * PRICE_SCALE)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,6 +85,10 @@ class FrameLog(Protocol):
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         """Take a frame, when its bytes were read, and on which connection of the run (1, 2...)."""
+        ...
+
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        """Take names that are asked for on a connection; None where a connection begins."""
         ...
 
     def tick(self, now_ns: int) -> None:

@@ -29,9 +29,13 @@ class ReportKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send `text` as one text message. The text may hold the key and is never shown."""
+    """Send `text` as one text message. The text may hold the key and is never shown.
+
+    `names` are those that it asks for.
+    """
 
     text: str = field(repr=False)
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,10 @@ def subscription(
         names[first : first + MAX_NAMES_PER_MESSAGE]
         for first in range(0, len(names), MAX_NAMES_PER_MESSAGE)
     )
-    return tuple(_control(action, ",".join(chunk)) for chunk in chunks)
+    asked = action == "subscribe"
+    return tuple(
+        _control(action, ",".join(chunk), tuple(chunk) if asked else ()) for chunk in chunks
+    )
 
 
 def channel_names(channels: Iterable[str], symbols: Iterable[str]) -> tuple[str, ...]:
@@ -99,5 +106,5 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _control(action: str, params: str) -> Send:
-    return Send(msgspec.json.encode({"action": action, "params": params}).decode())
+def _control(action: str, params: str, names: tuple[str, ...] = ()) -> Send:
+    return Send(msgspec.json.encode({"action": action, "params": params}).decode(), names)

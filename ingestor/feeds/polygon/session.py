@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
+from ingestor.bounds import printable, without
 from ingestor.feeds.polygon.backoff import Backoff
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
@@ -99,10 +100,14 @@ class Session:
         return ()
 
     def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:
-        """Status elements arrived, alone or inside a data frame."""
+        """Status elements arrived, alone or inside a data frame.
+
+        What they say is made fit to be shown here, once: on one line, cut, and without the key.
+        """
         outputs: list[Output] = []
         for status in statuses:
-            outputs += self._ended_if_failed(self._on_status(status, now_ns))
+            said = Status(self._shown(status.status), self._shown(status.text))
+            outputs += self._ended_if_failed(self._on_status(said, now_ns))
         return tuple(outputs)
 
     def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
@@ -165,16 +170,16 @@ class Session:
                 self._phase, self._streaming_ns = Phase.STREAMING, now_ns
                 outputs = self._subscriptions.begin(now_ns)
             case "success":
-                outputs = self._subscriptions.on_success(status.message)
+                outputs = self._subscriptions.on_success(status.text)
             case "error":
-                outputs = self._subscriptions.on_error(status.message)
+                outputs = self._subscriptions.on_error(status.text)
             case "auth_failed":
-                outputs = (Fail(f"the vendor refuses the API key: {status.message}"),)
+                outputs = (Fail(f"the vendor refuses the API key: {status.text}"),)
             case "auth_timeout":
-                outputs = self._give_up(ReportKind.HANDSHAKE, status.message)
+                outputs = self._give_up(ReportKind.HANDSHAKE, status.text)
             case "max_connections":
                 self._evicted = True
-                outputs = self._give_up(ReportKind.EVICTED, status.message)
+                outputs = self._give_up(ReportKind.EVICTED, status.text)
             case unknown if unknown not in OUT_OF_TURN:
                 outputs = self._on_unknown(status)
         return outputs
@@ -188,10 +193,13 @@ class Session:
         self._subscriptions.forget_socket()
         return (Report(kind, text), Close())
 
+    def _shown(self, text: str) -> str:
+        return printable(without(text, self._api_key))
+
     def _on_unknown(self, status: Status) -> tuple[Output, ...]:
         known = status.status in self._unknown
         if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:
             return ()
         self._unknown.add(status.status)
-        text = f"unknown status {status.status!r}: {status.message}"
+        text = f"unknown status {status.status!r}: {status.text}"
         return (Report(ReportKind.UNKNOWN_STATUS, text),)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ingestor.blocks import Source
+from ingestor.bounds import MAX_LINE_CHARS, printable, without
 from ingestor.clock import now_ns
 from ingestor.feeds.polygon.hours import TradingHours
 from ingestor.feeds.polygon.limits import BacklogLimits, SessionLimits, SocketLimits
@@ -44,6 +45,10 @@ class FeedSettings:
     backlog: BacklogLimits = field(default_factory=BacklogLimits)
     drain_s: float = 2.0
     clock: Callable[[], int] = now_ns
+
+    def shown(self, text: str) -> str:
+        """Return text that may hold the vendor's as a line to show: without the key."""
+        return printable(without(text, self.api_key), MAX_LINE_CHARS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,9 @@ from ingestor.feeds.polygon.endpoint import Ended, Receiver, Target
 from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
 
 PING_PAYLOAD: Final = b"ingestor"
+SLICE_BYTES: Final = 64 * 1024
+"""Of what was read at once, so much is parsed at a time: it may hold half as many frames."""
+
 AWAY: Final = frozenset((502, 503, 504))
 """HTTP statuses of a door-keeper with nobody behind it."""
 
@@ -54,8 +57,10 @@ class FeedSocket(asyncio.Protocol):
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._fragments: list[bytes] = []
+        self._control_frames = 0
         self._heard = True
         self._cause = ""
+        self._cut = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # What the feed does with it.
@@ -113,13 +118,16 @@ class FeedSocket(asyncio.Protocol):
         """Bytes were read."""
         recv_ns = self._clock()
         self._heard = True
-        self._protocol.receive_data(data)
-        try:
-            self._take_events(recv_ns)
-        except Exception as fault:
-            self._fail(fault)
-            raise
-        self._flush()
+        for first in range(0, len(data), SLICE_BYTES):
+            self._protocol.receive_data(data[first : first + SLICE_BYTES])
+            try:
+                self._take_events(recv_ns)
+            except Exception as fault:
+                self._fail(fault)
+                raise
+            self._flush()
+            if self._cut:
+                return
 
     def eof_received(self) -> None:
         """The server has sent all it will; asyncio closes the connection."""
@@ -151,11 +159,16 @@ class FeedSocket(asyncio.Protocol):
     def _take_frame(self, frame: Frame, messages: list[bytes]) -> None:
         """Text and binary alike: what is in it is for the decoder to judge."""
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._control_frames += 1
+            if self._control_frames > self._limits.control_frames:
+                self._abort(f"more than {self._limits.control_frames} pings and pongs at once")
             return
         if frame.fin and not self._fragments:
             messages.append(bytes(frame.data))
             return
         self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > self._limits.message_fragments:
+            self._abort(f"a message of more than {self._limits.message_fragments} fragments")
         if frame.fin:
             messages.append(b"".join(self._fragments))
             self._fragments.clear()
@@ -163,13 +176,16 @@ class FeedSocket(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what the protocol wants written."""
         transport = self._transport
-        if transport is None:
+        if transport is None or self._cut:
             return
         for chunk in self._protocol.data_to_send():
             if chunk:
                 transport.write(chunk)
             else:
                 transport.close()
+        unread_bytes = transport.get_write_buffer_size()
+        if unread_bytes > self._limits.unread_bytes:
+            self._abort(f"{unread_bytes} bytes wait for a server that does not read")
         if self._protocol.close_expected() and "close" not in self._timers:
             self._set_timer("close", self._limits.close_s, transport.abort)
 
@@ -179,9 +195,18 @@ class FeedSocket(asyncio.Protocol):
             self._stop()
         elif self._protocol.state is State.OPEN:
             self._heard = False
+            self._control_frames = 0
             self._protocol.send_ping(PING_PAYLOAD)
             self._flush()
             self._set_timer("ping", self._limits.ping_s, self._ping)
+
+    def _abort(self, cause: str) -> None:
+        """Cut the connection, whatever is under way."""
+        self._cause = self._cause or cause
+        self._cut = True
+        self._fragments.clear()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _fail(self, fault: Exception) -> None:
         if not self._ended.done():

@@ -21,6 +21,9 @@ from ingestor.feeds.polygon.outputs import (
 )
 from ingestor.units import NS_PER_S
 
+MAX_REASONS: Final = 8
+"""Of refusals that are told together; further ones are only counted."""
+
 SUBSCRIBED: Final = "subscribed to: "
 UNSUBSCRIBED: Final = "unsubscribed to: "
 NOT_AUTHORIZED: Final = "not authorized"
@@ -46,7 +49,8 @@ class Subscriptions:
         self._granted: dict[str, None] = {}
         self._due_ns: dict[str, int] = {}
         self._leaving_due_ns: dict[str, int] = {}
-        self._refusals: list[str] = []
+        self._refusals = 0
+        self._reasons: dict[str, None] = {}
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -96,7 +100,9 @@ class Subscriptions:
 
     def on_error(self, message: str) -> tuple[Output, ...]:
         """The server refuses something, and does not say what."""
-        self._refusals.append(message)
+        self._refusals += 1
+        if len(self._reasons) < MAX_REASONS:
+            self._reasons[message] = None
         return self._settle()
 
     def on_tick(self, now_ns: int) -> tuple[Output, ...]:
@@ -121,15 +127,16 @@ class Subscriptions:
 
     def _settle(self) -> tuple[Output, ...]:
         unanswered = len(self._due_ns)
-        if not self._refusals or unanswered not in (0, len(self._refusals)):
+        if not self._refusals or unanswered not in (0, self._refusals):
             return ()
         refused = list(self._due_ns)
         self._due_ns.clear()
         return self._refused(refused)
 
     def _refused(self, names: list[str]) -> tuple[Output, ...]:
-        reasons = list(dict.fromkeys(self._refusals))
-        self._refusals.clear()
+        reasons = list(self._reasons)
+        self._reasons.clear()
+        self._refusals = 0
         text = f"the vendor does not grant {shown(names) or 'something'}: {' / '.join(reasons)}"
         report = Report(ReportKind.NOT_GRANTED, text)
         all_refused = not self._acknowledged and len(names) == len(self._sent) > 0

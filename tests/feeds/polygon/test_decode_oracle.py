@@ -19,6 +19,7 @@ SYMBOLS = ("SPY", "QQQ")
 TICK = Decimal("0.01")
 LIMITS = {"q": 2**63 - 1, "c": 2**16 - 1, **dict.fromkeys(("s", "bs", "as"), 2**32 - 1)}
 CAUSES = {"t": Skip.TIME, "p": Skip.PRICE, "bp": Skip.PRICE, "ap": Skip.PRICE}
+CAUSES |= {"sym": Skip.SYMBOL, "pt": Skip.TIME}
 CAUSES |= {"s": Skip.SIZE, "ds": Skip.SIZE, "bs": Skip.SIZE, "as": Skip.SIZE}
 ABSENT = object()
 
@@ -104,7 +105,8 @@ def envelope(element: dict[str, Any]) -> dict[str, Any]:
 def integer(element: dict[str, Any], name: str) -> int | None:
     value = element.get(name)
     if value is None or name == "pt":
-        return value if value is None or type(value) is int else refuse(name)
+        sound = value is None or (type(value) is int and abs(value) < MAX_MS)
+        return value if sound else refuse(name)
     limit = LIMITS.get(name, 2**15 - 1)
     return value if type(value) is int and 0 <= value <= limit else refuse(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ingestor.events import StockQuote, StockTrade
 from ingestor.feed_status import What
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.records import RType
-from tests.feeds.polygon.rig import Rig, drive
+from tests.feeds.polygon.rig import BOTH, Rig, drive
 from tests.sim.polygon.conftest import Start
 
 
@@ -111,6 +112,9 @@ class Broken:
         if self.frames == 3:
             raise self.fault
 
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        """Nothing breaks here."""
+
     def tick(self, now_ns: int) -> None:
         """Nothing to flush."""
 
@@ -132,10 +136,14 @@ class Paper:
 
     def __init__(self) -> None:
         self.frames: list[tuple[bytes, int, int]] = []
+        self.notes: list[tuple[Sequence[str] | None, int]] = []
         self.ticks = 0
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames.append((data, recv_ns, connection))
+
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        self.notes.append((names, connection))
 
     def tick(self, now_ns: int) -> None:
         self.ticks += 1
@@ -160,6 +168,7 @@ def test_every_frame_is_recorded_as_it_came(start: Start) -> None:
     assert paper.ticks >= 1
     assert len(paper.frames) == outlet.counts.frames
     assert sum(len(data) for data, _, _ in paper.frames) == outlet.counts.bytes
+    assert paper.notes == [(None, 1), (BOTH, 1), (None, 2), (BOTH, 2)]
     decoder = StockDecoder()
     again = [decoder.decode(data, recv_ns).records for data, recv_ns, _ in paper.frames]
     assert np.concatenate(again)["ts_recv_ns"].tolist() == outlet.column("ts_recv_ns")

@@ -9,7 +9,12 @@ from ingestor.blocks import Block, Source
 from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.handover import Handover
-from ingestor.feeds.polygon.herald import MAX_STATUSES_HELD, Herald
+from ingestor.feeds.polygon.herald import (
+    ALARM_EVERY_NS,
+    ALARMS_AT_ONCE,
+    MAX_STATUSES_HELD,
+    Herald,
+)
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
 from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.totals import Totals
@@ -142,12 +147,46 @@ def test_statuses_that_wait_are_bounded_and_the_oldest_go() -> None:
     room, totals = Room(0, statuses=0), Totals()
     herald = Herald("stocks", room, totals)
     for number in range(MAX_STATUSES_HELD + 2):
-        herald.alarm(str(number), NOW)
+        herald.silence(str(number), NOW, NOW)
     room.status_room = 2 * MAX_STATUSES_HELD
     herald.drain()
     assert len(room.statuses) == MAX_STATUSES_HELD
     assert room.statuses[0].text == "2"
     assert totals.dropped_statuses == 2
+
+
+def test_many_alarms_of_a_kind_are_told_at_once_then_as_a_sum_and_hide_no_other() -> None:
+    room, totals = Room(0), Totals()
+    herald = Herald("stocks", room, totals)
+    for number in range(100_000):
+        herald.alarm(str(number), NOW, "error")
+        herald.tell_sums(NOW)
+    herald.alarm("evicted", NOW, "evicted")
+    texts = [status.text for status in room.statuses]
+    assert texts == [*map(str, range(ALARMS_AT_ONCE)), "evicted"]
+    herald.tell_sums(NOW + ALARM_EVERY_NS)
+    herald.tell_sums(NOW + ALARM_EVERY_NS)
+    assert [status.text for status in room.statuses][len(texts) :] == [
+        "99990 more like this: 99999"
+    ]
+    assert totals.alarms == 100_001
+
+
+def test_alarms_at_a_moderate_pace_are_all_told() -> None:
+    room = Room(0)
+    herald = Herald("stocks", room, Totals())
+    for number in range(100):
+        herald.alarm(str(number), NOW + number * ALARM_EVERY_NS)
+    assert [status.text for status in room.statuses] == [*map(str, range(100))]
+
+
+def test_what_was_not_told_is_told_at_the_end() -> None:
+    room = Room(0)
+    herald = Herald("stocks", room, Totals())
+    for _ in range(ALARMS_AT_ONCE + 3):
+        herald.alarm("no", NOW)
+    herald.tell_sums(NOW, at_once=True)
+    assert room.statuses[-1].text == "3 more like this: no"
 
 
 def test_streaming_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from ingestor.feeds.polygon.handover import Handover
 from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.intake import TOGETHER_ROWS, Intake, Ways
 from ingestor.feeds.polygon.limits import BacklogLimits
+from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
@@ -64,13 +65,18 @@ def intake() -> tuple[Intake, Outlet, Totals]:
         herald=herald,
         totals=totals,
         frame_log=None,
+        shown=str,
     )
     return Intake("stocks", decoder, ways, ReferencePrice("SPY")), outlet, totals
 
 
+def take(way: Intake, frames: list[bytes], recv_ns: int) -> list[Status]:
+    return [status for statuses in way.take(frames, recv_ns) for status in statuses]
+
+
 def test_short_frames_of_one_read_make_one_block() -> None:
     way, outlet, totals = intake()
-    assert way.take([frame(trade(q=1)), frame(quote(q=2), trade(q=3))], RECV_NS) == []
+    assert take(way, [frame(trade(q=1)), frame(quote(q=2), trade(q=3))], RECV_NS) == []
     (block,) = outlet.blocks
     assert block.records["sequence"].tolist() == [1, 2, 3]
     assert set(block.records["ts_recv_ns"].tolist()) == {RECV_NS}
@@ -81,30 +87,30 @@ def test_short_frames_of_one_read_make_one_block() -> None:
 def test_long_frames_of_one_read_are_not_kept_waiting() -> None:
     way, outlet, _ = intake()
     long = frame(*(trade(q=number) for number in range(TOGETHER_ROWS)))
-    way.take([long, long, frame(trade())], RECV_NS)
+    take(way, [long, long, frame(trade())], RECV_NS)
     assert [len(block.records) for block in outlet.blocks] == [TOGETHER_ROWS, TOGETHER_ROWS, 1]
 
 
 def test_statuses_come_back_in_order_wherever_they_stood() -> None:
     way, outlet, _ = intake()
     said = [{"ev": "status", "status": name} for name in "abc"]
-    statuses = way.take([frame(said[0], trade()), frame(said[1], said[2])], RECV_NS)
+    statuses = take(way, [frame(said[0], trade()), frame(said[1], said[2])], RECV_NS)
     assert statuses == [status("a"), status("b"), status("c")]
     assert len(outlet.blocks) == 1
 
 
 def test_frames_without_records_hand_nothing_on() -> None:
     way, outlet, totals = intake()
-    assert way.take([b"[]", b"", b"[{]"], RECV_NS) == []
+    assert take(way, [b"[]", b"", b"[{]"], RECV_NS) == []
     assert outlet.given == []
     assert totals.frames == 3
 
 
 def test_what_begins_is_told_before_the_records_it_speaks_of() -> None:
     way, outlet, totals = intake()
-    way.take([frame(trade())], RECV_NS)
+    take(way, [frame(trade())], RECV_NS)
     way.on_disconnect()
-    way.take([frame(trade())], RECV_NS + 5)
+    take(way, [frame(trade())], RECV_NS + 5)
     kinds = [type(each) for each in outlet.given]
     assert [kind for kind in kinds if kind is not int] == [FeedStatus, Block, FeedStatus, Block]
     assert outlet.whats == [What.STREAMING, What.GAP]
@@ -114,21 +120,21 @@ def test_what_begins_is_told_before_the_records_it_speaks_of() -> None:
 def test_a_connection_lost_before_any_data_is_no_gap() -> None:
     way, outlet, _ = intake()
     way.on_disconnect()
-    way.take([frame(trade())], RECV_NS)
+    take(way, [frame(trade())], RECV_NS)
     assert outlet.whats == [What.STREAMING]
 
 
 def test_the_reference_price_is_handed_on_when_it_changes() -> None:
     way, outlet, _ = intake()
     for bid in (686.0, 686.0, 687.0):
-        way.take([frame(quote(bp=bid, ap=bid + 0.02))], RECV_NS)
+        take(way, [frame(quote(bp=bid, ap=bid + 0.02))], RECV_NS)
     assert outlet.prices == [686_010_000_000, 687_010_000_000]
 
 
 def test_quotes_from_before_a_lost_connection_decide_no_aggressor() -> None:
     way, outlet, _ = intake()
-    way.take([frame(quote(bp=686.0, ap=686.02), trade(p=686.02))], RECV_NS)
+    take(way, [frame(quote(bp=686.0, ap=686.02), trade(p=686.02))], RECV_NS)
     way.on_disconnect()
-    way.take([frame(trade(p=686.02))], RECV_NS)
+    take(way, [frame(trade(p=686.02))], RECV_NS)
     aggressors = np.concatenate([block.records["aggressor"] for block in outlet.blocks])
     assert aggressors.tolist()[1:] == [1, 0]

@@ -7,19 +7,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ingestor.feeds.polygon.decode import StockDecoder
+from ingestor.feeds.polygon.frames import Oddity
 from ingestor.feeds.polygon.messages import (
     MAX_PRICE,
     OPTION_KEYS,
     STOCK_KEYS,
     StockTrade,
-    price_to_e9,
 )
+from tests.feeds.polygon.wire import MS, RECV_NS
 
 UNITS = MAX_PRICE * 10**9 - 1
 
 
-def parsed(text: str) -> float:
-    return msgspec.json.decode(text.encode(), type=float)
+def decoded(price: str) -> tuple[int, bool]:
+    """The price of a trade in 1e-9, and whether it was rounded."""
+    data = f'[{{"ev":"T","sym":"A","s":1,"t":{MS},"p":{price}}}]'
+    trade = StockDecoder().decode(data.encode(), RECV_NS)
+    return int(trade.records["price_e9"][0]), Oddity.PRICE_ROUNDED in trade.oddities
 
 
 @settings(max_examples=1000)
@@ -30,13 +35,13 @@ def parsed(text: str) -> float:
 @example(1_999_999_999_999_999)
 def test_every_price_of_nine_decimals_below_the_bound_is_exact(e9: int) -> None:
     text = f"{Decimal(e9).scaleb(-9):f}"
-    assert price_to_e9(parsed(text)) == e9
+    assert decoded(text) == (e9, False)
 
 
 @settings(max_examples=500)
-@given(st.decimals(0, MAX_PRICE - 1, places=4))
+@given(st.decimals("0.0001", MAX_PRICE - 1, places=4))
 def test_every_price_of_four_decimals_is_exact(price: Decimal) -> None:
-    assert price_to_e9(parsed(f"{price:f}")) == int(price.scaleb(9))
+    assert decoded(f"{price:f}") == (int(price.scaleb(9)), False)
 
 
 def test_the_bound_leaves_room_below_half_a_unit() -> None:
@@ -44,8 +49,16 @@ def test_the_bound_leaves_room_below_half_a_unit() -> None:
 
 
 def test_decimals_beyond_the_ninth_round_to_the_nearest() -> None:
-    assert price_to_e9(parsed("225.6299999999999")) == 225_630_000_000
-    assert price_to_e9(parsed("0.0000000014")) == 1
+    assert decoded("225.6299999999999") == (225_630_000_000, True)
+    assert decoded("0.0000000014") == (1, True)
+
+
+@settings(max_examples=500)
+@given(st.integers(1, 500_000), st.integers(1, 999).filter(lambda rest: rest != 500))
+def test_a_price_that_was_rounded_is_noticed(units: int, rest_e12: int) -> None:
+    price = Decimal(units) / 1000 + Decimal(rest_e12).scaleb(-12)
+    nearest = int((price * 10**9).to_integral_value())
+    assert decoded(f"{price:f}") == (nearest, True)
 
 
 @pytest.mark.parametrize("text", ["0", "-1.5", "2000000", "1e400"])

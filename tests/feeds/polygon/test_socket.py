@@ -274,3 +274,60 @@ def test_what_a_receiver_raises_comes_out() -> None:
 def test_an_address_is_shown_without_its_secrets() -> None:
     target = Target("wss://me:secret@example.com/stocks?key=secret", SocketLimits())
     assert target.shown == "wss://example.com:443/stocks"
+
+
+PING, PONG = b"\x89\x00", b"\x8a\x00"
+FRAGMENT, MORE = b"\x01\x00", b"\x00\x00"
+
+
+def flood(data: bytes, limits: SocketLimits | None = None, *, reads: bool = True) -> Ended:
+    """A server that writes these bytes, and reads what comes back or does not."""
+    gone = asyncio.Event()
+
+    async def server(connection: ServerConnection) -> None:
+        if not reads:
+            connection.transport.pause_reading()
+        connection.transport.write(data)
+        await gone.wait()
+        connection.transport.abort()
+
+    return converse(server, limits=limits, gone=gone)[0]
+
+
+@pytest.mark.parametrize("frame", [PING, PONG])
+def test_a_flood_of_pings_ends_the_connection(frame: bytes) -> None:
+    ended = flood(frame * 500, SocketLimits(control_frames=400))
+    assert ended.cause == "more than 400 pings and pongs at once"
+
+
+def test_pings_at_a_sound_pace_are_answered_for_ever() -> None:
+    async def server(connection: ServerConnection) -> None:
+        for _ in range(10):
+            connection.transport.write(PING * 5)
+            await asyncio.sleep(0.05)
+        await connection.close()
+
+    ended, _ = converse(server, limits=SocketLimits(ping_s=0.02, control_frames=30))
+    assert ended.code == 1000
+
+
+def test_a_server_that_does_not_read_is_left_before_much_waits_for_it() -> None:
+    ping = b"\x89\x7d" + bytes(125)
+    limits = SocketLimits(control_frames=10**9, unread_bytes=100_000)
+    ended = flood(ping * 100_000, limits, reads=False)
+    assert ended.cause.endswith("bytes wait for a server that does not read")
+    assert int(ended.cause.split()[0]) < 500_000
+
+
+def test_a_message_of_too_many_fragments_ends_the_connection() -> None:
+    ended = flood(FRAGMENT + MORE * 200_000, SocketLimits(message_fragments=1_000))
+    assert ended.cause == "a message of more than 1000 fragments"
+
+
+def test_a_message_of_some_fragments_is_taken() -> None:
+    async def server(connection: ServerConnection) -> None:
+        connection.transport.write(FRAGMENT + MORE * 999 + b"\x80\x02[]")
+        await connection.close()
+
+    _, receiver = converse(server, limits=SocketLimits(message_fragments=1_001))
+    assert receiver.messages == [b"[]"]

@@ -11,7 +11,7 @@ from typing import Final
 from ingestor.blocks import Block, Source
 from ingestor.errors import BadDataError, ConfigurationError
 from ingestor.feeds.polygon.journal.choice import Choice
-from ingestor.feeds.polygon.journal.format import Entry, Market
+from ingestor.feeds.polygon.journal.format import NOTE, Entry, Market
 from ingestor.feeds.polygon.journal.frames import SegmentFrames
 from ingestor.feeds.polygon.journal.playback import Playback
 from ingestor.feeds.polygon.journal.progress import JournalProgress
@@ -106,7 +106,12 @@ class _Run:
 
     def _decode(self, entry: Entry, *, silent: bool) -> bytes:
         """Return the rows of a frame, none when it is only to be known."""
-        missing, decoded = self.playback.missing(entry), self.playback.decode(entry)
+        missing = self.playback.missing(entry)
+        if entry.connection == NOTE:
+            self.playback.note(entry)
+            self.progress.count_missing(0 if silent else missing)
+            return b""
+        decoded = self.playback.decode(entry)
         if silent:
             return b""
         self.progress.count(decoded, missing)

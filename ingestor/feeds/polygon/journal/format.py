@@ -44,21 +44,27 @@ offset bytes field of an entry
 0      4     mark ``AB 46 52 4D`` (``\xabFRM``)
 4      4     checksum: CRC-32 of all bytes after it, starting from the header's checksum
 8      4     payload_bytes
-12     4     connection: 1, 2, ... within the run
+12     4     connection: 1, 2, ... within the run; 0 for a note
 16     8     recv_ns: when its bytes were read, ns UTC
 24     8     number of the frame within the run, from 0; also those not recorded are counted
 32     ...   payload: the frame as it was received
 ====== ===== ===================================================================================
+
+A *note* is no frame but says what the feed did, since it decides what of the frames was taken:
+``null`` where a connection begins, and a JSON array of the names that are asked for on it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 from zlib import crc32
+
+import msgspec
 
 from ingestor.errors import BadDataError
 
@@ -77,7 +83,13 @@ _COVERED: Final = struct.Struct("<IIQQ")
 CHECKED_FROM: Final = HEAD.size - _COVERED.size
 """Offset in an entry from which its checksum covers it."""
 
+_NOTES: Final[msgspec.json.Decoder[list[str] | None]] = msgspec.json.Decoder(list[str] | None)
+
 MAX_HEADER_BYTES: Final = HEADER.size + MAX_ROOTS_BYTES + CHECKSUM.size
+
+
+NOTE: Final = 0
+"""The connection of an entry that is a note."""
 
 
 class Market(IntEnum):
@@ -106,7 +118,10 @@ class Header:
 
 
 class Entry(NamedTuple):
-    """One frame, when it was received (ns UTC), over which connection, which of the run it is."""
+    """One frame, when it was received (ns UTC), over which connection, which of the run it is.
+
+    Or a note, whose connection is `NOTE`.
+    """
 
     payload: bytes
     recv_ns: int
@@ -184,6 +199,19 @@ def entry_head(entry: Entry, seed: int) -> bytes:
     payload, recv_ns, connection, number = entry
     covered = _COVERED.pack(len(payload), connection, recv_ns, number)
     return MARK + CHECKSUM.pack(crc32(payload, crc32(covered, seed))) + covered
+
+
+def pack_note(names: Sequence[str] | None) -> bytes:
+    """Return the payload of a note: the names asked for, None where a connection begins."""
+    return msgspec.json.encode(names)
+
+
+def read_note(payload: bytes) -> list[str] | None:
+    """Return what a note says. Raises `BadDataError`."""
+    try:
+        return _NOTES.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadDataError(f"a note that is none: {error}") from None
 
 
 def _require(holds: bool, otherwise: str) -> None:

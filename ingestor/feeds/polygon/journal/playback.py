@@ -7,7 +7,7 @@ live one was, and the quotes held are forgotten where another connection begins,
 from __future__ import annotations
 
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.journal.format import Entry, Header, Market
+from ingestor.feeds.polygon.journal.format import Entry, Header, Market, read_note
 from ingestor.symbols import SymbolTable
 
 
@@ -22,7 +22,7 @@ class Playback:
 
     @property
     def symbols(self) -> SymbolTable:
-        """The symbols of all records of the run so far; replaced, never changed."""
+        """The symbols of all records of the run so far; another run has another table."""
         return self._decoder.instruments.table
 
     def begin(self, header: Header) -> None:
@@ -39,6 +39,18 @@ class Playback:
         """Return how many frames are missing between the entry before and this one."""
         expected, self._next_number = self._next_number, entry.number + 1
         return 0 if expected is None else max(0, entry.number - expected)
+
+    def note(self, entry: Entry) -> None:
+        """Do what the live feed did with its decoder. Raises `BadDataError` for what is no note.
+
+        Names without the beginning of their connection, which is not read or lost, restrict
+        nothing: others may have been asked for before.
+        """
+        names = read_note(entry.payload)
+        if names is None:
+            self._decoder.begin_connection()
+        else:
+            self._decoder.ask(names)
 
     def decode(self, entry: Entry) -> Decoded:
         """Decode a frame."""

@@ -48,12 +48,16 @@ class JournalProgress:
         `missing` frames should have been between it and the frame before.
         """
         self.frames += 1
-        if missing:
-            self.skipped[MISSING] += missing
+        self.count_missing(missing)
         for cause, count in decoded.skipped.items():
             self.skipped[cause.value] += count
         for notice in decoded.notices:
             logger.warning("%s", notice.text)
+
+    def count_missing(self, missing: int) -> None:
+        """Add frames that should have been there."""
+        if missing:
+            self.skipped[MISSING] += missing
 
     def damage(self, path: Path, what: str) -> None:
         """Note and log bytes that were passed over."""

@@ -19,11 +19,13 @@ from ingestor.feeds.polygon.journal.disk import FolderLock
 from ingestor.feeds.polygon.journal.format import (
     HEAD,
     MAX_PAYLOAD_BYTES,
+    NOTE,
     Entry,
     Header,
     Market,
     entry_head,
     pack_header,
+    pack_note,
     seed_of,
 )
 from ingestor.feeds.polygon.journal.recorder import Begin, End, Recorder, Wake
@@ -112,21 +114,13 @@ class JournalWriter:
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         """Record a frame that was received at `recv_ns` over a connection of this run."""
-        number = self._number
-        self._number = number + 1
-        if not self._can_take(data):
-            self._lose()
-            return
-        if recv_ns >= self._until_ns or self._segment_bytes >= self._limit:
-            self._begin_segment(recv_ns, connection)
-        self._chunk += entry_head(Entry(data, recv_ns, connection, number), self._seed)
-        self._chunk += data
-        self._segment_bytes += HEAD.size + len(data)
-        self.counts.frames += 1
-        self.counts.bytes += len(data)
-        self._losing = False
-        if len(self._chunk) >= CHUNK_BYTES:
-            self._hand_over()
+        if self._record(Entry(data, recv_ns, connection, self._number), connection):
+            self.counts.frames += 1
+            self.counts.bytes += len(data)
+
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        """Record that names are asked for on a connection, or, for None, that it begins."""
+        self._record(Entry(pack_note(names), now_ns, NOTE, self._number), connection)
 
     def tick(self, now_ns: int) -> None:
         """Hand over what is held; end the segment of a day that is over."""
@@ -141,6 +135,22 @@ class JournalWriter:
         self._hand_over()
         self._recorder.stop()
         self._lock.release()
+
+    def _record(self, entry: Entry, connection: int) -> bool:
+        """Record an entry; whether it was."""
+        self._number += 1
+        if not self._can_take(entry.payload):
+            self._lose()
+            return False
+        if entry.recv_ns >= self._until_ns or self._segment_bytes >= self._limit:
+            self._begin_segment(entry.recv_ns, connection)
+        self._chunk += entry_head(entry, self._seed)
+        self._chunk += entry.payload
+        self._segment_bytes += HEAD.size + len(entry.payload)
+        self._losing = False
+        if len(self._chunk) >= CHUNK_BYTES:
+            self._hand_over()
+        return True
 
     def _can_take(self, data: bytes) -> bool:
         recorder = self._recorder

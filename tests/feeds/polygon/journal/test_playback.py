@@ -3,7 +3,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from ingestor.feeds.polygon.journal.format import Entry, Market
+import pytest
+
+from ingestor.errors import BadDataError
+from ingestor.feeds.polygon.frames import Skip
+from ingestor.feeds.polygon.journal.format import NOTE, Entry, Market, pack_note
 from ingestor.feeds.polygon.journal.playback import Playback
 from ingestor.records import OPTION_TRADE, STOCK_TRADE
 from tests.feeds.polygon.journal.tapes import DAY, header
@@ -109,3 +113,27 @@ def test_a_segment_of_a_day_that_is_gone_is_missing() -> None:
 
 def test_a_number_that_steps_back_is_nothing_missing() -> None:
     assert missing(playback(), 0, 5, 3) == [0, 4, 0]
+
+
+def note(names: list[str] | None) -> Entry:
+    return Entry(pack_note(names), RECV_NS, NOTE, 0)
+
+
+def test_what_was_not_asked_for_live_is_not_played_back_either() -> None:
+    run = playback()
+    run.note(note(None))
+    assert run.decode(entry(BUY)).skipped == {Skip.BEFORE_SUBSCRIPTION: 1}
+    run.note(note(["T.SPY"]))
+    decoded = run.decode(entry(BUY, trade(sym="QQQ")))
+    assert (len(decoded.records), decoded.skipped) == (1, {Skip.NOT_SUBSCRIBED: 1})
+
+
+def test_names_without_the_beginning_of_their_connection_restrict_nothing() -> None:
+    run = playback()
+    run.note(note(["T.QQQ"]))
+    assert len(run.decode(entry(BUY)).records) == 1
+
+
+def test_a_note_that_is_none_is_an_error() -> None:
+    with pytest.raises(BadDataError, match="a note that is none"):
+        playback().note(Entry(b"[5]", RECV_NS, NOTE, 0))
