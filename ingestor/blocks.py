@@ -171,6 +171,11 @@ class Frames:
 class Encoder(Protocol):
     """Ordered runs in, finished bytes out."""
 
+    max_payload_bytes: int
+    """No message is longer, its headers included: what the server takes. Set between calls only,
+    and only once what was sent under the old bound is settled: the bound decides how rows are cut
+    into messages."""
+
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages."""
         ...

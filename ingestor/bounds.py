@@ -27,6 +27,12 @@ MAX_LINE_CHARS: Final = 1_000
 MAX_TEXT_CHARS: Final = 240
 """Foreign text inside a sentence of ours is cut here: a server's reason, a sample of a message."""
 
+MAX_JSON_EVENT_BYTES: Final = 4_096
+"""No event as JSON is longer: at most 2 KiB of numbers, and its symbol, escaped, up to twice."""
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
+"""Largest payload that a NATS server can be configured to carry."""
+
 _UNPRINTABLE: Final = re.compile(
     r"[^\S ]|[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )

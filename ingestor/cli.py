@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -80,6 +81,8 @@ exit codes:
   10 embedded server, 130 and 143 stopped by a signal
 """
 
+log = logging.getLogger(__name__)
+
 
 def replay_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
@@ -91,6 +94,8 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
             print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
         logs.configure("ingestor", loaded.config.log.level)
+        for caution in loaded.cautions:
+            log.warning("%s", caution)
         return _replay(loaded, given)
     except IngestorError as error:
         print(f"ingestor-replay: {error}", file=sys.stderr)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
+import logging
 import os
 import re
 import sys
 from collections.abc import Coroutine
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import uvloop
@@ -19,11 +22,17 @@ import uvloop
 from ingestor import __version__
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.clock import to_ns
+from ingestor.config.load import cautions, file_layer, load
+from ingestor.config.schema import Nats
+from ingestor.config.table import MAX_SECONDS
+from ingestor.config.way_in import access_to
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.units import INT64_MAX, NS_PER_S
 
+log = logging.getLogger(__name__)
+
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGO: Final = re.compile(r"(\d+)([smhd])").fullmatch
+_AGO: Final = re.compile(r"(\d{1,10})([smhd])").fullmatch
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,9 +57,14 @@ class Parser(argparse.ArgumentParser):
 def add_where(parser: Parser) -> None:
     """Add the flags that say where to read from."""
     where = parser.add_argument_group("where from")
-    url = os.environ.get("NATS_URL") or DEFAULT_URL
     where.add_argument(
-        "--nats", metavar="URL", default=url, help="NATS server (default %(default)s)"
+        "--nats",
+        metavar="URL",
+        default=os.environ.get("NATS_URL") or None,
+        help=f"NATS server (default: NATS_URL, else the file's, else {DEFAULT_URL})",
+    )
+    where.add_argument(
+        "--config", metavar="FILE", help="TOML file whose [nats] says how to be let in"
     )
     where.add_argument(
         "--stream",
@@ -58,6 +72,27 @@ def add_where(parser: Parser) -> None:
         default=DEFAULT_STREAM,
         help=f"stream (default {DEFAULT_STREAM})",
     )
+
+
+def way_in(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what `ingestor.client.connect` is to be called with. Raises ConfigurationError."""
+    nats = Nats()
+    if given.config is not None:
+        path = Path(given.config)
+        layer = file_layer(path)
+        nats = load([layer]).config.nats
+        for caution in cautions(path, layer):
+            log.warning("%s", caution)
+    access = access_to(nats, given.nats or nats.url or DEFAULT_URL)
+    return {field.name: getattr(access, field.name) for field in fields(access)}
+
+
+def seconds(text: str) -> float:
+    """Seconds above 0 and at most a year, for argparse."""
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:
+        raise ValueError
+    return value
 
 
 def positive(text: str) -> int:
@@ -78,7 +113,7 @@ def start_of(since: str | None, new: bool, now_ns: int) -> Start:
 def since_ns(text: str, now_ns: int) -> int:
     """Return the moment that ``10m`` (ago) or ``2025-12-16T14:30`` (UTC) means, in ns."""
     if ago := _AGO(text):
-        return now_ns - int(ago[1]) * _UNITS_S[ago[2]] * NS_PER_S
+        return max(now_ns - int(ago[1]) * _UNITS_S[ago[2]] * NS_PER_S, 0)
     try:
         moment = dt.datetime.fromisoformat(text)
         moment_ns = to_ns(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))

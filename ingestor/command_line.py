@@ -10,12 +10,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from ingestor import __version__
-from ingestor.config.load import Layer, Loaded, Setting, environment_layer, file_layer, load
+from ingestor.config.load import (
+    Layer,
+    Loaded,
+    Setting,
+    cautions,
+    environment_layer,
+    file_layer,
+    load,
+)
 from ingestor.errors import ExitCode
 from ingestor.outcome import RunOutcome
 from ingestor.summary import as_json, as_text
@@ -119,11 +127,14 @@ def settings_of(
 ) -> Loaded:
     """Lay file, environment and flags over the defaults. Raises ConfigurationError."""
     layers: list[Layer] = []
+    warned: list[str] = []
     if given.config:
-        layers.append(file_layer(Path(given.config)))
+        path = Path(given.config)
+        layers.append(file_layer(path))
+        warned = cautions(path, layers[0])
     layers.append(environment_layer(os.environ, environment))
     layers.append(_flag_layer(given, flags))
-    return load(layers)
+    return replace(load(layers), cautions=warned)
 
 
 def _flag_layer(given: argparse.Namespace, flags: Sequence[Flag]) -> Layer:

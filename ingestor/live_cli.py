@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -56,6 +57,8 @@ exit codes:
   10 embedded server, 130 and 143 stopped by a signal
 """
 
+log = logging.getLogger(__name__)
+
 
 def live_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
@@ -66,6 +69,8 @@ def live_main(arguments: Sequence[str] | None = None) -> int:
             print(show(loaded, leave_out=REPLAY_ONLY))
             return ExitCode.OK
         logs.configure("ingestor", loaded.config.log.level)
+        for caution in loaded.cautions:
+            log.warning("%s", caution)
         return _live(loaded, given)
     except IngestorError as error:
         print(f"{PROG}: {error}", file=sys.stderr)

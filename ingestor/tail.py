@@ -130,7 +130,7 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
     left = given.count
     exit_code = ExitCode.OK
     stream = given.stream or DEFAULT_STREAM
-    async with connect(given.nats, stream=stream, name=PROG) as client:
+    async with connect(**client_cli.way_in(given), stream=stream, name=PROG) as client:
         subscription = client.subscribe(
             given.subject or EVERYTHING, start=start, follow=given.follow
         )
@@ -158,7 +158,7 @@ async def tail_statuses(given: argparse.Namespace, start: Start) -> int:
     left = given.count
     start = From.LAST_PER_SUBJECT if start is From.BEGINNING else start
     stream = given.stream or STATUS_STREAM
-    async with connect(given.nats, status_stream=stream, name=PROG) as client:
+    async with connect(**client_cli.way_in(given), status_stream=stream, name=PROG) as client:
         statuses = client.statuses(given.status or None, start=start, follow=given.follow)
         async for status in statuses:
             line = encode_status(status).decode() if given.json else line_of_status(status)

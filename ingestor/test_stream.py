@@ -65,7 +65,10 @@ def parser() -> client_cli.Parser:
         "--count", metavar="N", type=client_cli.positive, help="stop after this many messages"
     )
     what.add_argument(
-        "--idle", metavar="SECONDS", type=float, help="stop when nothing comes for so long"
+        "--idle",
+        metavar="SECONDS",
+        type=client_cli.seconds,
+        help="stop when nothing comes for so long",
     )
     what.add_argument(
         "--follow",
@@ -78,7 +81,7 @@ def parser() -> client_cli.Parser:
 
 async def _read(given: argparse.Namespace, check: StreamCheck) -> int:
     start = From.NEW if given.new else From.BEGINNING
-    async with connect(given.nats, stream=given.stream, name=PROG) as client:
+    async with connect(**client_cli.way_in(given), stream=given.stream, name=PROG) as client:
         subscription = client.subscribe(given.subject, start=start, follow=given.follow)
         reading = asyncio.create_task(_check_all(subscription, check, given.count))
         try:

@@ -103,10 +103,7 @@ class NatsServer:
     def start(self) -> None:
         """Start and wait until clients can connect and JetStream is up."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        config = self.directory / "nats-server.conf"
-        config.write_text(
-            _CONFIG.format(port=self.port, store_dir=self.store_dir, extra_config=self.extra_config)
-        )
+        config = self._write_config()
         server = [str(self.executable), "-c", str(config), "--ports_file_dir", str(self.directory)]
         wrapper = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
         with self.log_path.open("ab") as log:
@@ -140,6 +137,24 @@ class NatsServer:
     def resume(self) -> None:
         """Let a paused server go on."""
         os.kill(self.pid, signal.SIGCONT)
+
+    def reload(self, extra_config: str) -> None:
+        """Have other settings heeded by the running server (SIGHUP), once its log says so."""
+        self.extra_config = extra_config
+        self._write_config()
+        os.kill(self.pid, signal.SIGHUP)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while "Reloaded server configuration" not in self.log():
+            if time.monotonic() > deadline:
+                raise ServerFailedError(f"the server did not reload; its log:\n{self.log()}")
+            time.sleep(_POLL_S)
+
+    def _write_config(self) -> Path:
+        config = self.directory / "nats-server.conf"
+        config.write_text(
+            _CONFIG.format(port=self.port, store_dir=self.store_dir, extra_config=self.extra_config)
+        )
+        return config
 
     def _end(self, how: signal.Signals) -> None:
         process = self._process

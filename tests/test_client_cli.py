@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from ingestor import client_cli
-from ingestor.client import From, Since
+from ingestor.client import DEFAULT_URL, From, Since
 from ingestor.errors import ConfigurationError, ExitCode, NatsUnreachableError
 
 NOW_NS = 1_765_895_400_000_000_000
@@ -54,6 +55,13 @@ def test_the_server_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert parser.parse_args(["--nats", "nats://here"]).nats == "nats://here"
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "1e300", "x"])
+def test_seconds_are_finite_and_above_zero(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (argparse makes the sentence)
+        client_cli.seconds(text)
+    assert client_cli.seconds("2.5") == 2.5
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "x"])
 def test_a_count_is_a_number_above_zero(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = client_cli.Parser("tool", "about", "more")
@@ -78,3 +86,27 @@ def test_what_is_cancelled_ends_as_interrupted() -> None:
         raise asyncio.CancelledError
 
     assert client_cli.run("tool", cancelled()) == ExitCode.INTERRUPTED
+
+
+def test_the_way_in_may_stand_in_a_file_and_the_url_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NATS_URL", raising=False)
+    path = tmp_path / "live.toml"
+    path.write_text("[nats]\nurl = ['nats://a', 'nats://b']\nuser = 'u'\npassword = 's3cret'\n")
+    parser = client_cli.Parser("tool", "about", "more")
+    client_cli.add_where(parser)
+
+    of_file = client_cli.way_in(parser.parse_args(["--config", str(path)]))
+    both = client_cli.way_in(parser.parse_args(["--config", str(path), "--nats", "c"]))
+
+    assert (of_file["url"], of_file["user"]) == (("nats://a", "nats://b"), "u")
+    assert (both["url"], both["password"]) == ("c", "s3cret")
+    assert client_cli.way_in(parser.parse_args([]))["url"] == DEFAULT_URL
+
+
+def test_the_help_shows_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://jo:s3cret@elsewhere:1")
+    parser = client_cli.Parser("tool", "about", "more")
+    client_cli.add_where(parser)
+    assert "s3cret" not in parser.format_help()

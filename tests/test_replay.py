@@ -134,6 +134,15 @@ def test_packed_messages_carry_the_same_rows(data: Path, nats_server: NatsServer
     assert summary["last_seq"] < 1200
 
 
+def test_packed_messages_are_as_short_as_the_server_wants_them(
+    data: Path, start_nats_server: StartNatsServer
+) -> None:
+    server = start_nats_server(extra_config="max_payload: 65536")
+    summary = run(data, server, "--encoding", "packed", "--feeds", "mbp10").summary
+    assert summary["by_subject"] == {DEPTH: 900}
+    assert 60_000 < max(len(message.data) for message in read_stream(server.url)) <= 65_536
+
+
 # What bad input gets
 
 

@@ -22,7 +22,7 @@ integers of 1e-9. Batches are the fast way: packed, millions of records a second
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -64,7 +64,9 @@ EVERYTHING: Final = "market.>"
 class Client:
     """A connection to the stream; an asynchronous context manager. Made by `connect`."""
 
-    def __init__(self, url: str, streams: tuple[str, str], options: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str | Sequence[str], streams: tuple[str, str], options: dict[str, Any]
+    ) -> None:
         """`streams` are that of the market's data and that of statuses."""
         self._connection = Connection(url, options, self._lost)
         self._stream, self._status_stream = streams
@@ -145,7 +147,7 @@ class Client:
 
 
 def connect(
-    url: str = DEFAULT_URL,
+    url: str | Sequence[str] = DEFAULT_URL,
     *,
     stream: str = DEFAULT_STREAM,
     status_stream: str = STATUS_STREAM,
@@ -153,8 +155,12 @@ def connect(
 ) -> Client:
     """Return a client of a stream, to be used in ``async with``, which connects.
 
-    `url` may be several, parted by commas. `options` go to ``nats.connect``: `user` and
-    `password`, `token`, `user_credentials`, `nkeys_seed`, `tls` (an ``ssl.SSLContext``), `name`.
+    `url` may be several, parted by commas or in a list, each with a user of its own. `options` say
+    how to be let in: `user` and `password`, `token`, `credentials_file`, `nkey_file`, `tls` (an
+    ``ssl.SSLContext``) or `tls_ca_file`, `tls_cert_file`, `tls_key_file`; `tls_first`,
+    `inbox_prefix`, `jetstream_domain`, `api_prefix`; what is left, such as `name`, goes to
+    ``nats.connect``. Raises ConfigurationError for what cannot work.
+
     Entering raises NatsUnreachableError, NatsRefusedError; afterwards a lost connection is made
     again, however long that takes, unless `max_reconnect_attempts` says otherwise.
     """

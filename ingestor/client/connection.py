@@ -1,8 +1,8 @@
 """The connection of a consumer: nats-py for protocol, authentication, TLS and reconnects.
 
-This is the only module that touches private attributes of nats-py: the client's parser (``_ps``),
-which is replaced by one that cuts out JetStream deliveries itself (`ingestor.client.wire` says
-why), and a subscription's number (``_id``).
+The client's parser (``_ps``) is replaced by one that cuts out JetStream deliveries itself
+(`ingestor.client.wire` says why); besides, a subscription's number (``_id``) is used. What the
+server cannot do to us is in `ingestor.publish.guarded`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
-from nats.errors import AuthorizationError, Error, NoRespondersError, ProtocolError
-from nats.protocol.parser import Parser
+from nats.errors import Error, NoRespondersError
 
+from ingestor.bounds import printable
 from ingestor.client.wire import Frame, Splitter, Status
 from ingestor.errors import (
     BadDataError,
@@ -30,6 +31,8 @@ from ingestor.errors import (
     NatsUnreachableError,
     StreamError,
 )
+from ingestor.publish.access import Access, Login, prepare
+from ingestor.publish.guarded import GuardedClient, GuardedParser, NonsenseError, is_refusal
 
 REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -42,7 +45,9 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 """What differs from nats-py's own: a consumer waits for its server as long as it takes."""
 
-_REFUSALS: Final = ("authorization", "authentication", "permissions violation", "maximum ")
+_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})").match
+_NATS_PY_NAMES: Final = {"user_credentials": "credentials_file", "nkeys_seed": "nkey_file"}
+_ACCESS: Final = frozenset(field.name for field in fields(Access)) - {"url"}
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +72,9 @@ class ApiRefusedError(StreamError):
     """JetStream answered with an error; `err_code` is its number, `passing` means try again."""
 
     def __init__(self, what: str, error: dict[str, Any]) -> None:
-        super().__init__(f"{what}: {error.get('description', 'refused')}")
-        self.err_code = int(error.get("err_code", 0))
-        self.passing = int(error.get("code", 0)) == 503
+        super().__init__(f"{what}: {printable(str(error.get('description', 'refused')))}")
+        self.err_code = error.get("err_code", 0)
+        self.passing = error.get("code", 0) == 503
 
 
 class Receiver(Protocol):
@@ -85,12 +90,15 @@ class Receiver(Protocol):
 class Connection:
     """One connection; `on_lost` is called when it breaks and when it is closed for good."""
 
-    def __init__(self, url: str, options: dict[str, Any], on_lost: Callable[[], None]) -> None:
-        self._servers = [part.strip() for part in url.split(",") if part.strip()]
-        self._options = DEFAULTS | options
+    def __init__(
+        self, url: str | Sequence[str], options: dict[str, Any], on_lost: Callable[[], None]
+    ) -> None:
+        """Raises ConfigurationError for a URL, a file or options that cannot work."""
+        self._login, others = _login(url, options)
+        self._options = DEFAULTS | others
         self._on_lost = on_lost
         self._taps: dict[bytes, Receiver] = {}
-        self._client = NatsClient()
+        self._client = GuardedClient(self._login)
         self._client._ps = _TappedParser(self._client, self._taps)
         self._up = asyncio.Event()
         self._first_errors = 0
@@ -104,13 +112,18 @@ class Connection:
     @property
     def servers(self) -> str:
         """The servers without credentials, for messages."""
-        return ", ".join(re.split("://|@", url)[-1] for url in self._servers)
+        return ", ".join(url.partition("://")[2] for url in self._login.servers)
+
+    @property
+    def api_prefix(self) -> str:
+        """What requests to JetStream begin with: ``$JS.API`` unless the options say otherwise."""
+        return self._login.api_prefix
 
     @property
     def server_version(self) -> tuple[int, int]:
-        """Major and minor version of the server."""
-        version = self._client.connected_server_version
-        return int(version.major), int(version.minor)
+        """Major and minor version of the server; 0, 0 where it does not say."""
+        found = _VERSION(str(self._client._server_info.get("version", "")))
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @property
     def max_payload_bytes(self) -> int:
@@ -119,9 +132,10 @@ class Connection:
 
     async def open(self) -> None:
         """Connect. Raises NatsUnreachableError, NatsRefusedError when no server takes us."""
+        for caution in self._login.cautions:
+            log.warning("%s", caution)
         try:
-            await self._client.connect(
-                servers=self._servers,
+            await self._client.open(
                 error_cb=self._errored,
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
@@ -175,18 +189,19 @@ class Connection:
                 await self._client.publish(subject, payload, reply=reply)
 
     async def api(self, what: str, subject: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask ``$JS.API``; `what` opens the sentence of an error.
+        """Ask JetStream's API; `what` opens the sentence of an error.
 
         Raises `NoAnswerError`, `ApiRefusedError`, NatsRefusedError.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         try:
-            answer = await self.ask(what, f"$JS.API.{subject}", payload)
+            answer = await self.ask(what, f"{self.api_prefix}.{subject}", payload)
         except NobodyListensError as error:
             raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
-        values = msgspec.json.decode(answer.data)
-        if "error" in values:
-            raise ApiRefusedError(what, values["error"])
+        values = _read(what, answer.data)
+        refusal = values.get("error")
+        if isinstance(refusal, dict):
+            raise ApiRefusedError(what, refusal)
         return values
 
     async def ask(self, what: str, subject: str, payload: bytes = b"") -> Msg:
@@ -210,7 +225,7 @@ class Connection:
         log.debug("NATS client: %r", error)
         if not (self._opened or self._closing):
             self._first_errors += 1
-            if self._first_errors >= len(self._servers):
+            if self._first_errors >= len(self._login.servers):
                 raise self._reason(error)
         elif _is_refusal(error):
             self._violation = error
@@ -233,16 +248,39 @@ class Connection:
             self._on_lost()
 
     def _reason(self, error: Exception) -> IngestorError:
-        text = str(error).removeprefix("nats: ").strip(" '") or type(error).__name__
+        text = printable(str(error).removeprefix("nats: ").strip(" '")) or type(error).__name__
         if _is_refusal(error):
             return NatsRefusedError(f"the NATS server at {self.servers} does not let us in: {text}")
         return NatsUnreachableError(f"no NATS server answers at {self.servers}: {text}")
 
 
-class _TappedParser(Parser):
+def _login(url: str | Sequence[str], options: dict[str, Any]) -> tuple[Login, dict[str, Any]]:
+    """Return how to be let in, and the options that are nats-py's own.
+
+    Names of `Access` and of nats-py are taken alike. Raises ConfigurationError.
+    """
+    named = {_NATS_PY_NAMES.get(name, name): value for name, value in options.items()}
+    tls = named.pop("tls", None)
+    if "tls_handshake_first" in named:
+        named["tls_first"] = named.pop("tls_handshake_first")
+    ours = {name: named.pop(name) for name in _ACCESS & named.keys()}
+    for name, value in ours.items():
+        if name.endswith("_file") and value is not None:
+            ours[name] = Path(value)
+    return prepare(Access(url=url, **ours), tls), named
+
+
+def _read(what: str, answer: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise StreamError(f"{what}: the answer is no JSON object: {printable(answer)!r}") from None
+
+
+class _TappedParser(GuardedParser):
     """nats-py's parser, past which the messages of tapped subscriptions are led."""
 
-    def __init__(self, client: NatsClient, taps: dict[bytes, Receiver]) -> None:
+    def __init__(self, client: GuardedClient, taps: dict[bytes, Receiver]) -> None:
         self._taps = taps
         super().__init__(client)
 
@@ -253,9 +291,10 @@ class _TappedParser(Parser):
     async def parse(self, data: bytes = b"") -> None:
         try:
             cut = self._splitter.feed(data)
-        except BadDataError as error:
-            log.warning("%s", error)
-            raise ProtocolError from error
+        except (BadDataError, ValueError) as error:
+            # ValueError: a number of more digits than Python reads.
+            log.warning("the NATS server makes no sense: %s", error)
+            raise NonsenseError(str(error)) from error
         for sid, frames in cut.frames.items():
             self._taps[sid].receive(frames)
         for sid, status in cut.statuses:
@@ -269,6 +308,4 @@ async def _ignore(_: Msg) -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, (ssl.SSLError, AuthorizationError)):
-        return True
-    return isinstance(error, Error) and any(word in str(error).lower() for word in _REFUSALS)
+    return isinstance(error, ssl.SSLError) or is_refusal(error)

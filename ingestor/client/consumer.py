@@ -95,7 +95,8 @@ class Ephemeral:
         """Remove it; the server does so later where this fails."""
         name, self._name = self._name, None
         if name is not None:
-            await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}")
+            api = self._connection.api_prefix
+            await self._connection.publish(f"{api}.CONSUMER.DELETE.{self._stream}.{name}")
 
 
 class Durable:

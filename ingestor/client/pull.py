@@ -84,7 +84,7 @@ class Pull:
         self, connection: Connection, stream: str, opened: Opened, *, follow: bool
     ) -> None:
         self._connection = connection
-        self._ask_at = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{opened.name}"
+        self._ask_at = f"{connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{opened.name}"
         self._follow = follow
         self._number = opened.next_number
         self._chunks: deque[Chunk] = deque()

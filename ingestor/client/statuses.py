@@ -40,7 +40,9 @@ async def last_status(connection: Connection, stream: str, feed: str) -> FeedSta
     subject = status_subject(feed)
     what = f"the last message on {subject}"
     try:
-        answer = await connection.ask(what, f"$JS.API.DIRECT.GET.{stream}.{subject}")
+        answer = await connection.ask(
+            what, f"{connection.api_prefix}.DIRECT.GET.{stream}.{subject}"
+        )
     except NobodyListensError:
         # No such stream, or one that is not read directly.
         return await _last_stored(connection, stream, subject)

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from ingestor.errors import BadDataError
 
-MAX_LINE_BYTES: Final = 64 * 1024
+MAX_LINE_BYTES: Final = 1024 * 1024
 """Longest line; a cluster's ``INFO`` with all its addresses is the longest there is."""
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ingestor.config.table import Seconds, Table
+from ingestor.config.table import MAX_SECONDS, Seconds, Table
 
 LiveFeedName = Literal["stocks", "options"]
 Channel = Literal["T", "Q"]
@@ -51,7 +51,7 @@ class Polygon(Table, frozen=True, kw_only=True):
     """Subscribe the contracts' quotes too: they are not published, but tell who was aggressor."""
     late_after_s: Seconds = 1.0
     """A print that the exchange stamped this much before the tape did gets no aggressor."""
-    silence_s: Annotated[float, Meta(ge=1)] = 30.0
+    silence_s: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] = 30.0
     """An open market that says nothing for so long means a dead connection: it is made anew."""
     max_frame_bytes: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 16_777_216
     """A longer message of the vendor ends the connection, and another is made."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,22 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.config.schema import SECRETS, Config
+from ingestor.bounds import printable
+from ingestor.config.schema import MIN_SPEED, SECRETS, URLS, Config
 from ingestor.errors import ConfigurationError
+from ingestor.files import others_may_read, read_small_file
 
 DEFAULT_ORIGIN: Final = "default"
-MAX_CONFIG_BYTES: Final = 1024 * 1024
+MAX_CONFIG_BYTES: Final = 256 * 1024
+MAX_DOTS: Final = 16
+"""Dots in a line outside its texts: `tomllib` keeps every beginning of a dotted key, which are
+gigabytes for one of 100,000 parts. No key of ours has more than one."""
+
+MAX_VALUE_CHARS: Final = 80
+"""A value is shown so far in a sentence about it."""
+
+_TEXTS: Final = re.compile(r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|#[^\n]*""")
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'(?= - at|$)")
 
 
@@ -47,6 +59,8 @@ class Loaded:
 
     config: Config
     origins: Mapping[str, str] = field(default_factory=dict)
+    cautions: Sequence[str] = ()
+    """Sentences that the operator is to read once: what works and is not safe."""
 
 
 def load(layers: Sequence[Layer]) -> Loaded:
@@ -62,22 +76,53 @@ def load(layers: Sequence[Layer]) -> Loaded:
 
 def file_layer(path: Path) -> Layer:
     """Read a TOML file. Raises `ConfigurationError` naming the path."""
+    data = read_small_file("configuration file", path, MAX_CONFIG_BYTES)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
+        text = data.decode().removeprefix(_BYTE_ORDER_MARK)
+        _check_dots(text)
+        tables = tomllib.loads(text, parse_float=_float)
+    except RecursionError:
         raise ConfigurationError(
-            f"configuration file {path} cannot be read: {error.strerror}"
-        ) from error
-    if len(text) > MAX_CONFIG_BYTES:
+            f"configuration file {path} is not TOML: it is nested too deeply"
+        ) from None
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        # The text around an error may be a secret: only where it is and what was expected is told.
         raise ConfigurationError(
-            f"configuration file {path} is larger than {MAX_CONFIG_BYTES} bytes"
-        )
-    try:
-        tables = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"configuration file {path} is not TOML: {error}") from error
+            f"configuration file {path} is not TOML: {_reason(error)}"
+        ) from None
     return _flat(tables, f"file {path}")
+
+
+def _check_dots(text: str) -> None:
+    for number, line in enumerate(_TEXTS.sub("", text).splitlines(), 1):
+        if line.count(".") > MAX_DOTS:
+            raise ValueError(f"a key has more than {MAX_DOTS} dots (at line {number})")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value) and "inf" not in text:
+        raise ValueError("a number is out of range")
+    return value
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if "integer string conversion" in str(error):
+        return f"a number has more than {sys.get_int_max_str_digits()} digits"
+    return printable(str(error))
+
+
+def cautions(path: Path, layer: Layer) -> list[str]:
+    """Return what the operator is to read once: a file with secrets that everybody can read."""
+    secret = any(
+        key in SECRETS or (key in URLS and "@" in str(setting.value))
+        for key, setting in layer.items()
+    )
+    if not (secret and others_may_read(path)):
+        return []
+    return [f"every user of this machine can read the secrets in {path}: chmod 600 it"]
 
 
 def environment_layer(environ: Mapping[str, str], keys: Mapping[str, str]) -> Layer:
@@ -150,13 +195,22 @@ def _check(key: str, setting: Setting) -> None:
         raise _not_allowed(key, setting, _plain(str(error), key)) from error
     if isinstance(value, float) and not math.isfinite(value):
         raise _not_allowed(key, setting, "expected a finite number")
+    if key == "replay.speed" and 0 < value < MIN_SPEED:
+        raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
 
 
 def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
-    shown = "(hidden)" if key in SECRETS else repr(setting.value)
+    shown = "(hidden)" if key in SECRETS | URLS else _value_text(setting.value)
     sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
     allowed = _allowed(key)
     return ConfigurationError(f"{sentence}; allowed: {allowed}" if allowed else sentence)
+
+
+def _value_text(value: Any) -> str:
+    try:
+        return printable(repr(value), MAX_VALUE_CHARS)
+    except ValueError:
+        return "(a number of thousands of digits)"
 
 
 def _allowed(key: str) -> str:
@@ -191,7 +245,7 @@ def _plain(reason: str, key: str) -> str:
 def _unknown(key: str, origin: str, known: Any) -> ConfigurationError:
     nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ConfigurationError(f"there is no setting {key} ({origin}){hint}")
+    return ConfigurationError(f"there is no setting {printable(key)} ({origin}){hint}")
 
 
 def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:

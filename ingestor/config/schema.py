@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
@@ -18,9 +18,16 @@ from ingestor.config.table import Seconds, Table
 from ingestor.feed_status import STATUS_STREAM
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
+_PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+_ENDPOINT = "HOST:PORT, the port 1 to 65535"
 Date = dt.date
-Speed = Annotated[float, Meta(ge=0)]
-Cpus = tuple[Annotated[int, Meta(ge=0)], ...]
+Speed = Annotated[float, Meta(ge=0, le=1_000_000)]
+MIN_SPEED: Final = 0.000_001
+"""A day would take three thousand years; 0 is the way to say "as fast as possible"."""
+Cpus = tuple[Annotated[int, Meta(ge=0, le=65_535)], ...]
+AgeSeconds = Annotated[
+    float, Meta(gt=0, le=3_153_600_000, description="above 0, at most 100 years")
+]
 RingBytes = Annotated[int, Meta(ge=1_048_576, le=1_073_741_824)]
 BlockBytes = Annotated[int, Meta(ge=4_096, le=1_048_576)]
 WallTime = Annotated[
@@ -29,10 +36,18 @@ WallTime = Annotated[
 StreamName = Annotated[
     str, Meta(pattern=r"^[^\s.*>/\\]+$", description="a name without spaces and . * > / \\")
 ]
+SubjectPrefix = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
+        max_length=128,
+        description="words joined by dots, without spaces and * >",
+    ),
+]
 FeedName = Literal["trades", "mbp10", "stocks", "options"]
 Endpoint = Annotated[
     str,
-    Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}$", description="HOST:PORT"),
+    Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):{_PORT}$", description=_ENDPOINT),
 ]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -75,15 +90,26 @@ class Consumer(Table, frozen=True, kw_only=True):
 class Nats(Table, frozen=True, kw_only=True):
     """The server, how to be let in, and the stream."""
 
-    url: str | None = None
-    """Unset: the server on 127.0.0.1:4222 if one listens there, else an embedded one."""
+    url: str | tuple[str, ...] | None = None
+    """One server, or several, each with a user of its own if need be; unset: the server on
+    127.0.0.1:4222 if one listens there, else an embedded one."""
     user: str | None = None
     password: str | None = None
     token: str | None = None
     credentials_file: Path | None = None
+    nkey_file: Path | None = None
+    """Holds the seed of a user, ``SU...``."""
     tls_ca_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
+    tls_first: bool = False
+    """TLS begins before the server says a word, as one with ``handshake_first`` wants it."""
+    inbox_prefix: SubjectPrefix = "_INBOX"
+    """What the subjects of answers to us begin with."""
+    jetstream_domain: StreamName | None = None
+    """Of a JetStream behind a leaf node: requests go to ``$JS.<domain>.API``."""
+    api_prefix: SubjectPrefix | None = None
+    """What requests to JetStream begin with, where another account exports it; else ``$JS.API``."""
     give_up_after_s: Seconds = 60.0
     """How long the server may stay away before the run ends."""
     stream: StreamName = "MARKET_DATA"
@@ -91,8 +117,8 @@ class Nats(Table, frozen=True, kw_only=True):
     set below is enforced on it, what is not is left as its operator made it."""
     status_stream: StreamName = STATUS_STREAM
     """What live feeds tell about themselves: made with the first status, for seven days."""
-    max_age_s: Seconds | None = None
-    max_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_age_s: AgeSeconds | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     replicas: Annotated[int, Meta(ge=1, le=5)] | None = None
     storage: Literal["file", "memory"] | None = None
     discard: Literal["old", "new"] | None = None
@@ -169,6 +195,9 @@ class Config(Table, frozen=True, kw_only=True):
     log: Log = Log()
     metrics: Metrics = Metrics()
 
+
+URLS = frozenset({"nats.url"})
+"""Keys whose values may hold secrets beside what may be shown."""
 
 SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})
 """Keys whose values are never shown."""

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from ingestor.config.load import DEFAULT_ORIGIN, Loaded, values
-from ingestor.config.schema import SECRETS, is_among
+from ingestor.config.schema import SECRETS, URLS, is_among
+from ingestor.publish.access import without_secrets
 
 HIDDEN: Final = "(hidden)"
 
@@ -33,11 +34,8 @@ def _text(key: str, value: Any) -> str:
         return "(unset)"
     if key in SECRETS:
         return HIDDEN
+    if key in URLS:
+        return f'"{without_secrets(value)}"'
     if isinstance(value, str):
-        return f'"{_without_userinfo(value) if key == "nats.url" else value}"'
+        return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _without_userinfo(url: str) -> str:
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

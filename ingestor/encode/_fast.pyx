@@ -46,10 +46,11 @@ from ingestor.encode._text cimport (
 import numpy as np
 
 from ingestor.blocks import SEQUENCE_DIGITS, Frames
-from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS
-from ingestor.encode.packer import ROW_COUNT_AT, Headers
+from ingestor.bounds import MAX_PAYLOAD_BYTES
+from ingestor.encode.packed import HEAD, MAX_ROW_BYTES, MAX_ROWS
+from ingestor.encode.packer import ROW_COUNT_AT, Headers, fitting_rows
 from ingestor.encode.reference import (
-    LENGTH_DIGITS, MAX_PAYLOAD_BYTES, MAX_SEQUENCE, check_sequences, option_json, symbol_json
+    LENGTH_DIGITS, MAX_SEQUENCE, check_payload, check_sequences, option_json, symbol_json
 )
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
@@ -95,7 +96,6 @@ cdef struct Written:
     const Level* levels
     Py_ssize_t begins[N_LEVELS + 1]
 
-cdef Py_ssize_t MAX_PAYLOAD = MAX_PAYLOAD_BYTES
 cdef Py_ssize_t MANY = 4096
 ONE_EACH = np.arange(1, MANY + 1, dtype=np.int64)
 ONE_EACH.flags.writeable = False
@@ -163,6 +163,7 @@ cdef class Shapes:
 
     cdef Shape by_rtype[N_RTYPES]
     cdef int64_t counts[N_RTYPES]
+    cdef Py_ssize_t max_payload_bytes
     cdef Text tail
     cdef object reply
     cdef list kept
@@ -188,11 +189,12 @@ cdef class Shapes:
         return {kind: self.counts[kind] for kind in ROW_BYTES if self.counts[kind]}
 
 
-cdef Shapes shapes_for(Shapes known, reply):
+cdef Shapes shapes_for(Shapes known, reply, Py_ssize_t max_payload_bytes):
     """Return those of a reply subject, the known ones where they are of the same, counts at 0."""
     if known is None or known.reply is not reply:
-        return Shapes(reply)
+        known = Shapes(reply)
     memset(known.counts, 0, sizeof(known.counts))
+    known.max_payload_bytes = max_payload_bytes
     return known
 
 
@@ -416,8 +418,8 @@ cdef int put_frame(
     cdef char* payload = put(length_at + 8, b"\r\n")
     cdef char* at = put_envelope(payload, source, row)
     at = put(put_event(at, start - output.size, &output.book, row), b"}")
-    if at - payload > MAX_PAYLOAD:
-        raise BadDataError(f"a message has {at - payload} bytes; no server takes it")
+    if at - payload > shapes.max_payload_bytes:
+        check_payload(at - payload, shapes.max_payload_bytes)
     put_eight(length_at, <uint32_t>(at - payload))
     output.size += put(at, b"\r\n") - start
     return 0
@@ -443,6 +445,10 @@ cdef class FastJsonEncoder:
     """One JSON object per message, one message per row; equals `JsonEncoder` byte for byte."""
 
     cdef Shapes shapes
+    cdef public Py_ssize_t max_payload_bytes
+
+    def __cinit__(self):
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def encode(self, runs, reply, first_sequence, max_messages):
         """Encode rows from the front of `runs` into at most `max_messages` messages.
@@ -453,7 +459,7 @@ cdef class FastJsonEncoder:
         count = min(len(runs), max(max_messages, 0))
         check_sequences(first_sequence, count)
         output = Output(_expected_bytes(runs, count))
-        self.shapes = shapes_for(self.shapes, reply)
+        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes)
         blocks = Blocks(runs.blocks)
         cdef const int64_t[:] block, start, stop
         block, start, stop = runs.block_of_run, runs.start, runs.stop

@@ -13,6 +13,7 @@ cdef enum:
 
 cdef int64_t MOST_ROWS = MAX_ROWS
 cdef int64_t MOST_ROW_BYTES = MAX_ROW_BYTES
+cdef int64_t HEAD_BYTES = HEAD.size
 cdef Py_ssize_t COUNT_AT = ROW_COUNT_AT
 cdef uint64_t LAST_SEQUENCE = MAX_SEQUENCE
 
@@ -78,6 +79,14 @@ cdef class PackedBlocks:
             source.instrument_id, source.rtype = first.instrument_id, first.rtype
         return text_of(header)
 
+    cdef int64_t fitting(
+        self, Source* source, const Head* first, Rows rows, int64_t max_bytes
+    ) except -1:
+        """Return how many of these rows of one rtype fit a message of so many bytes."""
+        block = self.blocks[source - self.held.sources]
+        kind = EVENT_TYPE_BY_RTYPE[first.rtype]
+        return fitting_rows(kind, block, self.records(source, rows), max_bytes)
+
 
 cdef inline int64_t rows_alike(
     const char* row, Py_ssize_t row_bytes, int64_t limit, bint* alone
@@ -107,10 +116,21 @@ cdef int put_message(
     cdef const Head* first = <const Head*>row
     shapes.check(first.rtype, row_bytes)
     cdef bint alone
-    rows.count = min(rows.count, MOST_ROWS, MOST_ROW_BYTES // row_bytes)
+    cdef int64_t most = shapes.max_payload_bytes
+    rows.count = min(
+        rows.count, max(1, min(MOST_ROWS, MOST_ROW_BYTES // row_bytes,
+                               (most - HEAD_BYTES) // row_bytes))
+    )
     rows.count = rows_alike(row, row_bytes, rows.count, &alone)
-    cdef Text data = Text(row, rows.count * row_bytes)
     cdef Text header = blocks.header(source, first, rows[0], alone)
+    if header.size + rows.count * row_bytes > most:
+        if alone and header.size + row_bytes <= most:
+            rows.count = (most - header.size) // row_bytes
+        else:
+            rows.count = rows_alike(row, row_bytes, blocks.fitting(source, first, rows[0], most),
+                                    &alone)
+            header = blocks.header(source, first, rows[0], alone)
+    cdef Text data = Text(row, rows.count * row_bytes)
     cdef const Shape* shape = &shapes.by_rtype[first.rtype]
     cdef bint viewed = data.size >= VIEW_FROM_BYTES
     if parts.output.size >= PART_BYTES:
@@ -141,9 +161,11 @@ cdef class FastPackedEncoder:
 
     cdef Shapes shapes
     cdef object headers
+    cdef public Py_ssize_t max_payload_bytes
 
     def __cinit__(self):
         self.headers = Headers()
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def encode(self, runs, reply, first_sequence, max_messages):
         """Encode rows from the front of `runs` into at most `max_messages` messages.
@@ -152,7 +174,7 @@ cdef class FastPackedEncoder:
         blocks, and `ValueError` for records with gaps between them.
         """
         check_sequences(first_sequence, 0)
-        self.shapes = shapes_for(self.shapes, reply)
+        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes)
         blocks = PackedBlocks(runs.blocks, self.headers)
         parts = Parts()
         cdef const int64_t[:] block, start, stop

@@ -33,9 +33,9 @@ is listed under its id as text, as in JSON. Unknown values in rows are the senti
 `ingestor.records` (a price of 2**63-1, a sequence of 2**64-1, an exchange of -1).
 
 One message is one piece of a run, so the stream keeps the exact published order across
-subjects. A piece ends where the run ends, where the rtype changes, at `MAX_ROWS` and at
-`MAX_ROW_BYTES`. The encoder packs what it is handed and never waits for more: no row is held
-back to fill a message.
+subjects. A piece ends where the run ends, where the rtype changes, at `MAX_ROWS`, at
+`MAX_ROW_BYTES`, and where the message, header and all, would be longer than the server takes. The
+encoder packs what it is handed and never waits for more: no row is held back to fill a message.
 
 Rows, as offset:type:field (u unsigned, i signed, then the number of bytes):
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.blocks import Block, Frames, Reply, Runs
+from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import (
     ALIGNMENT,
     ENTRY,
@@ -26,7 +27,7 @@ from ingestor.encode.packed import (
     VERSION,
     Head,
 )
-from ingestor.encode.reference import CRLF, check_sequences, frame_head
+from ingestor.encode.reference import CRLF, check_payload, check_sequences, frame_head
 from ingestor.errors import BadDataError
 from ingestor.records import EventType, Records, split_by_rtype
 from ingestor.symbols import SymbolTable, symbol_of
@@ -46,17 +47,19 @@ class PackedEncoder:
 
     def __init__(self) -> None:
         self._headers = Headers()
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages.
 
-        Raises `BadDataError` for an unknown rtype and for a symbol that does not fit the table,
-        `ValueError` when the sequence runs out of digits.
+        Raises `BadDataError` for an unknown rtype, for a symbol that does not fit the table, and
+        for a row that no message can carry; `ValueError` when the sequence runs out of digits.
         """
         parts: list[bytes | memoryview] = []
         stops: list[int] = []
         rows, sequence = 0, first_sequence
-        for block, kind, records in islice(_messages(runs), max(max_messages, 0)):
+        messages = _messages(runs, self.max_payload_bytes)
+        for block, kind, records in islice(messages, max(max_messages, 0)):
             template = self._headers.template(kind, block, np.unique(records["instrument_id"]))
             header = _counted(template, len(records))
             data = np.ascontiguousarray(records).view(np.uint8).data
@@ -70,13 +73,38 @@ class PackedEncoder:
         return Frames(parts, np.array(stops, np.int64), counts)
 
 
-def _messages(runs: Runs) -> Iterator[tuple[Block, EventType, Records]]:
+def _messages(runs: Runs, max_bytes: int) -> Iterator[tuple[Block, EventType, Records]]:
     """Cut runs where the rtype changes and at the bounds of a message."""
     for block, run in runs.pieces():
         for kind, records in split_by_rtype(run):
-            limit = min(MAX_ROWS, MAX_ROW_BYTES // kind.dtype.itemsize)
-            for start in range(0, len(records), limit):
-                yield block, kind, records[start : start + limit]
+            limit = _row_limit(kind.dtype.itemsize, max_bytes)
+            start = 0
+            while start < len(records):
+                most = records[start : start + limit]
+                rows = fitting_rows(kind, block, most, max_bytes)
+                yield block, kind, most[:rows]
+                start += rows
+
+
+def _row_limit(row_bytes: int, max_bytes: int) -> int:
+    """Return how many rows a message of `max_bytes` holds at most, whatever its header, or 1."""
+    return max(1, min(MAX_ROWS, MAX_ROW_BYTES // row_bytes, (max_bytes - HEAD.size) // row_bytes))
+
+
+def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int) -> int:
+    """Return how many of these rows, from the front, fit one message with header and symbols.
+
+    Raises `BadDataError` where not even one does.
+    """
+    ids, first = np.unique(records["instrument_id"], return_index=True)
+    texts = np.zeros(len(records), np.int64)
+    entries = (_entry(number, symbol_of(block.symbols, number)) for number in ids.tolist())
+    texts[first] = list(map(len, entries))
+    header = HEAD.size + len(kind.schema) + len(block.source.value) + np.cumsum(texts)
+    header += -header % ALIGNMENT
+    sizes = header + kind.dtype.itemsize * np.arange(1, len(records) + 1)
+    check_payload(int(sizes[0]), max_bytes)
+    return int(np.searchsorted(sizes, max_bytes, "right"))
 
 
 def _counted(template: bytes, rows: int) -> bytes:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from ingestor.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
+from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.errors import BadDataError
 from ingestor.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
 from ingestor.records import (
@@ -31,8 +32,6 @@ from ingestor.units import UNDEF_PRICE, price_text
 
 LENGTH_DIGITS: Final = 8
 """Zero-padded width of the payload length; a server's largest payload, 64 MiB, has as many."""
-
-MAX_PAYLOAD_BYTES: Final = 10**LENGTH_DIGITS - 1
 
 CRLF: Final = b"\r\n"
 
@@ -51,16 +50,20 @@ _ENCODER: Final = msgspec.json.Encoder()
 class JsonEncoder:
     """One JSON object per message, one message per row. Implements `Encoder`."""
 
+    def __init__(self) -> None:
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
+
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages.
 
-        Raises `BadDataError` for an unknown rtype, and for a symbol that is no option ticker
-        or no text, `ValueError` when the sequence runs out of digits.
+        Raises `BadDataError` for an unknown rtype, for a symbol that is no option ticker or no
+        text, and for a message that is too long; `ValueError` when the sequence runs out of digits.
         """
         rows, _ = runs.split(max_messages)
         check_sequences(first_sequence, len(rows))
         parts: list[bytes] = []
         for sequence, (subject, payload) in enumerate(payloads(rows), first_sequence):
+            check_payload(len(payload), self.max_payload_bytes)
             parts += frame_head(subject, reply, sequence, len(payload)), payload, CRLF
         stops = np.arange(1, len(rows) + 1, dtype=np.int64)
         return Frames([b"".join(parts)], stops, rows.counts_by_rtype())
@@ -72,10 +75,16 @@ def check_sequences(first: int, count: int) -> None:
         raise ValueError(f"{count} sequences from {first} on do not fit {SEQUENCE_DIGITS} digits")
 
 
+def check_payload(payload_bytes: int, max_payload_bytes: int) -> None:
+    """Raise `BadDataError` for a message that is longer than the server takes."""
+    if payload_bytes > max_payload_bytes:
+        raise BadDataError(
+            f"a message has {payload_bytes} bytes, and the server takes {max_payload_bytes}"
+        )
+
+
 def frame_head(subject: str, reply: Reply, sequence: int, payload_bytes: int) -> bytes:
-    """Return a ``PUB`` command up to its payload. Raises `BadDataError` when that is too long."""
-    if payload_bytes > MAX_PAYLOAD_BYTES:
-        raise BadDataError(f"a message has {payload_bytes} bytes; no server takes it")
+    """Return a ``PUB`` command up to its payload."""
     reply_to = b"%b%0*d%b" % (reply.prefix, SEQUENCE_DIGITS, sequence, reply.suffix)
     return b"PUB %b %b %0*d\r\n" % (subject.encode(), reply_to, LENGTH_DIGITS, payload_bytes)
 

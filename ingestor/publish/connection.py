@@ -1,8 +1,7 @@
 """The connection: nats-py for protocol, authentication, TLS and reconnects; frames past it.
 
 nats-py formats every PUB in Python, so finished frames are written to its transport directly.
-This is the only module that touches private attributes of the client (``_transport``, and what it
-writes to), and these are the rules that make it safe:
+These are the rules that make it safe:
 
 - Whole commands only, in one call: the client's own commands then never fall inside a frame.
 - Only while the client says it is connected and its callbacks have said so too: during a
@@ -25,12 +24,13 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, Error, NoRespondersError, SecureConnWantedError
+from nats.errors import Error, NoRespondersError, SecureConnWantedError
 
+from ingestor.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES, printable
 from ingestor.errors import IngestorError, NatsRefusedError, NatsUnreachableError
 from ingestor.publish.access import Access, Login, prepare
+from ingestor.publish.guarded import GuardedClient, is_refusal
 
 OPEN_TIMEOUT_S: Final = 5.0
 """How long the first connection is tried for."""
@@ -48,8 +48,9 @@ Receive = Callable[[str, bytes, str | None], None]
 
 Headers = dict[str, str]
 
-_REFUSALS: Final = ("authorization", "authentication", "permissions violation", "maximum ")
-_FORBIDDEN_SUBJECT: Final = re.compile(r'permissions violation for publish to "([^"]*)"').search
+_FORBIDDEN_SUBJECT: Final = re.compile(
+    r'permissions violation for publish to "([^"]*)"', re.IGNORECASE
+).search
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Connection:
     def __init__(self, access: Access, *, on_change: Callable[[], None]) -> None:
         self._login = prepare(access)
         self._on_change = on_change
-        self._client = Client()
+        self._client = GuardedClient(self._login)
         self._up = False
         self._closing = False
         self._last_error: Exception | None = None
@@ -93,6 +94,16 @@ class Connection:
     def servers(self) -> str:
         """The servers, without secrets."""
         return self._login.names
+
+    @property
+    def api_prefix(self) -> str:
+        """What requests to JetStream begin with: ``$JS.API`` unless the access says otherwise."""
+        return self._login.api_prefix
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The longest message, headers included, that the server takes which we are at."""
+        return min(int(self._client.max_payload), MAX_PAYLOAD_BYTES)
 
     @property
     def reconnects(self) -> int:
@@ -114,6 +125,7 @@ class Connection:
             refused.cancel()
             connecting.cancel()
             await asyncio.wait({connecting, refused})
+        self._check_payload()
         if self.failure:
             raise self.failure
         self._up = True
@@ -129,15 +141,14 @@ class Connection:
 
     def drop(self) -> None:
         """Cut the connection at once; the client then reconnects, unless it is closed."""
-        if (writer := self._writer) is not None:
-            writer.transport.abort()
+        self._client.abort()
 
     def write(self, *parts: bytes | memoryview) -> bool:
         """Send finished commands, in one or more parts.
 
         False, with nothing done, while there is no connection.
         """
-        writer = self._writer
+        writer = self._client.writer
         # A transport that was closed under us may break, and the client is yet to notice.
         if writer is None or writer.is_closing() or not self.up:
             return False
@@ -179,47 +190,26 @@ class Connection:
 
         On any other one that ends the connection for good.
         """
-        self._spared[subject.lower()] = False
+        self._spared[subject] = False
 
     def forbidden(self, subject: str) -> bool:
         """Whether the server has said so since the subject was last spared."""
-        return self._spared.get(subject.lower(), False)
-
-    @property
-    def _writer(self) -> asyncio.StreamWriter | None:
-        return getattr(self._client._transport, "_io_writer", None)
+        return self._spared.get(subject, False)
 
     async def _connect(self) -> None:
-        login = self._login
-        await self._client.connect(
-            servers=login.servers,
+        await self._client.open(
             name=CLIENT_NAME,
             error_cb=self._errored,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
             closed_cb=self._closed,
             connect_timeout=HANDSHAKE_TIMEOUT_S,
-            reconnect_time_wait=RECONNECT_PAUSE_S,  # type: ignore[arg-type]
+            reconnect_time_wait=RECONNECT_PAUSE_S,
             max_reconnect_attempts=-1,
             ping_interval=PING_INTERVAL_S,
-            tls=login.tls,
-            user=login.user and self._guarded(login.user),
-            password=login.password and self._guarded(login.password),
-            token=login.token and self._guarded(login.token),
-            user_credentials=login.credentials_file,
         )
         # The client also returns when the server closed on it in the middle of the handshake.
         await self._client.flush(HANDSHAKE_TIMEOUT_S)
-
-    def _guarded(self, secret: str) -> Callable[[], str]:
-        """Give a secret to a server only as TLS goes: it could be read on the way otherwise."""
-
-        def tell() -> str:
-            if self._login.tls is not None and not self._client._server_info.get("tls_required"):
-                raise SecureConnWantedError
-            return secret
-
-        return tell
 
     async def _errored(self, error: Exception) -> None:
         self._last_error = error
@@ -228,7 +218,7 @@ class Connection:
             self._refuse(error)
 
     def _bears(self, error: Exception) -> bool:
-        named = _FORBIDDEN_SUBJECT(str(error).lower())
+        named = _FORBIDDEN_SUBJECT(str(error))
         if named is None or named[1] not in self._spared:
             return False
         self._spared[named[1]] = True
@@ -240,7 +230,8 @@ class Connection:
             self._on_change()
 
     async def _reconnected(self) -> None:
-        self._up = True
+        self._check_payload()
+        self._up = self.failure is None
         self._on_change()
 
     async def _closed(self) -> None:
@@ -249,9 +240,22 @@ class Connection:
         if error is not None and not self._closing:
             self._refuse(error)
 
+    def _check_payload(self) -> None:
+        if self.max_payload_bytes < MAX_JSON_EVENT_BYTES:
+            self._fail(
+                NatsRefusedError(
+                    f"the NATS server at {self.servers} takes messages of at most "
+                    f"{self.max_payload_bytes} bytes (max_payload); events need "
+                    f"{MAX_JSON_EVENT_BYTES}"
+                )
+            )
+
     def _refuse(self, error: Exception) -> None:
+        self._fail(_refused(self._login, error))
+
+    def _fail(self, failure: NatsRefusedError) -> None:
         if self.failure is None:
-            self.failure = _refused(self._login, error)
+            self.failure = failure
             self._refused.set()
             self._on_change()
 
@@ -265,9 +269,7 @@ class Connection:
 def _is_refusal(error: Exception) -> bool:
     if isinstance(error, ssl.SSLError):
         return isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in str(error.reason)
-    if isinstance(error, (AuthorizationError, SecureConnWantedError)):
-        return True
-    return isinstance(error, Error) and any(word in str(error).lower() for word in _REFUSALS)
+    return is_refusal(error)
 
 
 def _refused(login: Login, error: Exception) -> NatsRefusedError:
@@ -279,5 +281,5 @@ def _refused(login: Login, error: Exception) -> NatsRefusedError:
 
 
 def _sentence(error: Exception) -> str:
-    text = str(error).removeprefix("nats: ").strip().strip("'")
+    text = printable(str(error).removeprefix("nats: ").strip().strip("'"))
     return text or type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ingestor.bounds import printable
 from ingestor.errors import StreamError
 from ingestor.publish.answers import ApiError
 from ingestor.publish.connection import Connection
@@ -43,7 +44,7 @@ class RefusedError(StreamError):
 
 
 class JetStreamApi:
-    """Requests to ``$JS.API``.
+    """Requests to ``$JS.API``, or what stands for it.
 
     Every method raises `RefusedError` (a StreamError) when JetStream is off or says no,
     TimeoutError when it says nothing.
@@ -55,13 +56,13 @@ class JetStreamApi:
     async def call(self, what: str, subject: str, body: Json | None = None) -> Json:
         """Make a request; `what` opens the sentence of an error."""
         payload = msgspec.json.encode(body) if body is not None else b""
-        subject = f"$JS.API.{subject}"
+        subject = f"{self._connection.api_prefix}.{subject}"
         answer = await self._connection.request(subject, payload, REQUEST_TIMEOUT_S)
         if answer is None:
             raise RefusedError(what, _NOT_ENABLED)
-        values: Json = msgspec.json.decode(answer)
+        values = _read(what, answer)
         if "error" in values:
-            raise RefusedError(what, msgspec.convert(values["error"], ApiError))
+            raise RefusedError(what, _read_error(what, values["error"]))
         return values
 
     async def stream_info(self, stream: str) -> Json | None:
@@ -101,3 +102,17 @@ class JetStreamApi:
             raise
         message = values["message"]
         return message["subject"], base64.b64decode(message.get("data", ""))
+
+
+def _read(what: str, answer: bytes) -> Json:
+    try:
+        return msgspec.json.decode(answer, type=Json)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise StreamError(f"{what}: the answer is no JSON object: {printable(answer)!r}") from None
+
+
+def _read_error(what: str, values: Any) -> ApiError:
+    try:
+        return msgspec.convert(values, ApiError)
+    except msgspec.ValidationError as error:
+        raise StreamError(f"{what}: JetStream's error makes no sense: {error}") from None

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ingestor.blocks import Encoder, Runs
+from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.clock import now_ns
 from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.publish.access import Access
@@ -96,6 +97,7 @@ class Publisher:
         self.statuses = StatusPublisher(self._connection)
         """Publishes what feeds tell about themselves, beside the market's data."""
         self._ledger: Ledger | None = None
+        self._stream_bound = MAX_PAYLOAD_BYTES
         self._patience = Patience(self._silence_s)
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
@@ -142,6 +144,8 @@ class Publisher:
         await self._connection.open()
         try:
             state = await set_up(self._api, self._settings)
+            self._stream_bound = state.max_message_bytes
+            self._bound_messages()
             inbox = self._connection.new_inbox()
             self._ledger = Ledger(inbox, state)
             await self._connection.listen(f"{inbox}.>", self._receive)
@@ -422,9 +426,15 @@ class Publisher:
         self._trouble.clear()
         if not self._connection.up:
             self._trouble.set()
+        self._bound_messages()
         ledger.restart()
         if not ledger.unstored_rows:
             self._stuck_since_s = None
+
+    def _bound_messages(self) -> None:
+        """Cut messages as this server and the stream take them, once all before is settled."""
+        bound = min(self._connection.max_payload_bytes, self._stream_bound)
+        self._encoder.max_payload_bytes = bound
 
     async def _until(self, done: Callable[[], bool], limit_s: float) -> None:
         """Wait until `done`. Raises TimeoutError."""

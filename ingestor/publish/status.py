@@ -158,7 +158,8 @@ class StatusPublisher:
     def _subjects(self, status: FeedStatus) -> list[str]:
         """Where we may be forbidden to publish, without harm to market data."""
         verbs = ("INFO", "CREATE", "UPDATE")
-        return [status.subject, *(f"$JS.API.STREAM.{verb}.{self.stream.name}" for verb in verbs)]
+        api = f"{self._connection.api_prefix}.STREAM"
+        return [status.subject, *(f"{api}.{verb}.{self.stream.name}" for verb in verbs)]
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from ingestor.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.errors import StreamError
 from ingestor.publish.jetstream import JetStreamApi, Json, RefusedError
 from ingestor.units import NS_PER_S
@@ -69,6 +70,7 @@ class StreamState:
     name: str
     last_seq: int
     fast_ingest: bool
+    max_message_bytes: int = MAX_PAYLOAD_BYTES
 
 
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
@@ -84,8 +86,12 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
     _check_use(settings.name, info["config"])
     for consumer in settings.consumers:
         await _set_up_consumer(api, settings.name, consumer)
+    if not settings.consumers:
+        _warn_of_loss(settings.name, info)
     fast_ingest = bool(info["config"].get("allow_batched"))
-    return StreamState(settings.name, int(info["state"]["last_seq"]), fast_ingest)
+    max_message_bytes = _max_message_bytes(settings.name, info["config"])
+    last_seq = int(info["state"]["last_seq"])
+    return StreamState(settings.name, last_seq, fast_ingest, max_message_bytes)
 
 
 async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
@@ -196,6 +202,29 @@ def _check_use(name: str, config: Json) -> None:
         raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
     if config.get("sealed"):
         raise StreamError(f"stream {name} is sealed: it takes no messages")
+
+
+def _max_message_bytes(name: str, config: Json) -> int:
+    """Return the bound that the stream itself has; it counts headers and payload as well."""
+    bound = int(config.get("max_msg_size") or -1)
+    if bound < 0:
+        return MAX_PAYLOAD_BYTES
+    if bound < MAX_JSON_EVENT_BYTES:
+        raise StreamError(
+            f"stream {name} takes messages of at most {bound} bytes (max_msg_size); "
+            f"events need {MAX_JSON_EVENT_BYTES}"
+        )
+    return bound
+
+
+def _warn_of_loss(name: str, info: Json) -> None:
+    """Say it when the stream drops at once what it has just acknowledged."""
+    if info["config"].get("retention") == "interest" and not info["state"].get("consumer_count"):
+        log.warning(
+            "stream %s has interest retention and no consumer: it keeps nothing of what is "
+            "published until it has one",
+            name,
+        )
 
 
 async def _set_up_consumer(api: JetStreamApi, stream: str, settings: ConsumerSettings) -> None:

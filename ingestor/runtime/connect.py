@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ingestor.config.schema import Config, Nats
+from ingestor.config.way_in import access_to
 from ingestor.encode import make_encoder
 from ingestor.errors import ConfigurationError
 from ingestor.publish.access import Access, prepare
@@ -12,25 +15,22 @@ from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.publish.stream import ConsumerSettings, StreamSettings
 
+log = logging.getLogger(__name__)
 
-def access_of(nats: Nats, url: str) -> Access:
-    """Return how to reach the server at `url`. Raises ConfigurationError if it cannot work."""
+
+def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
+    """Return how to reach the server at `url`, and warn of what is unsafe about it.
+
+    Raises ConfigurationError if it cannot work.
+    """
     if nats.status_stream == nats.stream:
         raise ConfigurationError(
             f"nats.status_stream and nats.stream are both {nats.stream!r}: "
             "statuses need a stream of their own"
         )
-    access = Access(
-        url=url,
-        user=nats.user,
-        password=nats.password,
-        token=nats.token,
-        credentials_file=nats.credentials_file,
-        tls_ca_file=nats.tls_ca_file,
-        tls_cert_file=nats.tls_cert_file,
-        tls_key_file=nats.tls_key_file,
-    )
-    prepare(access)
+    access = access_to(nats, url)
+    for caution in prepare(access).cautions:
+        log.warning("%s", caution)
     return access
 
 

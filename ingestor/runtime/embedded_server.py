@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -65,17 +66,18 @@ class Server(Protocol):
     """A server that a run may use."""
 
     @property
-    def url(self) -> str:
+    def url(self) -> str | Sequence[str]:
         """What clients connect to."""
 
     def problem(self) -> str | None:
         """A sentence when the server is known to be gone."""
 
 
-class OtherServer(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class OtherServer:
     """A server that somebody else runs: its connection tells how it is, not we."""
 
-    url: str
+    url: str | Sequence[str] = field(repr=False)
 
     def problem(self) -> str | None:
         """Nothing that this side can know."""
@@ -229,7 +231,9 @@ class EmbeddedServer:
 
 
 @contextlib.contextmanager
-def local_server(url: str | None, data_dir: Path, *, port: int = DEFAULT_PORT) -> Iterator[Server]:
+def local_server(
+    url: str | Sequence[str] | None, data_dir: Path, *, port: int = DEFAULT_PORT
+) -> Iterator[Server]:
     """The server to use: the one named, else the one on the default port, else an embedded one.
 
     Raises EmbeddedServerError when the port is taken by something else or the server fails.

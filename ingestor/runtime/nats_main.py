@@ -75,6 +75,13 @@ def _tell(server: EmbeddedServer) -> None:
     )
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if port != ANY_PORT and not 1 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535, or {ANY_PORT}")
+    return port
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ingestor-nats",
@@ -92,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=_port,
         default=DEFAULT_PORT,
         metavar="N",
         help=f"port on 127.0.0.1 (default %(default)s; {ANY_PORT} lets the server choose)",

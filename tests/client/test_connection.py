@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,8 @@ from ingestor.errors import NatsRefusedError, NatsUnreachableError
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats_servers import NatsServer
+from tests.publish.rude_server import RudeServer, info_line
+from tests.publish.test_guarded import ABSURD, GREETINGS
 
 
 def enter(url: str, **options: Any) -> None:
@@ -84,7 +87,7 @@ def test_a_server_we_may_not_ask_is_a_refusal(start_nats_server: StartNatsServer
             async for _ in client.subscribe().events():
                 pass
 
-    with pytest.raises(NatsRefusedError, match="permissions violation"):
+    with pytest.raises(NatsRefusedError, match="Permissions Violation"):
         asyncio.run(reading())
 
 
@@ -165,3 +168,44 @@ def test_a_connection_that_may_not_come_back_fails_the_iteration(nats_server: Na
 
     with pytest.raises(NatsUnreachableError, match=r"127\.0\.0\.1"):
         asyncio.run(asyncio.wait_for(reading(), 20))
+
+
+@pytest.mark.parametrize("greeting", GREETINGS)
+def test_a_greeting_that_makes_no_sense_is_a_server_that_cannot_be_reached(greeting: bytes) -> None:
+    async def check() -> None:
+        async with RudeServer(greeting) as server, asyncio.timeout(20):
+            with pytest.raises(NatsUnreachableError):
+                async with connect(server.url, connect_timeout=0.3):
+                    pass
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_a_server_that_hangs_up_or_refuses_is_no_traceback(*, hangs_up: bool) -> None:
+    async def check() -> None:
+        said = info_line() if hangs_up else info_line() + b"-ERR 'Parser Error \x1b[2J'\r\n"
+        async with RudeServer(said, hangs_up=hangs_up) as server, asyncio.timeout(20):
+            with pytest.raises(NatsUnreachableError) as raised:
+                async with connect(server.url, connect_timeout=0.3):
+                    pass
+            assert "\x1b" not in str(raised.value)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("absurd", ABSURD)
+def test_what_makes_no_sense_later_costs_the_connection_only(absurd: bytes) -> None:
+    async def check() -> None:
+        async with RudeServer(then=[absurd]) as server, asyncio.timeout(20):
+            link = Connection(server.url, {}, lambda: None)
+            await link.open()
+            # What comes with it in one piece, here a PONG, may be lost with it.
+            with contextlib.suppress(nats.errors.Error):
+                await link._client.flush(1)
+            while server.connections < 2 or not link._client.is_connected:
+                await asyncio.sleep(0.01)
+            assert link.failure is None
+            await link.close()
+
+    asyncio.run(check())

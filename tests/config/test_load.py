@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import os
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingestor.config.load import (
     MAX_CONFIG_BYTES,
     Setting,
+    cautions,
     defaults,
     environment_layer,
     file_layer,
@@ -111,3 +118,115 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
 def test_every_setting_has_a_default_of_its_own_type() -> None:
     known = {key: Setting(value, "test") for key, value in defaults().items() if value is not None}
     assert load([known]).config == Config()
+
+
+TOO_MUCH = [
+    pytest.param("a = " + "[" * 50_000, "nested too deeply", id="arrays"),
+    pytest.param("a = " + "{b = " * 5_000, "nested too deeply", id="tables"),
+    pytest.param("a = " + "9" * 5_000, "a number has more than 4300 digits", id="digits"),
+    pytest.param("[nats]\nreplicas = 0x" + "f" * 9_000, "thousands of digits", id="hexadecimals"),
+    pytest.param("a" + ".a" * 50_000 + " = 1", "more than 16 dots", id="a dotted key"),
+    pytest.param("[a" + ".a" * 50_000 + "]", "more than 16 dots", id="a dotted table"),
+    pytest.param('"\\' * 60_000, "is not TOML", id="texts without end"),
+    pytest.param("[replay]\nspeed = 1e400", "out of range", id="a number too large"),
+    pytest.param("x" * 100_000 + " = 1", "no setting xxx", id="a long key"),
+    pytest.param("[replay]\n" + "x" * 100_000 + " = 1", "no setting replay.xxx", id="a long name"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), TOO_MUCH)
+def test_a_file_that_would_take_all_memory_or_time_is_refused_in_a_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=sentence) as raised:
+        load([file_layer(file(tmp_path, text))])
+    assert len(str(raised.value)) < 700
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = file(tmp_path, "\ufeff[replay]\nspeed = 2\n")
+    assert load([file_layer(path)]).config.replay.speed == 2
+
+
+def test_what_is_no_text_or_no_regular_file_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"[replay]\nspeed = \xff\n")
+    with pytest.raises(ConfigurationError, match="byte 17 is not UTF-8"):
+        file_layer(path)
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        file_layer(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        file_layer(pipe)
+    with path.open("wb") as sparse:
+        sparse.truncate(2**30)
+    with pytest.raises(ConfigurationError, match=f"larger than {MAX_CONFIG_BYTES} bytes"):
+        file_layer(path)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.sampled_from([*"[]{}=\"'\n.#,", "nats", "url", "speed", "[replay]"])
+        | st.text(max_size=8)
+        | st.integers().map(str)
+        | st.floats().map(str)
+    ).map("".join)
+)
+def test_any_text_is_a_configuration_or_a_mistake_in_it(text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace") as written:
+        written.write(text)
+        written.flush()
+        with contextlib.suppress(ConfigurationError):
+            load([file_layer(Path(written.name))])
+
+
+NUMBERS = [
+    key for key, value in defaults().items() if isinstance(value, float) or key.endswith("_s")
+]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "-1"])
+def test_a_time_or_speed_that_makes_no_sense_is_refused_whatever_sets_it(
+    key: str, value: str
+) -> None:
+    for setting in (Setting(value, "flag"), Setting(float(value), "file x", typed=True)):
+        with pytest.raises(ConfigurationError, match=f"{re.escape(key)} = .* is not allowed"):
+            load([{key: setting}])
+
+
+@pytest.mark.parametrize("listen", ["h:0", "h:65536", "h:99999", "h:-1", "h:", "h"])
+def test_a_port_is_1_to_65535(listen: str) -> None:
+    with pytest.raises(ConfigurationError, match="1 to 65535"):
+        load([{"metrics.listen": Setting(listen, "flag")}])
+    assert load([{"metrics.listen": Setting("h:65535", "flag")}])
+
+
+def test_a_speed_of_nearly_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="expected 0 or at least"):
+        load([{"replay.speed": Setting("1e-300", "flag --speed")}])
+
+
+def test_several_servers_are_a_list_or_a_text_with_commas(tmp_path: Path) -> None:
+    listed = load([file_layer(file(tmp_path, "[nats]\nurl = ['nats://a', 'nats://b']"))])
+    assert listed.config.nats.url == ("nats://a", "nats://b")
+    assert load([{"nats.url": Setting("a,b", "flag --nats")}]).config.nats.url == "a,b"
+
+
+def test_secrets_in_a_file_that_everybody_can_read_are_warned_of(tmp_path: Path) -> None:
+    for text in (
+        "[nats]\npassword = 'x'",
+        "[nats]\nurl = 'nats://a:b@c'",
+        "[polygon]\napi_key = 'x'",
+    ):
+        path = file(tmp_path, text)
+        path.chmod(0o644)
+        (sentence,) = cautions(path, file_layer(path))
+        assert str(path) in sentence
+        path.chmod(0o600)
+        assert cautions(path, file_layer(path)) == []
+    path = file(tmp_path, "[nats]\nurl = 'nats://c'")
+    path.chmod(0o644)
+    assert cautions(path, file_layer(path)) == []

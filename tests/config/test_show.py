@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from ingestor.config.load import Setting, defaults, load
 from ingestor.config.schema import LIVE_ONLY, REPLAY_ONLY
 from ingestor.config.show import show
@@ -45,3 +47,23 @@ def test_each_program_leaves_out_what_only_the_other_heeds() -> None:
     assert {"polygon.feeds", "strikes.step", "record.dir"} <= live - replay
     assert {"replay.speed", "process.trades_cpus"} <= replay - live
     assert {"nats.url", "process.stocks_cpus"} <= live & replay
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://a:hunter2@one,nats://b:hunter2@two:4333",
+        "nats://hunter2@one,tls://two:4333",
+        "a:hunter2@one,two:4333",
+        "nats://a:hun/ter2@one, nats://b:x#hunter2@two:4333",
+        "nats://a:hunter2@x@one,two:4333",
+        "nats://a:hunter2",
+        "nats://a:1,hunter2@two:4333",
+        ("nats://a:hunter2@one", "nats://b:hunter2,x@two:4333"),
+    ],
+)
+def test_the_secret_of_every_url_is_hidden(url: str | tuple[str, ...]) -> None:
+    text = show(load([{"nats.url": Setting(url, "environment NATS_URL")}]))
+    assert "hunter2" not in text
+    assert "hun/ter2" not in text
+    assert "two:4333" in text or url == "nats://a:hunter2"

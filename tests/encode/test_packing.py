@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Frames, Reply, Runs, Source, whole_block
-from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES
+from ingestor.blocks import Block, Encoder, Frames, Reply, Runs, Source, whole_block
+from ingestor.bounds import MAX_PAYLOAD_BYTES
+from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES, decode_packed
 from ingestor.encode.packer import PackedEncoder
 from ingestor.errors import BadDataError
+from ingestor.publish.readback import messages_of
 from ingestor.records import EVENT_TYPES, EventType, RType
 from tests import strategies
 from tests.encode import examples
@@ -164,3 +166,61 @@ def test_sequences_are_used_up_to_their_last_digit() -> None:
         FAST.encode(runs_with(rows), REPLY, 10**12 - 1, ALL)
     with pytest.raises(ValueError, match="12 digits"):
         FAST.encode(runs_with(rows), REPLY, -1, ALL)
+
+
+def set_bound(max_payload_bytes: int) -> None:
+    FAST.max_payload_bytes = max_payload_bytes
+    REFERENCE.max_payload_bytes = max_payload_bytes
+
+
+def message_sizes(frames: Frames) -> list[int]:
+    return [len(payload) for _, payload in messages_of(frames.data)]
+
+
+@settings(max_examples=300)
+@given(runs=strategies.runs(max_size=60), most=st.integers(700, 9_000))
+def test_no_message_is_longer_than_the_server_takes_and_equals_the_reference(
+    runs: Runs, most: int
+) -> None:
+    set_bound(most)
+    try:
+        frames = assert_equal(runs)
+    finally:
+        set_bound(MAX_PAYLOAD_BYTES)
+    assert max(message_sizes(frames), default=0) <= most
+    assert frames.rows_stop.tolist()[-1:] == [len(runs)][: frames.messages]
+
+
+@pytest.mark.parametrize("most", [4_096, 65_536, 131_072, 1_048_576])
+def test_a_table_of_many_long_symbols_fits_its_message_too(most: int) -> None:
+    rows = np.repeat(examples.STOCK_TRADE, 3 * MAX_ROWS)
+    rows["instrument_id"] = np.arange(len(rows)) % 1000
+    symbols = {number: f"{number:04d}" + "x" * 251 for number in range(1000)}
+    runs = whole_block(Block(0, rows, symbols, Source.SIM))
+    coders: list[Encoder] = [_fast.FastPackedEncoder(), PackedEncoder()]
+    for coder in coders:
+        coder.max_payload_bytes = most
+
+    fast, reference = (coder.encode(runs, REPLY, 1, ALL) for coder in coders)
+
+    assert fast.data == reference.data
+    assert max(message_sizes(fast)) <= most
+    assert sum(len(decode_packed(data).records) for _, data in messages_of(fast.data)) == len(rows)
+
+
+def test_rows_of_one_instrument_fill_a_message_to_its_last_byte() -> None:
+    rows = np.repeat(examples.MBP10, 40)
+    coder = _fast.FastPackedEncoder()
+    whole = message_sizes(coder.encode(runs_with(rows), REPLY, 1, ALL))[0]
+
+    coder.max_payload_bytes = whole
+    assert coder.encode(runs_with(rows), REPLY, 1, ALL).rows_stop.tolist() == [40]
+    coder.max_payload_bytes = whole - 1
+    assert coder.encode(runs_with(rows), REPLY, 1, ALL).rows_stop.tolist() == [39, 40]
+
+
+@pytest.mark.parametrize("coder", [_fast.FastPackedEncoder(), PackedEncoder()])
+def test_a_row_that_no_message_can_carry_is_refused(coder: Encoder) -> None:
+    coder.max_payload_bytes = 300
+    with pytest.raises(BadDataError, match="the server takes 300"):
+        coder.encode(runs_with(examples.MBP10), REPLY, 1, ALL)

@@ -7,16 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor import events
-from ingestor.blocks import Block, Reply, Runs, Source, whole_block
-from ingestor.encode.reference import (
-    MAX_PAYLOAD_BYTES,
-    MAX_SEQUENCE,
-    JsonEncoder,
-    frame_head,
-    payloads,
-)
+from ingestor.blocks import Block, Runs, Source, whole_block
+from ingestor.bounds import MAX_JSON_EVENT_BYTES, MAX_SYMBOL_BYTES
+from ingestor.encode.reference import MAX_SEQUENCE, JsonEncoder, payloads
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, RType
+from ingestor.symbols import OPTION_ROOT_MAX_CHARS
 from ingestor.units import UNDEF_PRICE
 from tests import strategies
 from tests.encode import examples, oracle
@@ -195,9 +191,28 @@ def test_the_last_sequence_of_twelve_digits_is_used_and_no_further_one() -> None
         ENCODER.encode(runs, REPLY, MAX_SEQUENCE + 1, 1)
 
 
-def test_a_payload_longer_than_its_length_field_is_refused() -> None:
-    reply = Reply(b"r.", b".x")
+def test_a_message_is_no_longer_than_the_server_takes() -> None:
+    runs = runs_with(examples.MBP10)
+    ((_, payload),) = payloads(runs)
+    encoder = JsonEncoder()
 
-    assert frame_head("s", reply, 1, MAX_PAYLOAD_BYTES).endswith(b" 99999999\r\n")
-    with pytest.raises(BadDataError, match="100000000 bytes"):
-        frame_head("s", reply, 1, MAX_PAYLOAD_BYTES + 1)
+    encoder.max_payload_bytes = len(payload)
+    assert payload in encoder.encode(runs, REPLY, 1, 1).data
+    encoder.max_payload_bytes -= 1
+    with pytest.raises(BadDataError, match=f"{len(payload)} bytes, and the server takes"):
+        encoder.encode(runs, REPLY, 1, 1)
+
+
+@pytest.mark.parametrize("rtype", list(RType))
+def test_the_longest_event_is_within_what_every_server_must_take(rtype: RType) -> None:
+    rows = np.full(EVENT_TYPE_BY_RTYPE[rtype].dtype.itemsize, 0x80, np.uint8)
+    record_of = rows.view(EVENT_TYPE_BY_RTYPE[rtype].dtype)
+    record_of["rtype"], record_of["instrument_id"] = rtype, 1
+    root = "\x01" * OPTION_ROOT_MAX_CHARS
+    symbol = (
+        f"O:{root}251216C00686000" if rtype == RType.OPTION_TRADE else "\x01" * MAX_SYMBOL_BYTES
+    )
+
+    assert len(payload_of(Block(0, record_of, {1: symbol}, Source.POLYGON_WS))) < (
+        MAX_JSON_EVENT_BYTES
+    )

@@ -25,6 +25,7 @@ class PlainEncoder:
     def __init__(self, *, rows_per_message: int = 1, pad: int = 0) -> None:
         self._rows_per_message = rows_per_message
         self._pad = pad
+        self.max_payload_bytes = 0
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         data, rows = bytearray(), 0

@@ -13,6 +13,8 @@ import pytest
 import uvloop
 
 from ingestor.blocks import Block, Runs, Source
+from ingestor.encode import make_encoder
+from ingestor.encode.packed import decode_packed
 from ingestor.errors import (
     BadDataError,
     ConfigurationError,
@@ -385,16 +387,45 @@ def test_a_message_larger_than_the_stream_takes_is_told(any_nats_server: NatsSer
     asyncio.run(check())
 
 
-def test_a_message_larger_than_the_server_takes_is_told(
+def test_a_server_that_takes_less_from_now_on_is_sent_shorter_messages(
     start_nats_server: StartNatsServer,
 ) -> None:
-    server = start_nats_server(extra_config="max_payload: 1000")
+    server = start_nats_server(extra_config="max_payload: 100000")
 
     async def check() -> None:
-        publishing = await opened(server, encoder=PlainEncoder(pad=2_000))
-        with pytest.raises(NatsRefusedError, match=r"(?i)maximum payload"):
-            await publishing.send(trades(0, 5_000))
-        await publishing.close()
+        publishing = await opened(server, encoder=make_encoder("packed"))
+        await publishing.send(trades(0, 5_000))
+        await publishing.flush()
+        server.reload("max_payload: 20000")
+        await publishing.send(trades(5_000, 5_000))
+        await publishing.flush()
+        report = await publishing.close()
+        assert report.rows_by_subject == {TRADES: 10_000}
+        payloads = [payload for _, _, payload in await messages(server)]
+        rows = [decode_packed(payload).records["size"] for payload in payloads]
+        assert np.concatenate(rows).tolist() == list(range(10_000))
+        assert len(payloads[0]) > 90_000
+        assert all(len(payload) <= 20_000 for payload in payloads[3:])
+
+    asyncio.run(check())
+
+
+def test_a_stream_that_takes_less_than_its_server_is_sent_shorter_messages(
+    nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        await request(
+            nats_server,
+            "STREAM.CREATE.MARKET_DATA",
+            name="MARKET_DATA",
+            subjects=["market.>"],
+            max_msg_size=10_000,
+        )
+        publishing = await opened(nats_server, encoder=make_encoder("packed"))
+        await publishing.send(trades(0, 1_000))
+        await publishing.flush()
+        assert (await publishing.close()).rows_by_subject == {TRADES: 1_000}
+        assert all(len(payload) <= 10_000 for _, _, payload in await messages(nats_server))
 
     asyncio.run(check())
 
@@ -438,7 +469,7 @@ def test_a_missing_permission_is_told(start_nats_server: StartNatsServer) -> Non
         access = Access(url=server.url, user="jo", password="pw")
         publishing = Publisher(PlainEncoder(), access=access, stream=StreamSettings())
         await publishing.open()
-        with pytest.raises(NatsRefusedError, match=r"permissions violation.*market"):
+        with pytest.raises(NatsRefusedError, match=r"Permissions Violation.*market"):
             await publishing.send(trades(0, 5_000))
         await publishing.close()
 
