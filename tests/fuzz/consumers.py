@@ -104,9 +104,17 @@ def _read_both_ways(subject: str, payload: bytes) -> None:
     assert events is not None, "an array is read of what is no event"
     for batch in batches:
         assert len(batch) == len(events), "events and arrays differ in number"
-        for name, field in _PRICES.items():
-            if field in (batch.records.dtype.names or ()):
-                for event, units in zip(events, batch.records[field].tolist(), strict=True):
-                    price = getattr(event, name)
-                    same = units == UNDEF_PRICE if price is None else price == units / PRICE_SCALE
-                    assert same or abs(units) > 2**52, f"{name} is {price} and {units} e-9"
+        names = [name for name in _PRICES if name in events[0].__struct_fields__]
+        for name in names:
+            for event, units in zip(events, batch.records[_PRICES[name]].tolist(), strict=True):
+                _check_price(getattr(event, name), units)
+
+
+def _check_price(price: float | None, units: int) -> None:
+    """A price beyond nine decimals is rounded in an array, and one of 2**53 in an event."""
+    if price is None or units == UNDEF_PRICE:
+        assert price is None, f"a price is unknown in an array alone: {price}"
+        assert units == UNDEF_PRICE, f"a price is unknown in an event alone: {units}"
+    else:
+        error = abs(price * PRICE_SCALE - units)
+        assert error <= 1 + abs(units) / 2**51, f"prices differ: {price} and {units} e-9"
