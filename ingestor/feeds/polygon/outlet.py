@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,8 +87,8 @@ class FrameLog(Protocol):
         """Take a frame, when its bytes were read, and on which connection of the run (1, 2...)."""
         ...
 
-    def tick(self, now_ns: int) -> None:
-        """Flush and rotate; called about once a second."""
+    def tick(self, now_ns: int) -> Sequence[str] | None:
+        """Flush and rotate, twice a second; return what went wrong since, if anything."""
         ...
 
     def close(self) -> None:
