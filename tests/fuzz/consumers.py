@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
-from ingestor.client.batches import batches_of
+from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import Message, decode
 from ingestor.client.wire import Splitter
 from ingestor.encode.packer import PackedEncoder
@@ -100,7 +101,7 @@ def _read_both_ways(subject: str, payload: bytes) -> None:
         events: Any = decode(Message(subject, SEQ, payload))
     except BadDataError:
         events = None
-    batches = batches_of([(subject.encode(), b"", payload)], [SEQ])
+    batches = _arrays(subject, payload)
     assert events is not None, "an array is read of what is no event"
     for batch in batches:
         assert len(batch) == len(events), "events and arrays differ in number"
@@ -108,6 +109,15 @@ def _read_both_ways(subject: str, payload: bytes) -> None:
         for name in names:
             for event, units in zip(events, batch.records[_PRICES[name]].tolist(), strict=True):
                 _check_price(getattr(event, name), units)
+
+
+def _arrays(subject: str, payload: bytes) -> Sequence[Batch]:
+    """Return the arrays of a message. Raises `BadDataError`, whether it came raised or returned."""
+    found: Any = batches_of([(subject.encode("utf-8", "surrogateescape"), b"", payload)], [SEQ])
+    batches, bad = found if isinstance(found, tuple) else (found, [])
+    for error in bad:
+        raise error
+    return cast("Sequence[Batch]", batches)
 
 
 def _check_price(price: float | None, units: int) -> None:

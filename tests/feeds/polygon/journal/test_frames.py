@@ -91,9 +91,10 @@ def test_a_file_that_is_gone_is_no_damage_but_missing(tmp_path: Path) -> None:
 
 
 def test_a_frame_received_at_an_impossible_time_costs_itself(tmp_path: Path) -> None:
-    frames = [FRAMES[0], FRAMES[1]._replace(recv_ns=MAX_TIME_NS + 1), FRAMES[2]]
+    last = FRAMES[2]._replace(recv_ns=MAX_TIME_NS)
+    frames = [FRAMES[0], FRAMES[1]._replace(recv_ns=MAX_TIME_NS + 1), last]
     reading = Reading(tmp_path, segment(frames))
-    assert reading.frames == [FRAMES[0], FRAMES[2]]
+    assert reading.frames == [FRAMES[0], last]
     assert reading.progress.damages == 1
     assert "frame 1 was received after the year 2262" in str(reading.progress.damaged)
 
