@@ -21,7 +21,7 @@ from typing import Final
 from ingestor.errors import BadDataError, NoDataError
 from ingestor.feeds.polygon.journal.format import MAX_HEADER_BYTES, Header, Market, read_header
 from ingestor.feeds.streams import READ_BYTES, ByteStream, open_stream
-from ingestor.feeds.zstd import FRAME_MAGIC, FrameWalker
+from ingestor.feeds.zstd import FrameWalker
 
 SUFFIX: Final = ".journal"
 COMPRESSED: Final = ".zst"
@@ -101,13 +101,14 @@ def passed_over(directory: Path) -> list[str]:
 
 def is_whole(path: Path) -> bool:
     """Tell whether a zstd file has a sound end; its content is not looked at."""
+    size = size_of(path)
     try:
         with FileIO(path) as file:
             walker = FrameWalker(BufferedReader(file, READ_BYTES))
-            head = walker.read()
-            while walker.read():
-                pass
-            return head.startswith(FRAME_MAGIC) and walker.failure is None
+            while walker.failure is None and walker.position < size:
+                walker.read()
+            walker.read()  # only so an end after a block is told from one after a frame
+            return size > 0 and walker.failure is None
     except OSError:
         return False
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_a_compressed_file_that_asks_for_a_window_of_two_gibibytes_is_damaged(
     headers: list[Header] = []
     list(SegmentFrames(one, progress, headers.append).entries())
     assert progress.damages == 1
-    assert "too much memory" in str(progress.damaged)
+    assert re.search("window|memory", str(progress.damaged))
 
 
 def test_a_compressed_file_of_two_hundred_megabytes_of_nothing_takes_little_memory(

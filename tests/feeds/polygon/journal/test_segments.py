@@ -109,6 +109,18 @@ def test_a_compressed_file_without_a_sound_end_is_not_whole(tmp_path: Path, cut:
     assert not is_whole(path)
 
 
+def test_a_compressed_file_that_ends_after_a_block_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "stocks-20251216-000001.journal.zst"
+    compressor = zstandard.ZstdCompressor(write_checksum=False).compressobj()
+    first = compressor.compress(b"x" * 10) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    path.write_bytes(first)
+    assert not is_whole(path)
+    path.write_bytes(first + compressor.flush())
+    assert is_whole(path)
+    path.write_bytes(b"")
+    assert not is_whole(path)
+
+
 def test_what_belongs_to_no_journal_is_listed(tmp_path: Path) -> None:
     put(tmp_path)
     put(tmp_path, NEXT, zstd=True)
