@@ -166,6 +166,7 @@ def _compressed(rng: Random, data: bytes) -> bytes:
 
 
 KEY: Final = "k3y-Never-Shown"
+_NAMES: Final = ("Q.SPY", "T.O:SPY251216C00686000", "", "T.*")
 _STATUSES: Final = (
     *("connected", "auth_success", "auth_failed", "auth_timeout", "max_connections", "success"),
     *("error", "", "\x1b[2K", "x" * 5000, f"key {KEY}"),
@@ -194,12 +195,12 @@ def _converse(data: bytes) -> None:
 
 
 def _happening(conversation: Session, rng: Random, now_ns: int) -> Any:
-    names = [f"T.{rng.choice('ABCD')}", rng.choice(_WORDS)]
+    names, cause = [f"T.{rng.choice('ABCD')}", rng.choice(_NAMES)], rng.choice(_WORDS)
     others: list[Callable[[], Any]] = [
         lambda: conversation.on_open(now_ns),
         lambda: conversation.on_open(now_ns),
-        lambda: conversation.on_close(now_ns, names[1], rng.choice((None, 1000, 1008))),
-        lambda: conversation.on_unreachable(now_ns, names[1]),
+        lambda: conversation.on_close(now_ns, cause, rng.choice((None, 1000, 1008))),
+        lambda: conversation.on_unreachable(now_ns, cause),
         lambda: conversation.on_tick(now_ns),
         lambda: conversation.subscribe(names, now_ns),
         lambda: conversation.unsubscribe(names, now_ns),

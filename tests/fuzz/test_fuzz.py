@@ -12,7 +12,7 @@ SEED: Final = 20251216
 SHORT_INPUTS: Final = 2_000
 COSTLY_INPUTS: Final = {
     **dict.fromkeys(("dbn_header", "dbn_trades", "dbn_depth", "symbology", "journal"), 1_000),
-    "configuration": 200,
+    "configuration": 100,
 }
 """Of parsers that take more than half a millisecond an input; a setting takes five."""
 
