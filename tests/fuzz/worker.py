@@ -157,7 +157,9 @@ def _kind(error: BaseException) -> str:
     ours = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith(str(_ROOT)) and "/.venv/" not in frame.filename
+        if frame.filename.startswith(str(_ROOT))
+        and "/.venv/" not in frame.filename
+        and frame.name != _hang.__name__
     ]
     last = ours[-1]
     if isinstance(error, AssertionError):
