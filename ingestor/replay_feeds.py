@@ -14,9 +14,9 @@ from ingestor.errors import ConfigurationError, NoDataError
 from ingestor.feeds.databento.files import DbnSchema, available_dates, find_files
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.dates import shortened
+from ingestor.feeds.polygon.journal.days import dates_recorded, find_segments
 from ingestor.feeds.polygon.journal.feed import JournalFeed
 from ingestor.feeds.polygon.journal.format import Market
-from ingestor.feeds.polygon.journal.segments import dates_recorded, find_segments
 from ingestor.runtime.feed_process import FeedSource, moves
 from ingestor.runtime.run import FeedPlan
 

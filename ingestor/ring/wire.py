@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from ingestor.blocks import Block, Source
+from ingestor.errors import BadDataError
 from ingestor.feed_status import FeedStatus, decode_status, encode_status
 from ingestor.records import EVENT_TYPE_BY_RTYPE, Records, as_bytes_matrix
 from ingestor.ring.block_ring import Message
@@ -44,6 +45,9 @@ class Kind(IntEnum):
 
 
 END_MESSAGE: Final = bytes([Kind.END])
+
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, LookupError, RecursionError)
+"""What MessagePack, JSON, NumPy and the table of types raise."""
 
 _symbols_decoder: Final = msgspec.msgpack.Decoder(list[tuple[int, str]])
 
@@ -105,8 +109,16 @@ class RingReader:
     def read(self, message: Message) -> Block | FeedStatus | None:
         """Return the block or status in a message; None when it only changes the reader's state.
 
-        Raises BadDataError for a status that is none.
+        Raises BadDataError for a message that is none, as a feed that dies may leave it.
         """
+        try:
+            return self._read(message)
+        except _UNREADABLE as error:
+            raise BadDataError(
+                f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
+            ) from error
+
+    def _read(self, message: Message) -> Block | FeedStatus | None:
         match message[0]:
             case Kind.SYMBOLS:
                 self._add(_symbols_decoder.decode(message[1:]))

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from ingestor.client.connection import Connection
 from ingestor.client.consumer import Opened
-from ingestor.client.pull import ConsumerLostError, Pull, stored_ns_of
+from ingestor.client.pull import (
+    REQUEST_BYTES,
+    REQUEST_MESSAGES,
+    ConsumerLostError,
+    Pull,
+    stored_ns_of,
+)
 from ingestor.client.wire import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
@@ -129,6 +136,52 @@ def test_a_request_that_is_served_leads_to_the_next(text: str) -> None:
 def test_a_refusal_ends_this_life(code: int, text: str) -> None:
     why = ended(Status("inbox.0", code, text), follow=True)
     assert why == f"the server says {code} {text}"
+
+
+class Asked(NotConnected):
+    """Keeps what a pull asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[str] = []
+
+    async def tap(self, _receiver: object) -> Any:
+        return "inbox", None
+
+    async def publish(self, _subject: str, _payload: bytes = b"", reply: str = "") -> None:
+        self.requests.append(reply)
+
+
+@pytest.mark.parametrize(
+    ("messages", "payload_bytes", "chunks", "waiting_at_the_next"),
+    [
+        (REQUEST_MESSAGES // 8, 1, 8, 4),
+        (1, REQUEST_BYTES // 16, 16, 8),
+    ],
+)
+def test_the_next_request_is_made_when_half_of_one_is_left_waiting(
+    messages: int, payload_bytes: int, chunks: int, waiting_at_the_next: int
+) -> None:
+    """Of the chunks that wait, so many are left when the next request is made, and no more."""
+
+    async def reading() -> list[int]:
+        asked = Asked()
+        pull = Pull(asked, "S", Opened("c", 0, 1), follow=True)
+        await pull.open()
+        await pull._request()
+        for first in range(1, chunks * messages + 1, messages):
+            numbers = range(first, first + messages)
+            pull.receive([(s, reply, bytes(payload_bytes)) for s, reply, _ in delivered(*numbers)])
+        pull.status(Status("inbox.1", 409, "Batch Completed"))
+        requests = []
+        for _ in range(chunks):
+            await pull.next()
+            requests.append(len(asked.requests))
+        return requests
+
+    requests = asyncio.run(reading())
+    early = chunks - waiting_at_the_next - 1
+    assert requests == [1] * early + [2] * (chunks - early)
 
 
 def test_heartbeats_change_nothing() -> None:

@@ -124,6 +124,22 @@ def test_rows_taken_back_come_before_all_others() -> None:
     assert books.window.acked_rows == 2
 
 
+def test_rows_taken_back_of_many_writes_keep_their_order() -> None:
+    """Three writes under way, the first of them stored in part, and rows that were never sent."""
+    books = ledger(fast=False)
+    for first, count in ((0, 3), (3, 2), (5, 4), (9, 2)):
+        books.add(trades(first, count))
+    for _ in range(3):
+        send(books)
+    answer(books, "000000000001", seq=101)
+    books.restart()
+    sizes = []
+    while (runs := books.next_runs()) is not None:
+        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]]
+        send(books)
+    assert sizes == list(range(1, 11))
+
+
 def test_settling_tells_the_first_sequence_where_no_answer_did() -> None:
     books = ledger()
     books.add(trades(0, 1))

@@ -107,3 +107,24 @@ def test_a_status_comes_back_as_it_was_and_changes_nothing(status: FeedStatus) -
 def test_a_status_that_is_none_is_an_error() -> None:
     with pytest.raises(BadDataError, match="not a feed's status"):
         reader().read(bytes([Kind.STATUS]) + b"{}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x10",
+        b"\x10\xff" + bytes(62),
+        b"\x10\xe0" + bytes(60),
+        bytes([Kind.SYMBOLS]),
+        bytes([Kind.SYMBOLS]) + b"\x81\x01\xa1A",
+        bytes([Kind.SYMBOLS]) + b"\x91\x92\x01\xa1\xff",
+        bytes([Kind.SYMBOLS]) + b"\x91" * 5000,
+        bytes([Kind.STATUS]) + b'{"feed":"\xff"}',
+    ],
+)
+def test_what_a_feed_that_died_left_and_is_no_message_is_bad_data(message: bytes) -> None:
+    ring = reader()
+    with pytest.raises(BadDataError, match=r"feed 3 left|not a feed's status"):
+        ring.read(message)
+    assert (ring.symbols, ring.ended) == ({1: "A"}, False)

@@ -50,7 +50,7 @@ BEAT_NS: Final = 90 * NS_PER_MS
 DRAIN_S: Final = 0.01
 """Pause between two attempts to hand on what a full outlet did not take."""
 
-LOG_TICK_NS: Final = NS_PER_S
+LOG_TICK_NS: Final = NS_PER_S // 2
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,8 @@ class PolygonFeed:
             self._beat()
         if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
             self._next_log_tick_ns = now_ns + LOG_TICK_NS
-            self._frame_log.tick(wall_ns)
+            for trouble in self._frame_log.tick(wall_ns) or ():
+                self._herald.alarm(trouble, wall_ns)
         return drained
 
     def _watch(self, wall_ns: int) -> None:

@@ -91,8 +91,8 @@ class FrameLog(Protocol):
         """Take names that are asked for on a connection; None where a connection begins."""
         ...
 
-    def tick(self, now_ns: int) -> None:
-        """Flush and rotate; called about once a second."""
+    def tick(self, now_ns: int) -> Sequence[str] | None:
+        """Flush and rotate, twice a second; return what went wrong since, if anything."""
         ...
 
     def close(self) -> None:

@@ -52,6 +52,13 @@ def test_what_fits_comes_out_as_it_went_in() -> None:
     assert len(held.first()) == 0
 
 
+def test_losses_span_from_the_earliest_to_the_latest_time_in_whatever_order_they_come() -> None:
+    losses = Losses()
+    for numbers in ([5, 9, 7], [2], [3, 1, 4]):
+        losses.add(np.concatenate([rows("T", number) for number in numbers]))
+    assert losses == Losses(7, 0, 10, 90, 1_000, 9_000)
+
+
 def test_the_oldest_quotes_go_before_any_trade() -> None:
     held = backlog(6)
     held.add(rows("QTQTQT"))

@@ -11,7 +11,7 @@ import pytest
 from ingestor.blocks import Source
 from ingestor.errors import VendorRefusedError
 from ingestor.events import StockQuote, StockTrade
-from ingestor.feed_status import What
+from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.records import RType
 from tests.feeds.polygon.rig import BOTH, Rig, drive
@@ -145,8 +145,9 @@ class Paper:
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         self.notes.append((names, connection))
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int) -> list[str] | None:
         self.ticks += 1
+        return None
 
     def close(self) -> None:
         """Nothing to close."""
@@ -173,3 +174,24 @@ def test_every_frame_is_recorded_as_it_came(start: Start) -> None:
     again = [decoder.decode(data, recv_ns).records for data, recv_ns, _ in paper.frames]
     assert np.concatenate(again)["ts_recv_ns"].tolist() == outlet.column("ts_recv_ns")
     assert np.concatenate(again)["sequence"].tolist() == outlet.column("sequence")
+
+
+class Torn(Paper):
+    """A frame log that tells of trouble at its second tick."""
+
+    def tick(self, now_ns: int) -> list[str] | None:
+        super().tick(now_ns)
+        return ["the paper was torn"] if self.ticks == 2 else None
+
+
+def test_what_goes_wrong_with_the_frame_log_is_told_as_an_alarm_within_a_second(
+    start: Start,
+) -> None:
+    told: list[FeedStatus] = []
+
+    async def scenario(rig: Rig) -> None:
+        told.append(await rig.until_told(What.ALARM))
+
+    outlet = drive(start(), scenario, frame_log=Torn())
+    assert told[0].text == "the paper was torn"
+    assert outlet.counts.alarms == 1

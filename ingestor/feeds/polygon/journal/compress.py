@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import zstandard
 
-from ingestor.feeds.polygon.journal.segments import COMPRESSED, PART
+from ingestor.feeds.polygon.journal.segments import COMPRESSED, PART, is_whole
 
 LEVEL: Final = 3
 PIECE_BYTES: Final = 1024 * 1024
@@ -26,8 +27,18 @@ LOWEST_PRIORITY: Final = 19
 
 
 def compress(path: Path) -> Path:
-    """Replace a file by its compressed form and return that. Raises OSError."""
+    """Replace a file by its compressed form and return that. Raises OSError.
+
+    Where a whole compressed form is there, the file is only removed when it says nothing else.
+    """
     done = path.with_name(path.name + COMPRESSED)
+    if is_whole(done):
+        if not _begins_with(done, path):
+            raise FileExistsError(
+                f"{path} and {done} are both there and differ: neither is touched"
+            )
+        path.unlink()
+        return done
     part = path.with_name(f"{done.name}{PART}{os.getpid()}")
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     try:
@@ -41,6 +52,21 @@ def compress(path: Path) -> Path:
     sync_folder(path.parent)
     path.unlink(missing_ok=True)
     return done
+
+
+def _begins_with(compressed: Path, path: Path) -> bool:
+    """Whether a file's bytes are what a compressed one begins with."""
+    with (
+        suppress(zstandard.ZstdError),
+        path.open("rb") as plain,
+        compressed.open("rb") as source,
+        zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader,
+    ):
+        while piece := plain.read(PIECE_BYTES):
+            if reader.read(len(piece)) != piece:
+                return False
+        return True
+    return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -105,7 +131,10 @@ def main() -> None:
     os.nice(LOWEST_PRIORITY)
     for listed in cpus:
         os.sched_setaffinity(0, map(int, listed.split(",")))
-    compress(Path(path))
+    try:
+        compress(Path(path))
+    except OSError as error:
+        sys.exit(f"ingestor: {error}")
 
 
 if __name__ == "__main__":

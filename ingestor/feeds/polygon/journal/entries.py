@@ -3,6 +3,11 @@
 Whatever does not agree with its checksum is passed over up to the next entry that does. While
 more bytes may come, an entry that is not all there is waited for; at the end nothing is, so an
 entry whose length was damaged hides nothing that stands behind it.
+
+The search is bounded. A checksum that disagrees was computed in vain, and bytes made up of marks
+could ask for one of 16 MiB at every fourth byte. So `SEARCH_FACTOR` bytes are checked in vain for
+every byte that is read; a place that would take more is believed to be no entry. And whoever reads
+hears from here while many places are looked at.
 """
 
 from __future__ import annotations
@@ -20,8 +25,21 @@ from ingestor.feeds.polygon.journal.format import (
     Entry,
 )
 
+SEARCH_FACTOR: Final = 8
+SEARCH_AT_FIRST_BYTES: Final = 4 * MAX_PAYLOAD_BYTES
+"""What may be checked in vain, for every byte that is read and from the start."""
+
+PLACES_AT_ONCE: Final = 4096
+"""Places that are looked at in vain before `EntryReader.take` returns for a moment."""
+
 _MARK_REST: Final = len(MARK) - 1
 """Bytes at the end that may turn out to be the beginning of a mark."""
+
+
+class Searching(Enum):
+    """What `EntryReader.take` returns while a search goes on."""
+
+    SEARCHING = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,7 @@ class EntryReader:
         self._offset = offset
         self._at = 0
         self._bad_from: int | None = None
+        self._search_bytes = SEARCH_AT_FIRST_BYTES
         self._ended = False
 
     @property
@@ -67,17 +86,18 @@ class EntryReader:
         self._offset += self._at
         self._at = 0
         self._held += data
+        self._search_bytes += SEARCH_FACTOR * len(data)
 
     def end(self) -> None:
         """Say that nothing follows."""
         self._ended = True
 
-    def take(self) -> Entry | Damage | None:
+    def take(self) -> Entry | Damage | Searching | None:
         """Return what comes next; None when more is needed, or, after the end, nothing is left.
 
         A damage is told when the entry after it has been found.
         """
-        while True:
+        for _ in range(PLACES_AT_ONCE):
             found = self._look()
             if isinstance(found, Entry):
                 if self._bad_from is not None:
@@ -89,6 +109,7 @@ class EntryReader:
             if found is _Verdict.SHORT and (not self._ended or self._at == len(self._held)):
                 return None
             self._pass_over()
+        return Searching.SEARCHING
 
     def _look(self) -> Entry | _Verdict:
         """Return the entry at this place, if there is one and all of it is there."""
@@ -100,7 +121,10 @@ class EntryReader:
                 return _Verdict.BAD
             if len(held) < HEAD.size + size:
                 return _Verdict.SHORT
+            if size > self._search_bytes:
+                return _Verdict.BAD
             if crc32(held[CHECKED_FROM : HEAD.size + size], self._seed) != checksum:
+                self._search_bytes -= size
                 return _Verdict.BAD
             return Entry(bytes(held[HEAD.size : HEAD.size + size]), recv_ns, connection, number)
 

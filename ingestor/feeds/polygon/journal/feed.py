@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Final
 from ingestor.blocks import Block, Source
 from ingestor.errors import BadDataError, ConfigurationError
 from ingestor.feeds.polygon.journal.choice import Choice
+from ingestor.feeds.polygon.journal.days import Reading, find_segments, oddities
 from ingestor.feeds.polygon.journal.format import NOTE, Entry, Market
 from ingestor.feeds.polygon.journal.frames import SegmentFrames
 from ingestor.feeds.polygon.journal.playback import Playback
-from ingestor.feeds.polygon.journal.progress import JournalProgress
-from ingestor.feeds.polygon.journal.segments import Reading, find_segments
+from ingestor.feeds.polygon.journal.progress import REPEATED, JournalProgress
 from ingestor.feeds.windows import EVERYTHING, Session
 from ingestor.records import Records
 
 BLOCK_BYTES: Final = 256 * 1024
 MIN_BLOCK_BYTES: Final = 4096
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,15 +67,17 @@ class JournalFeed:
         is whole has been yielded, raises `BadDataError` when there was damage.
         """
         readings = find_segments(self.directory, self.market, self.dates)
+        for sentence in oddities(self.directory, readings):
+            logger.warning("%s", sentence)
         self.progress = JournalProgress(bytes_total=sum(one.segment.size for one in readings))
         return self._blocks(readings, self.progress)
 
     def _blocks(self, readings: Sequence[Reading], progress: JournalProgress) -> Iterator[Block]:
-        dates = {reading.segment.date for reading in readings if not reading.silent}
+        dates = {reading.date for reading in readings if not reading.silent}
         session = Session(self.start, self.end)
         run = _Run(Playback(), Choice(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
-            run.choice.windows = session.of_file(reading.segment.date, dates, EVERYTHING)
+            run.choice.windows = session.of_file(reading.date, dates, EVERYTHING)
             for records in run.records_of(reading):
                 yield Block(self.feed, records, run.playback.symbols, self.source)
         if progress.damaged is not None:
@@ -105,7 +110,10 @@ class _Run:
         yield from self._chosen(rows)
 
     def _decode(self, entry: Entry, *, silent: bool) -> bytes:
-        """Return the rows of a frame, none when it is only to be known."""
+        """Return the rows of a frame, none when it is only to be known or is known already."""
+        if self.playback.is_known(entry):
+            self.progress.skipped[REPEATED] += not silent
+            return b""
         missing = self.playback.missing(entry)
         if entry.connection == NOTE:
             self.playback.note(entry)

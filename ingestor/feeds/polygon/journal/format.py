@@ -14,6 +14,9 @@ a reader goes on at the next mark whose entry agrees with its checksum. Entries 
 along the run, so whoever reads knows how many frames are missing, whatever the cause: damage, a
 lost file, or a recorder that could not keep up.
 
+A file that is removed, renamed or cut while it is written is followed by one with the same header,
+which stands for the rest of the segment.
+
 A *run* is one process of one feed. It begins a segment when it starts, when one is full, and
 when the date changes in New York: there, since midnight UTC lies in the middle of a session (it is
 19:00 in New York in winter, an hour before stocks close) and no session crosses midnight there.

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from ingestor.bounds import MAX_TIME_NS
 from ingestor.errors import BadDataError
 from ingestor.feeds.polygon.journal.entries import Damage, EntryReader
 from ingestor.feeds.polygon.journal.format import Entry, Header, read_header, seed_of
@@ -37,7 +38,7 @@ class SegmentFrames:
         self._before = progress.bytes_read
 
     def entries(self) -> Iterator[Entry | None]:
-        """Yield what is whole, in order; None after every piece that was read.
+        """Yield what is whole, in order; None after every piece that was read or searched.
 
         Raises `NoDataError` when the file cannot be opened.
         """
@@ -91,12 +92,14 @@ class SegmentFrames:
         if not self._segment.path.name.startswith(f"{header.market.feed_name}-"):
             raise BadDataError(f"holds frames of {header.market.feed_name}")
 
-    def _whole(self, reader: EntryReader) -> Iterator[Entry]:
+    def _whole(self, reader: EntryReader) -> Iterator[Entry | None]:
         while (found := reader.take()) is not None:
             if isinstance(found, Damage):
                 self._damage(f"is damaged from byte {found.start} to {found.stop} uncompressed")
+            elif isinstance(found, Entry) and found.recv_ns > MAX_TIME_NS:
+                self._damage(f"says that frame {found.number} was received after the year 2262")
             else:
-                yield found
+                yield found if isinstance(found, Entry) else None
 
     def _torn(self, start: int) -> None:
         logger.warning(

@@ -29,11 +29,17 @@ class Playback:
         """Go on with a segment: of the same run, or the first that is given of another."""
         before, self._header = self._header, header
         if before is None or before.run_ns != header.run_ns:
-            self._decoder = _decoder(header)
+            self._decoder = decoder_of(header)
             self._connection = None
             self._next_number = 0 if header.part == 1 else None
-        elif header.part != before.part + 1 and header.date != before.date:
+        elif header.part < before.part or (
+            header.part > before.part + 1 and header.date != before.date
+        ):
             self._next_number = None  # days between are not read, or are gone: no telling
+
+    def is_known(self, entry: Entry) -> bool:
+        """Tell whether a frame of this number came before: its segment is there twice."""
+        return self._next_number is not None and entry.number < self._next_number
 
     def missing(self, entry: Entry) -> int:
         """Return how many frames are missing between the entry before and this one."""
@@ -60,7 +66,8 @@ class Playback:
         return self._decoder.decode(entry.payload, entry.recv_ns)
 
 
-def _decoder(header: Header) -> StockDecoder | OptionDecoder:
+def decoder_of(header: Header) -> StockDecoder | OptionDecoder:
+    """Return a decoder as the live one was when it began."""
     if header.market is Market.STOCKS:
         return StockDecoder(header.late_after_ns)
     return OptionDecoder(header.roots, header.late_after_ns)

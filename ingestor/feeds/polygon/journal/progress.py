@@ -13,6 +13,12 @@ from ingestor.feeds.polygon.decode import Decoded
 MISSING: Final = "frame_not_in_journal"
 """Counts frames that were received and are not there: never recorded, damaged, or cut off."""
 
+REPEATED: Final = "frame_repeated"
+"""Counts frames that another segment held already, as a copy of one does."""
+
+MAX_DAMAGES_TOLD: Final = 100
+"""Damages that are logged; those after them are only counted."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +67,7 @@ class JournalProgress:
 
     def damage(self, path: Path, what: str) -> None:
         """Note and log bytes that were passed over."""
-        logger.error("%s %s", path, what)
+        if self.damages < MAX_DAMAGES_TOLD:
+            logger.error("%s %s", path, what)
         self.damages += 1
         self.damaged = self.damaged or f"{path} {what}"

@@ -1,33 +1,35 @@
-"""Which segments a journal has: their names, their order, and those that some days need.
+"""Which segments a journal has: their names, their order, and how one is opened.
 
 ``stocks-20251216-000001.journal[.zst]``: feed, date in New York, number within the date. So names
 in order of the alphabet are in order of time. A segment is there plain, then compressed, and for a
-moment, or after a crash in it, both; either is whole, and the plain one is taken.
-
-A day may begin in the middle of a connection, and what is known of quotes then is part of how its
-trades are judged. So the segments before it, back to where that connection began, are read too;
-nothing of them is handed on.
+moment, or after a crash in it, both. The compressed one is written under another name until it is
+whole, which the plain one beside it need not be (a copy or a decompression that was broken off):
+so the compressed one is taken, unless it has no sound end.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Final
 
 from ingestor.errors import BadDataError, NoDataError
-from ingestor.feeds.dates import shortened
 from ingestor.feeds.polygon.journal.format import MAX_HEADER_BYTES, Header, Market, read_header
-from ingestor.feeds.streams import ByteStream, open_stream
+from ingestor.feeds.streams import READ_BYTES, ByteStream, open_stream
+from ingestor.feeds.zstd import FrameWalker
 
 SUFFIX: Final = ".journal"
 COMPRESSED: Final = ".zst"
 PART: Final = ".part"
 """Ends the name of a file that is still being compressed."""
+
+LOCK: Final = ".lock"
+"""Ends the name of the file whose lock a recorder holds."""
 
 _NAME: Final = re.compile(
     rf"(?P<feed>[a-z]+)-(?P<date>\d{{8}})-(?P<number>\d{{6,}})\{SUFFIX}(\{COMPRESSED})?", re.ASCII
@@ -36,12 +38,16 @@ _NAME: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment: its path when it is plain, its date, its number, its bytes on disk."""
+    """One segment: its path when it is plain, its date, its number, its bytes on disk.
+
+    `compressed_first` where it was there in both forms and the compressed one is whole.
+    """
 
     path: Path
     date: dt.date
     number: int
     size: int
+    compressed_first: bool = False
 
     @property
     def compressed_path(self) -> Path:
@@ -49,17 +55,16 @@ class Segment:
         return self.path.with_name(self.path.name + COMPRESSED)
 
     @property
+    def paths(self) -> tuple[Path, Path]:
+        """Where to look for it, in this order: it may be compressed at any moment."""
+        both = self.path, self.compressed_path
+        return both[::-1] if self.compressed_first else both
+
+    @property
     def path_there(self) -> Path:
-        """The path that is to be named: the plain one where there is one."""
-        return self.path if self.path.exists() else self.compressed_path
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A segment to read; `silent` when only for what it says about later ones."""
-
-    segment: Segment
-    silent: bool = False
+        """The path that is to be named: of `paths` the first that exists."""
+        first, second = self.paths
+        return first if first.exists() else second
 
 
 def segment_name(market: Market, date: dt.date, number: int) -> str:
@@ -74,30 +79,38 @@ def segment_name(market: Market, date: dt.date, number: int) -> str:
 def list_segments(directory: Path, market: Market) -> list[Segment]:
     """Return all segments of a feed in order of time. Raises `NoDataError` without a folder."""
     found: dict[tuple[dt.date, int], Segment] = {}
-    for path in sorted(_paths(directory)):
+    for path in sorted(paths_in(directory)):
         key = _date_and_number(path.name, market)
-        if key is not None and key not in found:
-            plain = path.with_name(path.name.removesuffix(COMPRESSED))
-            found[key] = Segment(plain, *key, _size(path))
+        if key is None:
+            continue
+        plain = path.with_name(path.name.removesuffix(COMPRESSED))
+        if key not in found:
+            found[key] = Segment(plain, *key, size_of(path))
+        elif is_whole(path):
+            found[key] = Segment(plain, *key, size_of(path), compressed_first=True)
     return [found[key] for key in sorted(found)]
 
 
-def dates_recorded(directory: Path, market: Market) -> list[dt.date]:
-    """Return the dates in New York that have a segment, in order; raises as `list_segments`."""
-    return sorted({segment.date for segment in list_segments(directory, market)})
+def passed_over(directory: Path) -> list[str]:
+    """Return what lies in a journal's folder and belongs to none: names, in order.
 
-
-def find_segments(directory: Path, market: Market, dates: Sequence[dt.date] = ()) -> list[Reading]:
-    """Return what is to be read for these dates, in order; no dates means every date there is.
-
-    Raises `NoDataError` when the folder is missing, or it or a date has no segment.
+    Raises `NoDataError` without a folder.
     """
-    segments = list_segments(directory, market)
-    there = sorted({segment.date for segment in segments})
-    missing = sorted(set(dates) - set(there))
-    if missing or not there:
-        raise NoDataError(_what_is_missing(directory, market, missing, there))
-    return _with_what_precedes(segments, set(dates or there))
+    return sorted(path.name for path in paths_in(directory) if not _belongs(path.name))
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a zstd file has a sound end; its content is not looked at."""
+    size = size_of(path)
+    try:
+        with FileIO(path) as file:
+            walker = FrameWalker(BufferedReader(file, READ_BYTES))
+            while walker.failure is None and walker.position < size:
+                walker.read()
+            walker.read()  # only so an end after a block is told from one after a frame
+            return size > 0 and walker.failure is None
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -108,11 +121,11 @@ def open_segment(segment: Segment) -> Iterator[ByteStream]:
     """
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(open_stream(segment.path))
+            stream = stack.enter_context(open_stream(segment.paths[0]))
         except NoDataError:
-            if segment.path.exists():
+            if segment.paths[0].exists():
                 raise
-            stream = stack.enter_context(open_stream(segment.compressed_path))
+            stream = stack.enter_context(open_stream(segment.paths[1]))
         yield stream
 
 
@@ -132,13 +145,20 @@ def header_of(segment: Segment) -> Header | None:
     return found[0]
 
 
-def _paths(directory: Path) -> Iterable[Path]:
+def paths_in(directory: Path) -> Iterable[Path]:
+    """Return what lies in a folder. Raises `NoDataError` when it cannot be listed."""
     try:
         return list(directory.iterdir())
     except OSError as error:
         raise NoDataError(
             f"the journal folder {directory} cannot be listed: {error.strerror}"
         ) from error
+
+
+def _belongs(name: str) -> bool:
+    if name.endswith(LOCK) or f"{SUFFIX}{COMPRESSED}{PART}" in name:
+        return True
+    return any(_date_and_number(name, market) is not None for market in Market)
 
 
 def _date_and_number(name: str, market: Market) -> tuple[dt.date, int] | None:
@@ -151,49 +171,9 @@ def _date_and_number(name: str, market: Market) -> tuple[dt.date, int] | None:
         return None
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return how many bytes a file has; 0 when it is gone."""
     try:
         return path.stat().st_size
     except OSError:  # compressed and removed since it was listed
         return 0
-
-
-def _with_what_precedes(segments: Sequence[Segment], dates: set[dt.date]) -> list[Reading]:
-    readings: list[Reading] = []
-    for index, segment in enumerate(segments):
-        if segment.date not in dates:
-            continue
-        if index and segments[index - 1].date not in dates:
-            before = _before(segments[: index + 1], dates)
-            readings += [Reading(one, silent=True) for one in before]
-        readings.append(Reading(segment))
-    return readings
-
-
-def _before(segments: Sequence[Segment], dates: set[dt.date]) -> list[Segment]:
-    """Return the segments, none of these dates, that the last one's connection reaches back to."""
-    header = header_of(segments[-1])
-    found: list[Segment] = []
-    for segment in reversed(segments[:-1]):
-        if header is None or header.part == 1 or segment.date in dates:
-            break
-        earlier = header_of(segment)
-        if earlier is None or earlier.run_ns != header.run_ns:
-            break
-        found.insert(0, segment)
-        if earlier.connection != header.connection:
-            break
-        header = earlier
-    return found
-
-
-def _what_is_missing(
-    directory: Path, market: Market, missing: Sequence[dt.date], there: Sequence[dt.date]
-) -> str:
-    pattern = f"{market.feed_name}-YYYYMMDD-NNNNNN{SUFFIX}[{COMPRESSED}]"
-    if not missing or not there:
-        return f"{directory} holds no journal of {market.feed_name}: no file is named {pattern}"
-    return (
-        f"{directory} holds no {market.feed_name} of {shortened(missing)}; dates there are: "
-        f"{shortened(there)}"
-    )

@@ -29,6 +29,7 @@ from ingestor.feeds.polygon.journal.format import (
     seed_of,
 )
 from ingestor.feeds.polygon.journal.recorder import Begin, End, Recorder, Wake
+from ingestor.units import NS_PER_S
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that has so many bytes is full."""
@@ -38,6 +39,9 @@ CHUNK_BYTES: Final = 256 * 1024
 
 MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 """Handed over and not yet written: some seconds of the busiest minute."""
+
+STEP_BACK_NS: Final = 3600 * NS_PER_S
+"""A clock that steps back across midnight by more than this takes the date with it."""
 
 _DAY: Final = dt.timedelta(days=1)
 _MIDNIGHT: Final = dt.time(0)
@@ -49,7 +53,7 @@ logger = logging.getLogger(__name__)
 class JournalCounts:
     """Totals of a run: frames taken, their bytes, and frames not taken for whatever cause.
 
-    What was taken is on its way to the disk; when that fails, `JournalWriter.failure` says so.
+    What was taken is on its way to the disk; while that refuses, `JournalWriter.failure` says why.
     """
 
     frames: int = 0
@@ -97,7 +101,7 @@ class JournalWriter:
         self._recorder = Recorder(directory, self._market)
         self._chunk = bytearray()
         self._segment_bytes = 0
-        self._until_ns = 0
+        self._from_ns = self._until_ns = 0
         self._date = dt.date.min
         self._run_ns = 0
         self._part = 0
@@ -109,7 +113,7 @@ class JournalWriter:
 
     @property
     def failure(self) -> str | None:
-        """None, or why nothing is recorded any more."""
+        """None, or why nothing is written just now."""
         return self._recorder.failure
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
@@ -122,18 +126,21 @@ class JournalWriter:
         """Record that names are asked for on a connection, or, for None, that it begins."""
         self._record(Entry(pack_note(names), now_ns, NOTE, self._number), connection)
 
-    def tick(self, now_ns: int) -> None:
-        """Hand over what is held; end the segment of a day that is over."""
+    def tick(self, now_ns: int) -> Sequence[str] | None:
+        """Hand over what is held; end the segment of a day that is over; return what went wrong."""
         self._hand_over()
         if self._until_ns and now_ns >= self._until_ns:
             self._recorder.put(End())
             self._until_ns = 0
         self._recorder.put(Wake())
+        return self._recorder.take_troubles() or None
 
     def close(self) -> None:
         """Write what is held, for at most `CLOSE_S`, and let others record here."""
         self._hand_over()
         self._recorder.stop()
+        for trouble in self._recorder.take_troubles():
+            logger.error("%s", trouble)
         self._lock.release()
 
     def _record(self, entry: Entry, connection: int) -> bool:
@@ -142,7 +149,8 @@ class JournalWriter:
         if not self._can_take(entry.payload):
             self._lose()
             return False
-        if entry.recv_ns >= self._until_ns or self._segment_bytes >= self._limit:
+        on_date = self._from_ns <= entry.recv_ns < self._until_ns
+        if not on_date or self._segment_bytes >= self._limit:
             self._begin_segment(entry.recv_ns, connection)
         self._chunk += entry_head(entry, self._seed)
         self._chunk += entry.payload
@@ -154,15 +162,12 @@ class JournalWriter:
 
     def _can_take(self, data: bytes) -> bool:
         recorder = self._recorder
-        return (
-            recorder.failure is None
-            and recorder.backlog_bytes + len(self._chunk) + len(data) <= MAX_BACKLOG_BYTES
-            and len(data) <= MAX_PAYLOAD_BYTES
-        )
+        held_bytes = recorder.backlog_bytes + len(self._chunk)
+        return held_bytes + len(data) <= MAX_BACKLOG_BYTES and len(data) <= MAX_PAYLOAD_BYTES
 
     def _lose(self) -> None:
         self.counts.lost += 1
-        if not self._losing and self._recorder.failure is None:
+        if not self._losing:
             logger.error(
                 "frame %d is not recorded: longer than %d bytes, or the disk is %d bytes behind",
                 self._number - 1,
@@ -175,9 +180,11 @@ class JournalWriter:
         self._hand_over()
         self._run_ns = self._run_ns or recv_ns
         self._part += 1
-        # A clock that was set back does not lead back into a date that is done.
-        self._date = max(self._date, new_york_date(recv_ns))
-        self._until_ns = new_york_ns(self._date + _DAY, _MIDNIGHT)
+        if not self._from_ns <= recv_ns < self._until_ns:
+            self._date = new_york_date(recv_ns)
+            # A clock that is set back a little does not lead back into a date that is done.
+            self._from_ns = new_york_ns(self._date, _MIDNIGHT) - STEP_BACK_NS
+            self._until_ns = new_york_ns(self._date + _DAY, _MIDNIGHT)
         header = pack_header(self._header(connection))
         self._seed = seed_of(header)
         self._segment_bytes = len(header)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unittest.mock import patch
 from ingestor.blocks import Block, Source, whole_block
 from ingestor.clock import new_york_ns
 from ingestor.encode.reference import payloads
+from ingestor.errors import BadDataError
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.journal.compress import Compressor
 from ingestor.feeds.polygon.journal.entries import EntryReader
@@ -39,6 +41,7 @@ from tests.feeds.polygon.wire import (
 
 DAY = dt.date(2025, 12, 16)
 OPEN_NS = new_york_ns(DAY, dt.time(9, 30))
+PATIENCE_S = 20
 STATUS = {"ev": "status", "status": "success", "message": "subscribed to: T.SPY"}
 
 HEADER = Header(
@@ -93,6 +96,28 @@ def unpacked(data: bytes) -> tuple[Header | None, list[Entry], int | None]:
         == (data[found[1] : reader.torn_from])
     )
     return found[0], held, reader.torn_from
+
+
+def unpacked_as_far_as_whole(data: bytes) -> list[Entry]:
+    """A segment's entries, whatever lies between them; none where it has no header."""
+    try:
+        found = read_header(data)
+    except BadDataError:
+        return []
+    if found is None:
+        return []
+    reader = EntryReader(seed_of(data[: found[1]]), found[1])
+    reader.put(data[found[1] :])
+    reader.end()
+    return [entry for entry in iter(reader.take, None) if isinstance(entry, Entry)]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread or process does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def entries(frames: Sequence[Received]) -> list[Entry]:

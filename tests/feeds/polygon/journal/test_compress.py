@@ -45,6 +45,30 @@ def test_what_a_crash_left_of_an_earlier_attempt_is_written_over(plain: Path) ->
     assert zstandard.ZstdDecompressor().decompressobj().decompress(done.read_bytes()) == CONTENT
 
 
+@pytest.mark.parametrize("left", [CONTENT, CONTENT[:12345], b""])
+def test_a_file_that_its_whole_compressed_form_says_too_is_only_removed(
+    plain: Path, left: bytes
+) -> None:
+    done = plain.with_name(plain.name + ".zst")
+    done.write_bytes(zstandard.compress(CONTENT))
+    before = done.read_bytes()
+    plain.write_bytes(left)
+    assert compress(plain) == done
+    assert list(plain.parent.iterdir()) == [done]
+    assert done.read_bytes() == before
+
+
+def test_a_file_that_says_something_else_than_its_whole_compressed_form_is_left(
+    plain: Path,
+) -> None:
+    done = plain.with_name(plain.name + ".zst")
+    for other in (zstandard.compress(CONTENT[:-1]), zstandard.compress(b"other")):
+        done.write_bytes(other)
+        with pytest.raises(FileExistsError, match="differ: neither is touched"):
+            compress(plain)
+        assert (plain.read_bytes(), done.read_bytes()) == (CONTENT, other)
+
+
 def test_the_original_stays_when_the_disk_is_full(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.journal.entries import Damage, EntryReader
+from ingestor.feeds.polygon.journal.entries import Damage, EntryReader, Searching
 from ingestor.feeds.polygon.journal.format import HEAD, MARK, MAX_PAYLOAD_BYTES, Entry, entry_head
 from tests.feeds.polygon.journal.tapes import packed
 
@@ -37,10 +38,12 @@ def ends_of(entries: list[Entry]) -> list[int]:
     return ends
 
 
-def read(data: bytes, cuts: list[int] | None = None) -> tuple[list[Entry | Damage], int | None]:
+def read(
+    data: bytes, cuts: list[int] | None = None
+) -> tuple[list[Entry | Damage | Searching], int | None]:
     """What a reader gives of bytes that come cut at these places, and from where they are torn."""
     reader = EntryReader(SEED, OFFSET)
-    found: list[Entry | Damage] = []
+    found: list[Entry | Damage | Searching] = []
     edges = [0, *sorted(cuts or []), len(data)]
     for start, stop in pairwise(edges):
         reader.put(data[start:stop])
@@ -132,3 +135,29 @@ def test_a_reader_holds_no_more_than_one_entry_and_one_piece() -> None:
         reader.put((content * 2)[start % len(content) :][:700])
         list(iter(reader.take, None))
         assert len(reader._held) <= 1032 + 700
+
+
+def test_bytes_made_of_marks_that_each_claim_megabytes_are_searched_in_bounded_time() -> None:
+    """4 MiB that claim a megabyte at every 32nd byte would take 130 GB of checksums."""
+    claim = HEAD.pack(MARK, 0, 1 << 20, 1, 1, 1)
+    sound = Entry(b"[]", 1, 1, 1)
+    reader = EntryReader(SEED, OFFSET)
+    began = time.process_time()
+    for _ in range(16):
+        reader.put(claim * (256 * 1024 // len(claim)))
+        while isinstance(reader.take(), Searching):
+            pass
+    reader.put(packed(sound, SEED))
+    reader.end()
+    found = [one for one in iter(reader.take, None) if not isinstance(one, Searching)]
+    assert found == [Damage(OFFSET, OFFSET + (4 << 20)), sound]
+    assert time.process_time() - began < 5
+
+
+def test_a_long_search_gives_a_sign_of_life() -> None:
+    reader = EntryReader(SEED)
+    reader.put(MARK * 100_000)
+    reader.end()
+    signs = list(iter(reader.take, None))
+    assert len(signs) > 20
+    assert set(signs) == {Searching.SEARCHING}

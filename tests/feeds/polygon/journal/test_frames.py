@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 
+from ingestor.bounds import MAX_TIME_NS
 from ingestor.errors import NoDataError
 from ingestor.feeds.polygon.journal.compress import compress
 from ingestor.feeds.polygon.journal.format import Entry, Header, Market
 from ingestor.feeds.polygon.journal.frames import READ_BYTES, SegmentFrames
-from ingestor.feeds.polygon.journal.progress import JournalProgress
+from ingestor.feeds.polygon.journal.progress import MAX_DAMAGES_TOLD, JournalProgress
 from ingestor.feeds.polygon.journal.segments import list_segments
 from tests.feeds.polygon.journal.tapes import HEADER, entries, segment
 
@@ -85,3 +89,56 @@ def test_a_file_that_is_gone_is_no_damage_but_missing(tmp_path: Path) -> None:
     headers: list[Header] = []
     with pytest.raises(NoDataError, match="cannot be opened"):
         list(SegmentFrames(one, JournalProgress(), headers.append).entries())
+
+
+def test_a_frame_received_at_an_impossible_time_costs_itself(tmp_path: Path) -> None:
+    last = FRAMES[2]._replace(recv_ns=MAX_TIME_NS)
+    frames = [FRAMES[0], FRAMES[1]._replace(recv_ns=MAX_TIME_NS + 1), last]
+    reading = Reading(tmp_path, segment(frames))
+    assert reading.frames == [FRAMES[0], last]
+    assert reading.progress.damages == 1
+    assert "frame 1 was received after the year 2262" in str(reading.progress.damaged)
+
+
+def test_a_compressed_file_that_asks_for_a_window_of_two_gibibytes_is_damaged(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "stocks-20251216-000001.journal.zst"
+    compressor = zstandard.ZstdCompressor().compressobj()
+    data = bytearray(compressor.compress(segment(FRAMES[:1])) + compressor.flush())
+    data[5] = (31 - 10) << 3
+    path.write_bytes(data)
+    (one,) = list_segments(tmp_path, Market.STOCKS)
+    progress = JournalProgress()
+    headers: list[Header] = []
+    list(SegmentFrames(one, progress, headers.append).entries())
+    assert progress.damages == 1
+    assert re.search("window|memory", str(progress.damaged))
+
+
+def test_a_compressed_file_of_two_hundred_megabytes_of_nothing_takes_little_memory(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "stocks-20251216-000001.journal.zst"
+    path.write_bytes(zstandard.compress(segment(FRAMES[:1]) + bytes(200 << 20)))
+    (one,) = list_segments(tmp_path, Market.STOCKS)
+    headers: list[Header] = []
+    tracemalloc.start()
+    found = list(SegmentFrames(one, JournalProgress(), headers.append).entries())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[0] == FRAMES[0]
+    assert found.count(None) > 500
+    assert peak_bytes < 4 << 20
+
+
+def test_damages_beyond_a_hundred_are_counted_and_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = entries([(b"[]", number, 1) for number in range(600)])
+    data = bytearray(segment(frames))
+    for at in range(44 + 4, len(data) - 40, 2 * (32 + 2)):
+        data[at] ^= 1
+    reading = Reading(tmp_path, bytes(data))
+    assert reading.progress.damages == 300
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == MAX_DAMAGES_TOLD

@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
-import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ingestor.clock import new_york_ns
-from ingestor.errors import ConfigurationError
+from ingestor.errors import BadDataError, ConfigurationError
+from ingestor.feeds.polygon.journal import recorder as recorder_module
 from ingestor.feeds.polygon.journal import writer as writer_module
+from ingestor.feeds.polygon.journal.feed import JournalFeed
 from ingestor.feeds.polygon.journal.format import (
     MAX_PAYLOAD_BYTES,
     Entry,
@@ -29,14 +30,16 @@ from ingestor.units import NS_PER_S
 from tests.feeds.polygon.journal.tapes import (
     DAY,
     OPEN_NS,
+    Received,
     content_of,
     entries,
     record,
     stock_frames,
     unpacked,
+    unpacked_as_far_as_whole,
+    wait_until,
 )
 
-PATIENCE_S = 20
 MIDNIGHT_NS = new_york_ns(DAY + dt.timedelta(days=1), dt.time(0))
 
 
@@ -55,13 +58,6 @@ def contents(
 
 def all_entries(directory: Path) -> list[Entry]:
     return [entry for _, _, held in contents(directory) for entry in held]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def until_compressed(writer: JournalWriter, directory: Path, number: int = 1) -> None:
@@ -228,23 +224,108 @@ def test_nothing_starts_before_the_first_frame(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_disk_that_refuses_ends_the_recording_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     writer = JournalWriter(folder, "stocks")
-    (folder / "stocks.lock").unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
+    writer.append(b"[1]", OPEN_NS, 1)
+    writer.close()
+    assert [entry.payload for entry in all_entries(folder)] == [b"[1]"]
+
+
+def test_frames_wait_for_a_disk_that_refuses_and_are_written_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
+    folder = tmp_path / "journal"
+    writer = JournalWriter(folder, "stocks")
+    shutil.rmtree(folder)
+    folder.touch()
+    told: list[str] = []
+    for number in range(3):
+        writer.append(b"[%d]" % number, OPEN_NS + number, 1)
+        told += writer.tick(OPEN_NS) or ()
+    wait_until(lambda: writer.failure is not None)
+    folder.unlink()
+    wait_until(lambda: writer.failure is None)
+    told += writer.tick(OPEN_NS) or ()
+    writer.close()
+    assert [entry.payload for entry in all_entries(folder)] == [b"[0]", b"[1]", b"[2]"]
+    assert writer.counts.lost == 0
+    assert "cannot be written" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (lambda path: path.unlink(), "was removed"),
+        (lambda path: path.rename(path.with_suffix(".old")), "was renamed"),
+        (lambda path: os.truncate(path, 100), "has 100 bytes"),
+        (lambda path: os.truncate(path, 0), "has 0 bytes"),
+        (lambda path: path.write_bytes(b"x" * 9999), "has 9999 bytes"),
+        (lambda path: Path(shutil.copy(path, f"{path}.x")).replace(path), "was replaced"),
+        (lambda path: shutil.rmtree(path.parent), "was removed"),
+    ],
+)
+def test_frames_go_on_in_a_new_file_when_theirs_is_removed_renamed_or_cut(
+    tmp_path: Path, harm: Callable[[Path], object], what: str
+) -> None:
+    """Every frame after the harm is there, of those before it what the harm left."""
+    folder = tmp_path / "journal"
+    writer = JournalWriter(folder, "stocks")
+    frames = stock_frames(60)
+    told: list[str] = []
+
+    def take(some: Sequence[Received]) -> None:
+        for received in some:
+            writer.append(*received)
+        told.extend(writer.tick(OPEN_NS) or ())
+        wait_until(lambda: writer._recorder.backlog_bytes == 0)
+
+    take(frames[:20])
+    (active,) = folder.glob("*.journal")
+    harm(active)
+    take(frames[20:40])
+    take(frames[40:])
+    writer.tick(OPEN_NS)
+    writer.close()
+    assert any(f"{active} {what}" in text for text in told)
+    found = {
+        entry.number: entry.payload
+        for one in list_segments(folder, Market.STOCKS)
+        for entry in unpacked_as_far_as_whole(content_of(one))
+    }
+    assert [found.get(number) for number in range(20, 60)] == [data for data, _, _ in frames[20:]]
+    feed = JournalFeed(directory=folder, market=Market.STOCKS)
+    with suppress(BadDataError):
+        list(feed.blocks())
+    missing = feed.progress.skipped.get("frame_not_in_journal", 0)
+    assert feed.progress.frames + missing == 60
+
+
+def test_a_file_that_is_gone_is_noticed_by_a_tick_without_a_frame(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, "stocks")
     writer.append(b"[1]", OPEN_NS, 1)
     writer.tick(OPEN_NS)
-    wait_until(lambda: writer.failure is not None)
-    writer.append(b"[2]", OPEN_NS, 1)
-    writer.tick(OPEN_NS + NS_PER_S)
+    wait_until(lambda: writer._recorder.backlog_bytes == 0)
+    next(tmp_path.glob("*.journal")).unlink()
+    told: list[str] = []
+
+    def is_told() -> bool:
+        told.extend(writer.tick(OPEN_NS) or ())
+        return bool(told)
+
+    wait_until(is_told)
+    assert "was removed: the recording goes on in a new file" in told[0]
     writer.close()
-    assert writer.counts.lost == 1
-    (said,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert "is not written any more, the feed goes on without" in said.getMessage()
-    assert str(folder) in said.getMessage()
+
+
+def test_a_clock_that_steps_by_days_takes_the_date_with_it_both_ways(tmp_path: Path) -> None:
+    day_ns = 24 * 3600 * NS_PER_S
+    times = [OPEN_NS, OPEN_NS + 3 * day_ns, OPEN_NS + 1, OPEN_NS - 400 * day_ns, OPEN_NS + 2]
+    record(tmp_path, "stocks", [(b"[]", recv_ns, 1) for recv_ns in times])
+    assert [name for name, _, _ in contents(tmp_path)] == ["11-1", "16-1", "16-2", "16-3", "19-1"]
+    assert sorted(entry.number for entry in all_entries(tmp_path)) == list(range(5))
 
 
 FULL_DISK_PROGRAM = """
