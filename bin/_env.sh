@@ -63,3 +63,12 @@ run() {
     need run
     exec "$venv/bin/python" -P -m "$@"
 }
+
+# As `run`, for a program that begins with run_program. Python shows a traceback for a signal that
+# comes while it starts: they are blocked until the program lets them in, as its first act.
+run_from_first_line() {
+    need run
+    local block=(env --block-signal=INT,TERM,HUP)
+    "${block[@]}" true 2>/dev/null || block=() # GNU coreutils before 8.31, BusyBox
+    exec "${block[@]}" "$venv/bin/python" -P -m "$@"
+}

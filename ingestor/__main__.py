@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from ingestor.live_cli import live_main
+from ingestor.runtime.signals import run_program
 
 if __name__ == "__main__":
-    sys.exit(live_main())
+    run_program("ingestor-live", "ingestor.live_cli", "live_main")

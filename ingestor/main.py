@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import ingestor.one_thread  # noqa: F401 (before NumPy)
-from ingestor.live_cli import live_main
+from ingestor.runtime.signals import run_program
 
 if __name__ == "__main__":
-    sys.exit(live_main())
+    run_program("ingestor-live", "ingestor.live_cli", "live_main")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter as Tally
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from ingestor.errors import ExitCode
 from ingestor.runtime.feed_place import FeedReport
 from ingestor.runtime.publisher_process import PublisherReport
 from ingestor.runtime.run import RunReport
+from ingestor.runtime.signals import EXIT_BASE, noted
 from ingestor.summary import Details, FeedSummary, LiveSummary, Summary
 
 
@@ -37,6 +39,7 @@ def live_outcome(report: RunReport) -> RunOutcome:
             gaps=feed.gaps,
             reconnects=feed.reconnects,
             unrecorded=feed.unrecorded,
+            undelivered=feed.undelivered,
         )
         for name, feed in report.feeds.items()
     }
@@ -58,6 +61,8 @@ def _summary(report: RunReport) -> Summary:
     published = report.publisher
     return Summary(
         published=published.published,
+        not_stored=max(report.handed_on - published.published - published.unknown, 0),
+        unknown=published.unknown,
         by_subject=published.by_subject,
         skipped=sum(_skipped(report).values()),
         late=sum(feed.late for feed in report.feeds.values()),
@@ -82,13 +87,14 @@ def _skipped(report: RunReport) -> dict[str, int]:
 
 
 def _ending(report: RunReport) -> tuple[str | None, int]:
-    """Return the sentence and exit code: a failure first, then bad input, then a signal."""
-    if report.failure is not None:
-        return report.failure.sentence, report.failure.exit_code
+    """Return the sentence and exit code: of the signal or the failure, whichever came first."""
     parts: list[PublisherReport | FeedReport] = [report.publisher, *report.feeds.values()]
-    for part in parts:
-        if part.exit_code:
-            return part.error, part.exit_code
-    if report.signal_number is not None:
-        return "stopped before the end", 128 + report.signal_number
-    return None, ExitCode.OK
+    broken = [(part.error, part.exit_code) for part in parts if part.exit_code]
+    if report.failure is not None:
+        broken.insert(0, (report.failure.sentence, report.failure.exit_code))
+    number = report.signal_number or next(iter(noted()), None)
+    if number is not None and (report.stopped_first or not broken):
+        stopped = f"{signal.Signals(number).name}: stopped before the end"
+        also = f"; also: {broken[0][0]}" if broken else ""
+        return stopped + also, EXIT_BASE + number
+    return broken[0] if broken else (None, ExitCode.OK)

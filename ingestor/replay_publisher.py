@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that is heavy, so that signals are heard from the start
+    from ingestor.runtime.signals import run_program
+
+    run_program("ingestor-replay", "ingestor.cli", "replay_main")
+
 import datetime as dt
 import logging
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor.config.schema import Config
+from ingestor.errors import ExitCode
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
 from ingestor.outcome import RunOutcome, replay_outcome
@@ -23,7 +27,7 @@ from ingestor.runtime.embedded_server import local_server
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress import tell_replay
-from ingestor.runtime.run import PublishPlan, RunPlan, run
+from ingestor.runtime.run import PublishPlan, RunPlan, run, watching
 from ingestor.sim.sample_day import write_sample_day
 from ingestor.units import NS_PER_S
 
@@ -55,7 +59,8 @@ class ReplayPublisher:
                 Pacer(speed, gap_ns) if speed else None,
             )
             whole = RunPlan(feeds, plan, tell_replay, metrics=metrics)
-            report = run(whole, self._config.process, self._config.log, server.problem)
+            watch = watching((ExitCode.EMBEDDED_SERVER, server.problem))
+            report = run(whole, self._config.process, self._config.log, watch)
         return replay_outcome(report)
 
     def _data_dir(self) -> Path:
@@ -71,14 +76,3 @@ def _sample_day() -> Path:
         log.info("there is no data: making a sample day in %s", DEMO_DIR)
         write_sample_day(DEMO_DIR, DEMO_DATE)
     return DEMO_DIR
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    from ingestor.cli import replay_main  # noqa: PLC0415  (the command line lies above this)
-
-    return replay_main(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

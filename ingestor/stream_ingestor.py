@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError
+from ingestor.errors import ConfigurationError, ExitCode
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher
@@ -23,7 +23,7 @@ from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
-from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run
+from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the options' process reads the price in their row of the counters."""
@@ -60,7 +60,10 @@ class StreamIngestor:
                 RunPlan(feeds, publish, tell_live, self._run_s(), metrics),
                 self._config.process,
                 self._config.log,
-                lambda: server.problem() or vendor.problem(),
+                watching(
+                    (ExitCode.EMBEDDED_SERVER, server.problem),
+                    (ExitCode.CHILD_FAILED, vendor.problem),
+                ),
             )
         return live_outcome(report)
 

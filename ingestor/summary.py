@@ -11,9 +11,15 @@ from ingestor.units import NS_PER_US
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run published. Only acknowledged events count; times are ns UTC."""
+    """What a run published. Only acknowledged events count; times are ns UTC.
+
+    Of the events that feeds handed on, `not_stored` are not in the stream, and of `unknown` nobody
+    knows: they were sent, and the end came before the server's answer.
+    """
 
     published: int = 0
+    not_stored: int = 0
+    unknown: int = 0
     by_subject: dict[str, int] = {}
     skipped: int = 0
     late: int = 0
@@ -36,6 +42,7 @@ class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
     gaps: int = 0
     reconnects: int = 0
     unrecorded: int = 0
+    undelivered: int = 0
 
 
 class LiveSummary(Summary, frozen=True, kw_only=True):
@@ -73,6 +80,7 @@ def as_text(summary: Summary, details: Details) -> str:
     if summary.first_seq is not None:
         place = f"sequences {summary.first_seq:,} to {summary.last_seq:,}"
         lines.append(f"stream        {summary.stream}, {place} ({summary.publish_mode})")
+    lines += _left(summary)
     lines.append(_oddities(summary, details))
     if isinstance(summary, LiveSummary):
         lines += [_feed_line(name, feed) for name, feed in summary.feeds.items()]
@@ -87,6 +95,16 @@ def _headline(summary: Summary) -> str:
     return f"published     {summary.published:,} events in {rate}"
 
 
+def _left(summary: Summary) -> list[str]:
+    what = "handed on by the feeds" if isinstance(summary, LiveSummary) else "read ahead"
+    lines = []
+    if summary.not_stored:
+        lines.append(f"not stored    {summary.not_stored:,} events that were {what}")
+    if summary.unknown:
+        lines.append(f"unknown       {summary.unknown:,} events were sent and not answered for")
+    return lines
+
+
 def _oddities(summary: Summary, details: Details) -> str:
     causes = ", ".join(f"{cause} {count:,}" for cause, count in details.skipped_by_cause.items())
     skipped = f"{summary.skipped:,} skipped" + (f" ({causes})" if causes else "")
@@ -99,5 +117,8 @@ def _feed_line(name: str, feed: FeedSummary) -> str:
     dropped = f"{feed.dropped_trades:,} trades and {feed.dropped_quotes:,} quotes dropped"
     connections = f"{feed.gaps:,} gaps, {feed.reconnects:,} reconnects"
     line = f"{name:<14}{feed.records:,} events, {dropped}, {connections}"
-    lost = f", {feed.unrecorded:,} messages not recorded"
-    return line + lost if feed.unrecorded else line
+    if feed.undelivered:
+        line += f", {feed.undelivered:,} not handed on before the stop"
+    if feed.unrecorded:
+        line += f", {feed.unrecorded:,} messages not recorded"
+    return line

@@ -5,9 +5,13 @@ Run it as ``python -m ingestor.test_stream``.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that is heavy, so that signals are heard from the start
+    from ingestor.runtime.signals import run_program
+
+    run_program("ingestor.test_stream", "ingestor.test_stream", "main")
+
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
@@ -149,7 +153,3 @@ def report(findings: Findings) -> str:
     else:
         lines.append("violations none")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

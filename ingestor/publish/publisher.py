@@ -186,11 +186,11 @@ class Publisher:
                     self._silence_s,
                 )
 
-    async def close(self) -> PublishReport:
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> PublishReport:
         """End the batch and the connection in bounded time; say what is stored for certain.
 
         `flush` is what says that all is stored: this drops rows that were handed over and not
-        sent, waits only `CLOSE_TIMEOUT_S` for acknowledgements, and raises nothing.
+        sent, waits only `timeout_s` for acknowledgements, and raises nothing.
         """
         statuses = asyncio.create_task(self.statuses.close())
         if self._keeper is not None:
@@ -198,7 +198,7 @@ class Publisher:
             await asyncio.wait({self._keeper})
             self._books.drop_unsent()
             with contextlib.suppress(TimeoutError, IngestorError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                async with asyncio.timeout(timeout_s):
                     await self.flush()
         self._stop_timer()
         await statuses
@@ -401,8 +401,7 @@ class Publisher:
         return 0.0 if self._stuck_since_s is None else _now_s() - self._stuck_since_s
 
     def _given_up(self) -> IngestorError:
-        servers, rows = self._connection.servers, self._books.unstored_rows
-        left = f"for {self._give_up_after_s:g} s; {rows} rows are not stored"
+        servers, left = self._connection.servers, f"for {self._give_up_after_s:g} s"
         if not self._connection.up:
             return NatsUnreachableError(f"no NATS server has answered at {servers} {left}")
         reason = f" ({self._reason})" if self._reason else ""

@@ -25,6 +25,7 @@ import msgspec
 from ingestor import log as logs
 from ingestor.errors import ExitCode, IngestorError
 from ingestor.runtime.heap import keep_freed_memory
+from ingestor.runtime.signals import WANTED
 
 _FORK: Final = multiprocessing.get_context("fork")
 _PR_SET_PDEATHSIG: Final = 1
@@ -129,8 +130,8 @@ def _outcome_of(plan: ChildPlan) -> Outcome:
 
 def _arrange_with_the_kernel(parent_pid: int) -> None:
     """Signals are the supervisor's business, its death is ours, and sleeps end on time."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in WANTED:
+        signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS)

@@ -25,7 +25,7 @@ class Counter(IntEnum):
     BYTES_READ = 2
     """Bytes on disk read so far; of a live feed, bytes received."""
     RECORDS = 3
-    """Records a feed put in its ring, or rows the publisher sent."""
+    """Records a feed put in its ring, or rows that the publisher was handed."""
     SKIPPED = 4
     """Records left out because they make no sense."""
     LATE = 5
@@ -60,14 +60,20 @@ class Counter(IntEnum):
     """Statuses of feeds that the server refused, or that were dropped while it was away."""
     UNRECORDED = 20
     """Messages of the vendor that the journal did not take."""
+    HELD = 21
+    """Records that wait in a live feed for room in its ring."""
+    UNDELIVERED = 22
+    """Records that a live feed had not handed on when the run was to stop."""
 
 
-GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED})
+GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
 """Columns that tell how something is now, as times and prices do too; all others only grow."""
 
 
 STOP_NOTHING: Final = 0
 STOP_ORDERLY: Final = 1
+STOP_GIVE_UP: Final = 2
+"""Stop, and wait for no server: it is gone for good."""
 
 
 class CounterTable:
@@ -89,9 +95,14 @@ class CounterTable:
         """Whether the supervisor has asked everybody to stop in order."""
         return bool(self._stop[0] != STOP_NOTHING)
 
-    def stop(self) -> None:
+    @property
+    def giving_up(self) -> bool:
+        """Whether it is known that nothing can be published any more."""
+        return bool(self._stop[0] == STOP_GIVE_UP)
+
+    def stop(self, *, give_up: bool = False) -> None:
         """Ask everybody to stop in order."""
-        self._stop[0] = STOP_ORDERLY
+        self._stop[0] = STOP_GIVE_UP if give_up else STOP_ORDERLY
 
 
 class CounterRow:

@@ -30,7 +30,8 @@ SYMBOLS_SHARE: Final = 4
 class FeedReport(msgspec.Struct, frozen=True):
     """What a feed did: records handed on, skipped by cause, late; and what it broke on, if so.
 
-    What is lost and how often a connection was made anew is of live feeds only.
+    What is lost and how often a connection was made anew is of live feeds only; `undelivered`
+    are records that had not been handed on when the run was to stop, or when the process ended.
     """
 
     records: int = 0
@@ -43,6 +44,26 @@ class FeedReport(msgspec.Struct, frozen=True):
     gaps: int = 0
     reconnects: int = 0
     unrecorded: int = 0
+    undelivered: int = 0
+
+
+UNKNOWN_CAUSE: Final = "of a process that is gone"
+
+
+def counted_of_feed(row: CounterRow) -> FeedReport:
+    """Return the report of a feed that ended without: what it had counted."""
+    skipped = row[Counter.SKIPPED]
+    return FeedReport(
+        records=row[Counter.RECORDS],
+        skipped={UNKNOWN_CAUSE: skipped} if skipped else {},
+        late=row[Counter.LATE],
+        dropped_trades=row[Counter.DROPPED_TRADES],
+        dropped_quotes=row[Counter.DROPPED_QUOTES],
+        gaps=row[Counter.GAPS],
+        reconnects=row[Counter.RECONNECTS],
+        unrecorded=row[Counter.UNRECORDED],
+        undelivered=max(row[Counter.UNDELIVERED], row[Counter.HELD]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

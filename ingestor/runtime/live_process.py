@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import msgspec
 import uvloop
 
 from ingestor.blocks import Block
@@ -16,7 +17,13 @@ from ingestor.feed_status import FeedStatus
 from ingestor.feeds.polygon.journal.writer import JournalCounts
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
 from ingestor.runtime.counters import Counter, CounterRow
-from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
+from ingestor.runtime.feed_place import (
+    FeedMain,
+    FeedPlace,
+    FeedReport,
+    RingWriter,
+    counted_of_feed,
+)
 
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
@@ -91,17 +98,8 @@ class LiveProcess:
         finally:
             if self._journal is not None:
                 self._journal.close()
-        counts = self._outlet.counts
-        return FeedReport(
-            records=self._place.row[Counter.RECORDS],
-            skipped=dict(counts.skipped),
-            late=counts.late,
-            dropped_trades=counts.dropped_trades,
-            dropped_quotes=counts.dropped_quotes,
-            gaps=counts.gaps,
-            reconnects=counts.reconnects,
-            unrecorded=self._place.row[Counter.UNRECORDED],
-        )
+        counted = counted_of_feed(self._place.row)
+        return msgspec.structs.replace(counted, skipped=dict(self._outlet.counts.skipped))
 
 
 def streams(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
@@ -119,3 +117,5 @@ def _show(counts: FeedCounts, row: CounterRow) -> None:
     row[Counter.GAPS] = counts.gaps
     row[Counter.DROPPED_TRADES] = counts.dropped_trades
     row[Counter.DROPPED_QUOTES] = counts.dropped_quotes
+    row[Counter.HELD] = counts.backlog_rows
+    row[Counter.UNDELIVERED] = counts.undelivered

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,11 +19,11 @@ import numpy as np
 import uvloop
 
 from ingestor.blocks import Block, Runs
-from ingestor.errors import IngestorError
+from ingestor.errors import IngestorError, NatsUnreachableError
 from ingestor.feed_status import FeedStatus
 from ingestor.merge.lateness import LatenessHistogram
 from ingestor.merge.pace import Pacer
-from ingestor.publish.publisher import Publisher, PublishReport
+from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
@@ -37,8 +37,12 @@ IDLE_S: Final = 0.5
 LOOP_TIMER_ERROR_NS: Final = 2_000_000
 """An event loop's timer counts milliseconds; the last two are slept exactly, and block nothing
 that cannot wait so long."""
-FLUSH_SHARE_OF_STOP: Final = 0.8
-"""An orderly stop gives the server this much of its time to acknowledge what is under way."""
+STALLED_S: Final = 3.0
+"""An orderly stop goes on while the server stores something at least this often."""
+CLOSE_S: Final = 6.0
+"""What closing takes at the most, of the time that an orderly stop may take."""
+HOPELESS_FLUSH_S: Final = 0.5
+"""How long closing waits for answers of a server that has given none for long."""
 
 
 class Merge(Protocol):
@@ -67,9 +71,13 @@ class Merge(Protocol):
 
 
 class PublisherReport(msgspec.Struct, frozen=True):
-    """What was published: acknowledged rows only, by subject; times in ns, sequences or None."""
+    """What was published: acknowledged rows only, by subject; times in ns, sequences or None.
+
+    `unknown` rows were handed to the server, which has not told whether it stored them.
+    """
 
     published: int = 0
+    unknown: int = 0
     by_subject: dict[str, int] = {}
     messages: int = 0
     elapsed_s: float = 0.0
@@ -85,6 +93,18 @@ class PublisherReport(msgspec.Struct, frozen=True):
     late_p99_ns: int | None = None
     error: str | None = None
     exit_code: int = 0
+
+
+def counted_of_publisher(row: CounterRow) -> PublisherReport:
+    """Return the report of a publisher that ended without: what it had counted."""
+    published = row[Counter.PUBLISHED]
+    return PublisherReport(
+        published=published,
+        unknown=max(row[Counter.RECORDS] - published, 0),
+        messages=row[Counter.MESSAGES],
+        reconnects=row[Counter.RECONNECTS],
+        statuses=row[Counter.STATUSES],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +170,7 @@ class PublisherProcess:
         self._stop_s = stop_s
         self._span = _Span()
         self._lateness = LatenessHistogram()
+        self._asking = False
 
     def run(self) -> PublisherReport:
         """Run on a new uvloop loop; a failure is in the report, beside what was published."""
@@ -158,31 +179,29 @@ class PublisherProcess:
     async def _run(self) -> PublisherReport:
         self._doorbell.listen(asyncio.get_running_loop())
         heart = asyncio.create_task(self._beat())
+        work = asyncio.create_task(self._work())
+        watch = asyncio.create_task(self._cancel_hopeless(work))
         error: IngestorError | None = None
         try:
-            await self._publish_all()
+            await work
         except IngestorError as broken:
             error = broken
+        except asyncio.CancelledError:
+            error = NatsUnreachableError(
+                "the orderly stop did not wait any longer for the server to store what was sent"
+            )
+        watch.cancel()
         finished_ns = time.monotonic_ns()
         try:
-            report = await self._publisher.close()
+            timeout_s = CLOSE_TIMEOUT_S if error is None else HOPELESS_FLUSH_S
+            report = await self._publisher.close(timeout_s)
         finally:
             heart.cancel()
         self._count()
         return self._report(report, finished_ns, error)
 
-    async def _publish_all(self) -> None:
-        await self._publisher.open()
-        work = asyncio.create_task(self._work())
-        watch = asyncio.create_task(self._cancel_late(work))
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise IngestorError("the orderly stop ran out of time before all was stored") from None
-        finally:
-            watch.cancel()
-
     async def _work(self) -> None:
+        await self._asked(self._publisher.open())
         while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
@@ -190,7 +209,27 @@ class PublisherProcess:
                 await self._send(runs)
             elif not taken:
                 await (asyncio.sleep(0) if self._spins else self._doorbell.wait(IDLE_S))
-        await self._publisher.flush()
+        await self._asked(self._publisher.flush())
+
+    async def _asked(self, answer: Awaitable[None]) -> None:
+        """Wait for the server."""
+        self._asking = True
+        await answer
+        self._asking = False
+
+    async def _cancel_hopeless(self, work: asyncio.Task[None]) -> None:
+        """End an orderly stop in which the server stores nothing more, or too slowly."""
+        while not self._table.stopping:
+            await asyncio.sleep(HEARTBEAT_S)
+        now_s = progress_s = time.monotonic()
+        end_s = now_s + max(self._stop_s - CLOSE_S, self._stop_s / 2)
+        stored = self._publisher.acked_rows
+        while now_s < min(end_s, progress_s + STALLED_S) and not self._table.giving_up:
+            await asyncio.sleep(HEARTBEAT_S)
+            now_s = time.monotonic()
+            if not self._asking or self._publisher.acked_rows != stored:
+                stored, progress_s = self._publisher.acked_rows, now_s
+        work.cancel()
 
     def _is_over(self) -> bool:
         return self._table.stopping and not (self._drains and self._may_come())
@@ -199,12 +238,6 @@ class PublisherProcess:
         """Whether a feed is running or a ring holds something."""
         ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inlets))]
         return not all(ended) or any(inlet.ring.used_bytes for inlet in self._inlets)
-
-    async def _cancel_late(self, work: asyncio.Task[None]) -> None:
-        while not self._table.stopping:
-            await asyncio.sleep(HEARTBEAT_S)
-        await asyncio.sleep(self._stop_s * FLUSH_SHARE_OF_STOP)
-        work.cancel()
 
     def _take(self) -> bool:
         """Move messages from rings to merge as far as it has room; True if any moved."""
@@ -241,9 +274,11 @@ class PublisherProcess:
             done = ready
 
     async def _hand_over(self, runs: Runs) -> None:
-        await self._publisher.send(runs)
-        self._span.cover(runs)
+        # Counted before: of a send that is cut short nobody knows what is stored.
         self._row.add(Counter.RECORDS, len(runs))
+        self._span.cover(runs)
+        await self._asked(self._publisher.send(runs))
+        self._row[Counter.PUBLISHED] = self._publisher.acked_rows
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _sleep_until(self, due_ns: int) -> bool:
@@ -279,6 +314,7 @@ class PublisherProcess:
         started_ns = self._span.started_ns or finished_ns
         return PublisherReport(
             published=published,
+            unknown=self._publisher.unacked_rows,
             by_subject=report.rows_by_subject,
             messages=report.messages,
             elapsed_s=(finished_ns - started_ns) / NS_PER_S,

@@ -15,14 +15,15 @@ import msgspec
 
 from ingestor.blocks import Source
 from ingestor.config.schema import Log, Process
+from ingestor.errors import ExitCode
 from ingestor.merge.pace import Pacer
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.child import ChildPlan, Outcome, pin
-from ingestor.runtime.counters import CounterRow, CounterTable
-from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, counted_of_feed
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.publisher_process import (
     Flow,
@@ -30,10 +31,11 @@ from ingestor.runtime.publisher_process import (
     Merge,
     PublisherProcess,
     PublisherReport,
+    counted_of_publisher,
 )
 from ingestor.runtime.run_view import RunView
 from ingestor.runtime.status_board import StatusBoard
-from ingestor.runtime.supervisor import Failure, Limits, Supervisor
+from ingestor.runtime.supervisor import Failure, Limits, RunResult, Supervisor
 
 PUBLISHER: Final = "publisher"
 
@@ -89,16 +91,37 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What every process reported, the first failure and the exit code of a stop by signal."""
+    """What every process reported, the first failure, and the signal that stopped the run.
+
+    Of a process that ended without a report there is what it had counted. `handed_on` are the rows
+    that feeds put in their rings. `stopped_first` says that the signal came before the failure.
+    """
 
     publisher: PublisherReport
     feeds: dict[str, FeedReport] = field(default_factory=dict)
     failure: Failure | None = None
     signal_number: int | None = None
+    stopped_first: bool = False
+    handed_on: int = 0
 
 
-def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | None]) -> RunReport:
-    """Run all processes to the end; `watch` may return a sentence that stops the run."""
+Watch = Callable[[], Failure | None]
+
+
+def watching(*problems: tuple[ExitCode, Callable[[], str | None]]) -> Watch:
+    """Return what finds the first problem there is, as the failure with its exit code."""
+
+    def watch() -> Failure | None:
+        for exit_code, problem in problems:
+            if (sentence := problem()) is not None:
+                return Failure(exit_code, sentence)
+        return None
+
+    return watch
+
+
+def run(plan: RunPlan, process: Process, log: Log, watch: Watch) -> RunReport:
+    """Run all processes to the end; a failure that `watch` returns stops the run."""
     pin(process.supervisor_cpus)
     feeds = plan.feeds
     table = CounterTable(len(feeds) + (1 if plan.metrics is None else 2))
@@ -117,7 +140,7 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | Non
     named = [(feed.name, table.row(index)) for index, feed in enumerate(feeds)]
     progress = plan.progress(named, table.row(len(feeds)), log.progress_s)
 
-    def tick() -> str | None:
+    def tick() -> Failure | None:
         progress.tick()
         return watch()
 
@@ -127,11 +150,24 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Callable[[], str | Non
     finally:
         progress.close()
         doorbell.close()
+    return _report(result, named, table.row(len(feeds)))
+
+
+def _report(
+    result: RunResult, feeds: Sequence[tuple[str, CounterRow]], publisher: CounterRow
+) -> RunReport:
+    by_name = {
+        name: _decoded(result.outcomes.get(name), FeedReport) or counted_of_feed(row)
+        for name, row in feeds
+    }
     return RunReport(
-        _decoded(result.outcomes.get(PUBLISHER), PublisherReport),
-        {feed.name: _decoded(result.outcomes.get(feed.name), FeedReport) for feed in feeds},
+        _decoded(result.outcomes.get(PUBLISHER), PublisherReport)
+        or counted_of_publisher(publisher),
+        by_name,
         result.failure,
         result.stopped_by,
+        result.stopped_first,
+        sum(row[Counter.RECORDS] for _, row in feeds),
     )
 
 
@@ -176,8 +212,8 @@ def _metrics_child(
     return ChildPlan(METRICS, lambda: serve(plan, view, table), log_level=log.level, optional=True)
 
 
-def _decoded(outcome: Outcome | None, kind: type[_Report]) -> _Report:
-    """Return a process's report; an empty one where it ended without."""
+def _decoded(outcome: Outcome | None, kind: type[_Report]) -> _Report | None:
+    """Return a process's report; None where it ended without."""
     if outcome is None or bytes(outcome.report) == b"null":
-        return kind()
+        return None
     return msgspec.json.decode(outcome.report, type=kind)

@@ -53,9 +53,12 @@ class Handover:
         return True
 
     def give_up(self, now_ns: int) -> None:
-        """Drop what is still held, and tell."""
-        self._backlog.give_up()
+        """Drop what is still held, and tell: the end has come first, the backlog is not full."""
         self._tell_losses(now_ns)
+        self._backlog.give_up()
+        losses = self._backlog.take_losses()
+        if losses is not None:
+            self._herald.undelivered(losses, now_ns)
 
     def _hold(self, records: Records) -> None:
         was_losing = self._backlog.losing

@@ -99,9 +99,15 @@ class Herald:
         """The pipeline follows again, after so much was given up."""
         self._totals.dropped_trades += losses.trades
         self._totals.dropped_quotes += losses.quotes
-        text = (
-            f"{losses.trades} trades and {losses.quotes} quotes were dropped: the backlog was full"
-        )
+        self._tell_losses(losses, "dropped: the backlog was full", at_ns)
+
+    def undelivered(self, losses: Losses, at_ns: int) -> None:
+        """So much was not handed on when the feed was to stop."""
+        self._totals.undelivered += losses.trades + losses.quotes
+        self._tell_losses(losses, "not handed on before the stop", at_ns)
+
+    def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
+        text = f"{losses.trades} trades and {losses.quotes} quotes were {what}"
         log.error("%s: %s", self._feed, text)
         self._tell(
             FeedStatus(

@@ -30,6 +30,7 @@ class FeedCounts:
         alarms: Refusals, missing acknowledgements and the like.
         dropped_trades: Records dropped since the outlet was full for too long.
         dropped_quotes: As `dropped_trades`.
+        undelivered: Records that the outlet had not taken when the feed was to stop.
         statuses: Statuses that the outlet has taken.
         dropped_statuses: Statuses that it did not take in time.
         backlog_rows: Records that wait for the outlet now.
@@ -51,6 +52,7 @@ class FeedCounts:
     alarms: int = 0
     dropped_trades: int = 0
     dropped_quotes: int = 0
+    undelivered: int = 0
     statuses: int = 0
     dropped_statuses: int = 0
     backlog_rows: int = 0

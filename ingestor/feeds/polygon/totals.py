@@ -25,6 +25,7 @@ class Totals:
     alarms: int = 0
     dropped_trades: int = 0
     dropped_quotes: int = 0
+    undelivered: int = 0
     statuses: int = 0
     dropped_statuses: int = 0
     last_event_ns: int = 0
@@ -54,6 +55,7 @@ class Totals:
             alarms=self.alarms,
             dropped_trades=self.dropped_trades,
             dropped_quotes=self.dropped_quotes,
+            undelivered=self.undelivered,
             statuses=self.statuses,
             dropped_statuses=self.dropped_statuses,
             backlog_rows=backlog_rows,

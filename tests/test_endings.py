@@ -1,0 +1,165 @@
+"""A signal at any moment, the server there, away or frozen: how the run ends and what it says.
+
+Every try is made from a seed: run the test alone with the seed of a failure to see it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import StartNatsServer
+from tests.dbn_files import dbn_path, depth, trades, write_dbn
+from tests.live_cli import feeds_of, simulator, stored
+from tests.nats_servers import NatsServer
+from tests.replay_cli import Finished
+
+SEEDS: Final = range(17)
+FEW: Final = range(2)
+MOMENTS_S: Final = 3.0
+"""A run has begun to publish by then, also on a busy machine."""
+BOUND_S: Final = 15.0
+"""From the first signal to the end: 3 s without an answer, 5 s to close, and a busy machine."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEAF: Final = ("env", "--block-signal=INT,TERM,HUP")
+"""As bin/ starts Python, which shows tracebacks while it has not come to the first line of ours."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command, and what it needs."""
+
+    module: str
+    arguments: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: the first signal, what the process left, how long it took."""
+
+    number: signal.Signals
+    finished: Finished
+    took_s: float
+    ran_out: bool
+    """The run had ended by itself before the signal came."""
+
+
+def begin(program: Program, server: NatsServer, cwd: Path) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[1])
+    command = [*_DEAF, sys.executable, "-P", "-m", program.module, "--nats", server.url]
+    return subprocess.Popen(
+        [*command, "--summary", "json", *program.arguments],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": root, **program.env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended_by_signal(seed: str, program: Program, server: NatsServer, how: str, cwd: Path) -> Ending:
+    chance = random.Random(seed)
+    moment_s, trouble_share = chance.uniform(0, MOMENTS_S), chance.random()
+    number = chance.choice(SIGNALS)
+    again_s = chance.uniform(0, 1) if chance.random() < 0.5 else None
+    process = begin(program, server, cwd)
+    time.sleep(moment_s * trouble_share)
+    if how == "frozen":
+        server.pause()
+    elif how == "away":
+        server.kill()
+    time.sleep(moment_s * (1 - trouble_share))
+    ran_out = process.poll() is not None
+    began = time.monotonic()
+    process.send_signal(number)
+    if again_s is not None:
+        time.sleep(again_s)
+        process.send_signal(number)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    took_s = time.monotonic() - began
+    return Ending(number, Finished(process.returncode, out, err), took_s, ran_out)
+
+
+def check(ending: Ending, server: NatsServer, how: str) -> None:
+    finished = ending.finished
+    assert "Traceback" not in finished.err
+    assert "KeyboardInterrupt" not in finished.err
+    if not ending.ran_out:
+        # Killed by the kernel is what a shell shows as the same code.
+        assert finished.exit_code in (128 + ending.number, -ending.number)
+        assert ending.took_s < BOUND_S
+    if how == "frozen":
+        server.resume()
+    elif how == "away":
+        server.start()
+    there = stored(server.url)
+    if finished.out:
+        summary = json.loads(finished.out)
+        assert summary["published"] <= there <= summary["published"] + summary["unknown"]
+    else:
+        assert there == 0, "there is no summary, and events are stored"
+
+
+def replay_of(folder: Path) -> Program:
+    """Paced, so that there is always something under way, for longer than any try lasts."""
+    write_dbn(dbn_path(folder, "trades"), trades(20_000, step_ns=10**6), schema="trades")
+    write_dbn(dbn_path(folder, "mbp-10"), depth(60_000, step_ns=10**6 // 3), schema="mbp-10")
+    arguments = ("--data-dir", str(folder), "--speed", "1")
+    return Program("ingestor.replay_publisher", arguments, {})
+
+
+def tries(
+    kind: str, how: str, seeds: range, start_nats_server: StartNatsServer, tmp_path: Path
+) -> None:
+    longest_s, codes = 0.0, []
+    with simulator("--rate", "3000", "--options-rate", "300") as vendor:
+        replayed = replay_of(tmp_path / "data")
+        program = replayed if kind == "replay" else Program("ingestor.main", (), feeds_of(vendor))
+        for seed in seeds:
+            server = start_nats_server()
+            ending = ended_by_signal(f"{kind} {how} {seed}", program, server, how, tmp_path)
+            try:
+                check(ending, server, how)
+            except AssertionError:
+                print(f"seed {seed}: {ending}")
+                raise
+            finally:
+                if server.running:
+                    server.resume()
+                    server.stop()
+            longest_s = max(longest_s, ending.took_s)
+            codes.append(ending.finished.exit_code)
+    print(f"{kind}, NATS {how}: {len(codes)} signals, codes {sorted(codes)}, {longest_s:.1f} s")
+
+
+@pytest.mark.parametrize("how", ["there", "frozen"])
+@pytest.mark.parametrize("kind", ["replay", "live"])
+def test_a_signal_at_any_moment_ends_a_run_with_its_code_and_a_true_summary(
+    kind: str, how: str, start_nats_server: StartNatsServer, tmp_path: Path
+) -> None:
+    tries(kind, how, FEW, start_nats_server, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["there", "away", "frozen"])
+@pytest.mark.parametrize("kind", ["replay", "live"])
+def test_a_hundred_signals_at_any_moment(
+    kind: str, how: str, start_nats_server: StartNatsServer, tmp_path: Path
+) -> None:
+    tries(kind, how, SEEDS, start_nats_server, tmp_path)
