@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Final
 
 from ingestor import log as logs
-from ingestor.command_line import Flag, add, add_summary, commas, parser_of, report, settings_of
+from ingestor.command_line import (
+    Flag,
+    add,
+    add_summary,
+    commas,
+    hide_secrets,
+    parser_of,
+    report,
+    settings_of,
+)
 from ingestor.config.load import Loaded
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.config.show import show
@@ -93,12 +101,13 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
         if given.show_config:
             print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
+        hide_secrets(loaded.config)
         logs.configure("ingestor", loaded.config.log.level)
         for caution in loaded.cautions:
             log.warning("%s", caution)
         return _replay(loaded, given)
     except IngestorError as error:
-        print(f"ingestor-replay: {error}", file=sys.stderr)
+        logs.complain("ingestor-replay", error)
         return error.exit_code
 
 

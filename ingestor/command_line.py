@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
+from urllib.parse import unquote, urlsplit
 
 from ingestor import __version__
 from ingestor.config.load import (
@@ -24,8 +25,11 @@ from ingestor.config.load import (
     file_layer,
     load,
 )
+from ingestor.config.schema import Config
 from ingestor.errors import ExitCode
+from ingestor.log import complain, hide
 from ingestor.outcome import RunOutcome
+from ingestor.output import say
 from ingestor.summary import as_json, as_text
 
 
@@ -113,12 +117,11 @@ def add_summary(group: Any) -> None:
 
 def report(prog: str, outcome: RunOutcome, form: str) -> int:
     """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
-    if form == "json":
-        print(as_json(outcome.summary))
-    else:
-        print(as_text(outcome.summary, outcome.details))
+    text = as_text(outcome.summary, outcome.details)
+    if not say(as_json(outcome.summary) if form == "json" else text):
+        complain(prog, "the report was not read, or cannot be written")
     if outcome.error:
-        print(f"{prog}: {outcome.error}", file=sys.stderr)
+        complain(prog, outcome.error)
     return outcome.exit_code
 
 
@@ -135,6 +138,15 @@ def settings_of(
     layers.append(environment_layer(os.environ, environment))
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)
+
+
+def hide_secrets(config: Config) -> None:
+    """See to it that no line of the log shows a key, a password or a token."""
+    for url in (config.nats.url or "").split(","):
+        user, colon, password = urlsplit(url.strip()).netloc.rpartition("@")[0].partition(":")
+        secret = password if colon else user  # a name alone is a token
+        hide(secret, unquote(secret))
+    hide(config.polygon.api_key, config.nats.password, config.nats.token)
 
 
 def _flag_layer(given: argparse.Namespace, flags: Sequence[Flag]) -> Layer:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ingestor import log as logs
-from ingestor.command_line import Flag, add, add_summary, parser_of, report, settings_of
+from ingestor.command_line import (
+    Flag,
+    add,
+    add_summary,
+    hide_secrets,
+    parser_of,
+    report,
+    settings_of,
+)
 from ingestor.config.load import Loaded
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.config.show import show
@@ -68,12 +75,13 @@ def live_main(arguments: Sequence[str] | None = None) -> int:
         if given.show_config:
             print(show(loaded, leave_out=REPLAY_ONLY))
             return ExitCode.OK
+        hide_secrets(loaded.config)
         logs.configure("ingestor", loaded.config.log.level)
         for caution in loaded.cautions:
             log.warning("%s", caution)
         return _live(loaded, given)
     except IngestorError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        logs.complain(PROG, error)
         return error.exit_code
 
 

@@ -67,6 +67,12 @@ def test_a_run_that_published_nothing_has_no_rate_and_no_place() -> None:
     assert summary == Summary()
 
 
+def test_what_the_feeds_handed_on_is_stored_not_stored_or_unknown() -> None:
+    lost = PublisherReport(published=10, unknown=3)
+    summary = replay_outcome(RunReport(lost, FEEDS, handed_on=20)).summary
+    assert (summary.published, summary.unknown, summary.not_stored) == (10, 3, 7)
+
+
 BROKEN = FeedReport(error="the file is cut", exit_code=ExitCode.BAD_DATA)
 NO_SERVER = PublisherReport(error="no server", exit_code=ExitCode.NATS_UNREACHABLE)
 DEAD = Failure(ExitCode.CHILD_FAILED, "a process is dead")
@@ -77,11 +83,21 @@ DEAD = Failure(ExitCode.CHILD_FAILED, "a process is dead")
     [
         (RunReport(NO_SERVER, {"a": BROKEN}, DEAD), "a process is dead", ExitCode.CHILD_FAILED),
         (RunReport(NO_SERVER, {"a": BROKEN}), "no server", ExitCode.NATS_UNREACHABLE),
-        (RunReport(PUBLISHER, {"a": BROKEN}, None, 15), "the file is cut", ExitCode.BAD_DATA),
-        (RunReport(PUBLISHER, FEEDS, None, signal.SIGINT), "stopped before the end", 130),
+        (RunReport(PUBLISHER, {}, DEAD, 15), "a process is dead", ExitCode.CHILD_FAILED),
+        (
+            RunReport(PUBLISHER, {"a": BROKEN}, DEAD, 15, stopped_first=True),
+            "SIGTERM: stopped before the end; also: a process is dead",
+            143,
+        ),
+        (
+            RunReport(PUBLISHER, {"a": BROKEN}, None, 1, stopped_first=True),
+            "SIGHUP: stopped before the end; also: the file is cut",
+            129,
+        ),
+        (RunReport(PUBLISHER, FEEDS, None, signal.SIGINT), "SIGINT: stopped before the end", 130),
     ],
 )
-def test_a_failure_comes_first_then_a_bad_end_then_a_signal(
+def test_the_exit_code_is_that_of_the_signal_or_of_the_failure_whichever_came_first(
     report: RunReport, error: str, exit_code: int
 ) -> None:
     outcome = replay_outcome(report)

@@ -51,6 +51,14 @@ def test_what_a_journal_did_not_take_is_reported() -> None:
     assert as_text(live, Details()).endswith(", 0 gaps, 0 reconnects, 4 messages not recorded")
 
 
+def test_what_is_lost_or_not_known_is_reported() -> None:
+    summary = Summary(published=5, not_stored=4_264, unknown=12)
+    lines = as_text(LiveSummary.of(summary, {"stocks": FeedSummary(undelivered=7)}), Details())
+    assert "not stored    4,264 events that were handed on by the feeds" in lines
+    assert "unknown       12 events were sent and not answered for" in lines
+    assert lines.endswith(", 7 not handed on before the stop")
+
+
 def test_a_run_without_events_reports_no_times_and_no_place() -> None:
     lines = as_text(Summary(), Details()).splitlines()
     assert [line.split()[0] for line in lines] == ["published", "input"]
@@ -66,6 +74,7 @@ def test_the_json_of_a_live_run_is_that_of_a_replay_and_its_feeds() -> None:
             "gaps": 1,
             "reconnects": 2,
             "unrecorded": 0,
+            "undelivered": 0,
         }
     }
     assert live == plain

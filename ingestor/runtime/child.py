@@ -112,7 +112,9 @@ def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
     logs.configure(plan.name, plan.log_level)
     # What was imported is never garbage: going through it would stop the process for milliseconds.
     gc.freeze()
-    outcomes.send_bytes(msgspec.json.encode(_outcome_of(plan)))
+    outcome = _outcome_of(plan)
+    logs.close()
+    outcomes.send_bytes(msgspec.json.encode(outcome))
     outcomes.close()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from ingestor import log as logs
 from ingestor.blocks import Block
 from ingestor.feed_status import FeedStatus
 from ingestor.ring.block_ring import BlockRing, Message
@@ -126,7 +127,8 @@ class RingWriter:
         return self._put(END_MESSAGE, timeout_s)
 
     def beat(self) -> None:
-        """Give a sign of life."""
+        """Give a sign of life, and write what of the log nobody has read yet."""
+        logs.drain()
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
 
     def _announce(self, symbols: SymbolTable, timeout_s: float) -> bool:

@@ -23,6 +23,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from ingestor import log as logs
 from ingestor.clock import now_ns as wall_ns
 from ingestor.config.schema import Metrics
 from ingestor.errors import ConfigurationError
@@ -79,6 +80,7 @@ def serve(plan: MetricsPlan, view: RunView, table: CounterTable) -> None:
     try:
         while not (table.stopping and all(row[Counter.ENDED] for _, row in others)):
             own[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            logs.drain()
             server.handle_request()
     finally:
         server.server_close()

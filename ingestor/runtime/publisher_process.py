@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import uvloop
 
+from ingestor import log as logs
 from ingestor.blocks import Block, Runs
 from ingestor.errors import IngestorError, NatsUnreachableError
 from ingestor.feed_status import FeedStatus
@@ -299,6 +300,7 @@ class PublisherProcess:
                 await asyncio.sleep(HEARTBEAT_S)
 
     def _count(self) -> None:
+        logs.drain()
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
         self._row[Counter.PUBLISHED] = self._publisher.acked_rows
         self._row[Counter.MESSAGES] = self._publisher.acked_messages

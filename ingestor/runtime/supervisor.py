@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Final
 
+from ingestor import log as logs
 from ingestor.errors import ExitCode
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.child import Child, ChildPlan, Outcome, start_child
@@ -118,6 +119,7 @@ class Supervisor:
         return [child for child in self._children if not child.ended]
 
     def _look(self, tick: Callable[[], Failure | None]) -> None:
+        logs.drain()
         self._forgive_missed_time()
         self._heed_signals()
         self._heed_time()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import IO, Final, Protocol, cast
 
+from ingestor.log import FREE, STDERR
+from ingestor.output import Pen
 from ingestor.units import NS_PER_S
 
 _SMOOTHING_S: Final = 2.0
@@ -56,7 +58,7 @@ class Teller:
         self._snapshot = snapshot
         self._interval_ns = int(interval_s * NS_PER_S)
         self._told_ns = time.monotonic_ns()
-        self._watched = sys.stderr.isatty()
+        self._watched = os.isatty(STDERR)
         self._line: _Line | None = None
 
     def tick(self) -> None:
@@ -68,12 +70,32 @@ class Teller:
             self._line.draw(told)
         elif now_ns - self._told_ns >= self._interval_ns:
             self._told_ns = now_ns
-            log.info("%s", told.sentence())
+            log.info("%s", told.sentence(), extra=FREE)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._line is not None:
             self._line.close()
+
+
+class _Screen:
+    """The terminal as a file for `rich`: a picture that is not shown in time is left out."""
+
+    def __init__(self) -> None:
+        self._pen = Pen(STDERR)
+        self._picture: list[str] = []
+
+    def write(self, text: str) -> int:
+        self._picture.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        picture, self._picture = "".join(self._picture), []
+        if self._pen.drain():
+            self._pen.put(picture.encode(errors="replace"))
+
+    def isatty(self) -> bool:
+        return True
 
 
 class _Line:
@@ -88,9 +110,11 @@ class _Line:
         self._progress = Progress(
             *(() if endless else (BarColumn(),)),
             TextColumn("{task.description}", table_column=whole),
-            console=Console(stderr=True),
+            console=Console(file=cast(IO[str], _Screen()), force_terminal=True),
             auto_refresh=False,
             transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._progress.add_task("starting", total=None if endless else 1.0)
         self._progress.start()

@@ -12,7 +12,7 @@ from ingestor.errors import BadDataError, ExitCode
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.child import ChildPlan
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.supervisor import Limits, RunResult, Supervisor
+from ingestor.runtime.supervisor import Failure, Limits, RunResult, Supervisor
 
 PATIENT = Limits(silence_s=30, stop_s=30)
 
@@ -28,7 +28,7 @@ class Run:
         ]
 
     def to_the_end(
-        self, limits: Limits = PATIENT, tick: Callable[[], str | None] = lambda: None
+        self, limits: Limits = PATIENT, tick: Callable[[], Failure | None] = lambda: None
     ) -> RunResult:
         return Supervisor(self.plans, self.table, Doorbell(), limits).run(tick)
 
@@ -114,10 +114,11 @@ def test_a_process_that_does_not_stop_in_time_is_ended() -> None:
     assert result.outcomes["p0"].error == "process p0 was killed by SIGKILL without a report"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_stops_everybody_in_order(number: signal.Signals) -> None:
     result = Run(until_stopped, until_stopped).to_the_end(tick=signals_after_start(number))
     assert result.stopped_by == number
+    assert result.stopped_first
     assert result.failure is None
     assert set(reports(result).values()) == {b'"stopped in order"'}
 
@@ -136,9 +137,10 @@ def test_signals_go_where_they_went_before_when_the_run_is_over() -> None:
 
 
 def test_what_the_watcher_finds_wrong_stops_the_run() -> None:
-    result = Run(until_stopped).to_the_end(tick=lambda: "the server is gone")
-    assert result.failure is not None
-    assert result.failure.sentence == "the server is gone"
+    gone = Failure(ExitCode.EMBEDDED_SERVER, "the server is gone")
+    run = Run(until_stopped)
+    assert run.to_the_end(tick=lambda: gone).failure == gone
+    assert run.table.giving_up
 
 
 def test_a_process_that_ends_the_run_stops_the_others_also_when_all_is_well() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -41,15 +42,15 @@ def test_lines_are_logged_as_far_apart_as_was_asked(
 
 def test_where_a_terminal_watches_the_line_is_drawn_and_nothing_is_logged(
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(os, "isatty", lambda fd: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     teller = Teller(lambda _: Told(), 0.001)
     teller.tick()
     teller.close()
-    assert "half way" in capsys.readouterr().err
+    assert "half way" in capfd.readouterr().err
     assert caplog.messages == []

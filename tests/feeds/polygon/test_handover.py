@@ -127,7 +127,8 @@ def test_what_is_given_up_is_told() -> None:
     way.give_up(NOW)
     assert way.held == 0
     assert [status.what for status in room.statuses] == [What.OVERFLOW]
-    assert (totals.dropped_trades, totals.dropped_quotes) == (1, 1)
+    assert (totals.dropped_trades, totals.dropped_quotes, totals.undelivered) == (0, 0, 2)
+    assert room.statuses[0].text == "1 trades and 1 quotes were not handed on before the stop"
 
 
 def test_statuses_wait_for_room_and_keep_their_order() -> None:
