@@ -17,6 +17,8 @@ _LOSSES: Final = {
     Counter.DROPPED_QUOTES: "quotes dropped",
     Counter.GAPS: "gaps",
 }
+AHEAD_NS: Final = NS_PER_S
+"""Clocks that differ by less are as right as clocks are; such an event is 0 ms old."""
 _MINUTE_NS: Final = 60 * NS_PER_S
 _HOUR_NS: Final = 60 * _MINUTE_NS
 
@@ -32,8 +34,14 @@ class FeedSnapshot:
 
     def phrase(self) -> str:
         """A part of the line for people."""
-        age = "no event yet" if self.age_ns is None else f"{age_text(self.age_ns)} old"
-        return ", ".join((f"{self.name} {self.rate:,.0f}/s", age, *self.losses))
+        return ", ".join((f"{self.name} {self.rate:,.0f}/s", self._age(), *self.losses))
+
+    def _age(self) -> str:
+        if self.age_ns is None:
+            return "no event yet"
+        if self.age_ns <= -AHEAD_NS:
+            return f"the vendor's clock is ahead of ours by {age_text(-self.age_ns)}"
+        return f"{age_text(max(self.age_ns, 0))} old"
 
 
 @dataclass(frozen=True, slots=True)

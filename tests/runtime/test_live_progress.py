@@ -22,7 +22,6 @@ def test_a_snapshot_reads_as_one_line() -> None:
 @pytest.mark.parametrize(
     ("age_ns", "text"),
     [
-        (-3 * NS_PER_MS, "-3 ms"),
         (1_999 * NS_PER_MS, "1999 ms"),
         (2 * NS_PER_S, "2 s"),
         (120 * NS_PER_S, "2 min"),
@@ -31,6 +30,19 @@ def test_a_snapshot_reads_as_one_line() -> None:
 )
 def test_an_age_is_told_in_the_unit_that_suits_it(age_ns: int, text: str) -> None:
     assert age_text(age_ns) == text
+
+
+@pytest.mark.parametrize(
+    ("age_ns", "told"),
+    [
+        (3 * NS_PER_MS, "3 ms old"),
+        (-3 * NS_PER_MS, "0 ms old"),
+        (-90 * NS_PER_S, "the vendor's clock is ahead of ours by 90 s"),
+        (-7_200 * NS_PER_S, "the vendor's clock is ahead of ours by 2 h"),
+    ],
+)
+def test_an_event_from_the_future_is_a_clock_that_is_ahead(age_ns: int, told: str) -> None:
+    assert FeedSnapshot("stocks", 0.0, age_ns).phrase() == f"stocks 0/s, {told}"
 
 
 def test_rates_ages_and_losses_come_from_the_counters() -> None:

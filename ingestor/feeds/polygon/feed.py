@@ -167,7 +167,7 @@ class PolygonFeed:
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read."""
-        self._watchdog.on_frame(recv_ns)
+        self._watchdog.on_frame(time.monotonic_ns())
         for statuses in self._intake.take(messages, recv_ns):
             now_ns = time.monotonic_ns()
             for status in statuses:
@@ -207,7 +207,7 @@ class PolygonFeed:
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + BEAT_NS
             self._herald.tell_sums(wall_ns)
-            self._watch(wall_ns)
+            self._watch(wall_ns, now_ns)
             self._carry_out(self._session.on_tick(now_ns))
             if self._strikes is not None:
                 date = new_york_date(wall_ns)
@@ -219,16 +219,16 @@ class PolygonFeed:
                 self._herald.alarm(trouble, wall_ns)
         return drained
 
-    def _watch(self, wall_ns: int) -> None:
+    def _watch(self, wall_ns: int, now_ns: int) -> None:
         """Drop a connection that is silent for too long, though its market is open."""
         session = self._session
         if session.phase is not Phase.STREAMING or not session.wanted:
-            self._watchdog.on_frame(wall_ns)
+            self._watchdog.on_frame(now_ns)
             return
-        silence = self._watchdog.on_tick(wall_ns)
+        silence = self._watchdog.on_tick(now_ns, wall_ns)
         if silence is not None and self._socket is not None:
             text = f"no data for {silence.silent_ns / NS_PER_S:.1f} s of an open market"
-            self._herald.silence(text, silence.since_ns, wall_ns)
+            self._herald.silence(text, wall_ns - silence.silent_ns, wall_ns)
             self._socket.close(cause=text)
 
     def _give_sign(self, now_ns: int) -> None:

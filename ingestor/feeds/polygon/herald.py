@@ -75,8 +75,11 @@ class Herald:
     def gap(self, gap: Gap) -> None:
         """Data flows again after a connection was lost."""
         self._totals.gaps += 1
-        seconds = (gap.to_recv_ns - gap.from_recv_ns) / 1e9
-        text = f"nothing was received for {seconds:.3f} s after {iso_utc(gap.from_recv_ns)}"
+        since, seconds = iso_utc(gap.from_recv_ns), (gap.to_recv_ns - gap.from_recv_ns) / 1e9
+        text = f"nothing was received for {seconds:.3f} s after {since}"
+        if seconds < 0:
+            text = f"nothing was received from {since} until our clock, set back, showed"
+            text += f" {iso_utc(gap.to_recv_ns)}"
         log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
         self._tell(
             FeedStatus(

@@ -1,6 +1,10 @@
 """Tells a dead feed from a quiet one: silence during market hours is a fault, else it is not.
 
 Any frame counts as life, since the vendor's keepalives have been seen missing while data flowed.
+
+Silence is measured by a clock that cannot be set (`now_ns`, monotonic); the wall clock only tells
+whether the market is open, so that a step of it never makes or hides a silence. And silence is what
+somebody was there to hear: time in which this process did not run counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ from ingestor.units import NS_PER_S
 SILENCE_LIMIT_NS: Final = 30 * NS_PER_S
 
 
+MISSED_NS: Final = 5 * NS_PER_S
+"""A tick that comes so late was missed: the process was stopped, not the vendor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """A connected feed has sent nothing for `silent_ns` of an open market: reconnect."""
 
-    since_ns: int
     silent_ns: int
 
 
@@ -29,6 +36,8 @@ class Watchdog:
         self._hours = hours
         self._limit_ns = limit_ns
         self._alive_ns: int | None = None
+        self._ticked_ns: int | None = None
+        self._open_ns: int | None = 0
 
     def on_frame(self, now_ns: int) -> None:
         """A frame arrived, or the connection was just made."""
@@ -38,13 +47,21 @@ class Watchdog:
         """Nothing to watch until the next frame or connection."""
         self._alive_ns = None
 
-    def on_tick(self, now_ns: int) -> Silence | None:
+    def on_tick(self, now_ns: int, wall_ns: int) -> Silence | None:
         """Return a silence that is longer than the limit, once; watching then ends."""
-        open_since_ns = self._hours.open_since_ns(now_ns)
-        if self._alive_ns is None or open_since_ns is None:
+        missed = self._ticked_ns is not None and now_ns - self._ticked_ns >= MISSED_NS
+        self._ticked_ns = now_ns
+        if self._hours.open_since_ns(wall_ns) is None:
+            self._open_ns = None
             return None
-        since_ns = max(self._alive_ns, open_since_ns)
-        if now_ns - since_ns < self._limit_ns:
+        if self._open_ns is None:
+            self._open_ns = now_ns
+        if self._alive_ns is None:
+            return None
+        if missed:
+            self.on_frame(now_ns)
+        silent_ns = now_ns - max(self._alive_ns, self._open_ns)
+        if silent_ns < self._limit_ns:
             return None
         self.on_disconnect()
-        return Silence(since_ns, now_ns - since_ns)
+        return Silence(silent_ns)

@@ -134,7 +134,7 @@ def test_silence_of_an_open_market_is_told_and_the_connection_made_anew(start: S
     assert silence.from_recv_ns is not None
     assert silence.to_recv_ns is not None
     assert silence.to_recv_ns - silence.from_recv_ns >= IN_THE_MARKET["silence_limit_ns"]
-    assert silence.from_recv_ns == gap.from_recv_ns
+    assert abs(silence.from_recv_ns - (gap.from_recv_ns or 0)) < 50 * NS_PER_MS
     assert outlet.counts.silences == 1
 
 

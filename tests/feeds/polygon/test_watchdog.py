@@ -2,66 +2,121 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pytest
+
 from ingestor.clock import new_york_ns
 from ingestor.feeds.polygon.hours import STOCKS_REGULAR, MarketHours
-from ingestor.feeds.polygon.watchdog import SILENCE_LIMIT_NS, Silence, Watchdog
+from ingestor.feeds.polygon.watchdog import MISSED_NS, SILENCE_LIMIT_NS, Silence, Watchdog
 
 TUESDAY = dt.date(2025, 12, 16)
 OPEN = new_york_ns(TUESDAY, dt.time(9, 30))
 NOON = new_york_ns(TUESDAY, dt.time(12))
 CLOSE = new_york_ns(TUESDAY, dt.time(16))
-MINUTE = 60 * 10**9
+SECOND = 10**9
+MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
 HOURS = MarketHours(STOCKS_REGULAR)
 
 
-def watching(since_ns: int) -> Watchdog:
-    watchdog = Watchdog(HOURS)
-    watchdog.on_frame(since_ns)
-    return watchdog
+class Watched:
+    """A watchdog that is looked after each second; the wall clock shows what it is set to."""
+
+    def __init__(self, wall_ns: int, limit_ns: int = SILENCE_LIMIT_NS) -> None:
+        self.dog = Watchdog(HOURS, limit_ns)
+        self.now_ns = 7 * HOUR
+        self.wall_ns = wall_ns
+        self.dog.on_frame(self.now_ns)
+
+    def passes(self, seconds: int) -> list[Silence]:
+        """Time passes; what the watchdog says meanwhile."""
+        return [silence for _ in range(seconds) if (silence := self._second()) is not None]
+
+    def _second(self) -> Silence | None:
+        self.now_ns += SECOND
+        self.wall_ns += SECOND
+        return self.dog.on_tick(self.now_ns, self.wall_ns)
+
+    def hears(self) -> None:
+        self.dog.on_frame(self.now_ns)
 
 
 def test_silence_longer_than_the_limit_is_told_once() -> None:
-    watchdog = watching(NOON)
-    assert watchdog.on_tick(NOON + SILENCE_LIMIT_NS - 1) is None
-    assert watchdog.on_tick(NOON + SILENCE_LIMIT_NS) == Silence(NOON, SILENCE_LIMIT_NS)
-    assert watchdog.on_tick(NOON + 2 * SILENCE_LIMIT_NS) is None
+    watched = Watched(NOON)
+    assert watched.passes(29) == []
+    assert watched.passes(60) == [Silence(SILENCE_LIMIT_NS)]
 
 
 def test_any_frame_is_a_sign_of_life() -> None:
-    watchdog = watching(NOON)
-    for second in range(0, 120, 20):
-        watchdog.on_frame(NOON + second * 10**9)
-        assert watchdog.on_tick(NOON + second * 10**9 + 19 * 10**9) is None
+    watched = Watched(NOON)
+    for _ in range(6):
+        assert watched.passes(20) == []
+        watched.hears()
 
 
 def test_a_market_that_is_closed_may_be_silent() -> None:
-    assert watching(CLOSE - 1).on_tick(CLOSE + 60 * MINUTE) is None
-    assert watching(OPEN - 600 * MINUTE).on_tick(OPEN - 1) is None
-    assert watching(NOON).on_tick(NOON + 4 * 24 * 60 * MINUTE) is None
+    assert Watched(CLOSE - SECOND).passes(3_600) == []
+    assert Watched(OPEN - HOUR).passes(3_599) == []
 
 
 def test_the_night_before_does_not_count_at_the_opening() -> None:
-    watchdog = watching(OPEN - 600 * MINUTE)
-    assert watchdog.on_tick(OPEN) is None
-    assert watchdog.on_tick(OPEN + SILENCE_LIMIT_NS) == Silence(OPEN, SILENCE_LIMIT_NS)
+    watched = Watched(OPEN - HOUR)
+    assert watched.passes(3_600 + 29) == []
+    assert watched.passes(1) == [Silence(SILENCE_LIMIT_NS)]
 
 
 def test_a_feed_without_a_connection_is_not_watched() -> None:
-    assert Watchdog(HOURS).on_tick(NOON) is None
-    watchdog = watching(NOON)
-    watchdog.on_disconnect()
-    assert watchdog.on_tick(NOON + 60 * MINUTE) is None
+    watched = Watched(NOON)
+    watched.dog.on_disconnect()
+    assert watched.passes(3_600) == []
 
 
 def test_watching_goes_on_with_the_next_connection() -> None:
-    watchdog = watching(NOON)
-    assert watchdog.on_tick(NOON + MINUTE) is not None
-    watchdog.on_frame(NOON + 2 * MINUTE)
-    assert watchdog.on_tick(NOON + 3 * MINUTE) is not None
+    watched = Watched(NOON)
+    assert len(watched.passes(60)) == 1
+    watched.hears()
+    assert len(watched.passes(60)) == 1
 
 
 def test_the_limit_can_be_set() -> None:
-    watchdog = Watchdog(HOURS, limit_ns=10)
-    watchdog.on_frame(NOON)
-    assert watchdog.on_tick(NOON + 9) is None
-    assert watchdog.on_tick(NOON + 10) is not None
+    watched = Watched(NOON, limit_ns=10 * SECOND)
+    assert watched.passes(9) == []
+    assert watched.passes(1) == [Silence(10 * SECOND)]
+
+
+STEPS = [3 * SECOND, -3 * SECOND, HOUR, -HOUR, 2 * HOUR]
+
+
+@pytest.mark.parametrize("step_ns", STEPS)
+def test_a_wall_clock_that_is_set_makes_no_silence(step_ns: int) -> None:
+    watched = Watched(NOON)
+    for _ in range(10):
+        assert watched.passes(20) == []
+        watched.wall_ns += step_ns if watched.wall_ns < NOON + MINUTE else 0
+        assert watched.passes(9) == []
+        watched.hears()
+
+
+@pytest.mark.parametrize("step_ns", STEPS)
+def test_a_wall_clock_that_is_set_hides_no_silence(step_ns: int) -> None:
+    watched = Watched(NOON)
+    assert watched.passes(10) == []
+    watched.wall_ns += step_ns
+    assert watched.passes(25) == [Silence(SILENCE_LIMIT_NS)]
+
+
+@pytest.mark.parametrize("step_ns", [HOUR, 2 * HOUR])
+def test_a_step_over_the_opening_is_no_silence_of_the_night(step_ns: int) -> None:
+    watched = Watched(OPEN - 30 * MINUTE)
+    assert watched.passes(600) == []
+    watched.wall_ns += step_ns
+    assert watched.passes(29) == []
+    assert len(watched.passes(2)) == 1
+
+
+def test_time_in_which_nobody_looked_is_no_silence() -> None:
+    watched = Watched(NOON)
+    assert watched.passes(20) == []
+    watched.now_ns += HOUR
+    watched.wall_ns += HOUR
+    assert watched.passes(30) == []
+    assert watched.passes(2) == [Silence(SILENCE_LIMIT_NS)]
+    assert MISSED_NS < SILENCE_LIMIT_NS
