@@ -12,21 +12,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from ingestor.errors import ExitCode
 from tests.conftest import StartNatsServer
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
-from tests.live_cli import feeds_of, simulator, stored
+from tests.live_cli import feeds_of, simulator, stored, until
 from tests.nats_servers import NatsServer
-from tests.replay_cli import Finished
+from tests.replay_cli import Finished, finish
 
 SEEDS: Final = range(17)
-FEW: Final = range(2)
+FEW: Final = range(1)
 MOMENTS_S: Final = 3.0
 """A run has begun to publish by then, also on a busy machine."""
 BOUND_S: Final = 15.0
@@ -145,6 +146,83 @@ def tries(
             longest_s = max(longest_s, ending.took_s)
             codes.append(ending.finished.exit_code)
     print(f"{kind}, NATS {how}: {len(codes)} signals, codes {sorted(codes)}, {longest_s:.1f} s")
+
+
+def children(pid: int) -> list[int]:
+    """Pids of the processes of a run: the feeds, then the publisher."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def begun_to_store(program: Program, server: NatsServer, cwd: Path) -> subprocess.Popen[str]:
+    process = begin(program, server, cwd)
+    until(lambda: stored(server.url) > 0, "something is stored")
+    return process
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Mapping[str, Program]]:
+    """A live run, and a replay, that go on for as long as any test lasts."""
+    with simulator("--rate", "3000", "--options-rate", "300") as vendor:
+        yield {
+            "replay": replay_of(tmp_path / "data"),
+            "live": Program("ingestor.main", (), feeds_of(vendor)),
+        }
+
+
+@pytest.mark.parametrize("kind", ["replay", pytest.param("live", marks=pytest.mark.slow)])
+def test_a_killed_publisher_does_not_take_what_is_known_with_it(
+    kind: str, programs: Mapping[str, Program], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = begun_to_store(programs[kind], nats_server, tmp_path)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    finished = finish(process)
+    summary, there = finished.summary, stored(nats_server.url)
+    assert finished.exit_code == ExitCode.CHILD_FAILED
+    assert 0 < summary["published"] <= there <= summary["published"] + summary["unknown"]
+
+
+@pytest.mark.parametrize("kind", [pytest.param("replay", marks=pytest.mark.slow), "live"])
+def test_a_server_that_is_frozen_when_the_run_is_stopped_leaves_a_true_summary(
+    kind: str, programs: Mapping[str, Program], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = begun_to_store(programs[kind], nats_server, tmp_path)
+    nats_server.pause()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    finished = finish(process)
+    nats_server.resume()
+    summary, there = finished.summary, stored(nats_server.url)
+    assert finished.exit_code == 130
+    assert summary["unknown"] > 0
+    assert summary["published"] <= there <= summary["published"] + summary["unknown"]
+    if kind == "live":
+        handed_on = sum(feed["records"] for feed in summary["feeds"].values())
+        told = summary["published"] + summary["unknown"] + summary["not_stored"]
+        assert told == handed_on
+
+
+@pytest.mark.parametrize("kind", ["replay", pytest.param("live", marks=pytest.mark.slow)])
+def test_a_run_that_was_suspended_goes_on(
+    kind: str, programs: Mapping[str, Program], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text("[process]\nsilence_s = 3\n[polygon]\nsilence_s = 3\n")
+    program = programs[kind]
+    more = (*program.arguments, "--config", "run.toml")
+    process = begun_to_store(replace(program, arguments=more), nats_server, tmp_path)
+    family = [process.pid, *children(process.pid)]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in reversed(family):
+        os.kill(pid, signal.SIGCONT)
+    before = stored(nats_server.url)
+    until(lambda: stored(nats_server.url) > before + 1_000, "the run goes on")
+    process.send_signal(signal.SIGTERM)
+    finished = finish(process)
+    assert finished.exit_code == 143
+    assert "no sign of life" not in finished.err
+    assert "no data for" not in finished.err
+    assert "the run stood still for" in finished.err
 
 
 @pytest.mark.parametrize("how", ["there", "frozen"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.live_cli import feeds_of, simulator, stored, until
@@ -24,6 +25,10 @@ STOP_S: Final = 20.0
 """Closing the feeds, and five seconds for each report that nobody reads."""
 TALKATIVE: Final = '[log]\nlevel = "DEBUG"\nprogress_s = 0.01\n'
 STUCK: Final = ("pipe", "terminal")
+
+
+def slow(kind: str) -> ParameterSet:
+    return pytest.param(kind, marks=pytest.mark.slow)
 
 
 @contextlib.contextmanager
@@ -105,14 +110,14 @@ def replay_goes_on(kind: str, server: NatsServer, cwd: Path, hold_s: float) -> N
             process.wait()
 
 
-@pytest.mark.parametrize("kind", [*STUCK, "gone", "full", "closed"])
+@pytest.mark.parametrize("kind", ["pipe", "closed", *map(slow, ("terminal", "gone", "full"))])
 def test_a_live_run_publishes_all_and_heeds_a_signal(
     kind: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     live_goes_on(kind, nats_server, tmp_path, 1.0)
 
 
-@pytest.mark.parametrize("kind", [*STUCK, "gone", "full", "closed"])
+@pytest.mark.parametrize("kind", ["terminal", "full", *map(slow, ("pipe", "gone", "closed"))])
 def test_a_replay_publishes_all_and_ends(
     kind: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:

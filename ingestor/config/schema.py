@@ -178,6 +178,8 @@ class Metrics(Table, frozen=True, kw_only=True):
     """Serves /metrics, /healthz and a status page. It asks nobody who they are."""
     stale_after_s: Seconds = 5.0
     """/healthz answers 503 when a process has given no sign of life for this long."""
+    away_after_s: Seconds = 30.0
+    """Or when a feed is without its vendor, or the publisher without its server, for this long."""
 
 
 class Config(Table, frozen=True, kw_only=True):

@@ -132,6 +132,11 @@ class Publisher:
         return self._ledger.window.size_bytes if self._ledger else 0
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a server now."""
+        return self._connection.up
+
+    @property
     def reconnects(self) -> int:
         """How often the connection was lost and made anew."""
         return self._connection.reconnects

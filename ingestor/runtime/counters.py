@@ -64,10 +64,16 @@ class Counter(IntEnum):
     """Records that wait in a live feed for room in its ring."""
     UNDELIVERED = 22
     """Records that a live feed had not handed on when the run was to stop."""
+    AWAY_SINCE_NS = 23
+    """CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not."""
 
 
 GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
 """Columns that tell how something is now, as times and prices do too; all others only grow."""
+
+
+MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS})
+"""Times of a clock that nobody else has: they are told as ages."""
 
 
 STOP_NOTHING: Final = 0
@@ -118,6 +124,13 @@ class CounterRow:
     def __setitem__(self, counter: Counter, value: int) -> None:
         """Write a counter."""
         self._cells[counter] = value
+
+    def away(self, away: bool, now_ns: int) -> None:
+        """Note whether the process is without its vendor or server."""
+        if not away:
+            self[Counter.AWAY_SINCE_NS] = 0
+        elif not self[Counter.AWAY_SINCE_NS]:
+            self[Counter.AWAY_SINCE_NS] = now_ns
 
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter; only its own process may."""

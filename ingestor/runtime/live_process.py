@@ -6,6 +6,7 @@ backlog, and is dropped and told of where that is full too; the ring is never wa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -73,6 +74,7 @@ class RingOutlet:
         self.counts = counts
         self._writer.beat()
         _show(counts, self._row)
+        self._row.away(not counts.streaming, time.monotonic_ns())
         if self._journal is not None:
             self._row[Counter.UNRECORDED] = self._journal.counts.lost
 

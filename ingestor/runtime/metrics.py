@@ -1,7 +1,8 @@
 """The metrics process: a small HTTP server over a run's counters, for machines and people.
 
     /metrics   Prometheus text
-    /healthz   200, or 503 and the names of processes that give no sign of life
+    /healthz   200, or 503 and the names of processes that give no sign of life, or are without
+               their vendor or server for too long
     /          the status page
 
 It reads shared memory and nothing else, so it costs the run nothing, and the run goes on without
@@ -12,6 +13,7 @@ dawdles holds up nobody; the main thread only accepts, and gives the process's o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -36,7 +38,7 @@ METRICS: Final = "metrics"
 HEARTBEAT_S: Final = 0.1
 REQUEST_TIMEOUT_S: Final = 5.0
 MAX_REQUESTS: Final = 16
-"""Requests served at once; a connection beyond that is closed."""
+"""Requests served at once; for a connection beyond that the oldest one is closed."""
 
 _BACKLOG: Final = 16
 _MAX_PORT: Final = 65_535
@@ -53,10 +55,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MetricsPlan:
-    """Where metrics are served, bound already, and when a process counts as silent."""
+    """Where metrics are served, bound already, and when a process counts as silent or cut off."""
 
     listener: socket.socket
     stale_after_s: float
+    away_after_s: float
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def listening(metrics: Metrics) -> Iterator[MetricsPlan | None]:
         return
     with _bound(metrics.listen) as listener:
         log.info("metrics and the status page are at http://%s/", _shown(listener))
-        yield MetricsPlan(listener, metrics.stale_after_s)
+        yield MetricsPlan(listener, metrics.stale_after_s, metrics.away_after_s)
 
 
 def serve(plan: MetricsPlan, view: RunView, table: CounterTable) -> None:
@@ -98,11 +101,15 @@ _Answers = dict[str, Callable[[], _Answer]]
 
 def _answers(plan: MetricsPlan, view: RunView) -> _Answers:
     def health() -> _Answer:
-        silent = view.silent(time.monotonic_ns(), plan.stale_after_s)
-        if not silent:
+        now_ns = time.monotonic_ns()
+        bad = {
+            "silent": view.silent(now_ns, plan.stale_after_s),
+            "without a connection": view.away(now_ns, plan.away_after_s),
+        }
+        lines = [f"{what}: {_named(ages)}\n" for what, ages in bad.items() if ages]
+        if not lines:
             return _Answer(_TEXT, "ok\n")
-        named = ", ".join(f"{name} for {age_s:.1f} s" for name, age_s in silent.items())
-        return _Answer(_TEXT, f"silent: {named}\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return _Answer(_TEXT, "".join(lines), HTTPStatus.SERVICE_UNAVAILABLE)
 
     def page() -> _Answer:
         times_ns = time.monotonic_ns(), wall_ns()
@@ -113,6 +120,10 @@ def _answers(plan: MetricsPlan, view: RunView) -> _Answers:
         "/healthz": health,
         "/": page,
     }
+
+
+def _named(ages_s: dict[str, float]) -> str:
+    return ", ".join(f"{name} for {age_s:.1f} s" for name, age_s in ages_s.items())
 
 
 class _Server(ThreadingHTTPServer):
@@ -128,14 +139,23 @@ class _Server(ThreadingHTTPServer):
         self.timeout = HEARTBEAT_S
         self.answers = answers
         self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._open: dict[int, socket.socket] = {}
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
-        return self._free.acquire(blocking=False)
+        """Whether there is room; where there is not, the oldest connection makes way."""
+        if not self._free.acquire(blocking=False):
+            with contextlib.suppress(StopIteration, OSError, KeyError):
+                self._open[next(iter(self._open))].shutdown(socket.SHUT_RDWR)
+            if not self._free.acquire(timeout=HEARTBEAT_S):
+                return False
+        self._open[id(request)] = request
+        return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            del self._open[id(request)]
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002

@@ -8,8 +8,8 @@ name alone, and whose HELP is the column's own description, so that a new column
     EVENT_TIME_NS   gauge    ingestor_event_time_seconds{...} 1765895400.017150864
     ..._E9          gauge    the price itself
 
-Times and prices are left out while they are 0, which is "none yet". HEARTBEAT_NS is of a clock
-that nobody else has: it is told as an age.
+Times and prices are left out while they are 0, which is "none yet". Columns of a clock that
+nobody else has (`MONOTONIC`) are told as ages.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from ingestor import __version__
-from ingestor.runtime.counters import GAUGES, Counter
-from ingestor.runtime.run_view import RunView, heartbeat_age_s
+from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter
+from ingestor.runtime.run_view import RunView, away_s, heartbeat_age_s
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -74,9 +74,10 @@ def exposition(view: RunView, now_ns: int) -> str:
         *_family("ingestor_build_info", "gauge", "The version that runs."),
         f"ingestor_build_info{_labels(version=__version__)} 1",
         *_heartbeats(view, now_ns),
+        *_away(view, now_ns),
     ]
     for counter in Counter:
-        if counter is not Counter.HEARTBEAT_NS:
+        if counter not in MONOTONIC:
             lines += _column(view, counter)
     lines += _statuses(view)
     return "\n".join(lines) + "\n"
@@ -105,6 +106,14 @@ def _heartbeats(view: RunView, now_ns: int) -> Iterable[str]:
         age_s = heartbeat_age_s(row, now_ns)
         if age_s is not None:
             yield f"{name}{_labels(process=process)} {age_s:.3f}"
+
+
+def _away(view: RunView, now_ns: int) -> Iterable[str]:
+    name = "ingestor_away_seconds"
+    text = "Time that a live feed has been without its vendor, or the publisher without its server."
+    yield from _family(name, "gauge", text)
+    for process, row in view.processes:
+        yield f"{name}{_labels(process=process)} {away_s(row, now_ns):.3f}"
 
 
 def _statuses(view: RunView) -> Iterable[str]:

@@ -301,7 +301,8 @@ class PublisherProcess:
 
     def _count(self) -> None:
         logs.drain()
-        self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        now_ns = self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        self._row.away(not self._publisher.connected, now_ns)
         self._row[Counter.PUBLISHED] = self._publisher.acked_rows
         self._row[Counter.MESSAGES] = self._publisher.acked_messages
         self._row[Counter.RECONNECTS] = self._publisher.reconnects

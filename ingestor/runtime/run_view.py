@@ -36,6 +36,17 @@ class RunView:
             name: age_s for name, age_s in ages.items() if age_s is not None and age_s > limit_s
         }
 
+    def away(self, now_ns: int, limit_s: float) -> dict[str, float]:
+        """Return the feeds without a vendor, and the publisher without a server, as `silent`."""
+        ages = {name: away_s(row, now_ns) for name, row in self.processes}
+        return {name: age_s for name, age_s in ages.items() if age_s > limit_s}
+
+
+def away_s(row: CounterRow, now_ns: int) -> float:
+    """Return how long a process has been without its vendor or server; 0 if it is not."""
+    since_ns = row[Counter.AWAY_SINCE_NS]
+    return 0.0 if row[Counter.ENDED] or not since_ns else max(now_ns - since_ns, 0) / NS_PER_S
+
 
 def heartbeat_age_s(row: CounterRow, now_ns: int) -> float | None:
     """Return the seconds since a process's last sign of life, None once it has ended."""

@@ -8,9 +8,9 @@ from typing import Final
 
 from ingestor import __version__
 from ingestor.clock import iso_utc
-from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.counters import MONOTONIC, Counter, CounterRow
 from ingestor.runtime.metrics_text import decimal, descriptions, metric_of
-from ingestor.runtime.run_view import RunView, heartbeat_age_s
+from ingestor.runtime.run_view import RunView, away_s, heartbeat_age_s
 from ingestor.status_text import line_of_status
 
 REFRESH_S: Final = 2
@@ -49,6 +49,8 @@ def _state(row: CounterRow, now_ns: int, stale_after_s: float) -> str:
     age_s = heartbeat_age_s(row, now_ns)
     if age_s is None:
         return '<td class="n">ended</td>'
+    if (gone_s := away_s(row, now_ns)) > stale_after_s:
+        return f'<td class="n bad">without a connection for {gone_s:.1f} s</td>'
     if age_s > stale_after_s:
         return f'<td class="n bad">silent for {age_s:.1f} s</td>'
     return f'<td class="n">runs, {age_s:.1f} s</td>'
@@ -56,7 +58,7 @@ def _state(row: CounterRow, now_ns: int, stale_after_s: float) -> str:
 
 def _is_shown(view: RunView, counter: Counter) -> bool:
     """A column that nobody has counted in yet would only be in the way."""
-    return counter not in (Counter.HEARTBEAT_NS, Counter.ENDED) and any(
+    return counter not in (*MONOTONIC, Counter.ENDED) and any(
         row[counter] for _, row in view.processes
     )
 
