@@ -125,7 +125,7 @@ def replay_parser() -> argparse.ArgumentParser:
         "--demo",
         action="store_true",
         default=False,
-        help="replay a made-up sample day when there is no data",
+        help="replay a made-up sample day, whatever data there is, into a server of its own",
     )
     how = parser.add_argument_group("how")
     add(how, _REPLAY_HOW)

@@ -10,28 +10,34 @@ if __name__ == "__main__":  # before all that is heavy, so that signals are hear
 
     run_program("ingestor-replay", "ingestor.cli", "replay_main")
 
+import contextlib
+import dataclasses
 import datetime as dt
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 import ingestor.one_thread  # noqa: F401 (before NumPy)
+from ingestor.blocks import Source
 from ingestor.config.schema import Config
 from ingestor.errors import ExitCode
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
 from ingestor.outcome import RunOutcome, replay_outcome
 from ingestor.replay_feeds import feed_plans
-from ingestor.runtime.connect import access_of, make_publisher
-from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress import tell_replay
-from ingestor.runtime.run import PublishPlan, RunPlan, run, watching
+from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 from ingestor.sim.sample_day import write_sample_day
 from ingestor.units import NS_PER_S
 
-DEMO_DIR: Final = Path(".data/demo")
+SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
 DEMO_DATE: Final = dt.date(2025, 12, 16)
 
 log = logging.getLogger(__name__)
@@ -47,12 +53,14 @@ class ReplayPublisher:
     def run(self) -> RunOutcome:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
         check_machine(self._config.process)
-        feeds = feed_plans(self._config, self._data_dir())
+        feeds = self._feeds()
         speed, gap_s = self._config.replay.speed, self._config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
-        nats, store = self._config.nats, self._config.embedded.data_dir
-        with listening(self._config.metrics) as metrics, local_server(nats.url, store) as server:
-            access = access_of(nats, server.url)
+        with (
+            listening(self._config.metrics) as metrics,
+            server_of(self._config, demo=self._demo) as server,
+        ):
+            access = access_of(self._config.nats, server.url)
             plan = PublishPlan(
                 lambda: make_publisher(self._config, access),
                 HorizonMerge(len(feeds)),
@@ -63,16 +71,26 @@ class ReplayPublisher:
             report = run(whole, self._config.process, self._config.log, watch)
         return replay_outcome(report)
 
-    def _data_dir(self) -> Path:
-        replay = self._config.replay
-        if not self._demo or any(replay.data_dir.glob("*/*.dbn*")):
-            return replay.data_dir
-        return _sample_day()
+    def _feeds(self) -> list[FeedPlan]:
+        """Return what is replayed; a demo is the made-up day, whatever else lies there."""
+        config = self._config
+        if not self._demo:
+            return feed_plans(config, config.replay.data_dir)
+        day = _sample_day()
+        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day)
+        feeds = feed_plans(msgspec.structs.replace(config, replay=replay), day)
+        return [dataclasses.replace(feed, source=Source.SIM) for feed in feeds]
 
 
 def _sample_day() -> Path:
-    """Make the sample day once; later demos find it."""
-    if not any(DEMO_DIR.glob("*/*.dbn*")):
-        log.info("there is no data: making a sample day in %s", DEMO_DIR)
-        write_sample_day(DEMO_DIR, DEMO_DATE)
-    return DEMO_DIR
+    """Make the sample day once; later demos find it. One that is there is whole."""
+    if not SAMPLE_DAY.exists():
+        log.info("demo: making a sample day in %s", SAMPLE_DAY)
+        unfinished = SAMPLE_DAY.with_name(f"sample-day-{os.getpid()}")
+        try:
+            write_sample_day(unfinished, DEMO_DATE)
+            with contextlib.suppress(OSError):  # another demo was faster
+                unfinished.rename(SAMPLE_DAY)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return SAMPLE_DAY

@@ -15,8 +15,7 @@ from ingestor.config.schema import Config
 from ingestor.errors import ConfigurationError, ExitCode
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
-from ingestor.runtime.connect import access_of, make_publisher
-from ingestor.runtime.embedded_server import local_server
+from ingestor.runtime.connect import access_of, make_publisher, server_of
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import Journal, streams
 from ingestor.runtime.live_progress import tell_live
@@ -42,14 +41,13 @@ class StreamIngestor:
     def run(self) -> RunOutcome:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
         check(self._config)
-        nats, store = self._config.nats, self._config.embedded.data_dir
         with (
             self._vendor() as vendor,
             journals(self._config) as frame_logs,
             listening(self._config.metrics) as metrics,
-            local_server(nats.url, store) as server,
+            server_of(self._config, demo=self._demo) as server,
         ):
-            access = access_of(nats, server.url)
+            access = access_of(self._config.nats, server.url)
             feeds = self._feeds(vendor, frame_logs)
             publish = PublishPlan(
                 lambda: make_publisher(self._config, access),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
-from ingestor.config.schema import Config, Nats
+from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.config.way_in import access_to
 from ingestor.encode import make_encoder
 from ingestor.errors import ConfigurationError
@@ -14,6 +17,10 @@ from ingestor.publish.access import Access, prepare
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.publish.stream import ConsumerSettings, StreamSettings
+from ingestor.runtime.embedded_server import Server, demo_server, local_server
+
+DEMO_DIR: Final = Path(".data/demo")
+"""What demos make up, and where they publish it."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +39,18 @@ def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
     for caution in prepare(access).cautions:
         log.warning("%s", caution)
     return access
+
+
+def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
+    """Return the server of a run; a demo has one of its own, and a store, unless one is named.
+
+    Entering raises EmbeddedServerError.
+    """
+    url, store = config.nats.url, config.embedded.data_dir
+    if not demo:
+        return local_server(url, store)
+    named = store != Embedded().data_dir
+    return demo_server(url, store if named else DEMO_DIR / "nats")
 
 
 def make_publisher(config: Config, access: Access) -> Publisher:

@@ -317,6 +317,26 @@ def local_server(
         yield _find(port, stack) or _start(data_dir, port, stack)
 
 
+@contextlib.contextmanager
+def demo_server(url: str | None, data_dir: Path) -> Iterator[Server]:
+    """The server for what is made up: the one named, else one of its own, never one that is there.
+
+    It listens on the default port if that is free, else on another. Raises EmbeddedServerError.
+    """
+    if url is not None:
+        yield OtherServer(url)
+        return
+    with contextlib.ExitStack() as stack:
+        yield _start(data_dir, DEFAULT_PORT if _is_free(DEFAULT_PORT) else ANY_PORT, stack)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        return server_info(port) is None
+    except NotNatsError:
+        return False
+
+
 def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     url = f"nats://{LOOPBACK}:{port}"
     if port == ANY_PORT:

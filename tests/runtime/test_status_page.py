@@ -56,7 +56,7 @@ def test_processes_are_columns_and_what_they_counted_rows_with_a_description() -
     run.row("publisher")[Counter.RECORDS] = 1_234
     read = page(run)
     assert read.rows[0] == ["", "stocks", "options", "publisher", "metrics", ""]
-    about = "Records a feed put in its ring, or rows the publisher sent."
+    about = "Records a feed put in its ring, or rows that the publisher was handed."
     assert ["records", "1,234,567", "", "1,234", "", about] in read.rows
     assert len(read.rows) == 3
 
