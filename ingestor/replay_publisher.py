@@ -32,7 +32,7 @@ from ingestor.replay_feeds import feed_plans
 from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
-from ingestor.runtime.progress import tell_replay
+from ingestor.runtime.progress import teller_of
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 from ingestor.sim.sample_day import write_sample_day
 from ingestor.units import NS_PER_S
@@ -66,7 +66,9 @@ class ReplayPublisher:
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )
-            whole = RunPlan(feeds, plan, tell_replay, metrics=metrics)
+            whole = RunPlan(
+                feeds, plan, teller_of(speed, shortens=gap_ns is not None), metrics=metrics
+            )
             watch = watching((ExitCode.EMBEDDED_SERVER, server.problem))
             report = run(whole, self._config.process, self._config.log, watch)
         return replay_outcome(report)

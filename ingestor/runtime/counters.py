@@ -66,13 +66,17 @@ class Counter(IntEnum):
     """Records that a live feed had not handed on when the run was to stop."""
     AWAY_SINCE_NS = 23
     """CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not."""
+    WAITS_FOR_NS = 24
+    """Event time of the row that a paced replay waits for; 0 while it does not wait."""
+    WAITS_UNTIL_NS = 25
+    """CLOCK_MONOTONIC when that row is due."""
 
 
 GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
 """Columns that tell how something is now, as times and prices do too; all others only grow."""
 
 
-MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS})
+MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS, Counter.WAITS_UNTIL_NS})
 """Times of a clock that nobody else has: they are told as ages."""
 
 

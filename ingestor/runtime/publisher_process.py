@@ -268,7 +268,12 @@ class PublisherProcess:
             return
         due_ns = self._pacer.due_ns(runs.key_ts_ns, time.monotonic_ns())
         done = 0
-        while done < len(runs) and await self._sleep_until(int(due_ns[done])):
+        while done < len(runs):
+            self._row[Counter.WAITS_UNTIL_NS] = int(due_ns[done])
+            self._row[Counter.WAITS_FOR_NS] = int(runs.key_ts_ns[done])
+            if not await self._sleep_until(int(due_ns[done])):
+                return
+            self._row[Counter.WAITS_FOR_NS] = 0
             ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
             await self._hand_over(runs.part(done, ready))
             self._lateness.add(time.monotonic_ns() - due_ns[done:ready])
