@@ -8,6 +8,10 @@ What is checked of every message:
 - **order**: events of a replay come in the order of (``ts_event_ns``, ``ts_recv_ns``, ``seq``),
   trades before depth where all three tie. An event that steps back in time within its subject
   keeps its place and takes the key before it; it is counted as late, which is no violation.
+
+A stream may hold several publications, each in order for itself. One begins where time of event and
+time of receipt both step back by more than a minute, since a print that is reported late was still
+received now; or where the first event of a publication comes once more.
 """
 
 from __future__ import annotations
@@ -22,15 +26,36 @@ from ingestor.blocks import Source
 from ingestor.client import BadMessageError, Message, decode
 from ingestor.encode.packed import is_packed
 from ingestor.events import MBP10, Event, Level
+from ingestor.units import NS_PER_S
 
 EXAMPLES_KEPT: Final = 10
 """Violations of a kind that are kept in words; the others are only counted."""
+
+STEP_BACK_NS: Final = 60 * NS_PER_S
+"""No file steps back so far in both of its times."""
 
 SCHEMA: Final = "schema"
 GAP: Final = "gap"
 ORDER: Final = "order"
 
 Key = tuple[int, int, int]
+First = tuple[str, Key, str]
+
+
+@dataclass(slots=True)
+class Publication:
+    """Replayed events that were published as one: stream sequences, count, and times in ns.
+
+    `repeats` is the number (from 1) of an earlier publication that begins with the same event.
+    """
+
+    first_seq: int
+    last_seq: int
+    first: First
+    events: int = 0
+    first_event_ns: int = 0
+    last_event_ns: int = 0
+    repeats: int | None = None
 
 
 @dataclass(slots=True)
@@ -47,6 +72,8 @@ class Findings:
     violations: Counter[str] = field(default_factory=Counter)
     """By kind: `SCHEMA`, `GAP`, `ORDER`."""
     examples: list[str] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
+    """Of replayed events."""
 
     def violation(self, kind: str, words: str) -> None:
         """Count one, and keep the first in words."""
@@ -119,15 +146,20 @@ def _order_problem(values: dict[str, Any], contract: tuple[str, ...]) -> str | N
 
 
 class _ReplayOrder:
-    """The order of a merge, judged from its outcome."""
+    """The order of each merge, judged from its outcome."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._key_of_subject: dict[str, Key] = {}
         self._last: tuple[Key, bool] = ((0, 0, 0), False)
+        self._recv_ns = 0
 
     def add(self, message: Message, event: Any) -> None:
         own = (event.ts_event_ns, event.ts_recv_ns, event.seq or 0)
+        self._find_publication(message, own, event)
         before = self._key_of_subject.get(message.subject, own)
         key = max(own, before)
         self._key_of_subject[message.subject] = key
@@ -139,3 +171,26 @@ class _ReplayOrder:
                 ORDER, f"message {message.seq} on {message.subject}: {key} after {self._last[0]}"
             )
         self._last = max(rank, self._last)
+        self._recv_ns = max(self._recv_ns, event.ts_recv_ns)
+
+    def _find_publication(self, message: Message, own: Key, event: Any) -> None:
+        """Note to which publication an event belongs."""
+        known = self._findings.publications
+        first = (message.subject, own, getattr(event, "symbol", ""))
+        if not known or self._begins(known[-1], own, first):
+            self._begin_anew()
+            same = (number for number, one in enumerate(known, 1) if one.first == first)
+            new = Publication(message.seq, message.seq, first, 0, own[0], own[0])
+            new.repeats = next(same, None)
+            known.append(new)
+        now = known[-1]
+        now.events += 1
+        now.last_seq = message.seq
+        now.first_event_ns = min(now.first_event_ns, own[0])
+        now.last_event_ns = max(now.last_event_ns, own[0])
+
+    def _begins(self, now: Publication, own: Key, first: First) -> bool:
+        last = self._last[0]
+        if own < last and first == now.first:
+            return True
+        return own[0] < last[0] - STEP_BACK_NS and own[1] < self._recv_ns - STEP_BACK_NS

@@ -27,6 +27,8 @@ from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the options' process reads the price in their row of the counters."""
 
+MAX_PORT: Final = 65_535
+
 DEMO_S: Final = 15.0
 """How long a demo runs that is not told."""
 
@@ -108,5 +110,7 @@ def check(config: Config) -> None:
 def _check_port(key: str, url: str) -> None:
     try:
         _ = urlsplit(url).port
-    except ValueError as error:
-        raise ConfigurationError(f"{key} = {url!r} is not allowed: {error}") from None
+    except ValueError:
+        raise ConfigurationError(
+            f"{key} = {url!r} is not allowed: the port is no number from 0 to {MAX_PORT}"
+        ) from None

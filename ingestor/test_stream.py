@@ -20,17 +20,22 @@ import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor import client_cli
 from ingestor import log as logs
 from ingestor.client import EVERYTHING, From, Subscription, connect
+from ingestor.clock import iso_utc
 from ingestor.errors import ExitCode
-from ingestor.stream_check import Findings, StreamCheck
+from ingestor.runtime.signals import EXIT_BASE, noted
+from ingestor.stream_check import Findings, Publication, StreamCheck
 
 PROG: Final = "ingestor.test_stream"
 
 REPORT_EVERY_S: Final = 1.0
+MAX_PUBLICATIONS_TOLD: Final = 20
 
 _ABOUT: Final = """\
 Read a stream from its beginning, check every message, print rates each second and a report at the
 end: by Ctrl-C, after --count messages, when nothing comes for --idle seconds, or with --no-follow
 where the stream ends.
+
+Several replays in one stream are told apart, and a day that was published twice is named.
 
 Checked are: stream sequences without gaps, known subjects, the schema with its keys in order, and
 the order of replayed events (time of the event, time of receipt, sequence; trades before depth).
@@ -43,7 +48,7 @@ examples:
 
 exit codes:
   0 nothing is wrong, 1 the contract is violated, 2 command line, 5 NATS unreachable,
-  6 NATS refused, 7 no such stream, 130 Ctrl-C
+  6 NATS refused, 7 no such stream, 130 Ctrl-C, 143 SIGTERM
 """
 
 
@@ -53,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(PROG, "WARNING")
     check = StreamCheck(whole=given.subject in (EVERYTHING, ">"))
     exit_code = client_cli.run(PROG, _read(given, check))
+    if exit_code == ExitCode.INTERRUPTED and (heard := noted()):
+        exit_code = EXIT_BASE + heard[0]
     if check.findings.messages or not exit_code:
         print(report(check.findings), flush=True)
     return ExitCode.INTERNAL if check.findings.violations else exit_code
@@ -146,6 +153,7 @@ def report(findings: Findings) -> str:
     lines += [
         f"events     {count:,} on {subject}" for subject, count in sorted(findings.events.items())
     ]
+    lines += _publications(findings.publications)
     lines.append(f"late       {findings.late:,} replayed events that stepped back in time")
     if findings.violations:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in findings.violations.items())
@@ -153,3 +161,18 @@ def report(findings: Findings) -> str:
     else:
         lines.append("violations none")
     return "\n".join(lines)
+
+
+def _publications(found: Sequence[Publication]) -> list[str]:
+    """Say where each replay begins and ends, where there are several."""
+    if len(found) < 2:
+        return []
+    lines = [f"replays    {len(found):,}, one after the other"]
+    for number, one in enumerate(found[:MAX_PUBLICATIONS_TOLD], 1):
+        first, last = iso_utc(one.first_event_ns), iso_utc(one.last_event_ns)
+        again = f"; begins as replay {one.repeats} does: published again" if one.repeats else ""
+        lines.append(
+            f"  {number}: sequences {one.first_seq:,} to {one.last_seq:,},"
+            f" {one.events:,} events from {first} to {last}{again}"
+        )
+    return lines

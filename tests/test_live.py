@@ -495,6 +495,17 @@ def test_a_demo_whose_simulator_dies_says_so_and_ends(
 # The command line
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "nan", "inf", "-1", "0", "1e9", "soon"])
+def test_a_run_for_no_time_there_is_is_refused_with_a_sentence(
+    seconds: str, tmp_path: Path
+) -> None:
+    finished = live("--for", seconds, cwd=tmp_path)
+    assert finished.exit_code == ExitCode.CONFIGURATION
+    assert "live.stop_after_s" in last_line(finished)
+    assert "flag --for" in last_line(finished)
+    assert len(finished.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("module", ["ingestor", "ingestor.main"])
 def test_help_teaches_how_to_begin(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", module, "--help"]

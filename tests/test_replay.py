@@ -343,3 +343,21 @@ def test_an_embedded_server_is_started_told_of_and_stopped(data: Path) -> None:
     assert (data.parent / ".data" / "nats" / "jetstream").is_dir()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", 4222)) != 0
+
+
+def test_a_killed_embedded_server_is_noticed_at_once_and_has_its_exit_code(data: Path) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 4222)) == 0:
+            pytest.skip("something listens on the default port of this machine")
+    process = start("--data-dir", str(data), "--speed", "0.1", cwd=data.parent)
+    pid_file = data.parent / ".data" / "nats" / "nats-server.pid"
+    deadline = time.monotonic() + PATIENCE_S
+    while not (pid_file.exists() and len(children(process.pid)) > 1):
+        assert time.monotonic() < deadline, "no server is started"
+        time.sleep(0.02)
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    began = time.monotonic()
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.EMBEDDED_SERVER, finished.err
+    assert "the embedded NATS server ended by itself" in last_line(finished)
+    assert time.monotonic() - began < 10

@@ -138,3 +138,48 @@ def test_only_the_first_violations_are_kept_in_words() -> None:
     found = check(*[(TRADES, b"{}")] * (EXAMPLES_KEPT + 5))
     assert violations(found) == {SCHEMA: EXAMPLES_KEPT + 5}
     assert len(found.examples) == EXAMPLES_KEPT
+
+
+HOUR = 3_600 * 10**9
+
+
+def day(hour: int, events: int = 3) -> list[Published]:
+    times = [(hour * HOUR + n, hour * HOUR + n + 5, n) for n in range(events)]
+    return moved(trades(events), *times)
+
+
+def test_replays_one_after_the_other_are_publications_each_in_order() -> None:
+    found = check(*day(30), *day(6, events=2), *day(7))
+    assert violations(found) == {}
+    assert found.late == 0
+    assert [(one.first_seq, one.last_seq, one.events) for one in found.publications] == [
+        (1, 3, 3),
+        (4, 8, 5),
+    ]
+    assert [one.repeats for one in found.publications] == [None, None]
+
+
+def test_a_day_that_is_published_twice_is_seen_however_short_it_is() -> None:
+    found = check(*day(6), *day(30), *day(6), *day(6))
+    assert violations(found) == {}
+    assert [(one.first_seq, one.repeats) for one in found.publications] == [
+        (1, None),
+        (7, 1),
+        (10, 1),
+    ]
+
+
+def test_a_print_that_is_reported_hours_late_begins_nothing() -> None:
+    found = check(*moved(trades(2), (9 * HOUR, 9 * HOUR, 1), (2 * HOUR, 9 * HOUR + 1, 2)))
+    assert len(found.publications) == 1
+    assert found.late == 1
+
+
+def test_equal_rows_at_the_beginning_are_real_and_begin_nothing() -> None:
+    (one,) = day(6, events=1)
+    assert len(check(one, one, *day(7)).publications) == 1
+
+
+def test_an_order_that_is_broken_inside_a_publication_is_still_seen() -> None:
+    broken = [*as_json(trades(1, first=5)), *as_json(depth(1, first=4))]
+    assert violations(check(*day(30), *broken)) == {ORDER: 1}

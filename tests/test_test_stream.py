@@ -43,6 +43,18 @@ def test_a_good_stream_passes_and_is_summed_up(nats_server: NatsServer, capsys: 
     assert "events/s" in out
 
 
+def test_replays_are_told_apart_and_a_day_that_comes_twice_is_named(
+    nats_server: NatsServer, capsys: Captured
+) -> None:
+    store(nats_server, *as_json(trades(5)), *as_json(trades(5)))
+    assert test_stream.main(["--nats", nats_server.url, "--no-follow"]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "replays    2, one after the other" in out
+    assert "  2: sequences 6 to 10, 5 events from " in out
+    assert "; begins as replay 1 does: published again" in out
+    assert "violations none" in out
+
+
 def test_violations_are_named_and_end_in_exit_code_1(
     nats_server: NatsServer, capsys: Captured
 ) -> None:
