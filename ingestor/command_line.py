@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -142,11 +142,23 @@ def settings_of(
 
 def hide_secrets(config: Config) -> None:
     """See to it that no line of the log shows a key, a password or a token."""
-    for url in (config.nats.url or "").split(","):
-        user, colon, password = urlsplit(url.strip()).netloc.rpartition("@")[0].partition(":")
-        secret = password if colon else user  # a name alone is a token
-        hide(secret, unquote(secret))
+    for url in _texts(config.nats.url):
+        hide(*_secrets_in(url))
     hide(config.polygon.api_key, config.nats.password, config.nats.token)
+
+
+def _texts(value: object) -> list[str]:
+    """Return the texts that a setting holds, be it one, several with commas, or a list."""
+    if isinstance(value, str):
+        return [text.strip() for text in value.split(",")]
+    return [str(one) for one in value] if isinstance(value, Iterable) else []
+
+
+def _secrets_in(url: str) -> tuple[str, ...]:
+    """Return what a URL tells besides the name of a user, as written and as meant."""
+    user, colon, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+    secret = password if colon else user  # a name alone is a token
+    return secret, unquote(secret)
 
 
 def _flag_layer(given: argparse.Namespace, flags: Sequence[Flag]) -> Layer:

@@ -198,7 +198,7 @@ class EmbeddedServer:
         if keeper is None:
             return
         if not last:
-            log.info("another run uses the embedded NATS server at %s: it ends with that", self.url)
+            log.warning("another run uses the NATS server at %s: it ends with that", self.url)
             return
         if not _ended_within(keeper, STOP_TIMEOUT_S):
             log.warning("the embedded NATS server (pid %s) did not stop: killing it", pid)

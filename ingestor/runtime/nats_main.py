@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ingestor import log as logs
 from ingestor.errors import ExitCode, IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, DEFAULT_PORT, EmbeddedServer
+from ingestor.runtime.signals import run_program
 
 _ABOUT: Final = """\
 Run the embedded NATS server by itself, with the store that replays and live runs filled. Runs that
@@ -28,7 +30,8 @@ what is in it, with the `nats` command-line tool (not part of this project):
   nats stream get MARKET_DATA 1              the first message
   nats sub 'market.>'                        what is being published now
 
-Ctrl-C or SIGTERM ends it; everything acknowledged stays in the store. It listens on 127.0.0.1 only.
+Ctrl-C or SIGTERM ends it, once no run uses it any more; everything acknowledged stays in the store.
+It listens on 127.0.0.1 only.
 
 exit codes:
   0 stopped by a signal, 2 wrong command line, 10 the server did not start or ended by itself
@@ -41,6 +44,7 @@ _WANTED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal; returns the exit code."""
     given = _parser().parse_args(arguments)
+    logs.configure("ingestor-nats", "WARNING")
     server = EmbeddedServer(given.data_dir, port=given.port)
     try:
         with server:
@@ -108,4 +112,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program("ingestor-nats", "ingestor.runtime.nats_main", "main")

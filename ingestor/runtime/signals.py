@@ -13,6 +13,7 @@ has `noting`, which gives the signals back at its end. The exit code is always 1
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import select
@@ -28,6 +29,7 @@ WANTED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_BASE: Final = 128
 
 _INTERNAL: Final = 1  # ExitCode.INTERNAL; this module imports nothing of ours
+_OF_OUTPUT: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF})
 
 
 class Stopped(KeyboardInterrupt):
@@ -100,6 +102,11 @@ def _exit_code(module: str, function: str) -> int:
         return ending.code if isinstance(ending.code, int) else 0
     except BrokenPipeError:
         return 0  # whoever read has seen enough
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OF_OUTPUT:
+            raise
+        _say(f"standard output cannot be written: {error.strerror}")
+        return _INTERNAL
 
 
 def _flushed(code: int) -> int:
@@ -111,7 +118,8 @@ def _flushed(code: int) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             return code
-        _say(f"standard output cannot be written: {error.strerror}")
+        if not code:
+            _say(f"standard output cannot be written: {error.strerror}")
         return code or _INTERNAL
     return code
 
