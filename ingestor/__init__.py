@@ -5,10 +5,10 @@ The names below are imported when they are first asked for: ``import ingestor`` 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
-
+TYPE_CHECKING = False  # importing `typing` would be a third of what comes before the first line
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from ingestor.blocks import Source as EventSource
     from ingestor.dbn_ingestor import DBNIngestor
     from ingestor.replay_publisher import ReplayPublisher
@@ -38,6 +38,8 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
     module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)
 

@@ -19,11 +19,14 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from types import FrameType
-from typing import Final, NoReturn
+
+TYPE_CHECKING = False  # each import delays the moment from which signals are heard
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import Final, NoReturn
 
 WANTED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_BASE: Final = 128
