@@ -244,9 +244,9 @@ def test_packed_messages_and_another_stream(
 
 
 def test_the_demo_needs_no_key_and_ends_by_itself(nats_server: NatsServer, tmp_path: Path) -> None:
-    finished = live("--demo", "--for", "2", "--nats", nats_server.url, cwd=tmp_path)
+    finished = live("--demo", "--for", "4", "--nats", nats_server.url, cwd=tmp_path)
     assert finished.exit_code == 0, finished.err
-    assert "2 s are over: stopping in order" in finished.err
+    assert "4 s are over: stopping in order" in finished.err
     sources = {json.loads(one.data)["source"] for one in read_stream(nats_server.url)}
     assert sources == {"sim"}
     for subject in (QUOTES, TRADES, OPTION_TRADES):
@@ -364,7 +364,7 @@ def test_an_endpoint_that_is_none_is_said(
 ) -> None:
     nowhere = vendor.stocks_url.replace("/stocks", "/nowhere")
     env = feeds_of(vendor, POLYGON_STOCKS_URL=nowhere)
-    finished = live("--for", "1", "--nats", nats_server.url, cwd=tmp_path, env=env)
+    finished = live("--for", "3", "--nats", nats_server.url, cwd=tmp_path, env=env)
     assert finished.exit_code == 0
     assert f"{nowhere}: server rejected WebSocket connection: HTTP 404" in finished.err
 
