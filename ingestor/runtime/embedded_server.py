@@ -318,7 +318,7 @@ def local_server(
 
 
 @contextlib.contextmanager
-def demo_server(url: str | None, data_dir: Path) -> Iterator[Server]:
+def demo_server(url: str | Sequence[str] | None, data_dir: Path) -> Iterator[Server]:
     """The server for what is made up: the one named, else one of its own, never one that is there.
 
     It listens on the default port if that is free, else on another. Raises EmbeddedServerError.
