@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ingestor.blocks import Block
+from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.records import (
     FLAG_SNAPSHOT,
     LEVELS,
+    MAX_CONDITIONS,
     UNDEF_EXCHANGE,
     UNDEF_SEQUENCE,
     Records,
@@ -26,7 +29,7 @@ from ingestor.records import (
     split_by_rtype,
 )
 from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.units import PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 
 class Aggressor(IntEnum):
@@ -50,88 +53,105 @@ DBN_ACTIONS: Final = frozenset(b"ACMTRF")
 DBN_SIDES: Final = frozenset(b"ABN")
 
 
+MAX_PRICE: Final = 9_223_372_036.854_774
+"""Every double up to this, of either sign, is a 64-bit number of 1e-9 units and not undefined."""
+
+# What JSON may say. The bounds are those of a record, so that a message is an event if and only if
+# it is a record: both ways of reading a stream take and refuse the same.
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME_NS)]
+Price = Annotated[float, Meta(ge=-MAX_PRICE, le=MAX_PRICE)]
+Size = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
+Seq = Annotated[int, Meta(ge=0)]
+FuturesSeq = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
+ExchangeId = Annotated[int, Meta(ge=-(2**15), le=2**15 - 1)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_SYMBOL_BYTES)]
+Conditions = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=2**16 - 1)], ...], Meta(max_length=MAX_CONDITIONS)
+]
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The envelope; times are int nanoseconds UTC."""
 
-    ts_event_ns: int
-    ts_recv_ns: int
-    source: str
+    ts_event_ns: Time
+    ts_recv_ns: Time
+    source: Literal["polygon_ws", "direct_feed", "replay", "sim"]
 
 
 class StockTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema stocks.trades.v1; size in whole shares."""
 
-    symbol: str
-    price: float
-    size: int
-    exchange: int | None
-    conditions: tuple[int, ...]
-    seq: int | None
+    symbol: Text
+    price: Price
+    size: Size
+    exchange: ExchangeId | None
+    conditions: Conditions
+    seq: Seq | None
     aggressor: Aggressor
 
 
 class StockQuote(Event, frozen=True, kw_only=True, gc=False):
     """Schema stocks.quotes.v1; an empty side has price None."""
 
-    symbol: str
-    bid_px: float | None
-    ask_px: float | None
-    bid_sz: int
-    ask_sz: int
-    bid_exch: int | None
-    ask_exch: int | None
-    seq: int | None
+    symbol: Text
+    bid_px: Price | None
+    ask_px: Price | None
+    bid_sz: Size
+    ask_sz: Size
+    bid_exch: ExchangeId | None
+    ask_exch: ExchangeId | None
+    seq: Seq | None
 
 
 class OptionTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema options.trades.v1; size in contracts, exp_date as YYYY-MM-DD, right C or P."""
 
-    underlying: str
-    option_symbol: str
-    exp_date: str
-    strike: float
-    right: str
-    price: float
-    size: int
-    opt_bid: float | None
-    opt_ask: float | None
+    underlying: Text
+    option_symbol: Text
+    exp_date: Text
+    strike: Price
+    right: Literal["C", "P"]
+    price: Price
+    size: Size
+    opt_bid: Price | None
+    opt_ask: Price | None
     aggressor: Aggressor
-    conditions: tuple[int, ...]
-    seq: int | None
+    conditions: Conditions
+    seq: Seq | None
 
 
 class FuturesTrade(Event, frozen=True, kw_only=True, gc=False):
     """Schema futures.trades.v1."""
 
-    symbol: str
-    price: float
-    size: int
+    symbol: Text
+    price: Price
+    size: Size
     aggressor: Aggressor
-    exchange: str | None
+    exchange: Text | None
     conditions: None
-    seq: int | None
+    seq: FuturesSeq | None
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
     """One level of the book; an empty one has price None and size 0."""
 
-    bid_px: float | None
-    bid_sz: int
-    ask_px: float | None
-    ask_sz: int
+    bid_px: Price | None
+    bid_sz: Size
+    ask_px: Price | None
+    ask_sz: Size
 
 
 class MBP10(Event, frozen=True, kw_only=True, gc=False):
     """Schema futures.mbp10.v1; ten levels, best first."""
 
-    symbol: str
-    levels: Annotated[tuple[Level, ...], msgspec.Meta(min_length=LEVELS, max_length=LEVELS)]
+    symbol: Text
+    levels: Annotated[tuple[Level, ...], Meta(min_length=LEVELS, max_length=LEVELS)]
     is_snapshot: bool
-    seq: int | None
-    action: str | None
-    side: str | None
-    action_price: float | None
-    action_size: int
+    seq: FuturesSeq | None
+    action: Literal["A", "C", "M", "T", "R", "F"] | None
+    side: Literal["A", "B", "N"] | None
+    action_price: Price | None
+    action_size: Size
 
 
 def events_of(block: Block) -> Iterator[Event]:
@@ -161,7 +181,7 @@ def _optional(value: int, undefined: int) -> int | None:
     return None if value == undefined else value
 
 
-def _code(value: int, allowed: frozenset[int]) -> str | None:
+def _code(value: int, allowed: frozenset[int]) -> Any:
     return chr(value) if value in allowed else None
 
 
@@ -220,7 +240,7 @@ def _option_trade(record: Row, block: Block) -> OptionTrade:
         option_symbol=_symbol(record, block),
         exp_date=ticker.expiry.isoformat(),
         strike=_known_price(ticker.strike_e9),
-        right=ticker.right,
+        right=ticker.right,  # type: ignore[arg-type]
         price=_known_price(record["price_e9"]),
         size=record["size"],
         opt_bid=_price(record["opt_bid_e9"]),

@@ -22,7 +22,7 @@ integers of 1e-9. Batches are the fast way: packed, millions of records a second
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -30,7 +30,14 @@ from ingestor.client import statuses as _statuses
 from ingestor.client.batches import Batch
 from ingestor.client.connection import Connection
 from ingestor.client.consumer import Durable, Ephemeral
-from ingestor.client.decode import BadMessageError, Message, UnknownSubjectError, decode
+from ingestor.client.decode import (
+    BadMessageError,
+    Cause,
+    Message,
+    Skips,
+    UnknownSubjectError,
+    decode,
+)
 from ingestor.client.start import AtSequence, From, Since, Start
 from ingestor.client.subscription import Subscription
 from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
@@ -43,6 +50,7 @@ __all__ = [
     "AtSequence",
     "BadMessageError",
     "Batch",
+    "Cause",
     "Client",
     "FeedStatus",
     "From",
@@ -70,7 +78,13 @@ class Client:
         """`streams` are that of the market's data and that of statuses."""
         self._connection = Connection(url, options, self._lost)
         self._stream, self._status_stream = streams
+        self._skips = Skips()
         self._subscriptions: list[Subscription] = []
+
+    @property
+    def skipped(self) -> Mapping[Cause, int]:
+        """Messages that all subscriptions passed over, by cause (`Subscription.skipped`)."""
+        return dict(self._skips.counts)
 
     def subscribe(
         self,
@@ -88,7 +102,9 @@ class Client:
         """
         place = (self._connection, self._stream, subject)
         consumer = Durable(*place, start, name=durable) if durable else Ephemeral(*place, start)
-        subscription = Subscription(self._connection, self._stream, consumer, follow=follow)
+        subscription = Subscription(
+            self._connection, self._stream, consumer, follow=follow, skips=self._skips
+        )
         self._subscriptions.append(subscription)
         return subscription
 
@@ -108,8 +124,8 @@ class Client:
     ) -> AsyncIterator[FeedStatus]:
         """Yield what one feed or every feed tells: by default the last of each, then what is new.
 
-        Without `follow` it ends where the stream does. A status that cannot be read is named in
-        the log and passed over. Raises StreamError, NatsUnreachableError, NatsRefusedError.
+        Without `follow` it ends where the stream does. What is no status is passed over and
+        counted (`skipped`). Raises StreamError, NatsUnreachableError, NatsRefusedError.
         """
         while not await _statuses.exists(self._connection, self._status_stream):
             if not follow:
@@ -118,10 +134,11 @@ class Client:
             start = From.BEGINNING
         subject = status_subject(feed) if feed else ALL_SUBJECTS
         place = (self._connection, self._status_stream, subject)
-        subscription = Subscription(*place[:2], Ephemeral(*place, start), follow=follow)
+        consumer = Ephemeral(*place, start)
+        subscription = Subscription(*place[:2], consumer, follow=follow, skips=self._skips)
         self._subscriptions.append(subscription)
         try:
-            async for status in _statuses.read(subscription.messages()):
+            async for status in _statuses.read(subscription.messages(), subscription.skips):
                 yield status
         finally:
             self._subscriptions.remove(subscription)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from itertools import islice
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-
-from ingestor.client.batches import Batch, batches_of, first_bad
+from ingestor.client.batches import Batch, batches_of
 from ingestor.client.connection import ApiRefusedError, Connection, CutOffError, NoAnswerError
 from ingestor.client.consumer import Consumer
-from ingestor.client.decode import JSON_DECODE, Message, decode
+from ingestor.client.decode import (
+    BadMessageError,
+    Cause,
+    Message,
+    Skips,
+    bad_message,
+    decode,
+    read_json,
+)
 from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
 from ingestor.client.wire import Frame
+from ingestor.encode.packed import is_packed
 from ingestor.errors import BadDataError, StreamError
 from ingestor.events import Event
 
@@ -35,9 +41,10 @@ log = logging.getLogger(__name__)
 class Subscription:
     """Messages of one stream in stream order, each once; made by `Client.subscribe`.
 
-    Iterate over `events`, `batches` or `messages`, always the same. An iteration that was left,
-    or that ended with a `BadMessageError`, is continued by the next one. A lost connection, a
-    restarted server or a gap is recovered from, and said in the log.
+    Iterate over `events`, `batches` or `messages`, always the same. An iteration that was left is
+    continued by the next one. A lost connection, a restarted server or a gap is recovered from,
+    and said in the log. A message that is no event of ours is passed over by `events` and
+    `batches`: counted in `skipped`, and the first of each cause said in the log.
 
     A durable acknowledges what was handed out when more is asked for than had arrived together,
     and takes up there next time: what was handed out after that is then repeated. `ack`
@@ -45,8 +52,15 @@ class Subscription:
     """
 
     def __init__(
-        self, connection: Connection, stream: str, consumer: Consumer, *, follow: bool
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: Consumer,
+        *,
+        follow: bool,
+        skips: Skips | None = None,
     ) -> None:
+        self.skips = Skips(skips)
         self._connection = connection
         self._stream = stream
         self._consumer = consumer
@@ -60,9 +74,14 @@ class Subscription:
         self._origin: Pull | None = None
         # What was the last of the messages that were at hand before those, of a durable.
         self._before: tuple[Pull, Frame] | None = None
-        # What one or more messages after those were decoded to, and `_handed` once it is gone.
+        # What the messages after those were decoded to, and `_handed` once it is gone.
         self._items: deque[Any] = deque()
         self._handed_then = 0
+
+    @property
+    def skipped(self) -> Mapping[Cause, int]:
+        """Number of messages passed over, by cause; what never happened is not listed."""
+        return dict(self.skips.counts)
 
     @property
     def arrived(self) -> int:
@@ -73,20 +92,22 @@ class Subscription:
     async def events(self) -> AsyncIterator[Event]:
         """Yield typed events (`ingestor.events`).
 
-        Raises `BadMessageError`, `UnknownSubjectError`; StreamError, NatsUnreachableError,
-        NatsRefusedError when the stream cannot be read.
+        Raises StreamError, NatsUnreachableError, NatsRefusedError when the stream cannot be read.
         """
         while await self._more():
             for item in self._take_items():
                 yield item
-            frames = islice(self._chunk.frames, self._handed, None)
-            for index, (subject, _, payload) in enumerate(frames, self._handed + 1):
-                self._handed = index
-                try:
-                    event = JSON_DECODE[subject](payload)
-                except (KeyError, msgspec.MsgspecError):
-                    self._put_items(decode(self._message(index - 1)), index - 1, index)
+            for index in range(self._handed, len(self._chunk)):
+                subject, _, payload = self._chunk.frames[index]
+                if is_packed(payload):
+                    self._unpack(index)
                     break
+                self._handed = index + 1
+                try:
+                    event = read_json(subject, payload)
+                except BadDataError as error:
+                    self.skips.add(bad_message(subject, self._chunk.seqs[index], error))
+                    continue
                 yield event
 
     async def messages(self) -> AsyncIterator[Message]:
@@ -142,23 +163,27 @@ class Subscription:
         seq = self._chunk.seqs[index]
         return Message(subject.decode("utf-8", "replace"), seq, payload, stored_ns_of(reply))
 
-    def _collect(self) -> None:
-        """Make batches of the messages at hand, up to a bad one. Raises `BadMessageError`."""
-        first, stop = self._handed, len(self._chunk)
-        frames, seqs = self._chunk.frames[first:], self._chunk.seqs[first:]
+    def _unpack(self, index: int) -> None:
+        """Have the events of a packed message handed out next; none if it is bad."""
+        events: list[Event] = []
         try:
-            batches = batches_of(frames, seqs)
-        except BadDataError:
-            good, error = first_bad(frames, seqs)
-            if not good:
-                self._handed += 1
-                raise error from None
-            batches, stop = batches_of(frames[:good], seqs[:good]), first + good
+            events = decode(self._message(index))
+        except BadMessageError as bad:
+            self.skips.add(bad)
+        self._put_items(events, index, index + 1)
+
+    def _collect(self) -> None:
+        """Make batches of the messages at hand that are sound."""
+        first, stop = self._handed, len(self._chunk)
+        batches, bad = batches_of(self._chunk.frames[first:], self._chunk.seqs[first:])
+        for one in bad:
+            self.skips.add(one)
         self._put_items(batches, first, stop)
 
     def _put_items(self, items: list[Any], handed: int, handed_then: int) -> None:
         self._items.extend(items)
-        self._handed, self._handed_then = handed, handed_then
+        self._handed = handed if items else handed_then
+        self._handed_then = handed_then
 
     def _take_items(self) -> Iterator[Any]:
         while self._items:

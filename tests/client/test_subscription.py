@@ -13,14 +13,12 @@ from nats.js.api import ConsumerConfig
 
 from ingestor.client import (
     AtSequence,
-    BadMessageError,
     Batch,
     Client,
     From,
     Since,
     Start,
     Subscription,
-    UnknownSubjectError,
     connect,
     connection,
     pull,
@@ -280,51 +278,6 @@ def test_batches_that_were_not_taken_come_when_the_iteration_goes_on(
     runs = in_turns(block_of(trades(10)), block_of(depth(10)))
     store(nats_server, as_packed(runs))
     assert sorted(run(reading())) == list(range(1, 21))
-
-
-BAD = (TRADES, b'{"symbol":"ES.c.0"}')
-
-
-def test_a_bad_message_is_named_and_can_be_passed(nats_server: NatsServer) -> None:
-    async def reading() -> tuple[list[Event], list[BadMessageError]]:
-        found: list[Event] = []
-        errors: list[BadMessageError] = []
-        async with connect(nats_server.url) as client:
-            subscription = client.subscribe(follow=False)
-            for _ in range(3):
-                try:
-                    async for event in subscription.events():
-                        found.append(event)  # noqa: PERF401  (to keep what came before an error)
-                except BadMessageError as error:
-                    errors.append(error)
-        return found, errors
-
-    unknown = ("market.bonds", b"{}")
-    store(nats_server, [*as_json(trades(2)), BAD, *as_json(trades(2, first=2)), unknown])
-    found, errors = run(reading())
-    assert sequences(found) == [0, 1, 2, 3]
-    assert [(type(error), error.seq) for error in errors] == [
-        (BadMessageError, 3),
-        (UnknownSubjectError, 6),
-    ]
-
-
-def test_arrays_hold_all_before_and_after_a_bad_message(nats_server: NatsServer) -> None:
-    async def reading() -> tuple[list[int], list[int]]:
-        found: list[int] = []
-        errors: list[int] = []
-        async with connect(nats_server.url) as client:
-            subscription = client.subscribe(follow=False)
-            for _ in range(3):
-                try:
-                    async for batch in subscription.batches():
-                        found += batch.records["sequence"].tolist()
-                except BadMessageError as error:
-                    errors.append(error.seq)
-        return found, errors
-
-    store(nats_server, [*as_json(trades(3)), BAD, BAD, *as_json(trades(3, first=3))])
-    assert run(reading()) == (list(range(6)), [4, 5])
 
 
 def test_an_ephemeral_consumer_is_gone_with_its_client(nats_server: NatsServer) -> None:
