@@ -58,6 +58,10 @@ _NOT_WRITTEN: Final = (Error, OSError, AttributeError)
 CPython 3.12 on: a transport that is closed has no loop when lines are written to it."""
 
 
+class NotConnectedError(IngestorError):
+    """A client is used outside of ``async with``, where it has no connection."""
+
+
 class NoAnswerError(StreamError):
     """JetStream did not answer: it is off, or just coming up."""
 
@@ -174,7 +178,11 @@ class Connection:
             log.debug("closing the NATS connection: %r", error)
 
     async def up(self) -> None:
-        """Wait until there is a connection. Raises what `failure` says."""
+        """Wait until there is a connection. Raises what `failure` says; `NotConnectedError`."""
+        if self._closing or not self._opened:
+            raise NotConnectedError(
+                "the client is not connected: use it within `async with connect(...) as client:`"
+            )
         await self._up.wait()
         if self.failure is not None:
             raise self.failure

@@ -13,6 +13,7 @@ same as starting: `open` again, with the sequence after which to go on.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
@@ -38,6 +39,9 @@ RESET_SINCE: Final = (2, 14)
 
 SPARE_SUFFIX: Final = "-spare"
 """Appended to a durable's name: the consumer that holds its place while it is made again."""
+
+IN_USE_LOOKS: Final = 4
+IN_USE_PAUSE_S: Final = 0.25
 
 CONSUMER_NOT_FOUND: Final = 10014
 
@@ -68,6 +72,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
     delivered: Sequences
     ack_floor: Sequences
     num_ack_pending: int = 0
+    num_waiting: int = 0
 
 
 class _StreamState(msgspec.Struct, frozen=True):
@@ -86,6 +91,8 @@ class Consumer(Protocol):
     """What a subscription needs of the server."""
 
     acknowledges: bool
+    subject: str
+    start: Start
 
     async def open(self, last_seq: int | None) -> Opened:
         """Get ready to deliver what follows `last_seq`, None at first. Raises StreamError."""
@@ -102,14 +109,14 @@ class Ephemeral:
     def __init__(self, connection: Connection, stream: str, subject: str, start: Start) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = subject
-        self._start = start
+        self.subject = subject
+        self.start = start
         self._name: str | None = None
 
     async def open(self, last_seq: int | None) -> Opened:
         """Make a consumer. Raises StreamError."""
         await self.close()
-        start = self._start if last_seq is None else AtSequence(last_seq + 1)
+        start = self.start if last_seq is None else AtSequence(last_seq + 1)
         name = uuid4().hex
         config = {
             "name": name,
@@ -117,7 +124,7 @@ class Ephemeral:
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
-            "filter_subject": self._subject,
+            "filter_subject": self.subject,
             **deliver_policy(start),
         }
         info = await _create(self._connection, self._stream, config)
@@ -142,13 +149,13 @@ class Durable:
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = subject
-        self._start = start
+        self.subject = subject
+        self.start = start
         self._name = name
 
     async def open(self, last_seq: int | None) -> Opened:
         """Make it, or take up where it stands. Raises StreamError when it is of another kind."""
-        info = await self._info(self._name)
+        info = await self._unused(await self._info(self._name))
         if not self._can_reset:
             info = await self._without_spare(info)
         if info is not None:
@@ -167,10 +174,25 @@ class Durable:
     def _can_reset(self) -> bool:
         return self._connection.server_version >= RESET_SINCE
 
+    async def _unused(self, info: ConsumerInfo | None) -> ConsumerInfo | None:
+        """Refuse a durable that another subscription asks for messages right now.
+
+        Requests of a subscription that has just ended may stay a moment. Raises StreamError.
+        """
+        for _ in range(IN_USE_LOOKS):
+            if info is None or not info.num_waiting:
+                return info
+            await asyncio.sleep(IN_USE_PAUSE_S)
+            info = await self._info(self._name)
+        raise StreamError(
+            f"durable {self._name} of stream {self._stream} is read by another subscription: "
+            "each needs a name of its own"
+        )
+
     async def _first_start(self) -> Start:
         """Return where a new one begins, in words that mean the same when it is made again."""
-        if self._start is not From.NEW:
-            return self._start
+        if self.start is not From.NEW:
+            return self.start
         what = f"the end of stream {self._stream}"
         stream = await self._connection.api(what, f"STREAM.INFO.{self._stream}", _StreamInfo)
         return AtSequence(stream.state.last_seq + 1)
@@ -215,7 +237,7 @@ class Durable:
             "ack_policy": "all",
             "ack_wait": int(ACK_WAIT_S * NS_PER_S),
             "max_ack_pending": MAX_ACK_PENDING,
-            "filter_subject": self._subject,
+            "filter_subject": self.subject,
         }
 
     async def _make(self, name: str, config: dict[str, Any]) -> ConsumerInfo:
@@ -241,7 +263,7 @@ class Durable:
         return await self._connection.api(what, f"CONSUMER.{verb}.{self._stream}.{name}", kind)
 
     def _check(self, config: dict[str, Any]) -> None:
-        wanted = {"ack_policy": "all", "filter_subject": self._subject}
+        wanted = {"ack_policy": "all", "filter_subject": self.subject}
         for key, value in wanted.items():
             if config.get(key) != value:
                 raise StreamError(

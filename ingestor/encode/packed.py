@@ -65,8 +65,8 @@ import numpy as np
 from ingestor import bounds
 from ingestor.blocks import Source
 from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records
-from ingestor.symbols import SymbolTable
+from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
+from ingestor.symbols import SymbolTable, parse_option_ticker
 
 MAGIC: Final = b"\xabMDP"
 VERSION: Final = 1
@@ -206,6 +206,9 @@ def _read(opening: bytes) -> Header:
     source = _source(texts.take_text(head.source_bytes))
     symbols = _read_symbols(texts, head.symbol_count)
     texts.finish()
+    if kind.rtype == RType.OPTION_TRADE:
+        for symbol in symbols.values():
+            parse_option_ticker(symbol)
     return Header(kind, symbols, source)
 
 

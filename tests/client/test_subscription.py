@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -85,12 +86,24 @@ async def take(subscription: Subscription, wanted: int) -> list[Event]:
     return found
 
 
+class CrashError(Exception):
+    """Leaves a client as a crash would: nothing more is acknowledged."""
+
+
+@asynccontextmanager
+async def crashing_client(server: NatsServer) -> AsyncIterator[Client]:
+    with suppress(CrashError):
+        async with connect(server.url) as client:
+            yield client
+            raise CrashError
+
+
 async def read_and_leave(server: NatsServer, acknowledged: int, subject: str = "market.>") -> None:
     """Read as a durable, and end without a word after one more than was acknowledged.
 
     Not after two: where those do not arrive together, asking for the second acknowledges the first.
     """
-    async with connect(server.url) as client:
+    async with crashing_client(server) as client:
         subscription = client.subscribe(subject, durable="core")
         assert sequences(await take(subscription, acknowledged)) == list(range(acknowledged))
         assert await subscription.ack()
@@ -343,7 +356,7 @@ def test_a_durable_that_acknowledged_nothing_begins_where_it_began(
     any_nats_server: NatsServer, start: Start
 ) -> None:
     async def crashing() -> None:
-        async with connect(any_nats_server.url) as client:
+        async with crashing_client(any_nats_server) as client:
             subscription = client.subscribe(TRADES, durable="core", start=start)
             taking = asyncio.create_task(take(subscription, 1))
             await opened(subscription)
