@@ -19,19 +19,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import databento_dbn
+import zstandard
 
 from ingestor.bench.inputs import blocks, make_day, merged
 from ingestor.blocks import Reply
 from ingestor.client.batches import batches_of, events_by_seq
 from ingestor.client.decode import read_json
+from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.client.wire import Frame
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema, find_files
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.feeds.streams import open_stream
 
 CHUNK: Final = 64
 """Messages that are taken together, about as many packed ones as one read of a socket brings."""
+
+TOGETHER: Final = BATCH_MESSAGES // CHUNK
+"""Chunks that arrays are made of at once."""
 
 _FIELDS: Final = (
     *("ts_event", "ts_recv", "price", "size", "action", "side", "flags", "depth"),
@@ -85,7 +89,8 @@ def _count(events: Iterator[Any]) -> int:
 
 def _vendor(day: Path) -> Callable[[], int]:
     (file,) = find_files(day, DbnSchema.MBP10, ())
-    with open_stream(file.path) as stream:
+    packed = file.path.suffix == ".zst"
+    with zstandard.open(file.path) if packed else file.path.open("rb") as stream:
         data = stream.read()
 
     def read() -> int:
@@ -115,7 +120,8 @@ def _touch(record: Any) -> int:
 
 def _messages(day: Path, encoding: str) -> list[list[Frame]]:
     """Messages of the merged day as a replay publishes them, in chunks."""
-    encoder, frames = make_encoder(encoding), []
+    encoder = make_encoder(encoding)
+    frames: list[Frame] = []
     for runs in merged(blocks(day, (DbnSchema.TRADES, DbnSchema.MBP10))):
         frames += _frames(encoder.encode(runs, Reply(b"r", b""), 1, len(runs)).data)
     taken = iter(frames)
@@ -142,9 +148,12 @@ def _json_events(chunks: list[list[Frame]]) -> int:
 
 def _packed_events(chunks: list[list[Frame]]) -> int:
     found = (events_by_seq(chunk, range(len(chunk)))[0] for chunk in chunks)
-    return sum(len(events) for by_seq in found for events in by_seq.values())
+    return sum(len(list(events)) for by_seq in found for events in by_seq.values())
 
 
 def _rows(chunks: list[list[Frame]]) -> int:
-    found = (batches_of(chunk, range(len(chunk)))[0] for chunk in chunks)
-    return sum(len(batch) for batches in found for batch in batches)
+    rows = 0
+    for at in range(0, len(chunks), TOGETHER):
+        frames = [frame for chunk in chunks[at : at + TOGETHER] for frame in chunk]
+        rows += sum(map(len, batches_of(frames, range(len(frames)))[0]))
+    return rows

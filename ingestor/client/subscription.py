@@ -113,8 +113,10 @@ class Subscription:
         self._origin: Pull | None = None
         # What was the last of the messages that were at hand before those, of a durable.
         self._before: tuple[Pull, Frame] | None = None
-        # Events of packed messages at hand by sequence; how many of the next are handed out.
-        self._events: dict[int, list[Event]] = {}
+        # Events of packed messages at hand by sequence; those of the next one, and how many of them
+        # are handed out.
+        self._events: dict[int, Iterator[Event]] = {}
+        self._rows: list[Event] = []
         self._row = 0
         # Batches of the messages after those, and `_handed` once they are gone.
         self._batches: deque[Batch] = deque()
@@ -236,9 +238,11 @@ class Subscription:
     def _events_at(self, index: int) -> Iterator[Event]:
         """Hand out the events of a packed message that are not yet; none if it is bad."""
         seq = self._chunk.seqs[index]
-        if seq not in self._events:
-            self._unpack(index)
-        events = self._events[seq]
+        if not self._row:
+            if seq not in self._events:
+                self._unpack(index)
+            self._rows = list(self._events.pop(seq))
+        events = self._rows
         for row in range(self._row or self._rows_to_leave_out(seq), len(events)):
             if row + 1 < len(events):
                 self._row = row + 1
