@@ -154,7 +154,7 @@ def test_slow_ways_publish_the_front_of_the_day_only(
 def test_what_an_event_costs_a_consumer_is_told_for_every_way(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["consume", "--events", "300", "--rounds", "1", "--json"]) == ExitCode.OK
+    assert main(["consume", "--events", "1000", "--rounds", "1", "--json"]) == ExitCode.OK
     figures = json.loads(capsys.readouterr().out)
     assert len(figures) == 7
     assert all(0 < us < 10_000 for us in figures.values())

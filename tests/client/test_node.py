@@ -55,10 +55,6 @@ def test_jq_reads_every_nanosecond_once_they_are_quoted() -> None:
         pytest.skip("no jq")
     (command,) = [line for line in INTERFACES.read_text().splitlines() if "| jq -c" in line]
     _, _, words = command.partition("| ")
-    out = subprocess.run(
-        ["/bin/sh", "-c", words],
-        input=examples.CONTRACT[3].payload,
-        capture_output=True,
-        check=True,
-    )
+    event = examples.CONTRACT[3].payload
+    out = subprocess.run(["/bin/sh", "-c", words], input=event, capture_output=True, check=True)
     assert out.stdout == b'["1765895400017150864","1"]\n'
