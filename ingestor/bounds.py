@@ -43,6 +43,14 @@ _TELLTALE_CHARS: Final = 4
 _ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 
+def is_symbol(text: str) -> bool:
+    """Whether it can be a symbol: 1 to `MAX_SYMBOL_BYTES` bytes of UTF-8, none of them zero."""
+    try:
+        return 0 < len(text.encode()) <= MAX_SYMBOL_BYTES and "\0" not in text
+    except UnicodeEncodeError:
+        return False
+
+
 def printable(text: str | bytes, limit: int = MAX_TEXT_CHARS) -> str:
     r"""Return foreign text as it may stand in a line: one line, no control characters, cut.
 

@@ -21,6 +21,7 @@ import uvloop
 
 from ingestor import __version__
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
+from ingestor.client.start import check_start
 from ingestor.clock import to_ns
 from ingestor.config.load import cautions, file_layer, load
 from ingestor.config.schema import Nats
@@ -104,10 +105,12 @@ def positive(text: str) -> int:
 
 
 def start_of(since: str | None, new: bool, now_ns: int) -> Start:
-    """Return where to begin. Raises ConfigurationError for a time that cannot be read."""
+    """Return where to begin. Raises ConfigurationError for a time that cannot be."""
     if new:
         return From.NEW
-    return From.BEGINNING if since is None else Since(since_ns(since, now_ns))
+    start = From.BEGINNING if since is None else Since(since_ns(since, now_ns))
+    check_start(start)
+    return start
 
 
 def since_ns(text: str, now_ns: int) -> int:

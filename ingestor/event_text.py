@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from ingestor.bounds import printable
 from ingestor.clock import iso_utc
 from ingestor.events import Event
 
@@ -26,8 +27,8 @@ _SIDES: Final = {"B": "bid", "A": "ask", "N": "", None: ""}
 
 def line_of(event: Event) -> str:
     """Return ``<event time, UTC> <type> <symbol> <what happened>``."""
-    name = type(event).__name__
-    head = f"{iso_utc(event.ts_event_ns)} {name:{_NAME_CHARS}} {symbol_of(event):{_SYMBOL_CHARS}}"
+    name, symbol = type(event).__name__, printable(symbol_of(event))
+    head = f"{iso_utc(event.ts_event_ns)} {name:{_NAME_CHARS}} {symbol:{_SYMBOL_CHARS}}"
     return f"{head} {_DETAILS[name](event)}".rstrip()
 
 

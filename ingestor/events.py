@@ -5,20 +5,30 @@ yields and what the consumer library decodes messages to. Fields stand in the co
 Prices are the double nearest to the exact decimal (use the record arrays for exact integers);
 what is unknown is None. They hold no cycles, so the garbage collector need not know of them:
 keeping many costs less than half the time that way.
+
+Records become events a column at a time: NumPy and `map` turn one field of all records into
+Python values, and `map` calls the event's class with one value of each column, so that no line of
+Python runs per event. The columns stand in the order of the class's fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import Annotated, Any, Final
+from itertools import repeat
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
 
 from ingestor.blocks import Block
+from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.records import (
     FLAG_SNAPSHOT,
     LEVELS,
+    MAX_CONDITIONS,
     UNDEF_EXCHANGE,
     UNDEF_SEQUENCE,
     Records,
@@ -26,7 +36,7 @@ from ingestor.records import (
     split_by_rtype,
 )
 from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.units import PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 
 class Aggressor(IntEnum):
@@ -43,232 +53,285 @@ AGGRESSORS: Final = frozenset(Aggressor)
 AGGRESSOR_OF_SIDE: Final = {ord("B"): Aggressor.BUY, ord("A"): Aggressor.SELL}
 """DBN trade side to aggressor; any other side is MID."""
 
-Row = dict[str, Any]
-"""One record as plain Python values by field name."""
-
 DBN_ACTIONS: Final = frozenset(b"ACMTRF")
 DBN_SIDES: Final = frozenset(b"ABN")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+MAX_PRICE: Final = 9_223_372_036.854_774
+"""Every double up to this, of either sign, is a 64-bit number of 1e-9 units and not undefined."""
+
+# What JSON may say. The bounds are those of a record, so that a message is an event if and only if
+# it is a record: both ways of reading a stream take and refuse the same.
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME_NS)]
+Price = Annotated[float, Meta(ge=-MAX_PRICE, le=MAX_PRICE)]
+Size = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
+Seq = Annotated[int, Meta(ge=0)]
+FuturesSeq = Annotated[int, Meta(ge=0, le=UINT32_MAX)]
+ExchangeId = Annotated[int, Meta(ge=-(2**15), le=2**15 - 1)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_SYMBOL_BYTES)]
+Conditions = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=2**16 - 1)], ...], Meta(max_length=MAX_CONDITIONS)
+]
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
     """The envelope; times are int nanoseconds UTC."""
 
-    ts_event_ns: int
-    ts_recv_ns: int
-    source: str
+    ts_event_ns: Time
+    ts_recv_ns: Time
+    source: Literal["polygon_ws", "direct_feed", "replay", "sim"]
 
 
-class StockTrade(Event, frozen=True, kw_only=True, gc=False):
+class StockTrade(Event, frozen=True, gc=False):
     """Schema stocks.trades.v1; size in whole shares."""
 
-    symbol: str
-    price: float
-    size: int
-    exchange: int | None
-    conditions: tuple[int, ...]
-    seq: int | None
+    symbol: Text
+    price: Price
+    size: Size
+    exchange: ExchangeId | None
+    conditions: Conditions
+    seq: Seq | None
     aggressor: Aggressor
 
 
-class StockQuote(Event, frozen=True, kw_only=True, gc=False):
+class StockQuote(Event, frozen=True, gc=False):
     """Schema stocks.quotes.v1; an empty side has price None."""
 
-    symbol: str
-    bid_px: float | None
-    ask_px: float | None
-    bid_sz: int
-    ask_sz: int
-    bid_exch: int | None
-    ask_exch: int | None
-    seq: int | None
+    symbol: Text
+    bid_px: Price | None
+    ask_px: Price | None
+    bid_sz: Size
+    ask_sz: Size
+    bid_exch: ExchangeId | None
+    ask_exch: ExchangeId | None
+    seq: Seq | None
 
 
-class OptionTrade(Event, frozen=True, kw_only=True, gc=False):
+class OptionTrade(Event, frozen=True, gc=False):
     """Schema options.trades.v1; size in contracts, exp_date as YYYY-MM-DD, right C or P."""
 
-    underlying: str
-    option_symbol: str
-    exp_date: str
-    strike: float
-    right: str
-    price: float
-    size: int
-    opt_bid: float | None
-    opt_ask: float | None
+    underlying: Text
+    option_symbol: Text
+    exp_date: Text
+    strike: Price
+    right: Literal["C", "P"]
+    price: Price
+    size: Size
+    opt_bid: Price | None
+    opt_ask: Price | None
     aggressor: Aggressor
-    conditions: tuple[int, ...]
-    seq: int | None
+    conditions: Conditions
+    seq: Seq | None
 
 
-class FuturesTrade(Event, frozen=True, kw_only=True, gc=False):
+class FuturesTrade(Event, frozen=True, gc=False):
     """Schema futures.trades.v1."""
 
-    symbol: str
-    price: float
-    size: int
+    symbol: Text
+    price: Price
+    size: Size
     aggressor: Aggressor
-    exchange: str | None
+    exchange: Text | None
     conditions: None
-    seq: int | None
+    seq: FuturesSeq | None
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
     """One level of the book; an empty one has price None and size 0."""
 
-    bid_px: float | None
-    bid_sz: int
-    ask_px: float | None
-    ask_sz: int
+    bid_px: Price | None
+    bid_sz: Size
+    ask_px: Price | None
+    ask_sz: Size
 
 
-class MBP10(Event, frozen=True, kw_only=True, gc=False):
+class MBP10(Event, frozen=True, gc=False):
     """Schema futures.mbp10.v1; ten levels, best first."""
 
-    symbol: str
-    levels: Annotated[tuple[Level, ...], msgspec.Meta(min_length=LEVELS, max_length=LEVELS)]
+    symbol: Text
+    levels: Annotated[tuple[Level, ...], Meta(min_length=LEVELS, max_length=LEVELS)]
     is_snapshot: bool
-    seq: int | None
-    action: str | None
-    side: str | None
-    action_price: float | None
-    action_size: int
+    seq: FuturesSeq | None
+    action: Literal["A", "C", "M", "T", "R", "F"] | None
+    side: Literal["A", "B", "N"] | None
+    action_price: Price | None
+    action_size: Size
 
 
 def events_of(block: Block) -> Iterator[Event]:
-    """Yield every record of a block as its event object, in order."""
+    """Yield every record of a block as its event object, in order.
+
+    What is taken from the block is taken a stretch of one event type at a time, before the first
+    event of the stretch. Raises `BadDataError` for an unknown rtype, and an option that is none.
+    """
     for kind, records in split_by_rtype(block.records):
-        build = _BUILDERS[kind.rtype]
-        for record in plain_rows(records):
-            yield build(record, block)
+        yield from _BUILDERS[kind.rtype](records, block)
 
 
-def plain_rows(records: Records) -> Iterator[Row]:
-    """Yield records as plain Python values, several times faster than one NumPy scalar a field."""
-    names = records.dtype.names or ()
-    for values in zip(*(records[name].tolist() for name in names), strict=True):
-        yield dict(zip(names, values, strict=True))
+Columns = Iterator[Any] | list[Any]
+"""One field of all records, as what events hold."""
+
+_EXACT_UNITS: Final = 2**53
+"""Integers below are doubles: dividing one by `PRICE_SCALE` gives the double nearest to a price."""
+
+_AGGRESSORS: Final = [Aggressor.MID, Aggressor.BUY, *[Aggressor.MID] * 253, Aggressor.SELL]
+"""By the byte of a live record."""
+
+_AGGRESSOR_OF_SIDE: Final = [AGGRESSOR_OF_SIDE.get(side, Aggressor.MID) for side in range(256)]
+_ACTION: Final = [chr(code) if code in DBN_ACTIONS else None for code in range(256)]
+_SIDE: Final = [chr(code) if code in DBN_SIDES else None for code in range(256)]
+_IS_SNAPSHOT: Final = [bool(flags & FLAG_SNAPSHOT) for flags in range(256)]
 
 
-def _price(price_e9: int) -> float | None:
-    return None if price_e9 == UNDEF_PRICE else price_e9 / PRICE_SCALE
+def _looked_up(table: list[Any], column: npt.NDArray[Any]) -> Columns:
+    return map(table.__getitem__, column.tolist())
 
 
-def _known_price(price_e9: int) -> float:
-    return price_e9 / PRICE_SCALE
+def _prices(units: npt.NDArray[np.int64]) -> list[Any]:
+    prices: list[Any] = (units / PRICE_SCALE).tolist()
+    for at in np.flatnonzero((units >= _EXACT_UNITS) | (units <= -_EXACT_UNITS)).tolist():
+        price_e9 = int(units[at])
+        prices[at] = None if price_e9 == UNDEF_PRICE else price_e9 / PRICE_SCALE
+    return prices
 
 
-def _optional(value: int, undefined: int) -> int | None:
-    return None if value == undefined else value
+def _known_prices(units: npt.NDArray[np.int64]) -> list[Any]:
+    """Prices of a field that has no unknown."""
+    unknown = UNDEF_PRICE / PRICE_SCALE
+    return [unknown if price is None else price for price in _prices(units)]
 
 
-def _code(value: int, allowed: frozenset[int]) -> str | None:
-    return chr(value) if value in allowed else None
+def _optional(column: npt.NDArray[Any], undefined: int) -> list[Any]:
+    values: list[Any] = column.tolist()
+    for at in np.flatnonzero(column == undefined).tolist():
+        values[at] = None
+    return values
 
 
-def _aggressor(record: Row) -> Aggressor:
-    value = record["aggressor"]
-    return Aggressor(value) if value in AGGRESSORS else Aggressor.MID
+def _conditions(records: Records) -> Columns:
+    pairs = zip(records["conditions"].tolist(), records["n_conditions"].tolist(), strict=True)
+    return (tuple(conditions[:count]) for conditions, count in pairs)
 
 
-def _conditions(record: Row) -> tuple[int, ...]:
-    return tuple(record["conditions"][: record["n_conditions"]])
+def _of_instrument(records: Records, values: Mapping[int, Any]) -> Columns:
+    return map(values.__getitem__, records["instrument_id"].tolist())
 
 
-def _symbol(record: Row, block: Block) -> str:
-    return symbol_of(block.symbols, record["instrument_id"])
+def _symbols(records: Records, block: Block) -> dict[int, str]:
+    """The symbol of every instrument in the records."""
+    ids = records["instrument_id"]
+    some = [int(ids[0])] if (ids == ids[0]).all() else np.unique(ids).tolist()
+    return {number: symbol_of(block.symbols, number) for number in some}
 
 
-def _envelope(record: Row, block: Block) -> dict[str, Any]:
-    return {
-        "ts_event_ns": record["ts_event_ns"],
-        "ts_recv_ns": record["ts_recv_ns"],
-        "source": block.source.value,
-        "seq": _optional(record["sequence"], UNDEF_SEQUENCE),
-    }
+def _envelope(records: Records, block: Block) -> tuple[Columns, Columns, Columns]:
+    times = (records["ts_event_ns"].tolist(), records["ts_recv_ns"].tolist())
+    return *times, repeat(block.source.value)
 
 
-def _stock_trade(record: Row, block: Block) -> StockTrade:
-    return StockTrade(
-        **_envelope(record, block),
-        symbol=_symbol(record, block),
-        price=_known_price(record["price_e9"]),
-        size=record["size"],
-        exchange=_optional(record["exchange"], UNDEF_EXCHANGE),
-        conditions=_conditions(record),
-        aggressor=_aggressor(record),
+def _seq(records: Records) -> Columns:
+    return _optional(records["sequence"], UNDEF_SEQUENCE)
+
+
+def _aggressor(records: Records) -> Columns:
+    return _looked_up(_AGGRESSORS, records["aggressor"].view(np.uint8))
+
+
+def _stock_trades(records: Records, block: Block) -> Iterator[StockTrade]:
+    return map(
+        StockTrade,
+        *_envelope(records, block),
+        _of_instrument(records, _symbols(records, block)),
+        _known_prices(records["price_e9"]),
+        records["size"].tolist(),
+        _optional(records["exchange"], UNDEF_EXCHANGE),
+        _conditions(records),
+        _seq(records),
+        _aggressor(records),
     )
 
 
-def _stock_quote(record: Row, block: Block) -> StockQuote:
-    return StockQuote(
-        **_envelope(record, block),
-        symbol=_symbol(record, block),
-        bid_px=_price(record["bid_px_e9"]),
-        ask_px=_price(record["ask_px_e9"]),
-        bid_sz=record["bid_sz"],
-        ask_sz=record["ask_sz"],
-        bid_exch=_optional(record["bid_exch"], UNDEF_EXCHANGE),
-        ask_exch=_optional(record["ask_exch"], UNDEF_EXCHANGE),
+def _stock_quotes(records: Records, block: Block) -> Iterator[StockQuote]:
+    return map(
+        StockQuote,
+        *_envelope(records, block),
+        _of_instrument(records, _symbols(records, block)),
+        _prices(records["bid_px_e9"]),
+        _prices(records["ask_px_e9"]),
+        records["bid_sz"].tolist(),
+        records["ask_sz"].tolist(),
+        _optional(records["bid_exch"], UNDEF_EXCHANGE),
+        _optional(records["ask_exch"], UNDEF_EXCHANGE),
+        _seq(records),
     )
 
 
-def _option_trade(record: Row, block: Block) -> OptionTrade:
-    ticker = parse_option_ticker(_symbol(record, block))
-    return OptionTrade(
-        **_envelope(record, block),
-        underlying=ticker.underlying,
-        option_symbol=_symbol(record, block),
-        exp_date=ticker.expiry.isoformat(),
-        strike=_known_price(ticker.strike_e9),
-        right=ticker.right,
-        price=_known_price(record["price_e9"]),
-        size=record["size"],
-        opt_bid=_price(record["opt_bid_e9"]),
-        opt_ask=_price(record["opt_ask_e9"]),
-        aggressor=_aggressor(record),
-        conditions=_conditions(record),
+def _option_trades(records: Records, block: Block) -> Iterator[OptionTrade]:
+    symbols = _symbols(records, block)
+    parts = {number: _option_parts(symbol) for number, symbol in symbols.items()}
+    return map(
+        OptionTrade,
+        *_envelope(records, block),
+        *zip(*_of_instrument(records, parts), strict=True),
+        _known_prices(records["price_e9"]),
+        records["size"].tolist(),
+        _prices(records["opt_bid_e9"]),
+        _prices(records["opt_ask_e9"]),
+        _aggressor(records),
+        _conditions(records),
+        _seq(records),
     )
 
 
-def _futures_trade(record: Row, block: Block) -> FuturesTrade:
-    return FuturesTrade(
-        **_envelope(record, block),
-        symbol=_symbol(record, block),
-        price=_known_price(record["price_e9"]),
-        size=record["size"],
-        aggressor=AGGRESSOR_OF_SIDE.get(record["side"], Aggressor.MID),
-        exchange=PUBLISHER_EXCHANGE.get(record["publisher_id"]),
-        conditions=None,
+def _option_parts(symbol: str) -> tuple[str, str, str, float, str]:
+    """What an event says of a ticker, in its order."""
+    ticker = parse_option_ticker(symbol)
+    strike = ticker.strike_e9 / PRICE_SCALE
+    return ticker.underlying, symbol, ticker.expiry.isoformat(), strike, ticker.right
+
+
+def _futures_trades(records: Records, block: Block) -> Iterator[FuturesTrade]:
+    return map(
+        FuturesTrade,
+        *_envelope(records, block),
+        _of_instrument(records, _symbols(records, block)),
+        _known_prices(records["price_e9"]),
+        records["size"].tolist(),
+        _looked_up(_AGGRESSOR_OF_SIDE, records["side"]),
+        map(PUBLISHER_EXCHANGE.get, records["publisher_id"].tolist()),
+        repeat(None),
+        records["sequence"].tolist(),
     )
 
 
-def _level(level: tuple[int, ...]) -> Level:
-    bid_px_e9, ask_px_e9, bid_sz, ask_sz, *_ = level
-    return Level(
-        _price(bid_px_e9),
-        0 if bid_px_e9 == UNDEF_PRICE else bid_sz,
-        _price(ask_px_e9),
-        0 if ask_px_e9 == UNDEF_PRICE else ask_sz,
-    )
+def _levels(records: Records) -> Iterator[tuple[Level, ...]]:
+    columns = []
+    for side in ("bid", "ask"):
+        units = records["levels"][f"{side}_px_e9"].ravel()
+        sizes = records["levels"][f"{side}_sz"].ravel()
+        columns += [_prices(units), np.where(units == UNDEF_PRICE, 0, sizes).tolist()]
+    return zip(*[map(Level, *columns)] * LEVELS, strict=True)
 
 
-def _mbp10(record: Row, block: Block) -> MBP10:
-    return MBP10(
-        **_envelope(record, block),
-        symbol=_symbol(record, block),
-        levels=tuple(_level(level) for level in record["levels"]),
-        is_snapshot=bool(record["flags"] & FLAG_SNAPSHOT),
-        action=_code(record["action"], DBN_ACTIONS),
-        side=_code(record["side"], DBN_SIDES),
-        action_price=_price(record["price_e9"]),
-        action_size=record["size"],
+def _mbp10s(records: Records, block: Block) -> Iterator[MBP10]:
+    return map(
+        MBP10,
+        *_envelope(records, block),
+        _of_instrument(records, _symbols(records, block)),
+        _levels(records),
+        _looked_up(_IS_SNAPSHOT, records["flags"]),
+        records["sequence"].tolist(),
+        _looked_up(_ACTION, records["action"]),
+        _looked_up(_SIDE, records["side"]),
+        _prices(records["price_e9"]),
+        records["size"].tolist(),
     )
 
 
 _BUILDERS: Final = {
-    RType.STOCK_TRADE: _stock_trade,
-    RType.STOCK_QUOTE: _stock_quote,
-    RType.OPTION_TRADE: _option_trade,
-    RType.FUTURES_TRADE: _futures_trade,
-    RType.MBP10: _mbp10,
+    RType.STOCK_TRADE: _stock_trades,
+    RType.STOCK_QUOTE: _stock_quotes,
+    RType.OPTION_TRADE: _option_trades,
+    RType.FUTURES_TRADE: _futures_trades,
+    RType.MBP10: _mbp10s,
 }

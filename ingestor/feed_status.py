@@ -7,11 +7,11 @@ the data knows what is missing from it. Keys are only ever added.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from ingestor.bounds import printable
+from ingestor.bounds import MAX_TIME_NS, printable
 from ingestor.errors import BadDataError
 
 SUBJECT_PREFIX: Final = "ingestor.status"
@@ -44,6 +44,10 @@ class What(StrEnum):
     """The vendor refuses or does not answer something; `text` says what."""
 
 
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]
+"""What JSON may say: 0 to 2**63-1."""
+
+
 class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One happening; times are int nanoseconds UTC, None where there is none.
 
@@ -54,14 +58,14 @@ class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     feed: str
     what: What
-    at_ns: int
+    at_ns: Natural
     text: str
-    from_event_ns: int | None = None
-    to_event_ns: int | None = None
-    from_recv_ns: int | None = None
-    to_recv_ns: int | None = None
-    lost_trades: int | None = None
-    lost_quotes: int | None = None
+    from_event_ns: Natural | None = None
+    to_event_ns: Natural | None = None
+    from_recv_ns: Natural | None = None
+    to_recv_ns: Natural | None = None
+    lost_trades: Natural | None = None
+    lost_quotes: Natural | None = None
 
     @property
     def subject(self) -> str:
@@ -87,5 +91,5 @@ def decode_status(data: bytes) -> FeedStatus:
     """Read a status. Raises `BadDataError` when it is none."""
     try:
         return _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's own errors, UTF-8's, deep nesting
         raise BadDataError(f"not a feed's status: {printable(str(error))}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ingestor.bounds import MAX_LINE_CHARS, printable
 from ingestor.clock import iso_utc
 from ingestor.feed_status import FeedStatus
 from ingestor.units import NS_PER_S
@@ -16,9 +17,10 @@ _CLOCK: Final = slice(11, 23)
 
 def line_of_status(status: FeedStatus) -> str:
     """Return ``<time, UTC> <feed> <what> <text> (<span, losses>)``."""
-    head = f"{iso_utc(status.at_ns)} {status.feed:{_FEED_CHARS}} {status.what:{_WHAT_CHARS}}"
+    feed = printable(status.feed)
+    head = f"{iso_utc(status.at_ns)} {feed:{_FEED_CHARS}} {status.what:{_WHAT_CHARS}}"
     details = ", ".join(filter(None, (_span(status), _lost(status))))
-    return f"{head} {status.text}" + (f" ({details})" if details else "")
+    return f"{head} {printable(status.text, MAX_LINE_CHARS)}" + (f" ({details})" if details else "")
 
 
 def _span(status: FeedStatus) -> str:

@@ -105,7 +105,7 @@ class StreamCheck:
         if not is_packed(message.payload):
             self._check_keys(message, events[0])
         for event in events:
-            if event.source == Source.REPLAY:
+            if event.source == Source.REPLAY.value:
                 self._order.add(message, event)
 
     def _check_sequence(self, message: Message) -> None:

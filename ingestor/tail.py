@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from ingestor.client import (
     EVERYTHING,
     STATUS_STREAM,
     BadMessageError,
+    Cause,
     From,
     Message,
     Start,
@@ -61,8 +62,9 @@ times:
   a replay stores today what happened on another day.
 
 exit codes:
-  0 done, 2 command line, 4 some messages could not be read (they are named on standard error),
-  5 NATS unreachable, 6 NATS refused, 7 no such stream, 130 Ctrl-C
+  0 done, 2 command line, 4 messages on subjects of ours could not be read (the first of each kind
+  is named on standard error, and how many there were), 5 NATS unreachable, 6 NATS refused,
+  7 no such stream, 130 Ctrl-C
 """
 
 
@@ -128,7 +130,6 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
     """Print until the end that was asked for. Raises IngestorError, BrokenPipeError."""
     symbols = frozenset(given.symbol.split(",")) if given.symbol else frozenset()
     left = given.count
-    exit_code = ExitCode.OK
     stream = given.stream or DEFAULT_STREAM
     async with connect(**client_cli.way_in(given), stream=stream, name=PROG) as client:
         subscription = client.subscribe(
@@ -137,9 +138,8 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
         async for message in subscription.messages():
             try:
                 lines = list(_lines(message, symbols, as_json=given.json))
-            except BadMessageError as error:
-                print(f"{PROG}: {error}", file=sys.stderr)
-                exit_code = ExitCode.BAD_DATA
+            except BadMessageError as bad:
+                subscription.skips.add(bad)
                 continue
             for line in lines[:left]:
                 sys.stdout.write(line)
@@ -150,7 +150,15 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
                 if left <= 0:
                     break
     sys.stdout.flush()
-    return exit_code
+    return _exit_code(subscription.skipped)
+
+
+def _exit_code(skipped: Mapping[Cause, int]) -> ExitCode:
+    """Say what was left out. What is not on a subject of ours is nobody's fault."""
+    if skipped:
+        counts = ", ".join(f"{cause} {count:,}" for cause, count in sorted(skipped.items()))
+        print(f"{PROG}: messages skipped: {counts}", file=sys.stderr)
+    return ExitCode.BAD_DATA if skipped.keys() - {Cause.UNKNOWN_SUBJECT} else ExitCode.OK
 
 
 async def tail_statuses(given: argparse.Namespace, start: Start) -> int:
@@ -167,7 +175,7 @@ async def tail_statuses(given: argparse.Namespace, start: Start) -> int:
                 left -= 1
                 if left <= 0:
                     break
-    return ExitCode.OK
+        return _exit_code(client.skipped)
 
 
 def _lines(message: Message, symbols: frozenset[str], *, as_json: bool) -> Iterator[str]:
@@ -177,9 +185,10 @@ def _lines(message: Message, symbols: frozenset[str], *, as_json: bool) -> Itera
 
 
 def _json(message: Message, event: Event) -> str:
-    """The event's JSON: as it was published, where it was."""
-    packed = is_packed(message.payload)
-    return (msgspec.json.encode(event) if packed else message.payload).decode()
+    """The event's JSON on one line: as it was published, where it was."""
+    if not is_packed(message.payload) and (text := message.payload.decode()).isprintable():
+        return text
+    return msgspec.json.encode(event).decode()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ a seed per array; NumPy fills the array from the seed, since a depth record alon
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from ingestor.blocks import Block, Runs, Source
+from ingestor.bounds import MAX_TIME_NS, is_symbol
+from ingestor.events import MAX_PRICE
 from ingestor.feed_status import FeedStatus, What
 from ingestor.records import (
     EVENT_TYPE_BY_RTYPE,
@@ -31,6 +34,7 @@ from ingestor.records import (
     RType,
 )
 from ingestor.symbols import STRIKE_E9_PER_UNIT, OptionTicker
+from ingestor.units import PRICE_SCALE, UNDEF_PRICE
 
 _UNKNOWN_OR_NATURAL: Final = st.none() | st.integers(0, 2**63 - 1)
 STATUSES: Final = st.builds(
@@ -137,6 +141,44 @@ def runs(draw: st.DrawFn, *, max_blocks: int = 3, max_size: int = 20) -> Runs:
             reached[index] += draw(st.integers(1, left))
             pieces.append((index, start, reached[index]))
     return runs_of(chosen, pieces)
+
+
+def sound_blocks(*, max_size: int = 20) -> st.SearchStrategy[Block]:
+    """Blocks of what a consumer takes: symbols, times and prices within their bounds."""
+    return blocks(max_size=max_size).map(_made_sound)
+
+
+def sound_runs(*, max_size: int = 20) -> st.SearchStrategy[Runs]:
+    """Runs over `sound_blocks`."""
+
+    def made_sound(chosen: Runs) -> Runs:
+        return replace(chosen, blocks=[_made_sound(block) for block in chosen.blocks])
+
+    return runs(max_size=max_size).map(made_sound)
+
+
+def _made_sound(block: Block) -> Block:
+    kinds = {int(rtype): EVENT_TYPE_BY_RTYPE[int(rtype)] for rtype in block.records["rtype"]}
+    whole = block.records.copy()
+    for rtype, kind in kinds.items():
+        _tame(whole.view(kind.dtype)[whole["rtype"] == rtype], whole, kind, rtype)
+    symbols = {number: text for number, text in block.symbols.items() if is_symbol(text)}
+    return replace(block, records=whole, symbols=symbols)
+
+
+def _tame(rows: Records, whole: Records, kind: EventType, rtype: int) -> None:
+    """Bring what is out of bounds back into them, by the bits that are too many."""
+    for part in (rows, rows["levels"]) if "levels" in (rows.dtype.names or ()) else (rows,):
+        for name in part.dtype.names or ():
+            if name in ("ts_event_ns", "ts_recv_ns"):
+                part[name] &= np.uint64(MAX_TIME_NS)
+            elif name.endswith("_e9"):
+                # A trade has a price.
+                nullable = name != "price_e9" or kind.rtype == RType.MBP10
+                known = (part[name] != UNDEF_PRICE) | (not nullable)
+                limit = int(MAX_PRICE * PRICE_SCALE)
+                part[name][known] = np.clip(part[name][known], -limit, limit)
+    whole.view(kind.dtype)[whole["rtype"] == rtype] = rows
 
 
 def runs_of(chosen: list[Block], pieces: list[tuple[int, int, int]]) -> Runs:

@@ -65,7 +65,7 @@ def test_rates_are_compared_with_the_ceiling_of_the_same_case(packed: dict[str, 
 
 def test_what_a_consumer_costs_is_its_own_work(packed: dict[str, Any]) -> None:
     costs = [line["our_cpu_us"] for line in packed["lines"] if "consumer" in line["way"]]
-    assert len(costs) == 3
+    assert len(costs) == 6
     assert all(0 < cost < 1e6 for cost in costs)
 
 
@@ -149,3 +149,12 @@ def test_slow_ways_publish_the_front_of_the_day_only(
     day = make_day(tmp_path / "day", EVENTS)
     case = turns.Case("trades", day, (DbnSchema.TRADES,))
     assert WAYS["plain Python, awaited"](turns.Workplace(tmp_path), case).events == 50
+
+
+def test_what_an_event_costs_a_consumer_is_told_for_every_way(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["consume", "--events", "1000", "--rounds", "1", "--json"]) == ExitCode.OK
+    figures = json.loads(capsys.readouterr().out)
+    assert len(figures) == 7
+    assert all(0 < us < 10_000 for us in figures.values())

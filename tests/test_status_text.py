@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
+from ingestor.bounds import printable
 from ingestor.clock import iso_utc
 from ingestor.feed_status import FeedStatus, What
 from ingestor.status_text import line_of_status
@@ -42,4 +43,6 @@ def test_what_is_not_known_is_left_out() -> None:
 
 @given(STATUSES)
 def test_every_status_is_a_line_that_begins_with_its_time(status: FeedStatus) -> None:
-    assert line_of_status(status).startswith(f"{iso_utc(status.at_ns)} {status.feed}")
+    line = line_of_status(status)
+    assert line.startswith(f"{iso_utc(status.at_ns)} {printable(status.feed)}")
+    assert printable(line, len(line)) == line

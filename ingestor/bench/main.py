@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import ingestor.one_thread  # noqa: F401 (before NumPy)
-from ingestor.bench import live
+from ingestor.bench import live, objects
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
@@ -40,6 +40,7 @@ Each way fills the stream of a fresh nats-server with an empty store in --dir:
 and a consumer reads what a replay has stored, as typed events or as arrays.
 
 ingestor-bench live --help: latency and cost of a live run against the simulator.
+ingestor-bench consume --help: what an event costs a consumer, without a server.
 
 The plain ways need the extra: pip install -e .[bench]
 """
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["live"]:
         return live.main(words[1:])
+    if words[:1] == ["consume"]:
+        return objects.main(words[1:])
     parser = _parser()
     given = parser.parse_args(words)
     pairs = _pairs(parser, given.cases, given.ways)

@@ -156,6 +156,8 @@ WAYS: Final[dict[str, Way]] = {
     "ceiling, packed": lambda place, case: ceiling(place, case, "packed"),
     "replay, packed": lambda place, case: replay(place, case, "packed"),
     "consumer, JSON events": lambda place, case: consume(place, case, "json", "events"),
+    "consumer, JSON batches": lambda place, case: consume(place, case, "json", "batches"),
+    "consumer, packed events": lambda place, case: consume(place, case, "packed", "events"),
     "consumer, packed batches": lambda place, case: consume(place, case, "packed", "batches"),
     "plain Python, window": lambda place, case: plain(place, case, WINDOW_EVENTS),
     "plain Python, awaited": lambda place, case: plain(place, case, AWAITED_EVENTS, "--awaited"),

@@ -22,17 +22,28 @@ integers of 1e-9. Batches are the fast way: packed, millions of records a second
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from ingestor.bounds import MAX_TIME_NS
 from ingestor.client import statuses as _statuses
 from ingestor.client.batches import Batch
-from ingestor.client.connection import Connection
+from ingestor.client.connection import Connection, NotConnectedError
 from ingestor.client.consumer import Durable, Ephemeral
-from ingestor.client.decode import BadMessageError, Message, UnknownSubjectError, decode
-from ingestor.client.start import AtSequence, From, Since, Start
-from ingestor.client.subscription import Subscription
+from ingestor.client.decode import (
+    EVENT_TYPE_BY_SUBJECT,
+    BadMessageError,
+    Cause,
+    Message,
+    Skips,
+    UnknownSubjectError,
+    decode,
+)
+from ingestor.client.gaps import Gap, OnGap, OvertakenError, overlap, raise_overtaken
+from ingestor.client.start import AtSequence, From, Since, Start, check_start
+from ingestor.client.subscription import Subscription, Wanted
 from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
 
 __all__ = [
@@ -43,10 +54,14 @@ __all__ = [
     "AtSequence",
     "BadMessageError",
     "Batch",
+    "Cause",
     "Client",
     "FeedStatus",
     "From",
+    "Gap",
     "Message",
+    "NotConnectedError",
+    "OvertakenError",
     "Since",
     "Start",
     "Subscription",
@@ -54,11 +69,16 @@ __all__ = [
     "What",
     "connect",
     "decode",
+    "raise_overtaken",
 ]
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 DEFAULT_STREAM: Final = "MARKET_DATA"
 EVERYTHING: Final = "market.>"
+
+_OURS: Final = tuple(EVENT_TYPE_BY_SUBJECT)
+
+log = logging.getLogger(__name__)
 
 
 class Client:
@@ -70,25 +90,49 @@ class Client:
         """`streams` are that of the market's data and that of statuses."""
         self._connection = Connection(url, options, self._lost)
         self._stream, self._status_stream = streams
+        self._skips = Skips()
         self._subscriptions: list[Subscription] = []
 
-    def subscribe(
+    @property
+    def skipped(self) -> Mapping[Cause, int]:
+        """Messages that all subscriptions passed over, by cause (`Subscription.skipped`)."""
+        return dict(self._skips.counts)
+
+    def subscribe(  # noqa: PLR0913  (all but one by name)
         self,
         subject: str = EVERYTHING,
         *,
         start: Start = From.BEGINNING,
         durable: str | None = None,
         follow: bool = True,
+        on_gap: OnGap | None = None,
+        from_event_ns: int = 0,
+        to_event_ns: int = MAX_TIME_NS + 1,
     ) -> Subscription:
         """Return a subscription to a subject, which may hold the wildcards ``*`` and ``>``.
 
         With `durable`, a name, the server remembers what was acknowledged under it, and `start`
         only counts the first time; a durable serves one subscription at a time. Without `follow`
         the iteration ends where the stream does. The server is first asked when it is iterated.
+
+        `on_gap` is called with a `Gap` where the stream dropped messages before they were read,
+        before what follows it is handed out; `raise_overtaken` is one that raises. Without it a
+        line in the log says so. Of events, only those from `from_event_ns` on and before
+        `to_event_ns` (``ts_event_ns``, int ns UTC) are handed out; all are read, since a stream is
+        in the order of publishing. Raises ConfigurationError for a `start` that means nothing.
         """
+        check_start(start)
+        if subject not in _OURS and not any(overlap(subject, ours) for ours in _OURS):
+            log.warning("no event is ever published on %s: known are %s", subject, ", ".join(_OURS))
         place = (self._connection, self._stream, subject)
         consumer = Durable(*place, start, name=durable) if durable else Ephemeral(*place, start)
-        subscription = Subscription(self._connection, self._stream, consumer, follow=follow)
+        subscription = Subscription(
+            self._connection,
+            self._stream,
+            consumer,
+            Wanted(follow, on_gap, from_event_ns, to_event_ns),
+            self._skips,
+        )
         self._subscriptions.append(subscription)
         return subscription
 
@@ -108,8 +152,8 @@ class Client:
     ) -> AsyncIterator[FeedStatus]:
         """Yield what one feed or every feed tells: by default the last of each, then what is new.
 
-        Without `follow` it ends where the stream does. A status that cannot be read is named in
-        the log and passed over. Raises StreamError, NatsUnreachableError, NatsRefusedError.
+        Without `follow` it ends where the stream does. What is no status is passed over and
+        counted (`skipped`). Raises StreamError, NatsUnreachableError, NatsRefusedError.
         """
         while not await _statuses.exists(self._connection, self._status_stream):
             if not follow:
@@ -118,10 +162,11 @@ class Client:
             start = From.BEGINNING
         subject = status_subject(feed) if feed else ALL_SUBJECTS
         place = (self._connection, self._status_stream, subject)
-        subscription = Subscription(*place[:2], Ephemeral(*place, start), follow=follow)
+        consumer = Ephemeral(*place, start)
+        subscription = Subscription(*place[:2], consumer, Wanted(follow), self._skips)
         self._subscriptions.append(subscription)
         try:
-            async for status in _statuses.read(subscription.messages()):
+            async for status in _statuses.read(subscription.messages(), subscription.skips):
                 yield status
         finally:
             self._subscriptions.remove(subscription)
@@ -138,7 +183,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         for subscription in tuple(self._subscriptions):
-            await subscription.close()
+            await subscription.close(in_order=kind is None)
         await self._connection.close()
 
     def _lost(self) -> None:

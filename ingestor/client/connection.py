@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from nats.aio.msg import Msg
@@ -51,9 +51,15 @@ _ACCESS: Final = frozenset(field.name for field in fields(Access)) - {"url"}
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _NOT_WRITTEN: Final = (Error, OSError, AttributeError)
 """What writing raises while a lost connection is not noticed yet. The last is asyncio's own, from
 CPython 3.12 on: a transport that is closed has no loop when lines are written to it."""
+
+
+class NotConnectedError(IngestorError):
+    """A client is used outside of ``async with``, where it has no connection."""
 
 
 class NoAnswerError(StreamError):
@@ -68,13 +74,25 @@ class CutOffError(NoAnswerError):
     """The connection was lost before JetStream answered."""
 
 
+class ApiError(msgspec.Struct, frozen=True):
+    """What JetStream says is wrong."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = "refused"
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: ApiError | None = None
+
+
 class ApiRefusedError(StreamError):
     """JetStream answered with an error; `err_code` is its number, `passing` means try again."""
 
-    def __init__(self, what: str, error: dict[str, Any]) -> None:
-        super().__init__(f"{what}: {printable(str(error.get('description', 'refused')))}")
-        self.err_code = error.get("err_code", 0)
-        self.passing = error.get("code", 0) == 503
+    def __init__(self, what: str, error: ApiError) -> None:
+        super().__init__(f"{what}: {printable(error.description)}")
+        self.err_code = error.err_code
+        self.passing = error.code == 503
 
 
 class Receiver(Protocol):
@@ -160,7 +178,11 @@ class Connection:
             log.debug("closing the NATS connection: %r", error)
 
     async def up(self) -> None:
-        """Wait until there is a connection. Raises what `failure` says."""
+        """Wait until there is a connection. Raises what `failure` says; `NotConnectedError`."""
+        if self._closing or not self._opened:
+            raise NotConnectedError(
+                "the client is not connected: use it within `async with connect(...) as client:`"
+            )
         await self._up.wait()
         if self.failure is not None:
             raise self.failure
@@ -188,21 +210,26 @@ class Connection:
             with contextlib.suppress(*_NOT_WRITTEN):
                 await self._client.publish(subject, payload, reply=reply)
 
-    async def api(self, what: str, subject: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask JetStream's API; `what` opens the sentence of an error.
+    async def api(
+        self, what: str, subject: str, kind: type[T], body: dict[str, Any] | None = None
+    ) -> T:
+        """Ask JetStream's API for a struct of `kind`; `what` opens the sentence of an error.
 
-        Raises `NoAnswerError`, `ApiRefusedError`, NatsRefusedError.
+        Raises `NoAnswerError`, `ApiRefusedError`, NatsRefusedError; StreamError for an answer
+        that is none.
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         try:
             answer = await self.ask(what, f"{self.api_prefix}.{subject}", payload)
         except NobodyListensError as error:
             raise NoAnswerError(f"{what}: JetStream is off at {self.servers}") from error
-        values = _read(what, answer.data)
-        refusal = values.get("error")
-        if isinstance(refusal, dict):
-            raise ApiRefusedError(what, refusal)
-        return values
+        try:
+            if refused := msgspec.json.decode(answer.data, type=_Answer).error:
+                raise ApiRefusedError(what, refused)
+            return msgspec.json.decode(answer.data, type=kind)
+        except (ValueError, RecursionError) as error:
+            text = printable(answer.data)
+            raise StreamError(f"{what}: the answer is no JSON object of ours: {text!r}") from error
 
     async def ask(self, what: str, subject: str, payload: bytes = b"") -> Msg:
         """Make a request; `what` opens the sentence of an error.
@@ -268,13 +295,6 @@ def _login(url: str | Sequence[str], options: dict[str, Any]) -> tuple[Login, di
         if name.endswith("_file") and value is not None:
             ours[name] = Path(value)
     return prepare(Access(url=url, **ours), tls), named
-
-
-def _read(what: str, answer: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(answer, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise StreamError(f"{what}: the answer is no JSON object: {printable(answer)!r}") from None
 
 
 class _TappedParser(GuardedParser):

@@ -13,9 +13,12 @@ same as starting: `open` again, with the sequence after which to go on.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
+
+import msgspec
 
 from ingestor.client.connection import ApiRefusedError, Connection
 from ingestor.client.start import AtSequence, From, Start, deliver_policy
@@ -37,7 +40,12 @@ RESET_SINCE: Final = (2, 14)
 SPARE_SUFFIX: Final = "-spare"
 """Appended to a durable's name: the consumer that holds its place while it is made again."""
 
+IN_USE_LOOKS: Final = 4
+IN_USE_PAUSE_S: Final = 0.25
+
 CONSUMER_NOT_FOUND: Final = 10014
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +57,42 @@ class Opened:
     next_number: int
 
 
+class Sequences(msgspec.Struct, frozen=True):
+    """How far a consumer has got: the number of its delivery, and the stream's sequence."""
+
+    consumer_seq: int
+    stream_seq: int
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """What the server tells of a consumer, as far as it is used here."""
+
+    name: str
+    config: dict[str, Any]
+    delivered: Sequences
+    ack_floor: Sequences
+    num_ack_pending: int = 0
+    num_waiting: int = 0
+
+
+class _StreamState(msgspec.Struct, frozen=True):
+    last_seq: int
+
+
+class _StreamInfo(msgspec.Struct, frozen=True):
+    state: _StreamState
+
+
+class _Deleted(msgspec.Struct, frozen=True):
+    success: bool = True
+
+
 class Consumer(Protocol):
     """What a subscription needs of the server."""
 
     acknowledges: bool
+    subject: str
+    start: Start
 
     async def open(self, last_seq: int | None) -> Opened:
         """Get ready to deliver what follows `last_seq`, None at first. Raises StreamError."""
@@ -69,14 +109,14 @@ class Ephemeral:
     def __init__(self, connection: Connection, stream: str, subject: str, start: Start) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = subject
-        self._start = start
+        self.subject = subject
+        self.start = start
         self._name: str | None = None
 
     async def open(self, last_seq: int | None) -> Opened:
         """Make a consumer. Raises StreamError."""
         await self.close()
-        start = self._start if last_seq is None else AtSequence(last_seq + 1)
+        start = self.start if last_seq is None else AtSequence(last_seq + 1)
         name = uuid4().hex
         config = {
             "name": name,
@@ -84,7 +124,7 @@ class Ephemeral:
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
-            "filter_subject": self._subject,
+            "filter_subject": self.subject,
             **deliver_policy(start),
         }
         info = await _create(self._connection, self._stream, config)
@@ -109,21 +149,21 @@ class Durable:
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = subject
-        self._start = start
+        self.subject = subject
+        self.start = start
         self._name = name
 
     async def open(self, last_seq: int | None) -> Opened:
         """Make it, or take up where it stands. Raises StreamError when it is of another kind."""
-        info = await self._info(self._name)
+        info = await self._unused(await self._info(self._name))
         if not self._can_reset:
             info = await self._without_spare(info)
         if info is not None:
-            self._check(info["config"])
+            self._check(info.config)
         else:
             start = await self._first_start() if last_seq is None else AtSequence(last_seq + 1)
             info = await self._make(self._name, self._config() | deliver_policy(start))
-        if info["num_ack_pending"]:
+        if info.num_ack_pending:
             info = await self._set_back(info)
         return _opened(info)
 
@@ -134,42 +174,57 @@ class Durable:
     def _can_reset(self) -> bool:
         return self._connection.server_version >= RESET_SINCE
 
+    async def _unused(self, info: ConsumerInfo | None) -> ConsumerInfo | None:
+        """Refuse a durable that another subscription asks for messages right now.
+
+        Requests of a subscription that has just ended may stay a moment. Raises StreamError.
+        """
+        for _ in range(IN_USE_LOOKS):
+            if info is None or not info.num_waiting:
+                return info
+            await asyncio.sleep(IN_USE_PAUSE_S)
+            info = await self._info(self._name)
+        raise StreamError(
+            f"durable {self._name} of stream {self._stream} is read by another subscription: "
+            "each needs a name of its own"
+        )
+
     async def _first_start(self) -> Start:
         """Return where a new one begins, in words that mean the same when it is made again."""
-        if self._start is not From.NEW:
-            return self._start
+        if self.start is not From.NEW:
+            return self.start
         what = f"the end of stream {self._stream}"
-        stream = await self._connection.api(what, f"STREAM.INFO.{self._stream}")
-        return AtSequence(stream["state"]["last_seq"] + 1)
+        stream = await self._connection.api(what, f"STREAM.INFO.{self._stream}", _StreamInfo)
+        return AtSequence(stream.state.last_seq + 1)
 
-    async def _set_back(self, info: Any) -> Any:
+    async def _set_back(self, info: ConsumerInfo) -> ConsumerInfo:
         if self._can_reset:
-            return await self._ask("RESET", self._name)
-        config, floor = info["config"], info["ack_floor"]
-        if floor["consumer_seq"]:
+            return await self._ask("RESET", self._name, ConsumerInfo)
+        config, floor = info.config, info.ack_floor
+        if floor.consumer_seq:
             kept = {key: value for key, value in config.items() if not key.startswith("opt_start")}
-            config = kept | deliver_policy(AtSequence(floor["stream_seq"] + 1))
+            config = kept | deliver_policy(AtSequence(floor.stream_seq + 1))
         return await self._replace(config)
 
-    async def _replace(self, config: dict[str, Any]) -> Any:
+    async def _replace(self, config: dict[str, Any]) -> ConsumerInfo:
         """Delete and make it again. Whatever ends us in between, one of the two is there."""
         await self._make(self._spare, config)
         await self._remove(self._name)
-        return await self._recover()
+        return await self._recover() or await self._make(self._name, config)
 
-    async def _without_spare(self, info: Any) -> Any:
+    async def _without_spare(self, info: ConsumerInfo | None) -> ConsumerInfo | None:
         """Finish what ended in between the last time."""
         if info is None:
             return await self._recover()
         await self._remove(self._spare)
         return info
 
-    async def _recover(self) -> Any:
+    async def _recover(self) -> ConsumerInfo | None:
         """Make it as the spare says, and remove that; None where there is none."""
         spare = await self._info(self._spare)
         if spare is None:
             return None
-        info = await self._make(self._name, spare["config"])
+        info = await self._make(self._name, spare.config)
         await self._remove(self._spare)
         return info
 
@@ -182,33 +237,33 @@ class Durable:
             "ack_policy": "all",
             "ack_wait": int(ACK_WAIT_S * NS_PER_S),
             "max_ack_pending": MAX_ACK_PENDING,
-            "filter_subject": self._subject,
+            "filter_subject": self.subject,
         }
 
-    async def _make(self, name: str, config: dict[str, Any]) -> Any:
+    async def _make(self, name: str, config: dict[str, Any]) -> ConsumerInfo:
         named = config | {"durable_name": name, "name": name}
         return await _create(self._connection, self._stream, named)
 
-    async def _info(self, name: str) -> Any:
-        return await self._ask_unless_gone("INFO", name)
+    async def _info(self, name: str) -> ConsumerInfo | None:
+        return await self._ask_unless_gone("INFO", name, ConsumerInfo)
 
     async def _remove(self, name: str) -> None:
-        await self._ask_unless_gone("DELETE", name)
+        await self._ask_unless_gone("DELETE", name, _Deleted)
 
-    async def _ask_unless_gone(self, verb: str, name: str) -> Any:
+    async def _ask_unless_gone(self, verb: str, name: str, kind: type[T]) -> T | None:
         try:
-            return await self._ask(verb, name)
+            return await self._ask(verb, name, kind)
         except ApiRefusedError as refused:
             if refused.err_code == CONSUMER_NOT_FOUND:
                 return None
             raise
 
-    async def _ask(self, verb: str, name: str) -> Any:
+    async def _ask(self, verb: str, name: str, kind: type[T]) -> T:
         what = f"durable {name} of stream {self._stream}"
-        return await self._connection.api(what, f"CONSUMER.{verb}.{self._stream}.{name}")
+        return await self._connection.api(what, f"CONSUMER.{verb}.{self._stream}.{name}", kind)
 
     def _check(self, config: dict[str, Any]) -> None:
-        wanted = {"ack_policy": "all", "filter_subject": self._subject}
+        wanted = {"ack_policy": "all", "filter_subject": self.subject}
         for key, value in wanted.items():
             if config.get(key) != value:
                 raise StreamError(
@@ -217,15 +272,16 @@ class Durable:
                 )
 
 
-async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> Any:
+async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> ConsumerInfo:
     return await connection.api(
         f"a consumer of {config['filter_subject']} in stream {stream}",
         f"CONSUMER.CREATE.{stream}.{config['name']}",
+        ConsumerInfo,
         {"stream_name": stream, "config": config, "action": "create"},
     )
 
 
-def _opened(info: dict[str, Any]) -> Opened:
+def _opened(info: ConsumerInfo) -> Opened:
     """What is acknowledged will not come again: without acknowledgements, all that is delivered."""
-    floor = info["delivered" if info["config"]["ack_policy"] == "none" else "ack_floor"]
-    return Opened(info["name"], floor["stream_seq"], info["delivered"]["consumer_seq"] + 1)
+    floor = info.delivered if info.config.get("ack_policy") == "none" else info.ack_floor
+    return Opened(info.name, floor.stream_seq, info.delivered.consumer_seq + 1)

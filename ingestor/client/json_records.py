@@ -3,7 +3,8 @@
 An event holds the double nearest to a price p of 1e-9 units; reading and multiplying by 1e9 err
 by at most 2**-53 each, relative to p. So the result is off by less than half a unit, and rounding
 gives p back, as long as |p| stays below 2**51 units: prices below 2,251,799. Should one reach
-that, the payloads are read again with prices as decimals, which is exact and slower.
+that, the payloads are read again with prices as decimals, which is exact and slower. Either way a
+number without a point is whole units of price, and what has more than nine decimals is rounded.
 
 What JSON does not carry is 0 in the records: counts of orders, depth, ts_in_delta and the flags
 but that of a snapshot. Instrument ids number the symbols of one call from 1 on.
@@ -13,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from ingestor.client.decode import EVENT_CLASS
-from ingestor.errors import BadDataError
-from ingestor.events import AGGRESSOR_OF_SIDE, Event, Level
+from ingestor.client.decode import EVENT_CLASS, NoRecordError
+from ingestor.events import AGGRESSOR_OF_SIDE, MBP10, Event, FuturesTrade, Level, Price
 from ingestor.records import (
     FLAG_SNAPSHOT,
     LEVEL,
@@ -35,7 +35,7 @@ from ingestor.records import (
     RType,
 )
 from ingestor.symbols import PUBLISHER_EXCHANGE
-from ingestor.units import INT64_MAX, PRICE_SCALE, UNDEF_PRICE
+from ingestor.units import PRICE_DIGITS, PRICE_SCALE, UNDEF_PRICE
 
 EXACT_BELOW: Final = 2**51 / PRICE_SCALE
 """Doubles of smaller prices round back to the exact price."""
@@ -60,21 +60,19 @@ def records_of(
 ) -> tuple[Records, dict[int, str]]:
     """Return events of one type as records of ``kind.dtype``, and their symbols by instrument id.
 
-    `payloads` are the JSON that the events were decoded from. Raises `BadDataError` for what
-    does not fit a record: a price beyond 64 bits, too many conditions, a missing seq in futures.
+    `payloads` are the JSON that the events were read from, by `decode.read_json`, which leaves
+    nothing that does not fit a record; what `check_record` refuses must be left out before.
     """
     try:
         return _records(kind, events, _prices_of_doubles)
     except _InexactError:
-        return _records(kind, _with_price_units(kind, payloads), _prices_of_units)
+        return _records(kind, _exact_events(kind, payloads), _prices_of_decimals)
 
 
-def price_units(text: str) -> int:
-    """Return a JSON number as units of 1e-9. Raises `BadDataError` for a fraction of one."""
-    units = Decimal(text).scaleb(9)
-    if units != int(units) or not -INT64_MAX - 1 <= units <= INT64_MAX:
-        raise BadDataError(f"price {text} is no 64-bit number of 1e-9 units")
-    return int(units)
+def check_record(event: Event) -> None:
+    """Raise `NoRecordError` for an event that no record can hold."""
+    if isinstance(event, FuturesTrade | MBP10) and event.seq is None:
+        raise NoRecordError("seq is null, for which a record of futures has no value")
 
 
 Prices = Callable[[list[Any]], Any]
@@ -92,25 +90,39 @@ def _prices_of_doubles(prices: list[Any]) -> Any:
     return units
 
 
-def _prices_of_units(prices: list[Any]) -> Any:
-    return np.array(_or(prices, UNDEF_PRICE), np.int64)
+def _prices_of_decimals(prices: list[Any]) -> Any:
+    units = (UNDEF_PRICE if price is None else _units(price) for price in prices)
+    return np.array(list(units), np.int64)
 
 
-_EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=price_units)
+def _units(price: Decimal) -> int:
+    return int(price.scaleb(PRICE_DIGITS).to_integral_value())
 
 
-def _with_price_units(kind: EventType, payloads: Sequence[bytes]) -> list[Event]:
-    """Events whose prices are int units: no float but a price stands in an event."""
-    event_class: Any = EVENT_CLASS[kind.name]
-    rows: list[dict[str, Any]] = [_EXACT_DECODER.decode(payload) for payload in payloads]
-    for row in rows:
-        if kind.rtype == RType.MBP10:
-            row["levels"] = tuple(Level(**_known(Level, level)) for level in row["levels"])
-    return [event_class(**_known(event_class, row)) for row in rows]
+def _exact_events(kind: EventType, payloads: Sequence[bytes]) -> list[Any]:
+    """The events once more, their prices as decimals."""
+    decode = msgspec.json.Decoder(_with_decimals(EVENT_CLASS[kind.name])).decode
+    return [decode(payload) for payload in payloads]
 
 
-def _known(struct: Any, row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in struct.__struct_fields__}
+@cache
+def _with_decimals(struct: type[msgspec.Struct]) -> Any:
+    """The struct's keys and types, but for its doubles; what doubles were bound to is checked."""
+    fields = get_type_hints(struct, include_extras=True)
+    return msgspec.defstruct(
+        f"Exact{struct.__name__}", [(name, _exact(kind)) for name, kind in fields.items()]
+    )
+
+
+def _exact(kind: Any) -> Any:
+    if kind == Price:
+        return Decimal
+    if kind == Price | None:
+        return Decimal | None
+    if get_origin(kind) is Annotated and get_args(kind)[0] == tuple[Level, ...]:
+        level: Any = _with_decimals(Level)
+        return tuple[level, ...]
+    return kind
 
 
 def _records(
@@ -127,22 +139,9 @@ def _records(
         **_COLUMNS[kind.rtype](events, prices),
     }
     for name, values in columns.items():
-        _fill(records, name, values)
+        # An array of the field's type refuses what is too large; an assignment would wrap it.
+        records[name] = np.array(values, records.dtype[name].base)
     return records, symbols
-
-
-def _fill(records: Records, name: str, values: Any) -> None:
-    if not isinstance(values, np.ndarray):
-        # Only so NumPy refuses an integer that is too large; an assignment would wrap it.
-        values = _integers(name, values, records.dtype[name])
-    records[name] = values
-
-
-def _integers(name: str, values: Any, dtype: Any) -> npt.NDArray[Any]:
-    try:
-        return np.array(values, dtype)
-    except (OverflowError, TypeError) as error:
-        raise BadDataError(f"{name} does not fit a record: {error}") from error
 
 
 def _numbered(symbols: list[str]) -> tuple[list[int], dict[int, str]]:
@@ -166,9 +165,7 @@ def _conditions(events: Sequence[Event]) -> Columns:
     lists = _column(events, "conditions")
     padded = np.zeros((len(events), MAX_CONDITIONS), np.uint16)
     for at, conditions in enumerate(lists):
-        if len(conditions) > MAX_CONDITIONS:
-            raise BadDataError(f"{len(conditions)} conditions do not fit a record")
-        padded[at, : len(conditions)] = _integers("conditions", conditions, np.uint16)
+        padded[at, : len(conditions)] = conditions
     return {"n_conditions": list(map(len, lists)), "conditions": padded}
 
 
@@ -240,7 +237,7 @@ def _levels(events: Sequence[Event], prices: Prices) -> Any:
     filled = np.zeros(len(levels), LEVEL)
     for side in ("bid", "ask"):
         filled[f"{side}_px_e9"] = prices(_column(levels, f"{side}_px"))
-        filled[f"{side}_sz"] = _integers(f"{side}_sz", _column(levels, f"{side}_sz"), np.uint32)
+        filled[f"{side}_sz"] = np.array(_column(levels, f"{side}_sz"), np.uint32)
     return filled.reshape(len(events), LEVELS)
 
 

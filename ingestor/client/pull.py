@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from ingestor.bounds import printable
 from ingestor.client.connection import Connection, NoAnswerError
 from ingestor.client.consumer import Opened
 from ingestor.client.wire import Frame, Status
@@ -50,9 +51,12 @@ log = logging.getLogger(__name__)
 
 
 def stored_ns_of(reply: bytes) -> int:
-    """Return when a message was stored, from its acknowledgement subject: ns UTC."""
+    """Return when a message was stored, from its acknowledgement subject: ns UTC, 0 if unsaid."""
     tokens = reply.split(b".")
-    return int(tokens[_stream_seq_at(tokens) + 2])
+    try:
+        return int(tokens[_stream_seq_at(tokens) + 2])
+    except (ValueError, IndexError):
+        return 0
 
 
 def _stream_seq_at(tokens: list[bytes]) -> int:
@@ -156,7 +160,7 @@ class Pull:
         try:
             chunk = self._checked(frames)
         except (ValueError, IndexError):
-            self.lose(f"a message came with the reply subject {frames[0][1]!r}")
+            self.lose(f"a message came with the reply subject {printable(frames[0][1])}")
             return
         if len(chunk) < len(frames):
             self.lose(f"delivery {self._number} is missing")
@@ -175,7 +179,7 @@ class Pull:
             if code in (_NO_MESSAGES, _EXPIRED):
                 self._ended = not self._follow
             elif code != _CONFLICT or not any(words in text for words in _ANSWERED):
-                self.lose(f"the server says {code} {status.text}")
+                self.lose(f"the server says {code} {printable(status.text)}")
         self._changed.set()
 
     def _checked(self, frames: list[Frame]) -> Chunk:

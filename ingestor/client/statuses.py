@@ -6,10 +6,10 @@ error here.
 
 from __future__ import annotations
 
-import base64
-import logging
 from collections.abc import AsyncIterator
 from typing import Final
+
+import msgspec
 
 from ingestor.client.connection import (
     ApiRefusedError,
@@ -17,7 +17,7 @@ from ingestor.client.connection import (
     CutOffError,
     NobodyListensError,
 )
-from ingestor.client.decode import Message
+from ingestor.client.decode import BadMessageError, Cause, Message, Skips
 from ingestor.errors import BadDataError, StreamError
 from ingestor.feed_status import FeedStatus, decode_status, status_subject
 
@@ -28,7 +28,13 @@ STREAM_NOT_FOUND: Final = 10059
 MESSAGE_NOT_FOUND: Final = 10037
 _NOT_FOUND: Final = "404"
 
-log = logging.getLogger(__name__)
+
+class _Body(msgspec.Struct, frozen=True):
+    data: bytes = b""
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    message: _Body
 
 
 async def last_status(connection: Connection, stream: str, feed: str) -> FeedStatus | None:
@@ -58,7 +64,7 @@ async def exists(connection: Connection, stream: str) -> bool:
     """Whether there is such a stream. Raises as `last_status`."""
     await connection.up()
     try:
-        await connection.api(f"stream {stream}", f"STREAM.INFO.{stream}")
+        await connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
     except CutOffError:
         return False
     except ApiRefusedError as refused:
@@ -68,22 +74,25 @@ async def exists(connection: Connection, stream: str) -> bool:
     return True
 
 
-async def read(messages: AsyncIterator[Message]) -> AsyncIterator[FeedStatus]:
-    """Yield the statuses in messages; one that is none is named in the log and passed over."""
+async def read(messages: AsyncIterator[Message], skips: Skips) -> AsyncIterator[FeedStatus]:
+    """Yield the statuses in messages; one that is none is passed over."""
     async for message in messages:
         try:
-            yield decode_status(message.payload)
+            status = decode_status(message.payload)
         except BadDataError as error:
-            log.warning("message %d on %s: %s", message.seq, message.subject, error)
+            place = (message.subject, message.seq)
+            skips.add(BadMessageError(*place, str(error), Cause.NO_STATUS))
+            continue
+        yield status
 
 
 async def _last_stored(connection: Connection, stream: str, subject: str) -> FeedStatus | None:
     try:
         answer = await connection.api(
-            f"stream {stream}", f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}
+            f"stream {stream}", f"STREAM.MSG.GET.{stream}", _Stored, {"last_by_subj": subject}
         )
     except ApiRefusedError as refused:
         if refused.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
             return None
         raise
-    return decode_status(base64.b64decode(answer["message"].get("data", "")))
+    return decode_status(answer.message.data)

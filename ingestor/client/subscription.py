@@ -5,18 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from itertools import islice
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
-import msgspec
+import numpy as np
 
-from ingestor.client.batches import Batch, batches_of, first_bad
-from ingestor.client.connection import ApiRefusedError, Connection, CutOffError, NoAnswerError
+from ingestor.bounds import MAX_TIME_NS
+from ingestor.client.batches import Batch, batches_of, events_by_seq
+from ingestor.client.connection import (
+    ApiRefusedError,
+    Connection,
+    CutOffError,
+    NoAnswerError,
+    NotConnectedError,
+)
 from ingestor.client.consumer import Consumer
-from ingestor.client.decode import JSON_DECODE, Message, decode
+from ingestor.client.decode import (
+    Cause,
+    Message,
+    Skips,
+    bad_message,
+    read_json,
+)
+from ingestor.client.gaps import GapWatch, OnGap
 from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
+from ingestor.client.start import AtSequence
 from ingestor.client.wire import Frame
+from ingestor.encode.packed import is_packed
 from ingestor.errors import BadDataError, StreamError
 from ingestor.events import Event
 
@@ -27,7 +43,36 @@ BATCH_MESSAGES: Final = 1_024
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """What `Subscription.batches` gathers, if it has arrived, before it makes arrays."""
 
+PACKED_BYTES: Final = 256 * 1024
+"""What `Subscription.events` gathers of packed messages; their columns take ten times as much."""
+
 _NOTHING: Final = Chunk([], [], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a subscription is to do; event times are int ns UTC, the last one excluded."""
+
+    follow: bool = True
+    on_gap: OnGap | None = None
+    from_event_ns: int = 0
+    to_event_ns: int = MAX_TIME_NS + 1
+
+    @property
+    def whole_time(self) -> bool:
+        """Whether every event counts."""
+        return self.from_event_ns <= 0 and self.to_event_ns > MAX_TIME_NS
+
+    def timely(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Leave out the rows whose time is not within what is wanted."""
+        for batch in batches:
+            times = batch.records["ts_event_ns"].astype(np.int64)
+            rows = (times >= self.from_event_ns) & (times < self.to_event_ns)
+            if rows.all():
+                yield batch
+            elif rows.any():
+                yield replace(batch, records=batch.records[rows], seqs=batch.seqs[rows])
+
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +80,33 @@ log = logging.getLogger(__name__)
 class Subscription:
     """Messages of one stream in stream order, each once; made by `Client.subscribe`.
 
-    Iterate over `events`, `batches` or `messages`, always the same. An iteration that was left,
-    or that ended with a `BadMessageError`, is continued by the next one. A lost connection, a
-    restarted server or a gap is recovered from, and said in the log.
+    Iterate over `events`, `batches` or `messages`, always the same. An iteration that was left is
+    continued by the next one. A lost connection, a restarted server or a gap is recovered from,
+    and said in the log. A message that is no event of ours is passed over by `events` and
+    `batches`: counted in `skipped`, and the first of each cause said in the log.
 
     A durable acknowledges what was handed out when more is asked for than had arrived together,
-    and takes up there next time: what was handed out after that is then repeated. `ack`
-    acknowledges at once, and says whether the server has it.
+    and when it is left in order; it takes up there next time. After a crash, what was handed out
+    since is repeated. `ack` acknowledges at once, and says whether the server has it.
+
+    `gaps.count` is how often the stream dropped messages before they were read, `gaps.messages`
+    how many those were at most (`ingestor.client.gaps`).
     """
 
     def __init__(
-        self, connection: Connection, stream: str, consumer: Consumer, *, follow: bool
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: Consumer,
+        wanted: Wanted,
+        skips: Skips | None = None,
     ) -> None:
+        self.skips = Skips(skips)
+        self.gaps = GapWatch(connection, stream, consumer.subject, wanted.on_gap)
+        self._wanted = wanted
         self._connection = connection
         self._stream = stream
         self._consumer = consumer
-        self._follow = follow
         self._pull: Pull | None = None
         self._closed = False
         self._received_seq: int | None = None
@@ -60,9 +116,21 @@ class Subscription:
         self._origin: Pull | None = None
         # What was the last of the messages that were at hand before those, of a durable.
         self._before: tuple[Pull, Frame] | None = None
-        # What one or more messages after those were decoded to, and `_handed` once it is gone.
-        self._items: deque[Any] = deque()
+        # Events of packed messages at hand by sequence; those of the next one, and how many of them
+        # are handed out.
+        self._events: dict[int, Iterator[Event]] = {}
+        self._rows: list[Event] = []
+        self._row = 0
+        # Batches of the messages after those, and `_handed` once they are gone.
+        self._batches: deque[Batch] = deque()
         self._handed_then = 0
+        # Where it stood before the messages at hand.
+        self._position: AtSequence | None = None
+
+    @property
+    def skipped(self) -> Mapping[Cause, int]:
+        """Number of messages passed over, by cause; what never happened is not listed."""
+        return dict(self.skips.counts)
 
     @property
     def arrived(self) -> int:
@@ -70,24 +138,47 @@ class Subscription:
         waiting = 0 if self._pull is None else self._pull.waiting_messages
         return len(self._chunk) - self._handed + waiting
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield typed events (`ingestor.events`).
+    @property
+    def position(self) -> AtSequence | None:
+        """Where to go on after what was handed out: a `start` for `Client.subscribe`.
 
-        Raises `BadMessageError`, `UnknownSubjectError`; StreamError, NatsUnreachableError,
-        NatsRefusedError when the stream cannot be read.
+        None before anything was. Stored together with what an event led to, it makes a consumer
+        exactly once (INTERFACES.md, "Exactly once").
         """
+        if self._row:
+            return AtSequence(self._chunk.seqs[self._handed], self._row)
+        if self._handed:
+            return AtSequence(self._chunk.seqs[self._handed - 1] + 1)
+        return self._position
+
+    @property
+    def seq(self) -> int | None:
+        """Stream sequence of the message that the event handed out last is from."""
+        position = self.position
+        return None if position is None else position.seq - (not position.row)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield typed events (`ingestor.events`); `seq` and `position` tell where one stands.
+
+        Raises StreamError, NatsUnreachableError, NatsRefusedError when the stream cannot be read.
+        """
+        whole = self._wanted.whole_time
         while await self._more():
-            for item in self._take_items():
-                yield item
-            frames = islice(self._chunk.frames, self._handed, None)
-            for index, (subject, _, payload) in enumerate(frames, self._handed + 1):
-                self._handed = index
+            for index in range(self._handed, len(self._chunk)):
+                subject, _, payload = self._chunk.frames[index]
+                if is_packed(payload):
+                    for event in self._events_at(index):
+                        if whole or self._is_timely(event):
+                            yield event
+                    continue
+                self._handed = index + 1
                 try:
-                    event = JSON_DECODE[subject](payload)
-                except (KeyError, msgspec.MsgspecError):
-                    self._put_items(decode(self._message(index - 1)), index - 1, index)
-                    break
-                yield event
+                    event = read_json(subject, payload)
+                except BadDataError as error:
+                    self.skips.add(bad_message(subject, self._chunk.seqs[index], error))
+                    continue
+                if whole or self._is_timely(event):
+                    yield event
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield messages as they stand in the stream; `ingestor.client.decode` reads one.
@@ -105,10 +196,13 @@ class Subscription:
         Raises as `events` does.
         """
         while await self._more(gather=True):
-            for item in self._take_items():
-                yield item
-            if self._handed < len(self._chunk):
+            if not self._batches:
                 self._collect()
+            while self._batches:
+                batch = self._batches.popleft()
+                if not self._batches:
+                    self._handed = self._handed_then
+                yield batch
 
     async def ack(self) -> bool:
         """Acknowledge the messages handed out (of a durable), and wait until the server has it.
@@ -119,8 +213,10 @@ class Subscription:
         last = self._last_handed_out
         return last is not None and await last[0].confirm(last[1])
 
-    async def close(self) -> None:
-        """End it; nothing is acknowledged by this."""
+    async def close(self, *, in_order: bool = True) -> None:
+        """End it. In order, what was handed out is acknowledged (of a durable)."""
+        if in_order and not self._closed and self._pull is not None:
+            await self.ack()
         self._closed = True
         await self._drop_pull()
         await self._consumer.close()
@@ -142,30 +238,62 @@ class Subscription:
         seq = self._chunk.seqs[index]
         return Message(subject.decode("utf-8", "replace"), seq, payload, stored_ns_of(reply))
 
+    def _events_at(self, index: int) -> Iterator[Event]:
+        """Hand out the events of a packed message that are not yet; none if it is bad."""
+        seq = self._chunk.seqs[index]
+        if not self._row:
+            if seq not in self._events:
+                self._unpack(index)
+            self._rows = list(self._events.pop(seq))
+        events = self._rows
+        for row in range(self._row or self._rows_to_leave_out(seq), len(events)):
+            if row + 1 < len(events):
+                self._row = row + 1
+            else:
+                self._done(index)
+            yield events[row]
+        if self._handed == index:
+            self._done(index)
+
+    def _rows_to_leave_out(self, seq: int) -> int:
+        """Rows at the front of a message that `start` leaves out."""
+        start = self._consumer.start
+        return start.row if isinstance(start, AtSequence) and start.seq == seq else 0
+
+    def _without_rows_left_out(self, batches: list[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            out = min(
+                self._rows_to_leave_out(batch.first_seq), (batch.seqs == batch.first_seq).sum()
+            )
+            if out < len(batch):
+                yield replace(batch, records=batch.records[out:], seqs=batch.seqs[out:])
+
+    def _is_timely(self, event: Event) -> bool:
+        return self._wanted.from_event_ns <= event.ts_event_ns < self._wanted.to_event_ns
+
+    def _done(self, index: int) -> None:
+        self._handed, self._row = index + 1, 0
+
+    def _unpack(self, index: int) -> None:
+        """Make the events of the packed messages from `index` on, up to one that is not."""
+        frames = self._chunk.frames
+        stop = index
+        while stop < len(frames) and is_packed(frames[stop][2]):
+            stop += 1
+        self._events, bad = events_by_seq(frames[index:stop], self._chunk.seqs[index:stop])
+        for one in bad:
+            self.skips.add(one)
+
     def _collect(self) -> None:
-        """Make batches of the messages at hand, up to a bad one. Raises `BadMessageError`."""
+        """Make batches of the messages at hand that are sound."""
         first, stop = self._handed, len(self._chunk)
-        frames, seqs = self._chunk.frames[first:], self._chunk.seqs[first:]
-        try:
-            batches = batches_of(frames, seqs)
-        except BadDataError:
-            good, error = first_bad(frames, seqs)
-            if not good:
-                self._handed += 1
-                raise error from None
-            batches, stop = batches_of(frames[:good], seqs[:good]), first + good
-        self._put_items(batches, first, stop)
-
-    def _put_items(self, items: list[Any], handed: int, handed_then: int) -> None:
-        self._items.extend(items)
-        self._handed, self._handed_then = handed, handed_then
-
-    def _take_items(self) -> Iterator[Any]:
-        while self._items:
-            item = self._items.popleft()
-            if not self._items:
-                self._handed = self._handed_then
-            yield item
+        batches, bad = batches_of(self._chunk.frames[first:], self._chunk.seqs[first:])
+        for one in bad:
+            self.skips.add(one)
+        self._batches.extend(self._wanted.timely(self._without_rows_left_out(batches)))
+        self._handed_then = stop
+        if not self._batches:
+            self._handed = stop
 
     async def _more(self, *, gather: bool = False) -> bool:
         """Have something at hand that is not handed out; False at the stream's end."""
@@ -178,15 +306,21 @@ class Subscription:
                 await self.ack()
                 return False
             if gather:
-                chunk = await self._gathered(chunk)
+                chunk = await self._gathered(chunk, BATCH_BYTES)
+            elif is_packed(chunk.frames[0][2]):
+                chunk = await self._gathered(chunk, PACKED_BYTES)
+            last_seq = self._received_seq
+            self._position = self.position
             self._origin = self._pull
             self._chunk, self._handed = await self._unseen(chunk), 0
+            self._events.clear()
+            await self.gaps.look(last_seq, self._chunk.seqs)
         return True
 
-    async def _gathered(self, chunk: Chunk) -> Chunk:
+    async def _gathered(self, chunk: Chunk, limit_bytes: int) -> Chunk:
         """Return it with what has arrived since; what waits in the socket is read meanwhile."""
         frames, seqs, size = list(chunk.frames), list(chunk.seqs), chunk.payload_bytes
-        while len(frames) < BATCH_MESSAGES and size < BATCH_BYTES:
+        while len(frames) < BATCH_MESSAGES and size < limit_bytes:
             await asyncio.sleep(0)
             if self._pull is None or not self._pull.ready:
                 break
@@ -218,6 +352,9 @@ class Subscription:
             try:
                 pull = self._pull or await self._open()
                 return await pull.next()
+            except NotConnectedError:
+                if not self._closed:
+                    raise
             except ConsumerLostError as lost:
                 if not self._closed:
                     log.warning("stream %s: %s; going on", self._stream, lost)
@@ -245,10 +382,15 @@ class Subscription:
         )
 
     async def _try_open(self) -> Pull:
+        if self._received_seq is None:
+            await self.gaps.open()
         opened = await self._consumer.open(self._received_seq)
         if self._received_seq is None:
-            self._received_seq = opened.last_seq
-        pull = Pull(self._connection, self._stream, opened, follow=self._follow)
+            start = self._consumer.start
+            # What the stream has dropped of it would otherwise not be missed.
+            wanted = start.seq - 1 if isinstance(start, AtSequence) else opened.last_seq
+            self._received_seq = min(opened.last_seq, wanted)
+        pull = Pull(self._connection, self._stream, opened, follow=self._wanted.follow)
         await pull.open()
         self._pull = pull
         return pull

@@ -10,8 +10,8 @@ as the line's last number says; each part ends in ``\r\n``::
     MSG <subject> <sid> [reply] <payload bytes>
     HMSG <subject> <sid> [reply] <header bytes> <header and payload bytes>
 
-A message without payload whose header opens with a number, ``NATS/1.0 408 Request Timeout``, is
-JetStream speaking about a request (a `Status`).
+A message without reply and payload whose header opens with a number, ``NATS/1.0 408 Request
+Timeout``, is JetStream speaking about a request (a `Status`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Splitter:
 
     def feed(self, data: bytes) -> Cut:
         """Return every command that `data` completes. Raises `BadDataError`."""
+        try:
+            return self._feed(data)
+        except ValueError as error:  # a number that is none or too long, a subject that is no text
+            raise BadDataError(f"the NATS server sent what is no command: {error}") from error
+
+    def _feed(self, data: bytes) -> Cut:
         cut = Cut()
         self._parts.append(data)
         self._size += len(data)
@@ -139,7 +145,8 @@ def _add_with_headers(message: re.Match[bytes], body: bytes, cut: Cut) -> None:
     reply, _, header_bytes = (message[4] or b"").strip().rpartition(b" ")
     header, payload = body[: int(header_bytes)], body[int(header_bytes) :]
     status = _STATUS(header)
-    if status is not None and not payload:
+    # Whoever publishes may write such a header; what is delivered from a stream has a reply.
+    if status is not None and not payload and not reply:
         text = status[2].decode("utf-8", "replace")
         cut.statuses.append((sid, Status(subject.decode(), int(status[1]), text)))
     else:

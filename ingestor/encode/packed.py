@@ -57,14 +57,16 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from ingestor import bounds
 from ingestor.blocks import Source
 from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records
-from ingestor.symbols import SymbolTable
+from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
+from ingestor.symbols import SymbolTable, parse_option_ticker
 
 MAGIC: Final = b"\xabMDP"
 VERSION: Final = 1
@@ -77,10 +79,20 @@ MAX_ROWS: Final = 2048
 MAX_SYMBOL_BYTES: Final = 255
 """With `MAX_ROWS` this keeps the symbol table, hence the message, well under 1 MiB."""
 
+MAX_SYMBOLS_READ: Final = 65_536
+"""Entries of a symbol table that a reader takes: 32 times what a message of ours can hold."""
+
 ALIGNMENT: Final = 8
 
 HEAD: Final = struct.Struct("<4sBBHIIIBBH")
 """The fixed part of the header; its fields are those of `Head`."""
+
+ROW_COUNT: Final = slice(8, 12)
+"""Where it stands in a message."""
+
+CACHED_HEADER_BYTES: Final = 1_024
+_HEADERS_CACHED: Final = 512
+"""Headers that are remembered: by far the most messages open like one before them."""
 
 ENTRY: Final = struct.Struct("<IB")
 """What an entry of the symbol table opens with: instrument_id, symbol_bytes."""
@@ -101,6 +113,10 @@ class Head(NamedTuple):
     zero: int
 
 
+class UnknownVersionError(BadDataError):
+    """A packed message of a version, a schema or an rtype that this reader does not know."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedBlock:
     """One packed message: a read-only view of its rows, and what they need to be understood."""
@@ -116,23 +132,87 @@ def is_packed(payload: bytes) -> bool:
     return payload[: len(MAGIC)] == MAGIC
 
 
+class Header(NamedTuple):
+    """What a header says about the rows after it, but for their number."""
+
+    event_type: EventType
+    symbols: SymbolTable
+    source: Source
+
+
 def decode_packed(payload: bytes) -> PackedBlock:
-    """Read a packed message; `records` is a view of `payload`. Raises `BadDataError`."""
-    head = _read_head(payload)
-    kind = _event_type(head)
+    """Read a packed message; `records` is a view of `payload`.
+
+    Raises `BadDataError`, and of its kind `UnknownVersionError`.
+    """
+    opening, rows = take_apart(payload)
+    header = read_header(opening)
+    records = np.frombuffer(rows, header.event_type.dtype)
+    check_rows(records, header)
+    return PackedBlock(header.event_type, records, header.symbols, header.source)
+
+
+def take_apart(payload: bytes) -> tuple[bytes, memoryview]:
+    """Return the header with a row count of 0, for `read_header`, and the rows.
+
+    Both are within `payload`, whatever its fields say. Raises `BadDataError`.
+    """
+    _require(is_packed(payload), "does not begin with its magic")
+    _require(len(payload) >= HEAD.size, "ends within its header")
+    head = Head._make(HEAD.unpack_from(payload))
+    if head.version != VERSION:
+        raise UnknownVersionError(
+            f"packed message has format version {head.version}, known is {VERSION}"
+        )
+    start = head.header_bytes
     _require(
-        len(payload) == head.header_bytes + head.row_count * head.row_bytes,
+        HEAD.size <= start <= len(payload) and start % ALIGNMENT == 0,
+        f"has a header of {start} bytes in {len(payload)}",
+    )
+    _require(head.row_count > 0, "has no rows")
+    _require(
+        len(payload) == start + head.row_count * head.row_bytes,
         f"has {len(payload)} bytes, not what its header says",
     )
-    texts = _Texts(payload[HEAD.size : head.header_bytes])
+    opening = payload[: ROW_COUNT.start] + bytes(4) + payload[ROW_COUNT.stop : start]
+    return opening, memoryview(payload)[start:]
+
+
+def read_header(opening: bytes) -> Header:
+    """Read what `take_apart` returns. Raises `BadDataError`, `UnknownVersionError`."""
+    return (_read_cached if len(opening) <= CACHED_HEADER_BYTES else _read)(opening)
+
+
+def check_rows(records: Records, header: Header) -> None:
+    """Raise `BadDataError` unless every row is what its header says, at a time that can be."""
+    kind, symbols, _ = header
+    _require(bool((records["rtype"] == kind.rtype).all()), f"has rows that are no {kind.name}")
+    ids = records["instrument_id"]
+    # Most tables list one instrument, and `np.isin` takes 30 us to begin with.
+    listed = ids == next(iter(symbols)) if len(symbols) == 1 else np.isin(ids, list(symbols))
+    _require(bool(listed.all()), "has rows whose instrument its symbol table does not list")
+    latest = max(int(records[name].max()) for name in ("ts_event_ns", "ts_recv_ns"))
+    _require(latest <= bounds.MAX_TIME_NS, f"has a row at {latest} ns, after the year 2262")
+
+
+def _read(opening: bytes) -> Header:
+    head = Head._make(HEAD.unpack_from(opening))
+    _require(head.zero == 0, "has bits set that are reserved")
+    kind = _event_type(head)
+    texts = _Texts(opening[HEAD.size :])
     schema = texts.take_text(head.schema_bytes)
-    _require(schema == kind.schema, f"has schema {schema!r}, expected {kind.schema!r}")
+    if schema != kind.schema:
+        raise UnknownVersionError(f"packed message has schema {schema!r}, known is {kind.schema!r}")
     source = _source(texts.take_text(head.source_bytes))
     symbols = _read_symbols(texts, head.symbol_count)
     texts.finish()
-    records = np.frombuffer(payload, kind.dtype, head.row_count, head.header_bytes)
-    _check_rows(records, kind, symbols)
-    return PackedBlock(kind, records, symbols, source)
+    if kind.rtype == RType.OPTION_TRADE:
+        for symbol in symbols.values():
+            parse_option_ticker(symbol)
+    return Header(kind, symbols, source)
+
+
+_read_cached: Final = lru_cache(_HEADERS_CACHED)(_read)
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -140,26 +220,14 @@ def _require(holds: bool, otherwise: str) -> None:
         raise BadDataError(f"packed message {otherwise}")
 
 
-def _read_head(payload: bytes) -> Head:
-    _require(is_packed(payload), "does not begin with its magic")
-    _require(len(payload) >= HEAD.size, "ends within its header")
-    head = Head(*HEAD.unpack_from(payload))
-    _require(head.version == VERSION, f"has format version {head.version}, known is {VERSION}")
-    _require(head.zero == 0, "has bits set that are reserved")
-    _require(
-        HEAD.size <= head.header_bytes <= len(payload) and head.header_bytes % ALIGNMENT == 0,
-        f"has a header of {head.header_bytes} bytes in {len(payload)}",
-    )
-    _require(head.row_count > 0, "has no rows")
-    return head
-
-
 def _event_type(head: Head) -> EventType:
     kind = EVENT_TYPE_BY_RTYPE.get(head.rtype)
-    if kind is None or kind.dtype.itemsize != head.row_bytes:
-        raise BadDataError(
-            f"packed message has rtype {head.rtype:#04x} in rows of {head.row_bytes} bytes"
-        )
+    if kind is None:
+        raise UnknownVersionError(f"packed message has rtype {head.rtype:#04x}, which is none")
+    _require(
+        kind.dtype.itemsize == head.row_bytes,
+        f"has rtype {head.rtype:#04x} in rows of {head.row_bytes} bytes",
+    )
     return kind
 
 
@@ -195,17 +263,13 @@ class _Texts:
 
 
 def _read_symbols(texts: _Texts, count: int) -> dict[int, str]:
+    _require(0 < count <= MAX_SYMBOLS_READ, f"has a symbol table of {count} entries")
     symbols: dict[int, str] = {}
     last = -1
     for _ in range(count):
         instrument_id, size = ENTRY.unpack(texts.take(ENTRY.size))
         _require(instrument_id > last, "has a symbol table that is not in order")
-        symbols[instrument_id] = texts.take_text(size)
+        symbol = symbols[instrument_id] = texts.take_text(size)
+        _require(bounds.is_symbol(symbol), f"has the symbol {symbol!r}")
         last = instrument_id
     return symbols
-
-
-def _check_rows(records: Records, kind: EventType, symbols: dict[int, str]) -> None:
-    _require(bool((records["rtype"] == kind.rtype).all()), f"has rows that are no {kind.name}")
-    listed = np.isin(records["instrument_id"], np.array(list(symbols), dtype=np.uint32))
-    _require(bool(listed.all()), "has rows whose instrument its symbol table does not list")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from ingestor.blocks import Block, Runs, Source, whole_block
-from ingestor.client.batches import Batch, batches_of, first_bad
-from ingestor.client.decode import UnknownSubjectError
+from ingestor.client.batches import Batch, batches_of
+from ingestor.client.decode import BadMessageError, Cause, UnknownSubjectError
 from ingestor.client.wire import Frame
 from ingestor.encode.reference import payloads
 from ingestor.errors import BadDataError
@@ -27,7 +27,16 @@ from tests.encode.examples import block_of
 
 
 def batches(messages: list[Published], first_seq: int = 1) -> list[Batch]:
-    return batches_of(frames(messages), range(first_seq, first_seq + len(messages)))
+    found, bad = batches_of(frames(messages), range(first_seq, first_seq + len(messages)))
+    assert not bad
+    return found
+
+
+def bad_one(*messages: Published) -> BadMessageError:
+    """What is wrong with the one of these messages that is bad."""
+    found, (bad,) = batches_of(frames([*messages]), range(1, len(messages) + 1))
+    assert sum(map(len, found)) == sum(len(batch) for batch in batches(list(messages[:1])))
+    return bad
 
 
 def frames(messages: list[Published]) -> list[Frame]:
@@ -49,7 +58,7 @@ def in_stream_order(found: list[Batch]) -> list[Published]:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(strategies.runs())
+@given(strategies.sound_runs())
 def test_json_and_packed_give_the_same_rows_in_the_same_order(runs: Runs) -> None:
     expected = list(payloads(runs))
     assert in_stream_order(batches(expected)) == expected
@@ -94,34 +103,44 @@ def test_packed_messages_with_other_symbols_are_not_joined() -> None:
     ]
 
 
-def test_a_packed_message_on_another_types_subject_is_refused() -> None:
+def test_a_packed_message_on_another_types_subject_is_bad() -> None:
     ((_, payload),) = packed(trades(1))
-    with pytest.raises(BadDataError, match="FuturesTrade"):
-        batches([(DEPTH, payload)])
+    assert "FuturesTrade" in bad_one(*packed(depth(1)), (DEPTH, payload)).reason
 
 
 @pytest.mark.parametrize("lost", [1, 48, 60])
-def test_a_packed_message_cut_short_is_refused_even_among_others(lost: int) -> None:
+def test_a_packed_message_cut_short_is_bad_and_its_neighbours_are_not(lost: int) -> None:
     (subject, payload), *_ = packed(trades(2))
-    with pytest.raises(BadDataError, match="packed message"):
-        batches([(subject, payload), (subject, payload[:-lost]), (subject, payload)])
+    good = (subject, payload)
+    found, bad = batches_of(frames([good, (subject, payload[:-lost]), good]), [7, 8, 9])
+    assert [batch.seqs.tolist() for batch in found] == [[7, 7, 9, 9]]
+    assert [(error.seq, error.cause) for error in bad] == [(8, Cause.MALFORMED)]
 
 
-def test_the_first_bad_message_is_named() -> None:
+def test_a_packed_message_with_a_bad_row_is_bad_and_its_neighbours_are_not() -> None:
+    (good,) = packed(trades(2))
+    messages = [good, (TRADES, good[1][:-47] + b"\x0a" + good[1][-46:]), good]
+    found, bad = batches_of(frames(messages), [1, 2, 3])
+    assert [batch.seqs.tolist() for batch in found] == [[1, 1, 3, 3]]
+    assert [error.seq for error in bad] == [2]
+
+
+def test_a_bad_message_is_named() -> None:
     good = as_json(trades(2))
     found = frames([*good, (TRADES, b'{"symbol":"ES"}'), *good, ("market.unknown", b"{}")])
-    index, error = first_bad(found, range(10, 16))
-    assert (index, error.seq, error.subject) == (2, 12, TRADES)
-    assert "ts_event_ns" in str(error)
+    (batch,), (first, second) = batches_of(found, range(10, 16))
+    assert batch.seqs.tolist() == [10, 11, 13, 14]
+    assert (first.seq, first.subject, first.cause) == (12, TRADES, Cause.INVALID)
+    assert "ts_event_ns" in str(first)
+    assert isinstance(second, UnknownSubjectError)
+    assert str(second).startswith("message 15 on market.unknown: no event type")
 
 
-def test_an_unknown_subject_is_told_from_a_bad_message() -> None:
-    _, error = first_bad(frames([("market.bonds", b"{}")]), [3])
-    assert isinstance(error, UnknownSubjectError)
-    assert str(error).startswith("message 3 on market.bonds: no event type")
-
-
-def test_an_unknown_source_is_refused() -> None:
+def test_an_unknown_source_is_bad() -> None:
     payload = examples.CONTRACT[3].payload.replace(b"replay", b"rumour")
-    with pytest.raises(BadDataError, match="rumour"):
-        batches([(TRADES, payload)])
+    assert "rumour" in bad_one(*as_json(trades(1)), (TRADES, payload)).reason
+
+
+def test_a_future_without_seq_is_an_event_but_no_record() -> None:
+    payload = examples.CONTRACT[3].payload.replace(b'"seq":1', b'"seq":null')
+    assert bad_one(*as_json(trades(1)), (TRADES, payload)).cause == Cause.NO_RECORD

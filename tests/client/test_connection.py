@@ -129,11 +129,11 @@ def test_tapped_messages_pass_nats_py_and_others_do_not(nats_server: NatsServer)
         await connection.publish(f"{inbox}.1", b"payload", "reply")
         await asyncio.wait_for(recorder.got.wait(), 10)
         assert recorder.frames == [(f"{inbox}.1".encode(), b"reply", b"payload")]
-        assert await connection.api("account", "INFO")
+        assert await connection.api("account", "INFO", dict)
         recorder.got.clear()
         await connection.untap(subscription)
         await connection.publish(f"{inbox}.1", b"late", "reply")
-        assert await connection.api("account", "INFO")
+        assert await connection.api("account", "INFO", dict)
         assert not recorder.got.is_set()
         await connection.close()
 
@@ -149,7 +149,7 @@ def test_large_messages_and_commands_among_them_are_all_handled(nats_server: Nat
         payloads = [bytes([index]) * (index * 9_000 + 1) for index in range(60)]
         for payload in payloads:
             await connection.publish(f"{inbox}.1", payload, "reply")
-            await connection.api("account", "INFO")
+            await connection.api("account", "INFO", dict)
         while len(recorder.frames) < len(payloads):
             recorder.got.clear()
             await asyncio.wait_for(recorder.got.wait(), 10)

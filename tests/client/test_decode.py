@@ -22,7 +22,7 @@ def test_json_and_records_give_the_same_event(message: examples.Example) -> None
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(strategies.blocks())
+@given(strategies.sound_blocks())
 def test_json_and_records_give_the_same_events_whatever_they_hold(block: Block) -> None:
     messages = payloads(whole_block(block))
     from_json = [event for subject, json in messages for event in decode(Message(subject, 1, json))]

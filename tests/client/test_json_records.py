@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -10,22 +9,25 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingestor.blocks import Block, whole_block
-from ingestor.client.decode import EVENT_TYPE_BY_SUBJECT, JSON_DECODE
-from ingestor.client.json_records import EXACT_BELOW, price_units, records_of
+from ingestor.client.decode import EVENT_TYPE_BY_SUBJECT, read_json
+from ingestor.client.json_records import EXACT_BELOW, check_record, records_of
 from ingestor.encode.reference import payloads
 from ingestor.errors import BadDataError
+from ingestor.events import MAX_PRICE
 from ingestor.records import MAX_CONDITIONS, Records, RType
-from ingestor.units import INT64_MAX, PRICE_SCALE, UNDEF_PRICE, price_text
+from ingestor.units import PRICE_SCALE, UNDEF_PRICE, price_text
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import block_of, record
 
-INT64 = st.integers(-INT64_MAX - 1, INT64_MAX)
+MOST_UNITS = int(MAX_PRICE * PRICE_SCALE)
 EXACT_UNITS = int(EXACT_BELOW * PRICE_SCALE)
 
 
 def from_json(subject: str, *messages: bytes) -> tuple[Records, dict[int, str]]:
-    events = [JSON_DECODE[subject.encode()](message) for message in messages]
+    events = [read_json(subject.encode(), message) for message in messages]
+    for event in events:
+        check_record(event)
     return records_of(EVENT_TYPE_BY_SUBJECT[subject], events, messages)
 
 
@@ -36,7 +38,7 @@ def changed(index: int, **fields: Any) -> tuple[str, bytes]:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(strategies.blocks())
+@given(strategies.sound_blocks())
 def test_records_from_json_say_the_same_json_again(block: Block) -> None:
     for subject, payload in payloads(whole_block(block)):
         records, symbols = from_json(subject, payload)
@@ -58,12 +60,13 @@ def test_what_json_carries_comes_back_as_it_was(message: examples.Example) -> No
     assert symbols == {1: examples.SYMBOLS[int(message.record["instrument_id"][0])]}
 
 
-@given(INT64)
+@given(st.integers(-MOST_UNITS, MOST_UNITS))
 @example(EXACT_UNITS)
 @example(EXACT_UNITS - 1)
 @example(-EXACT_UNITS + 1)
 @example(1)
-@example(INT64_MAX)
+@example(MOST_UNITS)
+@example(-MOST_UNITS)
 def test_every_price_comes_back_exactly(price_e9: int) -> None:
     subject, payload = next(
         payloads(whole_block(block_of(record(RType.STOCK_TRADE, price_e9=price_e9))))
@@ -91,16 +94,34 @@ def test_one_large_price_makes_all_of_its_batch_exact() -> None:
     assert records["bid_px_e9"].tolist() == prices
 
 
-@given(INT64)
-def test_price_units_reads_what_price_text_writes(price_e9: int) -> None:
-    assert price_units(price_text(price_e9)) == price_e9
+@pytest.mark.parametrize("beside", ["5.0", "3000000.5"])
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("3000000", 3_000_000 * PRICE_SCALE),
+        ("3", 3 * PRICE_SCALE),
+        ("3e6", 3_000_000 * PRICE_SCALE),
+        ("0.1234567891", 123_456_789),
+        ("-0.0", 0),
+        ("1" + "0" * 5 + "." + "0" * 5000, 100_000 * PRICE_SCALE),
+    ],
+)
+def test_a_price_means_the_same_whatever_is_beside_it(text: str, units: int, beside: str) -> None:
+    payload = examples.CONTRACT[0].payload
+    messages = [payload.replace(b"686.01", price.encode()) for price in (text, beside)]
+    records, _ = from_json("market.stocks.trades", *messages)
+    assert records["price_e9"][0] == units
+    event: Any = read_json(b"market.stocks.trades", messages[0])
+    assert event.price * PRICE_SCALE == pytest.approx(units, abs=1)
 
 
-@pytest.mark.parametrize("text", ["0.0000000001", "9223372036.854775808", "1e30"])
-def test_a_price_that_is_no_64_bit_number_of_units_is_refused(text: str) -> None:
-    assert Decimal(text)
-    with pytest.raises(BadDataError, match="64-bit"):
-        price_units(text)
+def test_a_large_book_is_exact_in_all_its_levels() -> None:
+    prices = [5_123_456_789_012_345_679, 7, UNDEF_PRICE]
+    rows = np.repeat(examples.MBP10, 3)
+    rows["levels"]["bid_px_e9"][:, 0] = rows["price_e9"] = prices
+    messages = [payload for _, payload in payloads(whole_block(block_of(rows)))]
+    records, _ = from_json("market.futures.mbp10", *messages)
+    assert records["levels"]["bid_px_e9"][:, 0].tolist() == records["price_e9"].tolist() == prices
 
 
 def test_symbols_are_numbered_in_the_order_they_come() -> None:
@@ -124,8 +145,20 @@ def test_no_events_make_no_records() -> None:
         (0, {"conditions": [1] * (MAX_CONDITIONS + 1)}, "conditions"),
         (0, {"conditions": [2**16]}, "conditions"),
         (0, {"ts_event_ns": -1}, "ts_event_ns"),
-        (0, {"price": 1e300}, "64-bit"),
-        (3, {"seq": None}, "sequence"),
+        (0, {"ts_recv_ns": 2**63}, "ts_recv_ns"),
+        (0, {"seq": 2**64 - 1}, "beyond 64 bits"),
+        (0, {"symbol": "x" * 72}, "symbol"),
+        (0, {"symbol": "é" * 36}, "symbol"),
+        (0, {"symbol": "S\0PY"}, "symbol"),
+        (0, {"symbol": ""}, "symbol"),
+        (2, {"option_symbol": "SPY"}, "ticker"),
+        (2, {"strike": 687.0}, "SPY251216C00686000 says"),
+        (4, {"action": "abc"}, "action"),
+        (4, {"seq": 2**32}, "seq"),
+        (0, {"price": 1e300}, "price"),
+        (0, {"price": 2**63}, "price"),
+        (0, {"price": 9_223_372_036.854_776}, "price"),
+        (3, {"seq": None}, "seq is null"),
         (4, {"action_size": -1}, "size"),
         (
             4,

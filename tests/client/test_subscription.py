@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -13,14 +14,12 @@ from nats.js.api import ConsumerConfig
 
 from ingestor.client import (
     AtSequence,
-    BadMessageError,
     Batch,
     Client,
     From,
     Since,
     Start,
     Subscription,
-    UnknownSubjectError,
     connect,
     connection,
     pull,
@@ -87,12 +86,24 @@ async def take(subscription: Subscription, wanted: int) -> list[Event]:
     return found
 
 
+class CrashError(Exception):
+    """Leaves a client as a crash would: nothing more is acknowledged."""
+
+
+@asynccontextmanager
+async def crashing_client(server: NatsServer) -> AsyncIterator[Client]:
+    with suppress(CrashError):
+        async with connect(server.url) as client:
+            yield client
+            raise CrashError
+
+
 async def read_and_leave(server: NatsServer, acknowledged: int, subject: str = "market.>") -> None:
     """Read as a durable, and end without a word after one more than was acknowledged.
 
     Not after two: where those do not arrive together, asking for the second acknowledges the first.
     """
-    async with connect(server.url) as client:
+    async with crashing_client(server) as client:
         subscription = client.subscribe(subject, durable="core")
         assert sequences(await take(subscription, acknowledged)) == list(range(acknowledged))
         assert await subscription.ack()
@@ -282,51 +293,6 @@ def test_batches_that_were_not_taken_come_when_the_iteration_goes_on(
     assert sorted(run(reading())) == list(range(1, 21))
 
 
-BAD = (TRADES, b'{"symbol":"ES.c.0"}')
-
-
-def test_a_bad_message_is_named_and_can_be_passed(nats_server: NatsServer) -> None:
-    async def reading() -> tuple[list[Event], list[BadMessageError]]:
-        found: list[Event] = []
-        errors: list[BadMessageError] = []
-        async with connect(nats_server.url) as client:
-            subscription = client.subscribe(follow=False)
-            for _ in range(3):
-                try:
-                    async for event in subscription.events():
-                        found.append(event)  # noqa: PERF401  (to keep what came before an error)
-                except BadMessageError as error:
-                    errors.append(error)
-        return found, errors
-
-    unknown = ("market.bonds", b"{}")
-    store(nats_server, [*as_json(trades(2)), BAD, *as_json(trades(2, first=2)), unknown])
-    found, errors = run(reading())
-    assert sequences(found) == [0, 1, 2, 3]
-    assert [(type(error), error.seq) for error in errors] == [
-        (BadMessageError, 3),
-        (UnknownSubjectError, 6),
-    ]
-
-
-def test_arrays_hold_all_before_and_after_a_bad_message(nats_server: NatsServer) -> None:
-    async def reading() -> tuple[list[int], list[int]]:
-        found: list[int] = []
-        errors: list[int] = []
-        async with connect(nats_server.url) as client:
-            subscription = client.subscribe(follow=False)
-            for _ in range(3):
-                try:
-                    async for batch in subscription.batches():
-                        found += batch.records["sequence"].tolist()
-                except BadMessageError as error:
-                    errors.append(error.seq)
-        return found, errors
-
-    store(nats_server, [*as_json(trades(3)), BAD, BAD, *as_json(trades(3, first=3))])
-    assert run(reading()) == (list(range(6)), [4, 5])
-
-
 def test_an_ephemeral_consumer_is_gone_with_its_client(nats_server: NatsServer) -> None:
     store(nats_server, as_json(trades(1)))
     read(nats_server)
@@ -390,7 +356,7 @@ def test_a_durable_that_acknowledged_nothing_begins_where_it_began(
     any_nats_server: NatsServer, start: Start
 ) -> None:
     async def crashing() -> None:
-        async with connect(any_nats_server.url) as client:
+        async with crashing_client(any_nats_server) as client:
             subscription = client.subscribe(TRADES, durable="core", start=start)
             taking = asyncio.create_task(take(subscription, 1))
             await opened(subscription)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ingestor import bounds
 from ingestor.blocks import Block, Frames, Reply, Runs, Source, whole_block
 from ingestor.encode.packed import (
     ENTRY,
@@ -15,7 +16,7 @@ from ingestor.encode.packed import (
     MAGIC,
     MAX_ROW_BYTES,
     MAX_ROWS,
-    MAX_SYMBOL_BYTES,
+    MAX_SYMBOLS_READ,
     Head,
     PackedBlock,
     decode_packed,
@@ -70,7 +71,15 @@ def with_table(*entries: tuple[int, bytes], count: int | None = None, pad: bytes
     return HEAD.pack(*head) + texts + examples.FUTURES_TRADE.tobytes()
 
 
-@given(runs=strategies.runs(max_size=40), limit=st.integers(-1, 5) | st.just(ALL))
+def with_time(at_ns: int, field: str = "ts_event_ns") -> bytes:
+    """A message of three trades, one of them at this time."""
+    rows = np.repeat(examples.FUTURES_TRADE, 3)
+    rows[field][1] = at_ns
+    (payload,) = packed(runs_with(rows))
+    return payload
+
+
+@given(runs=strategies.sound_runs(max_size=40), limit=st.integers(-1, 5) | st.just(ALL))
 def test_decoded_messages_hold_the_rows_in_their_order(runs: Runs, limit: int) -> None:
     frames = ENCODER.encode(runs, REPLY, 1, limit)
     decoded = [decode_packed(payload) for *_, payload in messages(frames)]
@@ -84,7 +93,7 @@ def test_decoded_messages_hold_the_rows_in_their_order(runs: Runs, limit: int) -
     assert frames.messages == limit or len(sent) == len(rows) or limit < 0
 
 
-@given(runs=strategies.runs(max_size=40))
+@given(runs=strategies.sound_runs(max_size=40))
 def test_a_packed_stream_is_the_json_stream_in_fewer_messages(runs: Runs) -> None:
     blocks = [decode_packed(payload) for payload in packed(runs)]
 
@@ -197,7 +206,7 @@ def test_a_run_is_cut_at_the_bounds_of_a_message(rtype: RType, rows_in_a_message
 def test_the_largest_message_stays_under_the_servers_default_limit_of_1_mib() -> None:
     rows = np.repeat(examples.STOCK_TRADE, MAX_ROWS)
     rows["instrument_id"] = np.arange(MAX_ROWS)
-    table = {number: f"{number:0{MAX_SYMBOL_BYTES}d}" for number in range(MAX_ROWS)}
+    table = {number: f"{number:0{bounds.MAX_SYMBOL_BYTES}d}" for number in range(MAX_ROWS)}
 
     (payload,) = packed(whole_block(Block(0, rows, table, Source.POLYGON_WS)))
 
@@ -264,8 +273,9 @@ def test_decoded_rows_are_a_view_that_cannot_be_written() -> None:
         (one_message() + b"\0", "not what its header says"),
         (altered(one_message(), magic=b"\xabMDQ"), "magic"),
         (altered(one_message(), version=2), "version 2, known is 1"),
-        (altered(one_message(), rtype=0x55), "rtype 0x55 in rows of 48"),
-        (altered(one_message(), row_bytes=49), "rtype 0x00 in rows of 49"),
+        (altered(one_message(), rtype=0x55), "rtype 0x55, which is none"),
+        (altered(one_message(), row_bytes=49), "not what its header says"),
+        (altered(one_message(), row_bytes=144, row_count=1), "rtype 0x00 in rows of 144"),
         (altered(one_message(), row_count=0), "no rows"),
         (altered(one_message(), row_count=2), "not what its header says"),
         (altered(one_message(), row_count=2**32 - 1), "not what its header says"),
@@ -275,14 +285,21 @@ def test_decoded_rows_are_a_view_that_cannot_be_written() -> None:
         (altered(one_message(), schema_bytes=16), "schema 'futures.trades.v'"),
         (altered(one_message(), source_bytes=5), "source 'repla'"),
         (altered(one_message(), source_bytes=255), "longer than its header"),
-        (altered(one_message(), symbol_count=0), "after its symbol table"),
+        (altered(one_message(), symbol_count=0), "symbol table of 0"),
         (altered(one_message(), symbol_count=2), "not in order"),
-        (altered(one_message(), symbol_count=2**32 - 1), "not in order"),
+        (altered(one_message(), symbol_count=MAX_SYMBOLS_READ + 1), "symbol table of 65537"),
+        (altered(one_message(), symbol_count=2**32 - 1), "symbol table of 4294967295"),
         (altered(one_message(), zero=1), "reserved"),
-        (one_message().replace(b"trades.v1", b"trades.v2"), r"trades\.v2', expected"),
+        (one_message().replace(b"trades.v1", b"trades.v2"), r"trades\.v2', known"),
         (one_message().replace(b"ES.c.0", b"ES\xff.c0"), "not UTF-8"),
-        (with_table(), "does not list"),
+        (with_table(), "symbol table of 0"),
         (with_table((1, b"SPY")), "does not list"),
+        (with_table((17077, b"")), "symbol ''"),
+        (with_table((17077, b"ES\0c")), "symbol 'ES"),
+        (with_table((17077, b"x" * 72)), "symbol 'xxx"),
+        (with_table((17077, "é".encode() * 36)), "symbol 'ééé"),
+        (with_time(2**63), "9223372036854775808 ns"),
+        (with_time(2**63, "ts_recv_ns"), "9223372036854775808 ns"),
         (with_table((17077, b"a"), (17077, b"b")), "not in order"),
         (with_table((17077, b"a"), (1, b"b")), "not in order"),
         (with_table((17077, b"7 bytes"), count=2), "longer than its header"),
@@ -297,9 +314,9 @@ def test_a_bad_message_is_one_clear_error(payload: bytes, reason: str) -> None:
 
 
 def test_a_good_table_written_by_hand_is_read() -> None:
-    block = decode_packed(with_table((5, b""), (17077, "é".encode())))
+    block = decode_packed(with_table((5, b"x" * 71), (17077, "é".encode())))
 
-    assert (block.symbols, block.source) == ({5: "", 17077: "é"}, Source.SIM)
+    assert (block.symbols, block.source) == ({5: "x" * 71, 17077: "é"}, Source.SIM)
 
 
 def decodes_or_refuses(payload: bytes) -> PackedBlock | None:

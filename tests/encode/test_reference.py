@@ -67,7 +67,7 @@ def test_two_calls_with_a_limit_make_the_bytes_of_one(runs: Runs, limit: int) ->
 
 
 @settings(max_examples=50)
-@given(block=strategies.blocks())
+@given(block=strategies.sound_blocks())
 def test_a_decoded_message_is_the_event_object_of_its_record(block: Block) -> None:
     kinds = {kind.subject: getattr(events, kind.name) for kind in EVENT_TYPE_BY_RTYPE.values()}
 

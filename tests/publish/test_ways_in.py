@@ -230,7 +230,7 @@ def test_a_stream_of_interest_without_consumers_is_warned_of(
     async def check() -> None:
         async with connect(nats_server.url) as client:
             config = {"name": "MARKET_DATA", "subjects": ["market.>"], "retention": "interest"}
-            await client._connection.api("stream", "STREAM.CREATE.MARKET_DATA", config)
+            await client._connection.api("stream", "STREAM.CREATE.MARKET_DATA", dict, config)
         await published(nats_server, Access(url=nats_server.url), encoder=PlainEncoder())
 
     asyncio.run(check())
