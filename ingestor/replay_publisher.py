@@ -14,6 +14,7 @@ from typing import Final
 
 import ingestor.one_thread  # noqa: F401 (before NumPy)
 from ingestor.config.schema import Config
+from ingestor.feeds.databento.selection import Catalog
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
 from ingestor.outcome import RunOutcome, replay_outcome
@@ -60,14 +61,18 @@ class ReplayPublisher:
 
     def _data_dir(self) -> Path:
         replay = self._config.replay
-        if not self._demo or any(replay.data_dir.glob("*/*.dbn*")):
+        if not self._demo or replay.files or replay.data_dir.is_file():
             return replay.data_dir
-        return _sample_day()
+        return replay.data_dir if _has_data(replay.data_dir) else _sample_day()
+
+
+def _has_data(folder: Path) -> bool:
+    return folder.is_dir() and Catalog([folder]).has_files
 
 
 def _sample_day() -> Path:
     """Make the sample day once; later demos find it."""
-    if not any(DEMO_DIR.glob("*/*.dbn*")):
+    if not _has_data(DEMO_DIR):
         log.info("there is no data: making a sample day in %s", DEMO_DIR)
         write_sample_day(DEMO_DIR, DEMO_DATE)
     return DEMO_DIR

@@ -18,7 +18,7 @@ from ingestor.config.table import Seconds, Table
 from ingestor.feed_status import STATUS_STREAM
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
-Date = dt.date
+Date = Annotated[dt.date, Meta(description="YYYY-MM-DD, such as 2025-12-16")]
 Speed = Annotated[float, Meta(ge=0)]
 Cpus = tuple[Annotated[int, Meta(ge=0)], ...]
 RingBytes = Annotated[int, Meta(ge=1_048_576, le=1_073_741_824)]
@@ -41,7 +41,9 @@ class Replay(Table, frozen=True, kw_only=True):
     """What is replayed, and how fast."""
 
     data_dir: Path = Path("dbn-data")
-    """Holds trades/ and MBP-10/ as the vendor delivers them."""
+    """Holds trades/ and MBP-10/, or what the vendor delivers as it is; or is a file."""
+    files: tuple[Path, ...] = ()
+    """DBN files or folders to replay instead of data_dir."""
     journal_dir: Path | None = None
     """Holds what a live run recorded; unset replays files alone."""
     dates: tuple[Date, ...] = ()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.errors import NoDataError
-from ingestor.feeds.databento.files import DbnSchema, available_dates, find_files
+from ingestor.feeds.databento import DbnSchema, available_dates, find_files
 from tests.dbn_files import dbn_path
 
 FIRST, SECOND, THIRD = (dt.date(2024, 1, day) for day in (2, 3, 4))
