@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingestor import cli, replay_feeds
+from ingestor import cli, log, replay_feeds
 from ingestor.config.schema import Config
 from ingestor.errors import ExitCode
 from ingestor.feeds.databento.selection import MAX_LANES
@@ -47,7 +47,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(replay_feeds, "moves", lambda source: source)
-    monkeypatch.setattr(cli.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(log, "configure", lambda *_: None)
     configs: list[Config] = []
 
     def publisher(config: Config, **_: Any) -> Any:
