@@ -175,6 +175,24 @@ def test_days_split_by_symbol_stay_merged_from_day_to_day(tmp_path: Path, read: 
     assert read("--data-dir", tmp_path, "--feeds", "trades") == {"trades": merged(*files)}
 
 
+def test_files_that_hold_the_same_data_in_part_are_for_people_to_choose_from(
+    tmp_path: Path, wrong: Wrong
+) -> None:
+    one = deliver(tmp_path / "1" / "a.dbn", T, "trades", symbols={"ES": INSTRUMENT, "NQ": 2})
+    other = deliver(tmp_path / "2" / "b.dbn", T, "trades", symbols={"NQ": 2, "CL": 3})
+    exit_code, line = wrong("--data-dir", tmp_path)
+    assert exit_code == ExitCode.CONFIGURATION
+    assert str(one) in line
+    assert str(other) in line
+    assert "share some instruments on 2024-01-02" in line
+
+
+def test_a_file_within_another_is_passed_over(tmp_path: Path, read: Read) -> None:
+    one = deliver(tmp_path / "1" / "a.dbn", T, "trades", symbols={"ES": INSTRUMENT, "NQ": 2})
+    within = deliver(tmp_path / "2" / "b.dbn", T[:9], "trades", symbols={"ES": INSTRUMENT})
+    assert read(one, within) == {"trades": rows(T)}
+
+
 def test_more_files_than_can_be_merged_are_refused(tmp_path: Path, wrong: Wrong) -> None:
     by_symbol(tmp_path, MAX_LANES + 1, 1)
     exit_code, line = wrong("--data-dir", tmp_path, "--feeds", "trades")

@@ -4,26 +4,15 @@ Theory. A file covers the days that its header says; a name of the vendor's form
 when it says that a file is *not* needed, and not even then while something asked for is missing.
 So thousands of files cost a listing, and headers are read of those that may be read anyway.
 
-Two files hold *the same data* when dataset, schema and a day agree and their headers map an
-instrument in common, unless they are parts of one delivery: names in one folder that differ in
-symbol or piece only, or files of one folder with one span that begin with different records. Of
-the same data one file is taken, day by day: the one with more instruments, else the one of fewer
-days, else a plain one before a compressed one, else the one whose path sorts last (job folders
-begin with their date, so the newest delivery).
-
-What remains is laid in *lanes*: in each, files one after the other that do not overlap. A layout
-of a file a day is one lane; a delivery split by symbol is a lane a symbol, which the replay merges.
+What is the same data twice, and what is merged with what, `lanes` says.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +23,9 @@ from ingestor.feeds.databento.files import (
     DbnSchema,
     Listed,
     Listing,
-    days_between,
 )
-from ingestor.feeds.databento.front import Contents, Front, contents_of, front_of
+from ingestor.feeds.databento.front import Front, contents_of, front_of
+from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
 from ingestor.feeds.dates import shortened
 
 logger = logging.getLogger(__name__)
@@ -46,54 +35,8 @@ MAX_LANES: Final = 256
 MAX_NAMED: Final = 10
 """Files passed over for one reason that are named one by one; of more, the first and the count."""
 
-_CONTENTS_HELD: Final = 4096
 _UNKNOWN_DAY: Final = dt.date(1970, 1, 1)
 _FEED_NAMES: Final = {DbnSchema.TRADES: "trades", DbnSchema.MBP10: "mbp10"}
-Lane = Sequence[DbnFile]
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A file whose schema and days are known; `front` is None when its name is all there is."""
-
-    listed: Listed
-    schemas: frozenset[DbnSchema]
-    first: dt.date
-    last: dt.date
-    front: Front | None
-
-    @property
-    def path(self) -> Path:
-        return self.listed.path
-
-    @property
-    def contents(self) -> Contents:
-        return _contents(self.path)
-
-    @property
-    def days(self) -> frozenset[dt.date]:
-        return frozenset(days_between(self.first, self.last))
-
-    @property
-    def stem(self) -> str:
-        """Its name without the suffix that tells a compressed file."""
-        return self.path.name.removesuffix(".zst")
-
-    def preference(self) -> tuple[object, ...]:
-        """Sorts by what is better known, larger, nearer, plain; used in reverse by path."""
-        known = self.contents.instruments
-        return (
-            -math.inf if known is None else -len(known),
-            (self.last - self.first).days,
-            self.path.suffix == ".zst",
-        )
-
-    def file(self, days: frozenset[dt.date]) -> DbnFile:
-        """Return it as the file to read, of which these days are taken."""
-        if self.first == self.last:
-            return DbnFile(self.path, self.first, self.listed.size)
-        some = None if days == self.days else days
-        return DbnFile(self.path, self.first, self.listed.size, self.last, some)
 
 
 class Catalog:
@@ -105,7 +48,7 @@ class Catalog:
         self._listing = Listing()
         for place in self._places:
             self._listing.add(place)
-        self._items: dict[Path, _Item | str] = {}
+        self._items: dict[Path, Candidate | str] = {}
         self._doubles: dict[Path, str] = {}
         self._used: set[Path] = set()
         self._siblings = _days_by_delivery(self._listing.files)
@@ -132,12 +75,14 @@ class Catalog:
         Raises `NoDataError` when there is nothing for one of the dates, or nothing at all.
         """
         items = self._covering(schema, dates)
-        chosen = self._once(items, frozenset(dates))
-        for item, _ in chosen:
+        choice = choose(items, frozenset(dates))
+        for item, other in choice.left_out:
+            self._leave_out(item, other)
+        for item, _ in choice.taken:
             if item.listed.problem is not None:
                 raise NoDataError(f"{item.path} {item.listed.problem}")
             self._used.add(item.path)
-        lanes = _laid(chosen)
+        lanes = laid(choice.taken)
         if len(lanes) > MAX_LANES:
             raise NoDataError(
                 f"{len(lanes)} {schema} files overlap in time; at most {MAX_LANES} can be merged: "
@@ -180,17 +125,17 @@ class Catalog:
 
     def _not_asked_for(self, listed: Listed) -> str:
         item, name = self._items.get(listed.path), listed.name
-        if isinstance(item, _Item) and item.schemas:
+        if isinstance(item, Candidate) and item.schemas:
             span = shortened(sorted({item.first, item.last}))
             return f"holds {'/'.join(sorted(item.schemas))} of {span}, which are not asked for"
-        if isinstance(item, _Item):
+        if isinstance(item, Candidate):
             return _not_read(item.front.schema if item.front else None)
         if name is not None and name.schema in set(DbnSchema):
             span = shortened(sorted({name.first, name.last}))
             return f"holds {name.schema} of {span} by its name, which are not asked for"
         return _not_read(None if name is None else name.schema)
 
-    def _covering(self, schema: DbnSchema, dates: Sequence[dt.date]) -> list[_Item]:
+    def _covering(self, schema: DbnSchema, dates: Sequence[dt.date]) -> list[Candidate]:
         hinted = [one for one in self._listing.files if _may_be(one, schema, dates)]
         items = self._of(schema, hinted)
         if _uncovered(items, dates) or not items:
@@ -201,10 +146,10 @@ class Catalog:
         wanted = frozenset(dates)
         return [item for item in items if not wanted or not wanted.isdisjoint(item.days)]
 
-    def _of(self, schema: DbnSchema, files: Iterable[Listed]) -> list[_Item]:
+    def _of(self, schema: DbnSchema, files: Iterable[Listed]) -> list[Candidate]:
         return [item for item in self._known(files) if schema in item.schemas]
 
-    def _known(self, files: Iterable[Listed]) -> Iterator[_Item]:
+    def _known(self, files: Iterable[Listed]) -> Iterator[Candidate]:
         for listed in files:
             if listed.path not in self._items:
                 self._items[listed.path] = self._item(listed)
@@ -212,21 +157,21 @@ class Catalog:
             if not isinstance(item, str):
                 yield item
 
-    def _item(self, listed: Listed) -> _Item | str:
+    def _item(self, listed: Listed) -> Candidate | str:
         """Look into a file; the answer may be why it is of no use."""
         try:
             front = front_of(listed.path)
         except (BadDataError, NoDataError) as error:
             return self._by_name(listed, error)
         first, last = self._days(listed, front)
-        return _Item(listed, _schemas(listed, front), first, last, front)
+        return Candidate(listed, _schemas(listed, front), first, last, front)
 
-    def _by_name(self, listed: Listed, error: BadDataError | NoDataError) -> _Item | str:
+    def _by_name(self, listed: Listed, error: BadDataError | NoDataError) -> Candidate | str:
         """A file that cannot be read is taken at its name's word: its reader says what is wrong."""
         name = listed.name
         if name is not None and name.schema in set(DbnSchema):
             schemas = frozenset({DbnSchema(name.schema)})
-            return _Item(listed, schemas, name.first, name.last, None)
+            return Candidate(listed, schemas, name.first, name.last, None)
         if listed.named:
             raise error
         return str(error).removeprefix(f"{listed.path} ")
@@ -236,7 +181,7 @@ class Catalog:
         if front.first is None or front.last is None:
             if name is not None:
                 return name.first, name.last
-            only = front.first or _contents(listed.path).date or _UNKNOWN_DAY
+            only = front.first or contents_of(listed.path).date or _UNKNOWN_DAY
             return only, only
         if name is not None and self._is_one_of_a_split(listed, front):
             return name.first, name.last
@@ -260,26 +205,7 @@ class Catalog:
                 return _span(other.path) == (first, last)
         return False
 
-    def _once(
-        self, items: Sequence[_Item], dates: frozenset[dt.date]
-    ) -> list[tuple[_Item, frozenset[dt.date]]]:
-        """Return files and the days to take of each, so that no data is taken twice."""
-        chosen: list[tuple[_Item, frozenset[dt.date]]] = []
-        by_day: dict[dt.date, list[_Item]] = defaultdict(list)
-        for item in _preferred(items):
-            days = item.days & dates if dates else item.days
-            twin = {day: _same_data(item, by_day[day]) for day in days}
-            left = frozenset(day for day, other in twin.items() if other is None)
-            for day in left:
-                by_day[day].append(item)
-            if left:
-                chosen.append((item, left))
-            else:
-                other = next(other for other in twin.values() if other is not None)
-                self._leave_out(item, other)
-        return sorted(chosen, key=lambda pair: (min(pair[1]), str(pair[0].path)))
-
-    def _leave_out(self, item: _Item, other: _Item) -> None:
+    def _leave_out(self, item: Candidate, other: Candidate) -> None:
         if item.path.parent == other.path.parent and item.stem == other.stem:
             logger.info(
                 "%s holds both %s and %s: reading the plain one",
@@ -292,7 +218,7 @@ class Catalog:
             self._doubles[item.path] = f"{other.path} holds the same data, and is read"
 
     def _what_is_missing(
-        self, schema: DbnSchema, missing: Sequence[dt.date], items: Sequence[_Item]
+        self, schema: DbnSchema, missing: Sequence[dt.date], items: Sequence[Candidate]
     ) -> str:
         where = ", ".join(str(place) for place in self._places)
         if items:
@@ -322,23 +248,6 @@ class Catalog:
         return f"of {len(unused)} there none is of use, such as {path}: {printable(reason)}"
 
 
-def _preferred(items: Sequence[_Item]) -> list[_Item]:
-    """Return those that share a day with another in order of preference, then the rest."""
-    by_day: dict[dt.date, int] = defaultdict(int)
-    for item in items:
-        for day in item.days:
-            by_day[day] += 1
-    shared = [item for item in items if any(by_day[day] > 1 for day in item.days)]
-    alone = [item for item in items if all(by_day[day] == 1 for day in item.days)]
-    by_path = sorted(shared, key=lambda item: str(item.path), reverse=True)
-    return [*sorted(by_path, key=lambda item: item.preference()), *alone]
-
-
-@lru_cache(maxsize=_CONTENTS_HELD)
-def _contents(path: Path) -> Contents:
-    return contents_of(path)
-
-
 def _may_be(listed: Listed, schema: DbnSchema, dates: Sequence[dt.date]) -> bool:
     """Whether a file's name leaves it possible that it is needed."""
     name = listed.name
@@ -360,77 +269,12 @@ def _not_read(schema: str | None) -> str:
     return f"holds schema {schema}; trades and mbp-10 are replayed"
 
 
-def _uncovered(items: Sequence[_Item], dates: Sequence[dt.date]) -> list[dt.date]:
+def _uncovered(items: Sequence[Candidate], dates: Sequence[dt.date]) -> list[dt.date]:
     return [
         date
         for date in sorted(set(dates))
         if not any(item.first <= date <= item.last for item in items)
     ]
-
-
-def _same_data(item: _Item, others: Sequence[_Item]) -> _Item | None:
-    return next((other for other in others if _are_the_same(item, other)), None)
-
-
-def _are_the_same(one: _Item, other: _Item) -> bool:
-    """See the theory above; files of which only the name is known go by that."""
-    if _are_parts(one, other):
-        return False
-    if one.front is None or other.front is None:
-        return one.listed.name is not None and one.listed.name == other.listed.name
-    if one.front.dataset != other.front.dataset or not _share(one.contents, other.contents):
-        return False
-    if one.path.parent != other.path.parent or one.stem == other.stem:
-        return True
-    spans = {(one.first, one.last), (other.first, other.last)}
-    return len(spans) > 1 or one.contents.record == other.contents.record
-
-
-def _are_parts(one: _Item, other: _Item) -> bool:
-    """Names of one folder that differ in symbol or piece alone."""
-    a, b = one.listed.name, other.listed.name
-    if a is None or b is None or one.path.parent != other.path.parent:
-        return False
-    alike = (a.dataset, a.first, a.last, a.schema) == (b.dataset, b.first, b.last, b.schema)
-    return alike and (a.symbol, a.piece) != (b.symbol, b.piece)
-
-
-def _share(one: Contents, other: Contents) -> bool:
-    if one.instruments is None or other.instruments is None:
-        return True
-    return not one.instruments.isdisjoint(other.instruments)
-
-
-def _laid(chosen: Sequence[tuple[_Item, frozenset[dt.date]]]) -> list[Lane]:
-    """Put pieces behind each other, then each such row into the first lane that is free for it."""
-    rows: dict[object, list[tuple[_Item, frozenset[dt.date]]]] = defaultdict(list)
-    for item, days in chosen:
-        rows[_row_key(item)].append((item, days))
-    lanes: list[list[DbnFile]] = []
-    ends: list[dt.date] = []
-    for row in rows.values():
-        row.sort(key=lambda pair: _piece(pair[0]))
-        first = min(min(days) for _, days in row)
-        last = max(max(days) for _, days in row)
-        lane = next((number for number, end in enumerate(ends) if end < first), len(lanes))
-        if lane == len(lanes):
-            lanes.append([])
-            ends.append(last)
-        ends[lane] = last
-        lanes[lane] += [item.file(days) for item, days in row]
-    return list(lanes)
-
-
-def _row_key(item: _Item) -> object:
-    name = item.listed.name
-    if name is None or name.piece is None:
-        return item.path
-    return (item.path.parent, name.dataset, name.first, name.last, name.schema, name.symbol)
-
-
-def _piece(item: _Item) -> int:
-    name = item.listed.name
-    return 0 if name is None or name.piece is None else name.piece
 
 
 def _delivery(listed: Listed) -> tuple[Path, str, str]:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from ingestor.errors import NoDataError
-from ingestor.feeds.databento import DbnSchema, available_dates, find_files
+from ingestor.feeds.databento import (
+    Catalog,
+    DbnSchema,
+    available_dates,
+    find_files,
+    lanes,
+    selection,
+)
+from ingestor.feeds.databento.files import VendorName, vendor_name
+from ingestor.feeds.databento.front import Front, front_of
 from tests.dbn_files import dbn_path
 
 FIRST, SECOND, THIRD = (dt.date(2024, 1, day) for day in (2, 3, 4))
@@ -139,3 +148,54 @@ def test_a_link_to_nowhere_cannot_be_opened(tmp_path: Path) -> None:
     dbn_path(tmp_path, "trades", FIRST).symlink_to(tmp_path / "gone")
     with pytest.raises(NoDataError, match=r"trades\.dbn\.zst cannot be opened: No such file"):
         find_files(tmp_path, DbnSchema.TRADES)
+
+
+def test_of_thousands_of_files_the_headers_of_those_that_are_needed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = [FIRST + number * (SECOND - FIRST) for number in range(300)]
+    touch(tmp_path, "trades", *dates)
+    touch(tmp_path, "mbp-10", *dates)
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Front:
+        opened.append(path)
+        return front_of(path)
+
+    monkeypatch.setattr(selection, "front_of", counted)
+    (file,) = find_files(tmp_path, DbnSchema.TRADES, [dates[100]])
+    assert opened == [file.path]
+
+
+def test_names_of_the_vendor_are_understood() -> None:
+    name = vendor_name("glbx-mdp3-20251201-20251231.mbp-10.ES.c.0.0012.dbn.zst")
+    last = dt.date(2025, 12, 31)
+    assert name == VendorName("glbx-mdp3", dt.date(2025, 12, 1), last, "mbp-10", "ES.c.0", 12)
+    name = vendor_name("opra-pillar-20251201.ohlcv-1m.2025.dbn")
+    assert name is not None
+    assert (name.symbol, name.piece) == (None, 2025)
+    assert vendor_name("foo.dbn") is None
+    assert vendor_name("glbx-mdp3-20251301.trades.dbn") is None
+
+
+def test_folders_that_lie_too_deep_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path.joinpath(*"abcdef"), "trades", FIRST)
+    touch(tmp_path, "trades", SECOND)
+    catalog = Catalog([tmp_path])
+    assert catalog.dates(DbnSchema.TRADES) == [SECOND]
+    caplog.set_level(logging.INFO)
+    catalog.tell_unused()
+    assert f"passed over {tmp_path}/a/b/c/d/e/f/trades: lies too deep" in caplog.text
+
+
+def test_a_delivery_split_by_symbol_costs_no_look_at_instruments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        for date in (FIRST, SECOND):
+            name = f"glbx-mdp3-{date:%Y%m%d}.trades.S{number}.dbn"
+            (tmp_path / name).write_bytes(b"12345")
+    monkeypatch.setattr(lanes, "contents_of", None)
+    assert len(Catalog([tmp_path]).lanes(DbnSchema.TRADES)) == 50
