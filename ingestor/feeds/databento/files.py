@@ -31,7 +31,7 @@ _OTHER_ENCODINGS: Final = (".csv", ".csv.zst", ".json.zst")
 _ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tar.zst", ".tgz")
 
 _NAME: Final = re.compile(
-    r"(?P<dataset>[a-z0-9]+(-[a-z0-9]+)*)-(?P<first>\d{8})(-(?P<last>\d{8}))?"
+    r"(?P<dataset>[a-z0-9]+(-[a-z0-9]+)*?)-(?P<first>\d{8})(-(?P<last>\d{8}))?"
     r"\.(?P<schema>[a-z0-9-]+)(\.(?P<symbol>.+?))??(\.(?P<piece>\d{4,9}))?\.dbn(\.zst)?",
     re.ASCII,
 )

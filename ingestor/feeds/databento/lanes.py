@@ -174,7 +174,8 @@ def _preferred(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return those that may hold the same data as another in order of preference, then the rest."""
     parts = Counter((day, one.delivery, one.part) for one in candidates for day in one.days)
     deliveries = Counter(day for day, _ in {(day, delivery) for day, delivery, _ in parts})
-    shared, alone = [], []
+    shared: list[Candidate] = []
+    alone: list[Candidate] = []
     for one in candidates:
         is_shared = any(
             deliveries[day] > 1 or parts[day, one.delivery, one.part] > 1 for day in one.days
