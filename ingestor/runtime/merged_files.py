@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -95,10 +96,10 @@ class MergedFiles:
         self.at_end()
 
     def _joined(self, runs: Runs) -> Iterator[Block]:
-        table = self._tables.joined([block.symbols for block in runs.blocks])
+        table = self._tables.joined(runs.blocks)
         if table is None or len(runs.start) == 1:
             for block, records in runs.pieces():
-                yield replace(block, feed=0, records=records)
+                yield Block(0, records, block.symbols if table is None else table, block.source)
             return
         records = _gathered(runs)
         step = max(1, self.block_bytes // records.itemsize)
@@ -107,31 +108,32 @@ class MergedFiles:
 
 
 class _Tables:
-    """Symbol tables of several lanes as one; the same object while theirs stay the same."""
+    """Symbol tables of all lanes as one, which grows until an instrument gets another symbol."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[SymbolTable, int]] = []
         self._whole: dict[int, str] = {}
+        self._known: dict[int, tuple[SymbolTable, int]] = {}
 
-    def joined(self, parts: Sequence[SymbolTable]) -> SymbolTable | None:
+    def joined(self, blocks: Sequence[Block]) -> SymbolTable | None:
         """Return one table for all; None where they give an instrument different symbols."""
-        sizes = [(part, len(part)) for part in parts]
-        if not _are_same(sizes, self._parts):
-            whole: dict[int, str] = {}
-            for table in parts:
-                for instrument, symbol in table.items():
-                    if whole.setdefault(instrument, symbol) != symbol:
-                        return None
-            self._parts, self._whole = sizes, whole
+        if not all(map(self._add, blocks)):
+            self._whole, self._known = {}, {}
+            if not all(map(self._add, blocks)):
+                self._whole, self._known = {}, {}
+                return None
         return self._whole
 
-
-def _are_same(
-    ones: Sequence[tuple[SymbolTable, int]], others: Sequence[tuple[SymbolTable, int]]
-) -> bool:
-    return len(ones) == len(others) and all(
-        one[0] is other[0] and one[1] == other[1] for one, other in zip(ones, others, strict=True)
-    )
+    def _add(self, block: Block) -> bool:
+        """Add what is new in a block's table; False when it contradicts what is there."""
+        table, count = self._known.get(block.feed, ({}, 0))
+        if table is not block.symbols:
+            table, count = block.symbols, 0
+        if count < len(table):
+            for instrument, symbol in islice(table.items(), count, None):
+                if self._whole.setdefault(instrument, symbol) != symbol:
+                    return False
+            self._known[block.feed] = table, len(table)
+        return True
 
 
 def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
