@@ -32,14 +32,24 @@ REPLAY_ENVIRONMENT: Final = {
 }
 
 
+_FILES: Final = (
+    Flag(
+        "replay.files",
+        "replay.files",
+        "FILE",
+        "DBN files or folders, instead of --data-dir",
+    ),
+)
+
 _REPLAY_WHAT: Final = (
-    Flag("--data-dir", "replay.data_dir", "DIR", "folder with trades/ and MBP-10/"),
+    Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN files, in any layout; or a file"),
     Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
     Flag(
         "--date",
         "replay.dates",
         "YYYY-MM-DD",
-        "a day; again for more; none means every day there is",
+        "a day; again, or with commas, for more; none means every day there is",
+        commas,
         repeated=True,
     ),
     Flag(
@@ -74,10 +84,13 @@ examples:
   ingestor-replay --date 2025-12-16 --speed 0    one day, as fast as the server takes it
   ingestor-replay --date 2025-12-16 --speed 1 --start 09:30 --end 16:00 --max-gap 5
   ingestor-replay --journal journal --date 2025-12-16    what ingestor-live --record kept of a day
+  ingestor-replay GLBX-20251217-ABCDEFGHIJ/glbx-mdp3-20251216.trades.dbn.zst
   ingestor-replay --config configs/replay.toml --show-config
 
 files:
-  DIR/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst] and DIR/MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst]
+  DIR/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst] and DIR/MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst],
+  or what Databento delivers as it is: folders of batch jobs, files split by day, week, month,
+  symbol or size, of any name; a file's header says what it is
   of a journal: DIR/stocks-YYYYMMDD-NNNNNN.journal[.zst] and DIR/options-... (dates in New York)
 
 environment (a flag beats it, it beats the file):
@@ -95,9 +108,9 @@ log = logging.getLogger(__name__)
 def replay_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     parser = replay_parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     try:
-        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_REPLAY_WHAT, *_REPLAY_HOW))
+        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW))
         if given.show_config:
             print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
@@ -120,6 +133,7 @@ def replay_parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
     parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")
+    add(what, _FILES)
     add(what, _REPLAY_WHAT)
     what.add_argument(
         "--demo",

@@ -92,9 +92,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def add(group: Any, flags: Sequence[Flag]) -> None:
-    """Add flags to a parser or a group of one."""
+    """Add flags to a parser or a group of one; a name without dashes takes what has no flag."""
     for flag in flags:
+        if not flag.name.startswith("-"):
+            group.add_argument(
+                flag.key, nargs="*", metavar=flag.metavar, help=flag.help, type=flag.kind
+            )
+            continue
         action = "append" if flag.repeated else "store"
+        if flag.repeated and flag.kind is commas:
+            action = "extend"
         group.add_argument(
             flag.name,
             dest=flag.key,

@@ -79,7 +79,7 @@ class ReplayPublisher:
         if not self._demo:
             return feed_plans(config, config.replay.data_dir)
         day = _sample_day()
-        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day)
+        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day, files=())
         feeds = feed_plans(msgspec.structs.replace(config, replay=replay), day)
         return [dataclasses.replace(feed, source=Source.SIM) for feed in feeds]
 

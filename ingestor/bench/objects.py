@@ -28,8 +28,9 @@ from ingestor.client.decode import read_json
 from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.client.wire import Frame
 from ingestor.encode import make_encoder
-from ingestor.feeds.databento.files import DbnSchema, find_files
+from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
+from ingestor.feeds.databento.selection import find_files
 
 CHUNK: Final = 64
 """Messages that are taken together, about as many packed ones as one read of a socket brings."""

@@ -6,13 +6,14 @@ Layers are laid over each other, checked as a whole, and the winner of every key
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import math
 import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,9 @@ MAX_VALUE_CHARS: Final = 80
 
 _TEXTS: Final = re.compile(r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|#[^\n]*""")
 _BYTE_ORDER_MARK: Final = "\ufeff"
+_ALIASES: Final = {"replay.feeds": {"mbp-10": "mbp10"}}
+"""Other words for the values of a key: the vendor's name of a schema."""
+_WRITTEN_DATE: Final = re.compile(r"(\d{4})[-/.]?(\d\d?)[-/.]?(\d\d?)", re.ASCII)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'(?= - at|$)")
 
 
@@ -67,7 +71,7 @@ def load(layers: Sequence[Layer]) -> Loaded:
     """Lay `layers` over the defaults, the last one on top. Raises `ConfigurationError`."""
     merged: dict[str, Setting] = {}
     for layer in layers:
-        merged.update(layer)
+        merged.update({key: _with_our_words(key, setting) for key, setting in layer.items()})
     for key, setting in merged.items():
         _check(key, setting)
     config = _convert(merged, strict=False)
@@ -157,7 +161,9 @@ def _path(kind: type, value: Any) -> Path:
 
 def _listed(key: str, text: str) -> Any:
     """Environment variables write lists with commas."""
-    return text.split(",") if isinstance(defaults().get(key), list | tuple) else text
+    if not isinstance(defaults().get(key), list | tuple):
+        return text
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
@@ -203,7 +209,12 @@ def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
     shown = "(hidden)" if key in SECRETS | URLS else _value_text(setting.value)
     sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
     allowed = _allowed(key)
-    return ConfigurationError(f"{sentence}; allowed: {allowed}" if allowed else sentence)
+    meant = _meant(key, setting.value, allowed)
+    return ConfigurationError(
+        sentence
+        + (f"; allowed: {allowed}" if allowed else "")
+        + (f"; did you mean {meant}?" if meant else "")
+    )
 
 
 def _value_text(value: Any) -> str:
@@ -236,7 +247,7 @@ def _described(info: msgspec.inspect.Type) -> str:
 
 def _plain(reason: str, key: str) -> str:
     """Turn msgspec's ``Expected `float` - at `$.replay.speed``` into words without the path."""
-    reason = _REGEX.sub("it has another form", reason)
+    reason = _REGEX.sub("it has another form", reason).replace("Invalid RFC3339 encoded", "no")
     text, _, path = reason.partition(" - at `$.")
     inner = path.rstrip("`").removeprefix(key).strip(".")
     return text.replace("`", "").replace("Expected", "expected") + (f" at {inner}" if inner else "")
@@ -246,6 +257,41 @@ def _unknown(key: str, origin: str, known: Any) -> ConfigurationError:
     nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return ConfigurationError(f"there is no setting {printable(key)} ({origin}){hint}")
+
+
+def _with_our_words(key: str, setting: Setting) -> Setting:
+    words = _ALIASES.get(key, {})
+    if not words or not isinstance(setting.value, list | tuple):
+        return setting
+    return replace(setting, value=[_alias(words, word) for word in setting.value])
+
+
+def _alias(words: Mapping[str, str], word: Any) -> Any:
+    return words.get(word, word) if isinstance(word, str) else word
+
+
+def _meant(key: str, value: Any, allowed: str) -> str:
+    """Guess what a wrong value was to be: a word of a choice, or a date otherwise written."""
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(text, str):
+            continue
+        if key == "replay.dates" and (date := _as_date(text)):
+            return date
+        words = [] if key == "replay.dates" else allowed.split(", ")
+        if text not in words and (near := difflib.get_close_matches(text, words, 1)):
+            return near[0]
+    return ""
+
+
+def _as_date(text: str) -> str:
+    found = _WRITTEN_DATE.fullmatch(text)
+    if found is None:
+        return ""
+    try:
+        date = dt.date(*map(int, found.groups())).isoformat()
+    except ValueError:
+        return ""
+    return "" if date == text else date
 
 
 def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:

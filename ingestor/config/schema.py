@@ -20,7 +20,7 @@ from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _ENDPOINT = "HOST:PORT, the port 1 to 65535"
-Date = dt.date
+Date = Annotated[dt.date, Meta(description="YYYY-MM-DD, such as 2025-12-16")]
 Speed = Annotated[float, Meta(ge=0, le=1_000_000)]
 MIN_SPEED: Final = 0.000_001
 """A day would take three thousand years; 0 is the way to say "as fast as possible"."""
@@ -56,7 +56,9 @@ class Replay(Table, frozen=True, kw_only=True):
     """What is replayed, and how fast."""
 
     data_dir: Path = Path("dbn-data")
-    """Holds trades/ and MBP-10/ as the vendor delivers them."""
+    """Holds trades/ and MBP-10/, or what the vendor delivers as it is; or is a file."""
+    files: tuple[Path, ...] = ()
+    """DBN files or folders to replay instead of data_dir."""
     journal_dir: Path | None = None
     """Holds what a live run recorded; unset replays files alone."""
     dates: tuple[Date, ...] = ()

@@ -8,12 +8,15 @@ Files are cut at midnight UTC, which is 19:00 or 20:00 in New York. So an evenin
 begins on one date runs on in the file of the next; that file's window is therefore joined by
 the one of the date before when that date is asked for too. (CME's session of Tuesday begins on
 Monday evening: ask for both dates, from 18:00 to 17:00.)
+
+A file of several days is as good as a file of each of them, one after the other: the windows of a
+day hold for its records of that day, by ``ts_recv``, by which the vendor cuts days.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,11 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.clock import new_york_ns
-from ingestor.units import INT64_MAX
+from ingestor.units import INT64_MAX, NS_PER_S
 
 UInt64s = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+NS_PER_DAY: Final = 86_400 * NS_PER_S
 
 _DAY = dt.timedelta(days=1)
+_EPOCH = dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,48 @@ class Session:
     def of_file(self, date: dt.date, dates: Collection[dt.date], limits: Window) -> list[Window]:
         """Return the windows that hold in the file of a date, when `dates` are asked for."""
         begins = [date]
-        if self.crosses_midnight and date - _DAY in dates:
+        if self.end is not None and date - _DAY in dates and self._runs_on(date):
             begins.insert(0, date - _DAY)
         return [self.on(begin).within(limits) for begin in begins]
 
+    def _runs_on(self, date: dt.date) -> bool:
+        """Whether the session of the day before ends after this date has begun in UTC."""
+        midnight_ns = (date - _EPOCH).days * NS_PER_DAY
+        return self.on(date - _DAY).end_ns > midnight_ns
 
-def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> npt.NDArray[np.bool_] | None:
+
+class DailyWindows:
+    """The windows that hold in a file of several days: for each record those of its day."""
+
+    def __init__(self, of_day: Callable[[dt.date], Sequence[Window]]) -> None:
+        """Take what gives the windows of a UTC day; none of them when it is not wanted."""
+        self._of_day = of_day
+        self._known: dict[int, Sequence[Window]] = {}
+
+    def inside(self, ts_event_ns: UInt64s, ts_recv_ns: UInt64s) -> Mask | None:
+        """Return which records to keep; None when all. Times are none beyond int64, at least one.
+
+        Records are grouped by day first, so days in any order cost one sort.
+        """
+        days = (ts_recv_ns // np.uint64(NS_PER_DAY)).astype(np.int64)
+        if days.min() == days.max():
+            return inside(ts_event_ns, self._windows(int(days[0])))
+        order = np.argsort(days, kind="stable")
+        edges = np.flatnonzero(np.diff(days[order])) + 1
+        kept = np.ones(len(days), np.bool_)
+        for rows in np.split(order, edges):
+            mask = inside(ts_event_ns[rows], self._windows(int(days[rows[0]])))
+            if mask is not None:
+                kept[rows] = mask
+        return None if kept.all() else kept
+
+    def _windows(self, day: int) -> Sequence[Window]:
+        if day not in self._known:
+            self._known[day] = self._of_day(_EPOCH + dt.timedelta(days=day))
+        return self._known[day]
+
+
+def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> Mask | None:
     """Return which times, none beyond int64, lie in any of the windows; None when all do."""
     if EVERYTHING in windows:
         return None

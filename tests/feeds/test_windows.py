@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.clock import iso_utc
-from ingestor.feeds.windows import EVERYTHING, Session, Window, inside
+from ingestor.feeds.windows import (
+    EVERYTHING,
+    NS_PER_DAY,
+    DailyWindows,
+    Session,
+    Window,
+    inside,
+)
 from ingestor.units import INT64_MAX
 
 WINTER = dt.date(2024, 1, 10)
@@ -62,6 +69,23 @@ def test_a_session_within_a_day_has_nothing_of_the_day_before() -> None:
     assert day.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [day.on(WINTER)]
 
 
+def test_a_session_that_ends_after_midnight_utc_runs_on_in_the_next_file() -> None:
+    """20:30 in New York is 01:30 UTC in winter, and 00:30 in summer."""
+    evening = Session(clock(18), clock(20, 30))
+    for date in (WINTER, SUMMER):
+        found = evening.of_file(date, {date - DAY, date}, EVERYTHING)
+        assert found == [evening.on(date - DAY), evening.on(date)]
+    until_seven = Session(clock(18), clock(19))
+    assert until_seven.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [
+        until_seven.on(WINTER)
+    ]
+
+
+def test_a_session_without_an_end_ends_with_its_file() -> None:
+    session = Session(start=clock(9))
+    assert session.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [session.on(WINTER)]
+
+
 def test_absolute_limits_narrow_every_window() -> None:
     day = Session(clock(9), clock(16)).on(WINTER)
     limits = Window(day.start_ns + 5, day.end_ns + 5)
@@ -92,3 +116,31 @@ def test_when_all_times_are_inside_there_is_no_mask() -> None:
     assert inside(times, [Window(5, 8)]) is None
     assert inside(times, [EVERYTHING]) is None
     assert inside(times, [Window(5, 7)]) is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4 * NS_PER_DAY), st.integers(0, 4 * NS_PER_DAY)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.dictionaries(
+        st.integers(0, 4),
+        st.lists(
+            st.builds(Window, st.integers(0, 4 * NS_PER_DAY), st.integers(0, 4 * NS_PER_DAY)),
+            max_size=2,
+        ),
+    ),
+)
+def test_in_a_file_of_several_days_each_record_is_judged_by_its_own_day(
+    times: list[tuple[int, int]], windows: dict[int, list[Window]]
+) -> None:
+    epoch = dt.date(1970, 1, 1)
+    daily = DailyWindows(lambda day: windows.get((day - epoch).days, []))
+    event, recv = np.array(times, np.uint64).T
+    expected = [
+        any(one.start_ns <= at < one.end_ns for one in windows.get(received // NS_PER_DAY, []))
+        for at, received in times
+    ]
+    kept = daily.inside(event, recv)
+    assert (kept.tolist() if kept is not None else [True] * len(times)) == expected

@@ -1,29 +1,40 @@
-"""Where DBN files lie: one folder a schema, one file a day.
+"""Which DBN files there are: a data folder walked, names read, nothing opened.
 
-``DIR/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst]`` and
-``DIR/MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst]``, the layout in which Databento delivers batch
-downloads. Only listing happens here; nothing is opened.
+A place is a file or a folder. A folder is walked a few levels deep, so it may be the original
+layout (``trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst]`` and
+``MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst]``), one delivered batch job
+(``GLBX-20251217-ABCDEFGHIJ/glbx-mdp3-20251216.trades.dbn.zst``) or many of them. What a file holds
+its header says; a name of the vendor's form is a hint that spares opening thousands of files.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from ingestor.errors import NoDataError
-from ingestor.feeds.dates import shortened
 
-logger = logging.getLogger(__name__)
+MAX_DEPTH: Final = 6
+"""Folders below the data folder that are looked into."""
+MAX_ENTRIES: Final = 200_000
+"""Entries of all folders together that are looked at."""
 
-DATASET_PREFIX: Final = "glbx-mdp3"
 SUFFIXES: Final = (".dbn", ".dbn.zst")
-"""In order of preference: the plain file costs no decompression."""
+_OTHER_ENCODINGS: Final = (".csv", ".csv.zst", ".json.zst")
+_ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tar.zst", ".tgz")
+
+_NAME: Final = re.compile(
+    r"(?P<dataset>[a-z0-9]+(-[a-z0-9]+)*?)-(?P<first>\d{8})(-(?P<last>\d{8}))?"
+    r"\.(?P<schema>[a-z0-9-]+)(\.(?P<symbol>.+?))??(\.(?P<piece>\d{4,9}))?\.dbn(\.zst)?",
+    re.ASCII,
+)
 
 
 class DbnSchema(StrEnum):
@@ -34,7 +45,7 @@ class DbnSchema(StrEnum):
 
     @property
     def folder(self) -> str:
-        """Name of the folder inside the data folder."""
+        """Name of its folder in the original layout."""
         return _FOLDERS[self]
 
 
@@ -43,93 +54,197 @@ _FOLDERS: Final = {DbnSchema.TRADES: "trades", DbnSchema.MBP10: "MBP-10"}
 
 @dataclass(frozen=True, slots=True)
 class DbnFile:
-    """One day's file; `date` is the one in its name, `size` its bytes on disk."""
+    """A file to read, or some days of it.
+
+    Attributes:
+        path: Where it is.
+        date: Its first day, UTC.
+        size: Bytes on disk.
+        last: Its last day; None means it is the file of one day, and published whole.
+        days: Of a longer file the days to take, by ``ts_recv``; None takes all.
+    """
 
     path: Path
     date: dt.date
     size: int
+    last: dt.date | None = None
+    days: frozenset[dt.date] | None = None
+
+    @property
+    def taken(self) -> frozenset[dt.date]:
+        """The days that are taken of it."""
+        return self.days or frozenset(days_between(self.date, self.last or self.date))
 
 
-def available_dates(data_dir: Path, schema: DbnSchema) -> list[dt.date]:
-    """Return the dates that have a file, in order. Raises `NoDataError` without a folder."""
-    return sorted(_names_by_date(data_dir, schema))
+@dataclass(frozen=True, slots=True)
+class VendorName:
+    """What a name of the vendor's form says: ``DATASET-FIRST[-LAST].SCHEMA[.SYMBOL][.PIECE]``."""
+
+    dataset: str
+    first: dt.date
+    last: dt.date
+    schema: str
+    symbol: str | None = None
+    piece: int | None = None
+
+    def touches(self, dates: Sequence[dt.date]) -> bool:
+        """Tell whether it claims one of the dates."""
+        return any(self.first <= date <= self.last for date in dates)
 
 
-def find_files(data_dir: Path, schema: DbnSchema, dates: Sequence[dt.date] = ()) -> list[DbnFile]:
-    """Return one file a date, in order of date; no dates means every date there is.
+def vendor_name(name: str) -> VendorName | None:
+    """Read a file's name; None when it is not of the vendor's form.
 
-    Raises `NoDataError` when a folder is missing, a date has no file or there is none at all.
+    >>> vendor_name("glbx-mdp3-20251216.trades.ESH6.0002.dbn.zst").symbol
+    'ESH6'
     """
-    folder = data_dir / schema.folder
-    names = _names_by_date(data_dir, schema)
-    wanted = sorted(set(dates) or names)
-    missing = [date for date in wanted if date not in names]
-    if missing or not wanted:
-        raise NoDataError(_what_is_missing(folder, schema, missing, sorted(names)))
-    return [_dbn_file(folder / _preferred(folder, names[date]), date) for date in wanted]
-
-
-def _names_by_date(data_dir: Path, schema: DbnSchema) -> dict[dt.date, list[str]]:
-    names: dict[dt.date, list[str]] = {}
-    for name in _listing(data_dir, schema):
-        date = _date_in(name, schema)
-        if date is not None:
-            names.setdefault(date, []).append(name)
-    return names
-
-
-def _listing(data_dir: Path, schema: DbnSchema) -> list[str]:
-    folder = data_dir / schema.folder
-    if not data_dir.is_dir():
-        raise NoDataError(
-            f"the data folder {data_dir} does not exist; {schema} files are looked for in {folder}"
-        )
-    if not folder.is_dir():
-        raise NoDataError(
-            f"{data_dir} has no folder {schema.folder}; {schema} files are looked for in "
-            f"{folder}, named {_pattern(schema)}"
-        )
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        raise NoDataError(f"the folder {folder} cannot be listed: {error.strerror}") from error
-
-
-def _date_in(name: str, schema: DbnSchema) -> dt.date | None:
-    found = re.fullmatch(rf"{DATASET_PREFIX}-(\d{{8}})\.{schema}\.dbn(\.zst)?", name, re.ASCII)
+    found = _NAME.fullmatch(name)
     if found is None:
         return None
     try:
-        return dt.date.fromisoformat(found[1])
+        first = dt.date.fromisoformat(found["first"])
+        last = dt.date.fromisoformat(found["last"] or found["first"])
     except ValueError:
         return None
+    piece = None if found["piece"] is None else int(found["piece"])
+    return VendorName(found["dataset"], first, last, found["schema"], found["symbol"], piece)
 
 
-def _preferred(folder: Path, names: list[str]) -> str:
-    chosen, *others = sorted(names, key=len)
-    if others:
-        logger.info("%s holds both %s and %s: reading the plain one", folder, chosen, others[0])
-    return chosen
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file that may hold DBN.
+
+    Attributes:
+        path: Where it is.
+        size: Bytes on disk.
+        name: What its name says.
+        named: Whether it was named itself, not found in a folder.
+        problem: Why it cannot be opened, in words that follow its path.
+    """
+
+    path: Path
+    size: int
+    name: VendorName | None
+    named: bool = False
+    problem: str | None = None
+
+    @property
+    def folder_schema(self) -> DbnSchema | None:
+        """The schema whose folder of the original layout it lies in."""
+        folder = self.path.parent.name
+        return next((schema for schema in DbnSchema if schema.folder == folder), None)
 
 
-def _dbn_file(path: Path, date: dt.date) -> DbnFile:
+@dataclass(slots=True)
+class Listing:
+    """What places hold: files that may be DBN, and paths that cannot be, with the reason."""
+
+    files: list[Listed] = field(default_factory=list)
+    others: list[tuple[Path, str]] = field(default_factory=list)
+    _seen: set[tuple[int, int]] = field(default_factory=set)
+    _entries: int = 0
+
+    def add(self, place: Path) -> None:
+        """Walk a folder, or take a file. Raises `NoDataError` when there is nothing."""
+        try:
+            status = place.stat()
+        except OSError as error:
+            raise NoDataError(_missing(place, error)) from error
+        if not stat.S_ISDIR(status.st_mode):
+            self._take(place, status, named=True)
+            return
+        problem = self._walk(place, 0)
+        if problem is not None:
+            raise NoDataError(f"the folder {place} {problem}")
+
+    def _walk(self, folder: Path, depth: int) -> str | None:
+        if not self._is_new(folder.stat()):
+            return None
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            return f"cannot be listed: {error.strerror}"
+        for entry in found:
+            self._entries += 1
+            if self._entries > MAX_ENTRIES:
+                return f"is not looked at further: there are over {MAX_ENTRIES} entries"
+            self._look_at(entry, depth)
+        return None
+
+    def _look_at(self, entry: os.DirEntry[str], depth: int) -> None:
+        path, name = Path(entry.path), entry.name
+        if _is_folder(entry):
+            if name.startswith("."):
+                return
+            problem = "lies too deep" if depth >= MAX_DEPTH else self._walk(path, depth + 1)
+            if problem is not None:
+                self.others.append((path, problem))
+        elif name.lower().endswith(SUFFIXES):
+            self._take_entry(path)
+        elif (reason := _no_dbn(name)) is not None:
+            self.others.append((path, reason))
+
+    def _take_entry(self, path: Path) -> None:
+        try:
+            self._take(path, path.stat())
+        except OSError as error:
+            problem = f"cannot be opened: {error.strerror}"
+            self.files.append(Listed(path, 0, vendor_name(path.name), problem=problem))
+
+    def _take(self, path: Path, status: os.stat_result, *, named: bool = False) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            if named:
+                raise NoDataError(f"{path} is neither a file nor a folder")
+            self.others.append((path, "is no regular file"))
+        elif self._is_new(status):
+            self.files.append(Listed(path, status.st_size, vendor_name(path.name), named))
+
+    def _is_new(self, status: os.stat_result) -> bool:
+        """Links may lead to one file or folder twice."""
+        key = (status.st_dev, status.st_ino)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+
+def days_between(first: dt.date, last: dt.date) -> Iterator[dt.date]:
+    """Yield each day from the first to the last."""
+    for number in range((last - first).days + 1):
+        yield first + dt.timedelta(days=number)
+
+
+def days_of(files: Iterable[DbnFile]) -> list[dt.date]:
+    """Return the days that are taken of some files, in order."""
+    return sorted({day for file in files for day in file.taken})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return DbnFile(path, date, path.stat().st_size)
-    except OSError as error:
-        raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
-def _pattern(schema: DbnSchema, day: str = "YYYYMMDD") -> str:
-    return " or ".join(f"{DATASET_PREFIX}-{day}.{schema}{suffix}" for suffix in SUFFIXES)
-
-
-def _what_is_missing(
-    folder: Path, schema: DbnSchema, missing: Sequence[dt.date], there: Sequence[dt.date]
-) -> str:
-    if not missing:
-        return f"{folder} holds no {schema} file: none is named {_pattern(schema)}"
-    looked_for = _pattern(schema, f"{missing[0]:%Y%m%d}" if len(missing) == 1 else "YYYYMMDD")
-    found = f"dates there are: {shortened(there)}" if there else "there is no file of any date"
+def _missing(place: Path, error: OSError) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f"{place} cannot be looked at: {error.strerror}"
+    if place.name.lower().endswith(SUFFIXES):
+        return f"the file {place} does not exist"
     return (
-        f"no {schema} file for {shortened(missing)}: looked in {folder} for {looked_for}; {found}"
+        f"the data folder {place} does not exist; DBN files are looked for in it and below, such "
+        f"as {place}/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst]"
     )
+
+
+def _no_dbn(name: str) -> str | None:
+    """Say why a file of this name is passed over; None where nobody expects it to be read."""
+    lower = name.lower()
+    if lower.endswith(_OTHER_ENCODINGS):
+        return "is of another encoding: have it delivered as DBN"
+    if lower.endswith(_ARCHIVES):
+        return "is an archive: unpack it"
+    if ".dbn." in lower and ".partial-" not in lower:
+        return "is not complete, by its name"
+    return None

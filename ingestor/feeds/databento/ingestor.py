@@ -13,14 +13,15 @@ from weakref import WeakSet
 from ingestor.blocks import Block, Source
 from ingestor.errors import ConfigurationError, NoDataError
 from ingestor.events import MBP10, FuturesTrade, events_of
-from ingestor.feeds.databento.files import DbnFile, DbnSchema, find_files
+from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
 from ingestor.feeds.databento.passes import FilePass
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
+from ingestor.feeds.databento.selection import find_files
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
 from ingestor.feeds.streams import open_stream
-from ingestor.feeds.windows import EVERYTHING, Session, Window
+from ingestor.feeds.windows import EVERYTHING, DailyWindows, Session, Window
 
 BLOCK_BYTES: Final = 1020 * 1024
 """Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.
@@ -39,9 +40,12 @@ class DBNIngestor:
     file is hours older than its neighbours).
 
     Attributes:
-        data_dir: Folder that holds ``trades`` and ``MBP-10``.
+        data_dir: Folder that holds files, in the original layout or as they are delivered; or one.
         schema: What `blocks` reads.
         dates: Days to read, in any order; none means every day there is.
+        files: What to read, in this order, instead of what `data_dir` has for `dates`; these
+            then say which sessions are asked for. Files found in `data_dir` that overlap in time
+            are read one after the other; a replay merges them (`Catalog.lanes`).
         start: New York wall time on each file's date from which records count (``ts_event``).
         end: New York wall time before which they do; on the next day when it is not after
             `start`. See `ingestor.feeds.windows`.
@@ -49,6 +53,8 @@ class DBNIngestor:
         end_ns: Event time before which they do, int ns UTC.
         symbols: Symbols to keep, by any of their names before or after `rename`; none keeps all.
         elsewhere: Those of them that need not be in these files: other feeds bear them.
+        symbol_filter: Instead of `symbols` and `elsewhere`, one that several of these share; then
+            what it misses is for its owner to say.
         rename: Symbol in the file to symbol to publish.
         block_bytes: A block holds at most so many bytes.
         feed: Passed on in every block.
@@ -59,12 +65,14 @@ class DBNIngestor:
     data_dir: Path
     schema: DbnSchema = DbnSchema.TRADES
     dates: Sequence[dt.date] = ()
+    files: Sequence[DbnFile] = ()
     start: dt.time | None = None
     end: dt.time | None = None
     start_ns: int | None = None
     end_ns: int | None = None
     symbols: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
+    symbol_filter: SymbolFilter | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     block_bytes: int = BLOCK_BYTES
     feed: int = 0
@@ -122,7 +130,7 @@ class DBNIngestor:
         return (event for block in run for event in events_of(block))
 
     def _run(self, schema: DbnSchema) -> Iterator[Block]:
-        files = find_files(self.data_dir, schema, self.dates)
+        files = self.files or find_files(self.data_dir, schema, self.dates)
         self.progress = Progress(
             files_total=len(files), bytes_total=sum(file.size for file in files)
         )
@@ -133,19 +141,25 @@ class DBNIngestor:
     def _blocks_of_files(
         self, files: Sequence[DbnFile], schema: DbnSchema, progress: Progress
     ) -> Generator[Block]:
-        dates = {file.date for file in files}
-        session, limits = Session(self.start, self.end), self._limits()
-        shared = _Shared(progress, SymbolFilter(self.symbols, self.rename, self.elsewhere))
+        dates = set(self.dates or days_of(files))
+        symbol_filter = self.symbol_filter or SymbolFilter(
+            self.symbols, self.rename, self.elsewhere
+        )
+        shared = _Shared(progress, symbol_filter)
         for file in files:
-            windows = session.of_file(file.date, dates, limits)
+            windows = self._windows(file, dates)
             progress.path, done = file.path, progress.bytes_read
             yield from self._blocks_of_file(file, schema, windows, shared)
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
-        if shared.symbol_filter.missing:
+        if self.symbol_filter is None and shared.symbol_filter.missing:
             raise NoDataError(shared.symbol_filter.complaint())
 
     def _blocks_of_file(
-        self, file: DbnFile, schema: DbnSchema, windows: Sequence[Window], shared: _Shared
+        self,
+        file: DbnFile,
+        schema: DbnSchema,
+        windows: Sequence[Window] | DailyWindows,
+        shared: _Shared,
     ) -> Generator[Block]:
         remarks = Remarks(file.path)
         try:
@@ -176,11 +190,26 @@ class DBNIngestor:
             reported=shared.unknown,
         )
 
+    def _windows(self, file: DbnFile, dates: set[dt.date]) -> Sequence[Window] | DailyWindows:
+        """The file of one day is read whole; of a longer one each day's records count by day."""
+        session, limits = Session(self.start, self.end), self._limits()
+        if file.last is None:
+            return session.of_file(file.date, dates, limits)
+        if file.days is None and session == Session():
+            return [limits]
+        return DailyWindows(
+            lambda day: session.of_file(day, dates, limits) if _takes(file, day) else []
+        )
+
     def _limits(self) -> Window:
         return Window(
             EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
             EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
         ).within(EVERYTHING)
+
+
+def _takes(file: DbnFile, day: dt.date) -> bool:
+    return file.days is None or day in file.days
 
 
 @dataclass(frozen=True, slots=True)

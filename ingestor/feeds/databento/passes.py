@@ -12,7 +12,7 @@ does not end at midnight: names seldom change there, and records may go to and f
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -26,7 +26,7 @@ from ingestor.feeds.databento.nonsense import nonsense
 from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import DbnReader
 from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables
-from ingestor.feeds.windows import Window, inside
+from ingestor.feeds.windows import DailyWindows, Window, inside
 from ingestor.keys import RunningKey
 from ingestor.records import Records
 from ingestor.symbols import SymbolTable
@@ -95,16 +95,16 @@ class FilePass:
         self._before = progress.bytes_read
 
     def batches(
-        self, windows: Sequence[Window], days: Collection[int] | None = None
+        self, windows: Sequence[Window] | DailyWindows
     ) -> Iterator[tuple[Records, SymbolTable]]:
-        """Yield the records in the windows, and of the days (since 1970) when some are given.
+        """Yield the records in the windows.
 
         A chunk that holds none of them yields an empty batch: a sign of life.
         """
         for chunk in self._reader.chunks():
             self._progress.bytes_read = self._before + self._reader.position
             before = self._progress.records
-            batch = self._of_time(self._sensible(self._numbered(chunk)), windows, days)
+            batch = self._of_time(self._sensible(self._numbered(chunk)), windows)
             yield from self._named(batch, self._control(chunk))
             if self._progress.records == before:
                 yield self._reader.nothing, {}
@@ -133,13 +133,9 @@ class FilePass:
         skipped[cause] = skipped.get(cause, 0) + len(numbers)
         self._remarks.skipped(cause, len(numbers), int(numbers[0]))
 
-    def _of_time(
-        self, batch: Batch, windows: Sequence[Window], days: Collection[int] | None
-    ) -> Batch:
-        if len(batch) and days is not None and batch.sole_day() not in days:
-            batch = self._keep(batch, np.isin(batch.days(), list(days)))
+    def _of_time(self, batch: Batch, windows: Sequence[Window] | DailyWindows) -> Batch:
         if len(batch):
-            kept = inside(batch.records["ts_event_ns"], windows)
+            kept = _inside(batch.records, windows)
             batch = batch if kept is None else self._keep(batch, kept)
         return batch
 
@@ -270,6 +266,12 @@ def _changes(instruments: Int64s, names: Int64s) -> list[int]:
     changed = same & (np.diff(names[order]) != 0)
     places: list[int] = np.sort(order[1:][changed]).tolist()
     return places
+
+
+def _inside(records: Records, windows: Sequence[Window] | DailyWindows) -> Mask | None:
+    if isinstance(windows, DailyWindows):
+        return windows.inside(records["ts_event_ns"], records["ts_recv_ns"])
+    return inside(records["ts_event_ns"], windows)
 
 
 def _distinct(instruments: npt.NDArray[np.uint32]) -> list[int]:

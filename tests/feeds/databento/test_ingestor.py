@@ -118,7 +118,7 @@ def test_a_missing_file_is_said_before_anything_is_read(tmp_path: Path) -> None:
     put(tmp_path, "trades")
     with pytest.raises(NoDataError, match="no trades file for 2024-01-03"):
         DBNIngestor(data_dir=tmp_path, dates=[DAY, DAY + ONE_DAY]).blocks()
-    with pytest.raises(NoDataError, match="has no folder MBP-10"):
+    with pytest.raises(NoDataError, match="no mbp-10 file: looked in"):
         DBNIngestor(data_dir=tmp_path).read_mbp10()
 
 

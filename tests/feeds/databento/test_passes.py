@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.feeds.databento.symbology import NS_PER_DAY, HeaderNames, SymbolTables
 from ingestor.feeds.streams import open_stream
-from ingestor.feeds.windows import EVERYTHING, Window
+from ingestor.feeds.windows import EVERYTHING, DailyWindows, Window
 from ingestor.records import Records
 from ingestor.symbols import SymbolTable
 from ingestor.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
@@ -51,10 +52,9 @@ class Passed:
     def __init__(
         self,
         path: Path,
-        windows: Sequence[Window] = (EVERYTHING,),
+        windows: Sequence[Window] | DailyWindows = (EVERYTHING,),
         symbols: frozenset[str] = frozenset(),
         block_bytes: int = MIN_BLOCK_BYTES,
-        days: Collection[int] | None = None,
     ) -> None:
         self.progress = Progress()
         self.blocks: list[tuple[Records, SymbolTable]] = []
@@ -64,7 +64,7 @@ class Passed:
             assert not list(reader.open())
             tables = SymbolTables(HeaderNames(reader.header), symbol_filter=SymbolFilter(symbols))
             one_pass = FilePass(reader, tables, remarks, self.progress)
-            for records, table in one_pass.batches(windows, days):
+            for records, table in one_pass.batches(windows):
                 self.blocks.append((records.copy(), table))
         remarks.log()
 
@@ -170,10 +170,11 @@ def test_where_names_differ_on_the_two_sides_of_midnight_each_record_has_its_own
 
 def test_only_the_days_asked_for_come_through(tmp_path: Path) -> None:
     records = trades(50, step_ns=NS_PER_DAY // 10)
-    first = DAY_NS // NS_PER_DAY
+    days = {DAY + dt.timedelta(days=number) for number in (1, 3)}
+    windows = DailyWindows(lambda day: [EVERYTHING] if day in days else [])
     path = write(tmp_path, records)
     for block_bytes in (MIN_BLOCK_BYTES, 1020 * 1024):
-        passed = Passed(path, block_bytes=block_bytes, days={first + 1, first + 3})
+        passed = Passed(path, windows, block_bytes=block_bytes)
         assert passed.sequences == [*range(6010, 6020), *range(6030, 6040)]
         assert passed.progress.filtered == 30
 
