@@ -51,8 +51,8 @@ def check(subscriber: CoreSubscriber, server: NatsServer, at_least: int) -> None
     ("more", "at_least"),
     [
         (("--speed", "0"), 1_200),
-        (("--speed", "0", "--encoding", "packed"), 2),
-        (("--speed", "20"), 1_200),
+        pytest.param(("--speed", "0", "--encoding", "packed"), 2, marks=pytest.mark.slow),
+        pytest.param(("--speed", "20"), 1_200, marks=pytest.mark.slow),
         (("--speed", "20", "--encoding", "packed"), 20),
     ],
     ids=["json", "packed", "paced", "paced packed"],

@@ -56,6 +56,7 @@ class Foreigner:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", [FOREIGN, "market.futures.trades"])
 def test_a_killed_server_is_gone_on_with_soon_though_others_write_much(
     nats_server: NatsServer, subject: str
