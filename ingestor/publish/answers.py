@@ -2,7 +2,8 @@
 
 One JSON object per answer (ADR-50 of the NATS design records): a flow acknowledgement, the report
 of a gap, an error that names its message, or a publish acknowledgement, which may hold an error
-instead. Unknown fields are ignored.
+instead. Unknown fields are ignored; what no server would say is refused, for anybody who knows our
+inbox can write to it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ from typing import Final
 
 import msgspec
 
+from ingestor.bounds import printable
 from ingestor.errors import StreamError
+
+MAX_ANSWER_BYTES: Final = 16_384
+"""Real ones have less than 500."""
+
+MAX_SEQUENCE: Final = 2**53 - 1
+"""A million messages a second reach it after 285 years."""
+
+_SHOWN_CHARS: Final = 200
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -22,7 +32,7 @@ class ApiError(msgspec.Struct, frozen=True):
     description: str = ""
 
     def __str__(self) -> str:
-        return f"{self.description} (code {self.err_code or self.code})"
+        return f"{printable(self.description, _SHOWN_CHARS)} (code {self.err_code or self.code})"
 
 
 class FlowAck(msgspec.Struct, frozen=True):
@@ -70,16 +80,29 @@ _DECODER: Final = msgspec.json.Decoder(_Wire)
 
 def parse_answer(data: bytes) -> Answer:
     """Read one answer. Raises StreamError when it is not one."""
-    try:
-        wire = _DECODER.decode(data)
-    except msgspec.DecodeError as error:
-        raise StreamError(f"the stream's answer cannot be read: {data[:200]!r} ({error})") from None
+    wire = _decode(data)
     if wire.error is not None:
         return Refusal(wire.error)
+    if min(wire.seq, wire.msgs, wire.count) < 0 or max(wire.seq, wire.count) > MAX_SEQUENCE:
+        raise _odd(data, "holds numbers that cannot be")
     if wire.type == "ack":
         return FlowAck(wire.seq, wire.msgs)
     if wire.type == "gap":
         return Gap()
     if wire.type or not wire.seq:
-        raise StreamError(f"the stream's answer is of no known kind: {data[:200]!r}")
+        raise _odd(data, "is of no known kind")
     return PubAck(wire.seq, wire.batch, wire.count)
+
+
+def _decode(data: bytes) -> _Wire:
+    if len(data) > MAX_ANSWER_BYTES:
+        raise _odd(data, f"has {len(data)} bytes")
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _odd(data, f"cannot be read ({error})") from None
+
+
+def _odd(data: bytes, why: str) -> StreamError:
+    text = printable(data[:_SHOWN_CHARS].decode(errors="replace"), _SHOWN_CHARS)
+    return StreamError(f"the stream's answer {why}: {text}")

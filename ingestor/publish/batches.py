@@ -2,21 +2,25 @@
 
 A batch is the unit in which order is guarded: its messages are numbered from 1, the stream's
 answers name those numbers, and the next batch opens only when this one is wholly acknowledged or
-settled. There are two kinds. `FastBatch` is fast ingest in gap mode ``fail``: stored in order or
+reconciled. There are two kinds. `FastBatch` is fast ingest in gap mode ``fail``: stored in order or
 not at all, few answers. `AckBatch` is for servers without it: one answer per message.
 
-No I/O here: bytes to send are returned, answers are handed in.
+Every message of a batch is an event. Fast ingest knows commands without one, a commit and a ping,
+and they would go out on a market subject, where a core subscriber takes them for data: so a batch
+is committed with its last event, or left to expire, which the server does after ten seconds.
 
+No I/O here: what a message's reply subject is, and what an answer to it means.
 Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefix>.<sequence>``.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Final, Protocol
 
 from ingestor.blocks import SEQUENCE_DIGITS, Reply
-from ingestor.publish.answers import Answer, ApiError, FlowAck, Gap, PubAck
+from ingestor.publish.answers import NO_RESPONDERS, Answer, ApiError, FlowAck, Gap, PubAck
 
 FLOW_MESSAGES: Final = 500
 """Messages between two flow acknowledgements that we ask for; the server's own limit."""
@@ -36,9 +40,10 @@ A_WHOLE_WRITE: Final = sys.maxsize
 """The room of a window that is not full: a write is never cut to fit, since cutting costs us more
 than one write beyond the window costs the server."""
 
-_START, _APPEND, _STORE_AND_COMMIT, _COMMIT = range(4)
-_REFUSE_ME: Final = b"NATS/1.0\r\nNats-Expected-Stream: .\r\n\r\n"
-"""No stream can have this name: a server that would store the message refuses it instead."""
+_START, _APPEND, _STORE_AND_COMMIT = range(3)
+_SUFFIX: Final = ".$FI"
+_BATCH_UNKNOWN: Final = 10208
+_NUMBER: Final = re.compile(rf"[0-9]{{{SEQUENCE_DIGITS}}}", re.ASCII).fullmatch
 
 
 class Batch(Protocol):
@@ -56,13 +61,13 @@ class Batch(Protocol):
     broken: bool
     """No more of it may be sent: what is stored has to be found out."""
     ended: bool
-    """The stream has closed the batch, and said how much of it is stored."""
-    torn: bool
+    """Nothing more of it will be stored, and it is known how much is."""
+    out_of_order: bool
     """A message was refused and one after it stored."""
-    fenced: bool
-    """Whatever was sent is dealt with: nothing of it will be stored from now on."""
-    committing: bool
-    """The fence was sent because the batch is complete."""
+    closing: bool
+    """Its next message is its last one."""
+    odd_answers: int
+    """Answers that no server would give, left unheeded."""
 
     @property
     def room(self) -> int:
@@ -74,13 +79,8 @@ class Batch(Protocol):
         """Reply subject of the next messages."""
         ...
 
-    @property
-    def can_commit(self) -> bool:
-        """Whether the fence would end the batch and tell exactly what is stored."""
-        ...
-
-    def fence(self, subject: str) -> bytes:
-        """Return a command whose answer comes after those to all messages sent before."""
+    def note_sent(self, messages: int) -> None:
+        """Note that so many messages are on their way under `reply`."""
         ...
 
     def receive(self, tail: str, answer: Answer) -> None:
@@ -97,9 +97,9 @@ class _State:
         self.refusal: ApiError | None = None
         self.broken = False
         self.ended = False
-        self.torn = False
-        self.fenced = False
-        self.committing = False
+        self.out_of_order = False
+        self.closing = False
+        self.odd_answers = 0
 
     def _break(self, error: ApiError | None) -> None:
         self.broken = True
@@ -131,63 +131,84 @@ class FastBatch(_State):
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = flow
+        self.closing = proof
         self._id = batch_id
         self._proof = proof
         self._limit = OPENING_MESSAGES
+        self._committed = False
         self.fast_ingest = True
         """False when the proof was stored as an ordinary message."""
+        self.unknown = False
+        """The server has forgotten it, or never knew it: nothing more of it will be stored."""
         self._head = f"{self.prefix}.{flow}.fail.".encode()
         self._append = self._reply(_APPEND)
 
     @property
     def room(self) -> int:
-        """Messages that may be sent now; the first goes alone, for it has its own operation."""
-        if self.broken or self.ended or self.committing:
+        """Messages that may be sent now; the first and the last have operations of their own."""
+        if self.broken or self.ended or self._committed:
             return 0
-        if not self.sent:
-            return 1
-        return 0 if self._proof else self._room(self._limit)
+        return 1 if self.closing or not self.sent else self._room(self._limit)
 
     @property
     def reply(self) -> Reply:
         """Reply subject of the next messages."""
-        if self.sent:
-            return self._append
-        return self._reply(_STORE_AND_COMMIT if self._proof else _START)
+        if self.closing:
+            return self._reply(_STORE_AND_COMMIT)
+        return self._append if self.sent else self._reply(_START)
+
+    def note_sent(self, messages: int) -> None:
+        """Note that so many messages are on their way under `reply`."""
+        self.sent += messages
+        self._committed = self.closing
 
     @property
-    def can_commit(self) -> bool:
-        """Whether it has messages and is still open; a proof is committed with its message."""
-        closed = self._proof or self.committing or self.ended or self.broken
-        return bool(self.sent) and not closed
+    def probe(self) -> tuple[int, Reply] | None:
+        """Number and reply subject with which an event of it may be sent again to ask about it.
 
-    def fence(self, subject: str) -> bytes:
-        """Return the commit without a message; `subject` must be one of the stream's."""
-        sequence = max(self.sent + 1, 2)
-        reply = b"%b%0*d.%d.$FI" % (self._head, SEQUENCE_DIGITS, sequence, _COMMIT)
-        return _refused_message(subject, reply)
+        Whatever the server holds of a living batch, the answer is its exact count: the next event
+        is stored and commits it; one that was stored before is not stored again but, being a gap,
+        ends the batch. A batch that the server does not know takes no event but the first, so the
+        first one never asks. None where there is nothing to ask with, or about.
+        """
+        number = max(self.acked + 1, 2)
+        refused = self.refusal is not None and self.refusal != NO_RESPONDERS.error
+        if refused or self.unknown or self._proof or number > self.sent:
+            return None
+        return number, self._reply(_STORE_AND_COMMIT)
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; see `Batch`."""
-        if isinstance(answer, FlowAck):
-            self.acked = max(self.acked, min(answer.sequence, self.sent))
-            self._limit = self.acked + max(answer.messages, 1) * OUTSTANDING
-            return
-        to_fence = tail.endswith(f".{_COMMIT}.$FI")
-        if isinstance(answer, PubAck):
+        if not tail.endswith(_SUFFIX):
+            self.odd_answers += 1
+        elif isinstance(answer, FlowAck):
+            self._flow_acknowledged(answer)
+        elif isinstance(answer, PubAck):
             self._end(answer)
         else:
-            self._break(None if to_fence or isinstance(answer, Gap) else answer.error)
-        self.fenced = self.fenced or self.ended or to_fence
+            error = None if isinstance(answer, Gap) else answer.error
+            self.unknown = self.unknown or (error is not None and error.err_code == _BATCH_UNKNOWN)
+            self._break(error)
+
+    def _flow_acknowledged(self, ack: FlowAck) -> None:
+        if ack.sequence > self.sent:
+            self.odd_answers += 1
+            return
+        self.acked = max(self.acked, ack.sequence)
+        flow = min(max(ack.messages, 1), FLOW_MESSAGES)
+        self._limit = self.acked + flow * OUTSTANDING
 
     def _end(self, ack: PubAck) -> None:
+        if ack.batch not in ("", self._id) or ack.count > self.sent:
+            self.odd_answers += 1
+            return
         self.fast_ingest = ack.batch == self._id
         if not self.fast_ingest and not self._proof:
             # The stream has moved to a server that stores each message by itself.
             self._break(None)
             return
         self.ended = True
-        self._store(min(ack.count, self.sent) if self.fast_ingest else 1, ack.stream_seq)
+        self._store(max(ack.count, self.acked) if self.fast_ingest else 1, ack.stream_seq)
         self.broken = self.broken or self.acked < self.sent
 
     def _reply(self, operation: int) -> Reply:
@@ -195,46 +216,53 @@ class FastBatch(_State):
 
 
 class AckBatch(_State):
-    """Messages that are acknowledged one by one, a bounded number of them under way."""
+    """Messages that are acknowledged one by one, a bounded number of them under way.
 
-    def __init__(self, inbox: str, batch_id: str, *, window: int = ACK_WINDOW_MESSAGES) -> None:
+    `alone_first` has the first one acknowledged before the second is sent: it may be refused, and
+    must not be followed by one that is stored.
+    """
+
+    def __init__(
+        self,
+        inbox: str,
+        batch_id: str,
+        *,
+        window: int = ACK_WINDOW_MESSAGES,
+        alone_first: bool = False,
+    ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = 1
+        self._alone_first = alone_first
         self._window = window
         self._reply = Reply(f"{self.prefix}.".encode(), b"")
 
     @property
     def room(self) -> int:
         """Messages that may be sent now."""
-        return 0 if self.broken else self._room(self.acked + self._window)
+        if self.broken or self.ended:
+            return 0
+        if self._alone_first and not self.acked:
+            return 0 if self.sent else 1
+        return self._room(self.acked + self._window)
 
     @property
     def reply(self) -> Reply:
         """Reply subject of the next messages."""
         return self._reply
 
-    @property
-    def can_commit(self) -> bool:
-        """Never: every message is answered by itself."""
-        return False
-
-    def fence(self, subject: str) -> bytes:
-        """Return a message that the stream is bound to refuse, after all before it."""
-        return _refused_message(subject, f"{self.prefix}.fence".encode())
+    def note_sent(self, messages: int) -> None:
+        """Note that so many messages are on their way under `reply`."""
+        self.sent += messages
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; see `Batch`. Answers come in the order of the messages."""
-        if tail == "fence":
-            self.fenced = True
+        number = int(tail) if _NUMBER(tail) else 0
+        if not 0 < number <= self.sent:
+            self.odd_answers += 1
         elif not isinstance(answer, PubAck):
             self._break(None if isinstance(answer, (FlowAck, Gap)) else answer.error)
-        elif int(tail) == self.acked + 1 and not self.broken:
+        elif number == self.acked + 1 and not self.broken:
             self._store(self.acked + 1, answer.stream_seq)
         else:
-            self.torn = self.torn or self.refusal is not None
+            self.out_of_order = self.out_of_order or self.refusal is not None
             self._break(None)
-
-
-def _refused_message(subject: str, reply: bytes) -> bytes:
-    size = len(_REFUSE_ME)
-    return b"HPUB %b %b %d %d\r\n%b\r\n" % (subject.encode(), reply, size, size, _REFUSE_ME)

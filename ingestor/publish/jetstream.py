@@ -2,12 +2,18 @@
 
 Raw requests instead of the client library's stream configuration: that one drops fields it does
 not know, and a field that is dropped in an update is a setting that is lost.
+
+What is asked about a stream is asked of its leader: a direct get may be answered by a follower,
+and lag behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -16,11 +22,15 @@ from ingestor.bounds import printable
 from ingestor.errors import StreamError
 from ingestor.publish.answers import ApiError
 from ingestor.publish.connection import Connection
-from ingestor.publish.readback import Message
 
 Json = dict[str, Any]
 
 REQUEST_TIMEOUT_S: Final = 5.0
+
+PULL_TIMEOUT_S: Final = 3.0
+
+CHUNK_MESSAGES: Final = 5_000
+"""Stored messages that are read at a time where they have to be compared."""
 
 STREAM_NOT_FOUND: Final = 10059
 CONSUMER_NOT_FOUND: Final = 10014
@@ -28,6 +38,9 @@ MESSAGE_NOT_FOUND: Final = 10037
 
 _UNAVAILABLE: Final = 503
 _NOT_ENABLED: Final = ApiError(_UNAVAILABLE, description="JetStream is not enabled on the server")
+_LOOKER_LIFE_NS: Final = 5_000_000_000
+_PULL_LIFE_NS: Final = 2_000_000_000
+_SHOWN_CHARS: Final = 200
 
 
 class RefusedError(StreamError):
@@ -38,26 +51,59 @@ class RefusedError(StreamError):
         self.error = error
 
     @property
-    def passing(self) -> bool:
+    def transient(self) -> bool:
         """Whether it may be over soon: a cluster without a leader, a server that starts."""
         return self.error.code == _UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as the stream holds it: under its own sequence and, after a transform, subject."""
+
+    seq: int
+    subject: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """Which stream it is, and where it begins and ends.
+
+    `identity` is the time at which it was made: one deleted and made again has another.
+    `transform` is its subject transform, source and destination.
+    """
+
+    identity: str
+    first_seq: int
+    last_seq: int
+    removed_amid: int
+    """Messages removed out of order, between the first one and the last."""
+    transform: tuple[str, str] | None
+    leader: str
+    """The server that leads it, empty where there is no choice."""
 
 
 class JetStreamApi:
     """Requests to ``$JS.API``, or what stands for it.
 
     Every method raises `RefusedError` (a StreamError) when JetStream is off or says no,
-    TimeoutError when it says nothing.
+    TimeoutError when it says nothing within `timeout_s`, or nothing that makes sense.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._connection = connection
+        self._timeout_s = timeout_s
+        self._inbox: str | None = None
+        self._pulls = 0
+        self._pulled: list[bytes] = []
+        self._wanted = 0
+        self._arrived = asyncio.Event()
 
     async def call(self, what: str, subject: str, body: Json | None = None) -> Json:
         """Make a request; `what` opens the sentence of an error."""
         payload = msgspec.json.encode(body) if body is not None else b""
         subject = f"{self._connection.api_prefix}.{subject}"
-        answer = await self._connection.request(subject, payload, REQUEST_TIMEOUT_S)
+        answer = await self._connection.request(subject, payload, self._timeout_s)
         if answer is None:
             raise RefusedError(what, _NOT_ENABLED)
         values = _read(what, answer)
@@ -74,6 +120,22 @@ class JetStreamApi:
                 return None
             raise
 
+    async def stream_end(self, stream: str) -> StreamEnd | None:
+        """Return where a stream ends, or None when there is no such stream."""
+        info = await self.stream_info(stream)
+        if info is None:
+            return None
+        with _sense(f"stream {stream}"):
+            state, transform = info["state"], info["config"].get("subject_transform")
+            return StreamEnd(
+                str(info["created"]),
+                int(state["first_seq"]),
+                int(state["last_seq"]),
+                int(state.get("num_deleted", 0)),
+                (str(transform["src"]), str(transform["dest"])) if transform else None,
+                str((info.get("cluster") or {}).get("leader", "")),
+            )
+
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:
         """Return a consumer's configuration and state, or None when there is no such consumer."""
         try:
@@ -83,36 +145,126 @@ class JetStreamApi:
                 return None
             raise
 
-    async def messages(self, stream: str, seqs: range) -> list[tuple[int, Message]]:
-        """Read stored messages by stream sequence, all at once; deleted ones are left out.
+    async def message(self, stream: str, **which: Any) -> StoredMessage | None:
+        """Read a stored message, or None when it is gone.
 
-        Answers with (sequence, (subject, payload)).
+        `which` is ``seq=``, ``last_by_subj=``, or ``next_by_subj=`` with the lowest ``seq=``.
         """
-        found = await asyncio.gather(*(self._message(stream, seq) for seq in seqs))
-        return [(seq, message) for seq, message in zip(seqs, found, strict=True) if message]
-
-    async def _message(self, stream: str, seq: int) -> Message | None:
+        what = f"a message of stream {stream}"
         try:
-            values = await self.call(
-                f"message {seq} of stream {stream}", f"STREAM.MSG.GET.{stream}", {"seq": seq}
-            )
+            values = await self.call(what, f"STREAM.MSG.GET.{stream}", which)
         except RefusedError as refused:
             if refused.error.err_code == MESSAGE_NOT_FOUND:
                 return None
             raise
-        message = values["message"]
-        return message["subject"], base64.b64decode(message.get("data", ""))
+        with _sense(what):
+            message = values["message"]
+            payload = base64.b64decode(message.get("data", ""))
+            return StoredMessage(int(message["seq"]), str(message["subject"]), payload)
+
+    async def count(self, stream: str, subjects: Sequence[str], start: int) -> int | None:
+        """Have the server count messages of some subjects from a sequence on.
+
+        None where it does not: a work queue has no consumer that only looks.
+        """
+        looker = await self._make_looker(stream, subjects, start)
+        if looker is None:
+            return None
+        await self._drop_looker(stream, looker[0])
+        return looker[1]
+
+    async def payloads(
+        self, stream: str, subjects: Sequence[str], start: int
+    ) -> AsyncIterator[list[bytes]]:
+        """Yield what is stored of some subjects from a sequence on, many at a time.
+
+        Raises LookupError where the server lets nobody only look.
+        """
+        looker = await self._make_looker(stream, subjects, start)
+        if looker is None:
+            raise LookupError(stream)
+        name, left = looker
+        try:
+            while left > 0:
+                chunk = await self._pull(stream, name, min(left, CHUNK_MESSAGES))
+                left -= len(chunk)
+                yield chunk
+        finally:
+            await self._drop_looker(stream, name)
+
+    async def _pull(self, stream: str, name: str, messages: int) -> list[bytes]:
+        if self._inbox is None:
+            self._inbox = self._connection.new_inbox()
+            await self._connection.listen(f"{self._inbox}.*", self._receive)
+        self._pulls += 1
+        inbox = f"{self._inbox}.{self._pulls}"
+        self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
+        body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
+        subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
+        self._connection.write(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
+        async with asyncio.timeout(PULL_TIMEOUT_S):
+            await self._arrived.wait()
+        return self._pulled
+
+    def _receive(self, subject: str, data: bytes, status: str | None) -> None:
+        del subject
+        if status is None:
+            self._pulled.append(data)
+        if status is not None or len(self._pulled) >= self._wanted:
+            self._arrived.set()
+
+    async def _make_looker(
+        self, stream: str, subjects: Sequence[str], start: int
+    ) -> tuple[str, int] | None:
+        """Make a consumer that only looks; return its name and what it has to look at."""
+        config: Json = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": start,
+            "ack_policy": "none",
+            "filter_subjects": list(subjects),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": _LOOKER_LIFE_NS,
+        }
+        what = f"looking at stream {stream}"
+        body = {"stream_name": stream, "config": config}
+        try:
+            made = await self.call(what, f"CONSUMER.CREATE.{stream}", body)
+        except RefusedError as refused:
+            if refused.transient:
+                raise
+            return None
+        with _sense(what):
+            return str(made["name"]), int(made["num_pending"])
+
+    async def _drop_looker(self, stream: str, name: str) -> None:
+        with contextlib.suppress(TimeoutError, RefusedError):
+            await self.call(f"consumer {name}", f"CONSUMER.DELETE.{stream}.{name}")
+
+
+@contextlib.contextmanager
+def _sense(what: str) -> Any:
+    """Turn an answer whose parts are missing or of another type into no answer."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise _nonsense(what, "the answer makes no sense") from None
 
 
 def _read(what: str, answer: bytes) -> Json:
     try:
         return msgspec.json.decode(answer, type=Json)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise StreamError(f"{what}: the answer is no JSON object: {printable(answer)!r}") from None
+        raise _nonsense(what, f"the answer is no JSON object: {printable(answer)!r}") from None
 
 
 def _read_error(what: str, values: Any) -> ApiError:
     try:
         return msgspec.convert(values, ApiError)
     except msgspec.ValidationError as error:
-        raise StreamError(f"{what}: JetStream's error makes no sense: {error}") from None
+        raise _nonsense(what, f"JetStream's error makes no sense: {error}") from None
+
+
+def _nonsense(what: str, text: str) -> RefusedError:
+    """Return an answer that nobody can read as one that may be better next time."""
+    return RefusedError(what, ApiError(_UNAVAILABLE, description=text))

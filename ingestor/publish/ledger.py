@@ -2,11 +2,15 @@
 
 No I/O: answers are handed in, and what may be sent is asked for. Everything under way belongs to
 the open batch, since a batch is followed by another only when it is wholly acknowledged or
-settled; so the order in the stream is the order of sending.
+reconciled; so the order in the stream is the order of sending.
+
+The *anchor* is a stream sequence known for certain: that of our last message before the open batch,
+or where the stream ended before our first one. What is acknowledged is counted from there.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter, deque
 from typing import Final
@@ -15,7 +19,7 @@ from ingestor.blocks import Frames, Runs
 from ingestor.errors import StreamError
 from ingestor.publish.answers import NO_RESPONDERS, ApiError, parse_answer
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch
-from ingestor.publish.readback import Stored
+from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix
 from ingestor.publish.stream import StreamState
 from ingestor.publish.window import Window
 from ingestor.records import EVENT_TYPE_BY_RTYPE
@@ -32,17 +36,30 @@ _LARGE_ACKS: Final = 8
 _FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
 
+GUARDED_ATTEMPTS: Final = 5
+"""After so many refusals of a guarded message in a row, others write its subject: no guard."""
+
 FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
 _BATCH_ID_BYTES: Final = 8
 _STATUS_NO_RESPONDERS: Final = "503"
+_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 _NO_FAST_INGEST: Final = frozenset({10205, 10206})
 """Batch publish is disabled; its reply subject is not understood."""
 
-_PASSING: Final = frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FAST_INGEST
+_TRANSIENT: Final = (
+    frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FAST_INGEST | _WRONG_LAST_SEQUENCE
+)
 """Refusals that end a batch and not the run: nobody listens (just now), no leader, too many
-requests, batch unknown (it was silent for too long), too many batches."""
+requests, batch unknown (it was silent for too long), too many batches, a guard that held."""
+
+_FULL: Final = frozenset({10077, 10023, 10047, 10028, 10002})
+"""No room, which somebody may make: in the stream or on its disk, and the limits of server, file
+storage, memory and account."""
+
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -50,19 +67,25 @@ class Ledger:
 
     def __init__(self, inbox: str, state: StreamState) -> None:
         self._inbox = inbox
+        self._stream = state
         self._fast_ingest = state.fast_ingest
         self._proven = False
-        self._base_seq = state.last_seq
+        self._anchor = state.last_seq
+        self._alone = True
+        self._prefix: StoredPrefix | None = None
+        self._guard_refusals = 0
         self._message_bytes = 1
         self._flow = FLOW_MESSAGES
         self._unsent: deque[Runs] = deque()
         self._rows_by_rtype: Counter[int] = Counter()
+        self._exact_acked = 0
+        self._odd_answers = 0
         self.window = Window()
-        self.batch = self._new_batch()
-        self.subject = ""
-        """A subject that was published to."""
+        self.batch: Batch = self._new_batch(None)
         self.first_seq: int | None = None
         """Stream sequence of the first message, once it is known to be stored."""
+        self.lost_messages = 0
+        """Acknowledged, and gone with a stream that was lost."""
 
     @property
     def mode(self) -> str:
@@ -75,7 +98,17 @@ class Ledger:
 
         Exact where no other publisher writes, and always where the stream told it.
         """
-        return max(self._base_seq + self.batch.acked, self.batch.last_seq or 0)
+        return max(self._anchor + self.batch.acked, self.batch.last_seq or 0)
+
+    @property
+    def stream(self) -> StreamState:
+        """The stream as it was when counting began."""
+        return self._stream
+
+    @property
+    def exact(self) -> bool:
+        """Whether `floor_seq` is known to be the sequence of our last acknowledged message."""
+        return not self.batch.acked or self._exact_acked == self.batch.acked
 
     @property
     def sent_messages(self) -> int:
@@ -93,12 +126,21 @@ class Ledger:
         return self.window.rows + sum(len(runs) for runs in self._unsent)
 
     @property
+    def odd_answers(self) -> int:
+        """Answers on the inbox that make no sense; they are left unheeded."""
+        return self._odd_answers + self.batch.odd_answers
+
+    @property
     def fatal(self) -> ApiError | None:
         """The refusal that trying again cannot help."""
         refusal = self.batch.refusal
-        if refusal is None or (refusal.err_code or refusal.code) in _PASSING:
-            return None
-        return refusal
+        return None if refusal is None or _code(refusal) in _TRANSIENT | _FULL else refusal
+
+    @property
+    def full(self) -> ApiError | None:
+        """The refusal that says there is no room."""
+        refusal = self.batch.refusal
+        return refusal if refusal is not None and _code(refusal) in _FULL else None
 
     def add(self, runs: Runs) -> None:
         """Take rows that are to be sent after all others."""
@@ -117,8 +159,16 @@ class Ledger:
     def room(self) -> int:
         """Messages that may be sent now; opens the next batch when this one is complete."""
         if self.batch.ended and not self.batch.broken:
-            self._open()
+            self._open(None)
         return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
+
+    def guard(self, subject: str) -> bytes | None:
+        """Return a header line that a message to this subject has to carry."""
+        prefix = self._prefix
+        if self.batch.sent or prefix is None:
+            return None
+        contended = prefix.end is None and self._guard_refusals >= GUARDED_ATTEMPTS
+        return None if contended else prefix.guard(subject)
 
     def sent(self, frames: Frames) -> None:
         """Note that `frames`, made of the front of `next_runs`, are on their way."""
@@ -129,35 +179,57 @@ class Ledger:
         self.window.push(front, frames)
         for rtype, count in frames.rows_by_rtype.items():
             self._rows_by_rtype[rtype] += count
-        self.batch.sent += frames.messages
+        self.batch.note_sent(frames.messages)
         self._message_bytes = max(1, frames.size_bytes // frames.messages)
-        self.subject = self.subject or _subject_of(bytes(frames.parts[0]))
 
     def receive(self, subject: str, data: bytes, status: str | None) -> int:
         """Take an answer; return how many rows it acknowledges.
 
-        Answers to batches of the past are ignored. Raises StreamError when it cannot be read, or
-        when the stream's sequences have fallen behind what it acknowledged.
+        Answers to batches of the past are left unheeded, as are those that make no sense, which
+        `odd_answers` counts.
         """
         batch = self.batch
         if not subject.startswith(f"{batch.prefix}."):
             return 0
         nobody = status == _STATUS_NO_RESPONDERS and not data
-        answer = NO_RESPONDERS if nobody else parse_answer(data)
-        acked = batch.acked
+        try:
+            answer = NO_RESPONDERS if nobody else parse_answer(data)
+        except StreamError as error:
+            log.debug("left unheeded: %s", error)
+            self._odd_answers += 1
+            return 0
+        acked, last_seq = batch.acked, batch.last_seq
         batch.receive(subject[len(batch.prefix) + 1 :], answer)
-        if batch.last_seq is not None and batch.last_seq < self._base_seq + batch.acked:
-            raise StreamError(
-                f"the stream stored a message at sequence {batch.last_seq} though it had "
-                f"acknowledged others up to {self._base_seq}: it was made anew while we published"
-            )
+        if batch.last_seq is not None and batch.last_seq < self._lowest(acked, last_seq):
+            # The stream was made anew under us: what it holds is found out by asking.
+            batch.acked, batch.last_seq, batch.ended, batch.broken = acked, last_seq, False, True
+        if batch.last_seq != last_seq:
+            self._note_exact()
         if batch.ended and isinstance(batch, FastBatch):
             self._fast_ingest = self._proven = batch.fast_ingest
         if self.first_seq is None and batch.acked == 1:
             self.first_seq = batch.last_seq
         return self.window.acknowledge(batch.acked - acked)
 
-    def settle(self, stored: Stored, acked: int) -> int:
+    def _lowest(self, acked: int, last_seq: int | None) -> int:
+        """Return the lowest sequence that the newest acknowledged message can have."""
+        news = self.batch.acked - acked
+        return max(self._anchor + self.batch.acked, (last_seq or 0) + news)
+
+    def reconcile_request(self) -> ReconcileRequest:
+        """Return the question what the stream holds of the open batch."""
+        window = self.window
+        return ReconcileRequest(
+            stream=self._stream.name,
+            identity=self._stream.identity,
+            anchor=self.floor_seq if self.exact else self._anchor,
+            acked=0 if self.exact else self.batch.acked,
+            newest=window.newest,
+            sent=window.unacknowledged(),
+            alone=self._alone,
+        )
+
+    def note_stored(self, stored: StoredPrefix, acked: int) -> int:
         """Note how much of what was under way is stored; return the number of rows.
 
         `acked` messages of the batch were acknowledged when the stream was asked. Answers may
@@ -166,9 +238,12 @@ class Ledger:
         batch = self.batch
         news = max(acked + stored.count - batch.acked, 0)
         batch.acked += news
-        batch.last_seq = max(stored.last_seq or 0, batch.last_seq or 0) or None
+        if stored.last_seq is not None and batch.acked == acked + stored.count:
+            batch.last_seq = max(stored.last_seq, batch.last_seq or 0)
+            self._note_exact()
         if self.first_seq is None:
             self.first_seq = stored.first_seq
+        self._prefix = stored
         return self.window.acknowledge(news)
 
     def pace(self, messages: int) -> bool:
@@ -180,17 +255,38 @@ class Ledger:
         batch = self.batch
         return isinstance(batch, FastBatch) and self._new_flow() >= batch.flow * _FLOW_STEP
 
+    def leave_batch(self) -> None:
+        """Leave the open batch, all of which is known to be stored, to expire."""
+        if self.batch.sent and not self.window.messages and self.exact:
+            self.batch.ended = True
+
     def restart(self) -> None:
         """Open a batch anew; what was under way is to be sent again, before all else."""
         refusal = self.batch.refusal
         if refusal is not None and refusal.err_code in _NO_FAST_INGEST:
             self._fast_ingest = False
+        held = refusal is not None and refusal.err_code in _WRONG_LAST_SEQUENCE
+        self._guard_refusals = self._guard_refusals + 1 if held else 0
         self._proven = False
-        self._open()
+        self._open(None if self.batch.ended else self._prefix)
         back = self.window.take_back()
         for runs in back:
             self._rows_by_rtype.subtract(runs.counts_by_rtype())
         self._unsent.extendleft(reversed(back))
+
+    def go_on_in(self, state: StreamState, lost_messages: int) -> None:
+        """Count from where a stream ends that has lost what it had acknowledged.
+
+        What is under way is to be looked for behind that.
+        """
+        self.lost_messages += lost_messages
+        self._odd_answers += self.batch.odd_answers
+        self._stream = state
+        self._fast_ingest = state.fast_ingest
+        self._proven, self._alone, self._prefix = False, True, None
+        self._anchor, self._exact_acked = state.last_seq, 0
+        self.batch = self._new_batch(None)
+        self.batch.broken = True
 
     def drop_unsent(self) -> None:
         """Forget the rows that are to be sent."""
@@ -203,16 +299,23 @@ class Ledger:
             stored.subtract(runs.counts_by_rtype())
         return {EVENT_TYPE_BY_RTYPE[rtype].subject: rows for rtype, rows in (+stored).items()}
 
-    def _open(self) -> None:
-        self._base_seq = self.floor_seq
-        self.batch = self._new_batch()
+    def _note_exact(self) -> None:
+        self._exact_acked = self.batch.acked
+        self._alone = self.batch.last_seq == self._anchor + self.batch.acked
 
-    def _new_batch(self) -> Batch:
+    def _open(self, prefix: StoredPrefix | None) -> None:
+        self._odd_answers += self.batch.odd_answers
+        self._anchor = self.floor_seq
+        self._exact_acked = 0
+        self._prefix = prefix
+        self.batch = self._new_batch(prefix)
+
+    def _new_batch(self, prefix: StoredPrefix | None) -> Batch:
         batch_id = secrets.token_hex(_BATCH_ID_BYTES)
         if self._fast_ingest:
             flow = self._new_flow()
             return FastBatch(self._inbox, batch_id, flow=flow, proof=not self._proven)
-        return AckBatch(self._inbox, batch_id)
+        return AckBatch(self._inbox, batch_id, alone_first=prefix is not None)
 
     def _new_flow(self) -> int:
         """However large messages are, acknowledgements come while others are under way."""
@@ -220,6 +323,5 @@ class Ledger:
         return max(1, min(largest, self._flow))
 
 
-def _subject_of(frames: bytes) -> str:
-    """Return the subject of the first ``PUB`` command."""
-    return frames[4 : frames.index(b" ", 4)].decode()
+def _code(error: ApiError) -> int:
+    return error.err_code or error.code

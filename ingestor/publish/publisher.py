@@ -3,16 +3,22 @@
 One pump sends: it encodes as many rows as there is room for, writes them, and waits for answers
 when there is no room. Answers move the window from the connection's read loop, without a task.
 
-The stream acknowledges about every hundredth of a second: how many messages that is follows the
-pace of the feed, down to each single one. What is still not acknowledged soon is asked for: the
-open batch of fast ingest is committed, which the stream answers with an exact count, and the next
-message opens a new batch. So a quiet feed knows soon what is stored, no batch is left idle until
-the server drops it, and a lost acknowledgement heals itself.
+How often the stream acknowledges follows the pace of the feed, down to each single message. The
+tail of a burst is asked for: a question to JetStream's API, answered by the stream's leader (see
+`ack_timer`). Every message that is published is an event: nothing else ever goes out on a subject
+of the market, so that a core subscriber sees what a consumer of the stream sees.
 
-Trouble (a lost connection, a gap, a refused message, silence) always ends in the same way: settle
-with the stream what it holds (see `settle`), take back the rest, go on with a new batch. That is
-the pump's work too, so nothing else can be sent meanwhile; a keeper task runs the pump when
+Trouble (a lost connection, a gap, a refused message, a second of silence) always ends in the same
+way: recover, which is to reconcile with the stream what it holds (see `reconcile`), take back the
+rest, and go on with a new batch. A living batch of fast ingest is asked first, with its own next
+event: its answer is exact whatever the stream is like, and puts an end to all that is on its way.
+Recovering is the pump's work too, so nothing else can be sent meanwhile; a task runs the pump when
 trouble comes while nobody sends.
+
+A stream that has lost what it acknowledged, with its server's memory or by somebody's hand, is gone
+on with: made again where it is gone, and the loss is said and counted, never sent again.
+
+What is not due cannot be late: time runs against a server only while something is to be stored.
 """
 
 from __future__ import annotations
@@ -20,31 +26,60 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ingestor.blocks import Encoder, Runs
+from ingestor.blocks import Encoder, Frames, Runs
 from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.clock import now_ns
 from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.publish.access import Access
+from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
+from ingestor.publish.answers import ApiError
+from ingestor.publish.batches import FLOW_MESSAGES, Batch, FastBatch
 from ingestor.publish.connection import Connection
 from ingestor.publish.jetstream import JetStreamApi, RefusedError
 from ingestor.publish.ledger import Ledger
-from ingestor.publish.patience import SILENCE_S, Patience, Verdict
-from ingestor.publish.settle import Question, find_stored
+from ingestor.publish.reconcile import StreamLostError, find_stored
 from ingestor.publish.status import StatusPublisher
 from ingestor.publish.stream import StreamSettings, set_up
 
 RETRY_S: Final = 0.1
 """Pause before trying again what has just failed."""
 
+MAX_RETRY_S: Final = 2.0
+"""Longest pause before a stream that was full is tried again; each attempt sends an event."""
+
 GIVE_UP_AFTER_S: Final = 60.0
-"""How long nothing may be acknowledged, by default, before the run ends."""
+"""The run ends when something is due and nothing was acknowledged for so long, by default."""
 
 FLOW_PERIOD_S: Final = 0.01
 """How often the stream is to acknowledge."""
+
+ANSWER_S: Final = 0.5
+"""A leader that is there answers a question within this time, or is asked again."""
+
+REFUSED_REST_S: Final = 0.05
+"""A batch that ends by a refused message tells its count behind the refusal, if it ever does."""
+
+SILENCE_S: Final = 10.0
+"""A connection that brings no answer for this long, though asked, is made anew."""
+
+MAX_QUEUED_S: Final = 5.0
+"""A leader that answers and stores nothing of ours for this long has lost it."""
+
+BATCH_IDLE_S: Final = 5.0
+"""A batch idle for this long is followed by another; the server forgets it after twice the time."""
+
+BATCH_AGE_S: Final = 2.0
+"""An older batch is committed with its next event, so that an exact sequence of late is known."""
+
+BUSY_BATCH_AGE_S: Final = 10.0
+"""The same at full speed, where to wait for the commit costs some 20 ms."""
+
+HEADER_BYTES: Final = 16
+"""What a header has besides its line."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
@@ -67,6 +102,8 @@ class PublishReport:
     last_seq: int | None = None
     mode: str | None = None
     reconnects: int = 0
+    lost_messages: int = 0
+    """Acknowledged, counted in `messages`, and lost with the stream since."""
 
 
 class Publisher:
@@ -94,17 +131,25 @@ class Publisher:
         self._on_acknowledged = on_acknowledged
         self._connection = Connection(access, on_change=self._connection_changed)
         self._api = JetStreamApi(self._connection)
+        self._leader = JetStreamApi(self._connection, timeout_s=ANSWER_S)
         self.statuses = StatusPublisher(self._connection)
         """Publishes what feeds tell about themselves, beside the market's data."""
         self._ledger: Ledger | None = None
         self._stream_bound = MAX_PAYLOAD_BYTES
-        self._patience = Patience(self._silence_s)
+        self._ack_timer = AckTimer()
         self._lock = asyncio.Lock()
-        self._news = asyncio.Event()
-        self._trouble = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._wakeup = asyncio.Event()
+        self._needs_recovery = asyncio.Event()
+        self._recovery: asyncio.Task[None] | None = None
+        self._question: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._written_s = self._opened_s = self._heard_s = self._connected_s = 0.0
+        self._acked_s = 0.0
+        self._leader_name = ""
         self._stuck_since_s: float | None = None
+        self._retry_s = 0.0
+        self._probed: tuple[Batch, int] | None = None
+        self._told_odd = False
         self._reason = ""
         self.failure: IngestorError | None = None
         """Why nothing can be published any more; `send` and `flush` raise it."""
@@ -152,13 +197,13 @@ class Publisher:
             self._stream_bound = state.max_message_bytes
             self._bound_messages()
             inbox = self._connection.new_inbox()
-            self._ledger = Ledger(inbox, state)
+            self._ledger, self._leader_name = Ledger(inbox, state), state.leader
             await self._connection.listen(f"{inbox}.>", self._receive)
         except TimeoutError as error:
             raise self._connection.failure or NatsUnreachableError(
                 f"the NATS server at {self._connection.servers} does not answer: {error}"
             ) from None
-        self._keeper = asyncio.create_task(self._keep())
+        self._recovery = asyncio.create_task(self._recovery_loop())
 
     async def send(self, runs: Runs) -> None:
         """Send all rows in order, as fast as the stream takes them.
@@ -167,29 +212,29 @@ class Publisher:
         published or not. Raises NatsUnreachableError, NatsRefusedError, StreamError, and what
         the encoder raises.
         """
+        self._books.add(runs)
+        self._wakeup.set()
         async with self._lock:
-            self._books.add(runs)
             await self._pump()
 
     async def flush(self) -> None:
-        """Return when everything sent is acknowledged and the open batch is committed.
+        """Return when everything sent is known to be stored, and where in the stream.
 
-        The answer to the commit is the one that names a stream sequence: only it can show that the
-        stream is still the one that was published to. Raises as `send` does.
+        Raises as `send` does.
         """
         async with self._lock:
             await self._pump()
             while self._books.window.messages:
-                self._commit()
-                await self._wait()
+                if not self._books.ack_is_coming:
+                    await self._ask()
+                if self._books.window.messages:
+                    await self._wait(ACK_DELAY_S)
                 await self._pump()
-            self._commit()
-            batch = self._books.batch
-            with contextlib.suppress(TimeoutError):
-                await self._until(
-                    lambda: batch.ended or not batch.committing or self._trouble.is_set(),
-                    self._silence_s,
-                )
+            deadline_s = _now_s() + self._silence_s
+            while not self._books.exact and _now_s() < deadline_s:
+                if not await self._ask():
+                    await self._wait(RETRY_S)
+                await self._pump()
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> PublishReport:
         """End the batch and the connection in bounded time; say what is stored for certain.
@@ -198,14 +243,17 @@ class Publisher:
         sent, waits only `timeout_s` for acknowledgements, and raises nothing.
         """
         statuses = asyncio.create_task(self.statuses.close())
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.wait({self._recovery})
             self._books.drop_unsent()
             with contextlib.suppress(TimeoutError, IngestorError):
                 async with asyncio.timeout(timeout_s):
                     await self.flush()
         self._stop_timer()
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.wait({self._question})
         await statuses
         await self._connection.close()
         return self._report()
@@ -222,6 +270,7 @@ class Publisher:
             last_seq=ledger.floor_seq,
             mode=ledger.mode,
             reconnects=self.reconnects,
+            lost_messages=ledger.lost_messages,
         )
 
     @property
@@ -233,13 +282,13 @@ class Publisher:
     # Sending. The lock is held by whoever pumps.
 
     async def _pump(self) -> None:
-        """Send what is to be sent, and mend what is broken."""
+        """Send what is to be sent, and recover from what went wrong."""
         try:
             self._raise_failure()
-            while (runs := self._books.next_runs()) is not None or self._trouble.is_set():
-                if self._trouble.is_set() or runs is None:
-                    await self._mend()
-                elif (room := self._books.room()) > 0:
+            while (runs := self._books.next_runs()) is not None or self._needs_recovery.is_set():
+                if self._needs_recovery.is_set() or runs is None:
+                    await self._recover()
+                elif (room := self._room()) > 0:
                     self._write(runs, room)
                 else:
                     await self._wait()
@@ -247,23 +296,44 @@ class Publisher:
             self._fail(error)
             raise
 
+    def _room(self) -> int:
+        if _now_s() - self._written_s > BATCH_IDLE_S:
+            self._books.leave_batch()
+        return self._books.room()
+
     def _write(self, runs: Runs, room: int) -> None:
         ledger = self._books
         batch = ledger.batch
         frames = self._encoder.encode(runs, batch.reply, batch.sent + 1, room)
-        if not self._connection.write(*frames.parts):
-            self._trouble.set()
+        parts = frames.parts if batch.sent else self._guarded(frames)
+        if not self._connection.write(*parts):
+            self._needs_recovery.set()
             return
+        self._written_s = _now_s()
+        if not batch.sent:
+            self._opened_s = self._written_s
         ledger.sent(frames)
         if self._timer is None:
             acked = ledger.window.acked_messages
-            self._set_timer(self._patience.start(ledger.sent_messages, acked, _now_s()))
+            self._set_timer(self._ack_timer.start(ledger.sent_messages, acked, _now_s()))
 
-    async def _wait(self) -> None:
+    def _guarded(self, frames: Frames) -> Sequence[bytes | memoryview]:
+        """Return the frames of one message with the header that it has to carry, if any."""
+        if frames.messages != 1:
+            return frames.parts
+        guard = self._books.guard(_subject_of(bytes(frames.parts[0])))
+        bound = self._encoder.max_payload_bytes
+        if guard is None or frames.size_bytes + len(guard) + HEADER_BYTES > bound:
+            return frames.parts
+        return [_with_header(frames.data, guard)]
+
+    async def _wait(self, limit_s: float | None = None) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""
         self._raise_failure()
-        self._news.clear()
-        await self._news.wait()
+        self._wakeup.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._wakeup.wait()
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -272,7 +342,7 @@ class Publisher:
 
     def _fail(self, error: IngestorError) -> None:
         self.failure = self.failure or error
-        self._news.set()
+        self._wakeup.set()
 
     # Answers and changes: called from the client, which loses its read loop if they raise.
 
@@ -287,18 +357,21 @@ class Publisher:
 
     def _take(self, subject: str, data: bytes, status: str | None) -> None:
         ledger = self._books
+        self._heard_s = _now_s()
         self._note_acknowledged(ledger.receive(subject, data, status))
-        if ledger.batch.ended:
-            self._patience.answered(_now_s())
-            self._stop_timer()
+        if ledger.odd_answers and not self._told_odd:
+            self._told_odd = True
+            log.warning("an answer that makes no sense came as acknowledgement: left unheeded")
         if ledger.batch.broken:
-            self._trouble.set()
-        self._news.set()
+            self._needs_recovery.set()
+        self._wakeup.set()
 
     def _note_acknowledged(self, rows: int) -> None:
         if rows:
             self.last_ack_ns = now_ns()
+            self._acked_s = _now_s()
             self._stuck_since_s = None
+            self._retry_s = 0.0
             if self._on_acknowledged is not None:
                 self._on_acknowledged(rows)
 
@@ -309,105 +382,188 @@ class Publisher:
             log.info("connected to %s again", self._connection.servers)
         else:
             log.warning("the connection to %s is lost", self._connection.servers)
-            self._trouble.set()
-        self._news.set()
+            self._needs_recovery.set()
+        self._connected_s = _now_s()
+        self._wakeup.set()
 
     # What is not acknowledged in time.
 
     def _set_timer(self, delay_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_ack_timer)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _on_ack_timer(self) -> None:
         self._timer = None
-        ledger = self._books
-        if self._trouble.is_set():
+        ledger, timer = self._books, self._ack_timer
+        if self._needs_recovery.is_set():
             return
         sent, acked = ledger.sent_messages, ledger.window.acked_messages
-        coming = ledger.ack_is_coming
-        verdict, next_s = self._patience.judge(sent, acked, _now_s(), coming=coming)
-        if verdict is Verdict.GIVE_UP:
-            log.warning("%s says nothing: connecting anew", self._connection.servers)
-            self._connection.drop()
-            return
-        outpaced = ledger.pace(round(self._patience.messages_per_s * FLOW_PERIOD_S))
-        if outpaced or verdict in (Verdict.ASK, Verdict.REST):
-            self._commit()
-        if verdict is not Verdict.REST or ledger.batch.committing:
+        action, next_s = timer.poll(sent, acked, _now_s(), coming=ledger.ack_is_coming)
+        outpaced = ledger.pace(round(timer.messages_per_s * FLOW_PERIOD_S))
+        asks = action in (AckAction.ASK, AckAction.RECONCILE)
+        if outpaced or action is AckAction.ASK or self._batch_is_old():
+            ledger.batch.closing = True
+        if asks or (action is AckAction.REST and not ledger.exact):
+            self._put_question(recover=action is AckAction.RECONCILE)
+        if action is not AckAction.REST:
             self._set_timer(next_s)
 
-    def _commit(self) -> None:
-        """Ask for what is not acknowledged, where that can be asked for."""
-        batch = self._books.batch
-        if batch.can_commit and not self._trouble.is_set():
-            batch.committing = True
-            self._patience.asked(_now_s())
-            if not self._connection.write(batch.fence(self._books.subject)):
-                self._trouble.set()
+    def _batch_is_old(self) -> bool:
+        busy = self._books.batch.flow == FLOW_MESSAGES
+        return _now_s() - self._opened_s > (BUSY_BATCH_AGE_S if busy else BATCH_AGE_S)
 
-    # Trouble.
+    def _put_question(self, *, recover: bool) -> None:
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._question_leader(recover))
 
-    async def _keep(self) -> None:
+    async def _question_leader(self, recover: bool) -> None:
+        """Ask; recover where nothing moves though it should, unless the same leader is at work.
+
+        What waits in its queue will be stored, and to send it again would not make it faster.
+        """
+        acked, leader = self.acked_messages, self._leader_name
+        answered = await self._ask()
+        if not recover or acked != self.acked_messages:
+            return
+        silent_s = _now_s() - max(self._acked_s, self._opened_s)
+        if not answered or leader != self._leader_name or silent_s > MAX_QUEUED_S:
+            log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
+            self._needs_recovery.set()
+            self._wakeup.set()
+
+    async def _ask(self) -> bool:
+        """Ask how much of the open batch is stored; False when nobody can tell just now."""
+        ledger, began_s = self._books, _now_s()
+        batch, acked = ledger.batch, ledger.batch.acked
+        try:
+            stored = await find_stored(self._leader, ledger.reconcile_request(), self._encoder)
+        except StreamLostError:
+            self._needs_recovery.set()
+        except (TimeoutError, RefusedError) as error:
+            log.debug("what is stored is not known yet: %s", error)
+        else:
+            self._heard_s, self._leader_name = _now_s(), stored.leader
+            self._ack_timer.answered(self._heard_s - began_s)
+            if batch is ledger.batch and not batch.broken:
+                self._note_acknowledged(ledger.note_stored(stored, acked))
+            self._wakeup.set()
+            return True
+        return False
+
+    # Recovery.
+
+    async def _recovery_loop(self) -> None:
         with contextlib.suppress(IngestorError):
             while True:
-                await self._trouble.wait()
+                await self._needs_recovery.wait()
                 async with self._lock:
                     await self._pump()
 
-    async def _mend(self) -> None:
-        """Settle and restart, or fail to; called again as long as there is trouble."""
-        if self._stuck_since_s is None:
-            self._stuck_since_s = _now_s()
-        elif self._stuck_for_s() >= self._give_up_after_s:
+    async def _recover(self) -> None:
+        """Reconcile and restart, or fail to; called again as long as that is needed."""
+        if self._stuck_for_s() >= self._give_up_after_s:
             raise self._given_up()
-        else:
-            await asyncio.sleep(RETRY_S)
+        if self._retry_s:
+            await self._wait_for(lambda: False, self._retry_s)
+        self._retry_s = max(self._retry_s, RETRY_S)
         try:
-            await self._settle()
+            await self._connected()
+            await self._reconcile()
+        except StreamLostError as lost:
+            await self._go_on_after(lost)
         except TimeoutError as error:
             self._reason = str(error)
+            self._drop_if_silent()
         except RefusedError as refused:
-            if not refused.passing:
+            if not refused.transient:
                 raise
             self._reason = str(refused)
         else:
             self._restart()
 
-    async def _settle(self) -> None:
+    async def _connected(self) -> None:
+        """Wait for a connection. Raises TimeoutError when something is late by then."""
+        while not self._connection.up:
+            left_s = self._give_up_after_s - self._stuck_for_s()
+            if left_s <= 0:
+                raise TimeoutError("the connection is lost")
+            await self._wait(min(left_s, MAX_RETRY_S))
+
+    async def _reconcile(self) -> None:
         """Find out what is stored. Raises TimeoutError when the server does not help."""
         ledger = self._books
-        await self._until(lambda: self._connection.up, self._give_up_after_s - self._stuck_for_s())
-        if ledger.window.messages and not ledger.batch.fenced:
-            await self._fence()
-        if not (ledger.batch.ended and ledger.batch.broken):
-            acked = ledger.batch.acked
-            question = Question(
-                self._settings.name, ledger.floor_seq, ledger.window.unacknowledged()
-            )
-            stored = await find_stored(self._api, question, self._encoder)
-            self._note_acknowledged(ledger.settle(stored, acked))
+        batch = ledger.batch
+        if isinstance(batch, FastBatch) and not batch.ended:
+            await self._probe(batch)
+        if not batch.ended:
+            acked = batch.acked
+            stored = await find_stored(self._leader, ledger.reconcile_request(), self._encoder)
+            self._heard_s, self._leader_name = _now_s(), stored.leader
+            self._note_acknowledged(ledger.note_stored(stored, acked))
 
-    async def _fence(self) -> None:
-        batch = self._books.batch
-        if self._connection.write(batch.fence(self._books.subject)):
-            try:
-                await self._until(lambda: batch.fenced or not self._connection.up, self._silence_s)
-            except TimeoutError:
-                self._connection.drop()
+    async def _probe(self, batch: FastBatch) -> None:
+        """Ask a living batch with an event of it; once a connection."""
+        question, attempt = batch.probe, (batch, self.reconnects)
+        if question is None or self._probed == attempt:
+            if batch.refusal is not None and not batch.unknown:
+                await self._wait_for(lambda: batch.ended, REFUSED_REST_S)
+            return
+        self._probed = attempt
+        number, reply = question
+        rows = self._books.window.message(number - 1 - batch.acked)
+        refusal = batch.refusal
+        frames = self._encoder.encode(rows, reply, number, 1)
+        if self._connection.write(*frames.parts):
+            await self._wait_for(
+                lambda: batch.ended or batch.unknown or batch.refusal is not refusal, ANSWER_S
+            )
+
+    def _drop_if_silent(self) -> None:
+        heard_s = max(self._heard_s, self._connected_s)
+        if self._connection.up and _now_s() - heard_s > self._silence_s:
+            log.warning("%s says nothing: connecting anew", self._connection.servers)
+            self._connection.drop()
+
+    async def _go_on_after(self, lost: StreamLostError) -> None:
+        """Go on in what is left of the stream, or in one made again, and say what is lost."""
+        ledger = self._books
+        try:
+            if lost.last_seq is None:
+                state = replace(await set_up(self._leader, self._settings), last_seq=0)
+                gone = ledger.window.acked_messages - ledger.lost_messages
+            else:
+                state = replace(ledger.stream, last_seq=lost.last_seq)
+                gone = ledger.floor_seq - lost.last_seq
+        except (TimeoutError, RefusedError) as error:
+            if isinstance(error, RefusedError) and not error.transient:
                 raise
-        if not batch.fenced:
-            raise TimeoutError("the connection is lost again")
+            self._reason = str(error)
+            return
+        if gone:
+            log.error(
+                "%s: %d acknowledged messages of ours, up to sequence %d, are lost; going on",
+                *(lost, gone, ledger.floor_seq),
+            )
+        else:
+            log.warning("%s: nothing of ours was in it; going on", lost)
+        ledger.go_on_in(state, gone)
 
     def _stuck_for_s(self) -> float:
-        return 0.0 if self._stuck_since_s is None else _now_s() - self._stuck_since_s
+        """Return for how long something has been due and nothing was acknowledged."""
+        if not self._books.unstored_rows:
+            self._stuck_since_s = None
+            return 0.0
+        if self._stuck_since_s is None:
+            self._stuck_since_s = _now_s()
+        return _now_s() - self._stuck_since_s
 
     def _given_up(self) -> IngestorError:
         servers, left = self._connection.servers, f"for {self._give_up_after_s:g} s"
-        if not self._connection.up:
+        if not self._connection.up or self._heard_s < (self._stuck_since_s or 0.0):
             return NatsUnreachableError(f"no NATS server has answered at {servers} {left}")
         reason = f" ({self._reason})" if self._reason else ""
         name = self._settings.name
@@ -415,37 +571,63 @@ class Publisher:
 
     def _restart(self) -> None:
         ledger = self._books
-        batch = ledger.batch
-        if batch.torn:
+        batch, name = ledger.batch, self._settings.name
+        if batch.out_of_order:
             raise StreamError(
-                f"stream {self._settings.name} refused a message ({batch.refusal}) and stored "
+                f"stream {name} refused a message ({batch.refusal}) and stored "
                 "one behind it: the order is broken"
             )
         if ledger.fatal is not None:
-            raise StreamError(f"stream {self._settings.name} refuses messages: {ledger.fatal}")
-        self._reason = str(batch.refusal or "")
+            raise StreamError(f"stream {name} refuses messages: {ledger.fatal}")
+        self._bear_with(ledger.full)
+        if batch.refusal is not None:
+            self._reason = str(batch.refusal)
         if ledger.window.rows:
-            name, rows = self._settings.name, ledger.window.rows
+            rows = ledger.window.rows
             log.info("%d rows that stream %s has not stored are sent again", rows, name)
-        self._trouble.clear()
+        self._needs_recovery.clear()
         if not self._connection.up:
-            self._trouble.set()
+            self._needs_recovery.set()
         self._bound_messages()
         ledger.restart()
-        if not ledger.unstored_rows:
-            self._stuck_since_s = None
 
     def _bound_messages(self) -> None:
         """Cut messages as this server and the stream take them, once all before is settled."""
         bound = min(self._connection.max_payload_bytes, self._stream_bound)
         self._encoder.max_payload_bytes = bound
 
-    async def _until(self, done: Callable[[], bool], limit_s: float) -> None:
-        """Wait until `done`. Raises TimeoutError."""
-        async with asyncio.timeout(max(limit_s, 0.0)):
-            while not done():
-                await self._wait()
+    def _bear_with(self, full: ApiError | None) -> None:
+        """Have a full stream tried more and more rarely, and say that it is full, once."""
+        if full is None:
+            return
+        if self._retry_s <= RETRY_S:
+            limit_s = self._give_up_after_s
+            log.warning(
+                "stream %s takes nothing: %s; waiting for up to %g s",
+                *(self._settings.name, full, limit_s),
+            )
+        self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
+
+    async def _wait_for(self, done: Callable[[], bool], limit_s: float) -> None:
+        """Wait until `done`, the connection is lost, or the time is over."""
+        end_s = _now_s() + limit_s
+        while not done() and (left_s := end_s - _now_s()) > 0:
+            await self._wait(left_s)
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _subject_of(frames: bytes) -> str:
+    """Return the subject of the first ``PUB`` command."""
+    return frames[4 : frames.index(b" ", 4)].decode()
+
+
+def _with_header(frame: bytes, line: bytes) -> bytes:
+    """Turn one ``PUB`` command into ``HPUB`` with a header of one line."""
+    end = frame.index(b"\r\n")
+    _, subject, reply, length = frame[:end].split()
+    header = b"NATS/1.0\r\n%b\r\n\r\n" % line
+    sizes = (len(header), len(header) + int(length))
+    return b"HPUB %b %b %d %d\r\n%b%b" % (subject, reply, *sizes, header, frame[end + 2 :])

@@ -44,7 +44,7 @@ STATUS_SETTINGS: Final = StreamSettings(
 )
 """Seven days in files, limits retention, as every stream of ours where it is made anew."""
 
-_PASSING: Final = frozenset({503, 10008, 10009, 10167})
+_TRANSIENT: Final = frozenset({503, 10008, 10009, 10167})
 """Errors that are over soon: a stream without a leader, a server that is busy."""
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class StatusPublisher:
                     return
                 log.debug("a status is sent again: %s", error)
             except StreamError as error:
-                if not (isinstance(error, RefusedError) and error.passing):
+                if not (isinstance(error, RefusedError) and error.transient):
                     self._refuse(str(error))
                     return
                 log.debug("a status is sent again: %s", error)
@@ -171,7 +171,7 @@ class StatusPublisher:
 def _check(answer: Answer) -> None:
     """Raise TimeoutError where it may be taken later, StreamError where it is refused."""
     if isinstance(answer, Refusal):
-        if (answer.error.err_code or answer.error.code) in _PASSING:
+        if (answer.error.err_code or answer.error.code) in _TRANSIENT:
             raise TimeoutError(str(answer.error))
         raise StreamError(f"the stream refuses them: {answer.error}")
     if not isinstance(answer, PubAck):

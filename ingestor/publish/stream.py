@@ -65,12 +65,18 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What a publisher needs to know of the stream: where it ends, what it can do."""
+    """What a publisher needs to know of the stream: which it is, where it ends, what it can do.
+
+    `identity` is the time at which it was made: one made anew under the same name has another.
+    """
 
     name: str
     last_seq: int
     fast_ingest: bool
+    identity: str
     max_message_bytes: int = MAX_PAYLOAD_BYTES
+    leader: str = ""
+    """The server that leads it, empty where there is no choice."""
 
 
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
@@ -89,9 +95,14 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
     if not settings.consumers:
         _warn_of_loss(settings.name, info)
     fast_ingest = bool(info["config"].get("allow_batched"))
-    max_message_bytes = _max_message_bytes(settings.name, info["config"])
-    last_seq = int(info["state"]["last_seq"])
-    return StreamState(settings.name, last_seq, fast_ingest, max_message_bytes)
+    return StreamState(
+        settings.name,
+        int(info["state"]["last_seq"]),
+        fast_ingest,
+        str(info["created"]),
+        _max_message_bytes(settings.name, info["config"]),
+        str((info.get("cluster") or {}).get("leader", "")),
+    )
 
 
 async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:

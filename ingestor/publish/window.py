@@ -26,6 +26,10 @@ class Part:
         """Number of messages."""
         return len(self.rows_stop)
 
+    def message(self, index: int) -> Runs:
+        """Return the rows of one message."""
+        return self.runs.part(self.rows_before(index), self.rows_before(index + 1))
+
     def rows_before(self, messages: int) -> int:
         """Number of rows in the first `messages` messages."""
         return int(self.rows_stop[messages - 1]) if messages else 0
@@ -43,6 +47,21 @@ class Window:
         """Bytes of the parts that are not wholly acknowledged."""
         self.acked_messages = 0
         self.acked_rows = 0
+        self._newest: tuple[Part, int] | None = None
+
+    @property
+    def newest(self) -> Runs | None:
+        """Rows of the newest acknowledged message, None where there is none."""
+        return self._newest and self._newest[0].message(self._newest[1])
+
+    def message(self, number: int) -> Runs:
+        """Return the rows of an unacknowledged message, the oldest being number 0."""
+        index = self._acked_of_first + number
+        for part in self._parts:
+            if index < part.messages:
+                return part.message(index)
+            index -= part.messages
+        raise IndexError(number)
 
     def push(self, runs: Runs, frames: Frames) -> None:
         """Add what was just sent: `frames` carry exactly the rows of `runs`."""
@@ -67,6 +86,7 @@ class Window:
             self.acked_rows += rows
             self._acked_of_first = after
             messages -= after - before
+            self._newest = (part, after - 1)
             if after == part.messages:
                 self._drop_first()
         return self.acked_rows - rows_before

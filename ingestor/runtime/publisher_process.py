@@ -20,7 +20,7 @@ import uvloop
 
 from ingestor import log as logs
 from ingestor.blocks import Block, Runs
-from ingestor.errors import IngestorError, NatsUnreachableError
+from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.feed_status import FeedStatus
 from ingestor.merge.lateness import LatenessHistogram
 from ingestor.merge.pace import Pacer
@@ -89,6 +89,7 @@ class PublisherReport(msgspec.Struct, frozen=True):
     last_seq: int | None = None
     publish_mode: str | None = None
     reconnects: int = 0
+    lost_messages: int = 0
     statuses: int = 0
     late_p50_ns: int | None = None
     late_p99_ns: int | None = None
@@ -199,6 +200,12 @@ class PublisherProcess:
         finally:
             heart.cancel()
         self._count()
+        if report.lost_messages and not self._drains:
+            # Files can be published again: a replay whose stream lost a part of it is not done.
+            error = error or StreamError(
+                f"stream {report.stream} lost {report.lost_messages} acknowledged messages of "
+                "this run; what came later is stored: publish the days again"
+            )
         return self._report(report, finished_ns, error)
 
     async def _work(self) -> None:
@@ -333,6 +340,7 @@ class PublisherProcess:
             last_seq=report.last_seq,
             publish_mode=report.mode,
             reconnects=report.reconnects,
+            lost_messages=report.lost_messages,
             statuses=self._publisher.statuses.published,
             late_p50_ns=self._lateness.percentile_ns(50),
             late_p99_ns=self._lateness.percentile_ns(99),

@@ -13,7 +13,7 @@ from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES, decode_packed
 from ingestor.encode.packer import PackedEncoder
 from ingestor.errors import BadDataError
-from ingestor.publish.readback import messages_of
+from ingestor.publish.stored_prefix import messages_of
 from ingestor.records import EVENT_TYPES, EventType, RType
 from tests import strategies
 from tests.encode import examples

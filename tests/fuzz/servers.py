@@ -37,7 +37,7 @@ _ANSWERS: Final = (
     b'{"stream":"S","seq":103,"batch":"BATCH","count":3}',
     b'{"error":{"code":503,"err_code":10077,"description":"maximum"},"stream":"S","seq":0}',
 )
-_TAILS: Final = (b"500.fail.000000000001.2.$FI", b"500.fail.000000000002.3.$FI", b"1", b"fence")
+_TAILS: Final = (b"500.fail.000000000001.2.$FI", b"500.fail.000000000002.4.$FI", b"1")
 
 
 def answers(_folder: Path) -> Target:
@@ -56,7 +56,7 @@ def ledger(_folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         for fast in (True, False):
-            books = Ledger("_INBOX.x", StreamState("S", 100, fast_ingest=fast))
+            books = Ledger("_INBOX.x", StreamState("S", 100, fast, "made"))
             books.add(trades(0, 3))
             for _ in range(3):
                 _send(books)

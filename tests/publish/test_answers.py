@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.errors import StreamError
-from ingestor.publish.answers import Answer, ApiError, FlowAck, Gap, PubAck, Refusal, parse_answer
+from ingestor.publish.answers import (
+    MAX_ANSWER_BYTES,
+    MAX_SEQUENCE,
+    Answer,
+    ApiError,
+    FlowAck,
+    Gap,
+    PubAck,
+    Refusal,
+    parse_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +62,37 @@ def test_arbitrary_bytes_are_refused(data: bytes) -> None:
         parse_answer(data)
 
 
-@given(st.integers(1, 2**63), st.text(max_size=9), st.integers(0, 2**40))
+@given(st.integers(1, MAX_SEQUENCE), st.text(max_size=9), st.integers(0, 2**40))
 def test_any_publish_acknowledgement_is_read(seq: int, batch: str, count: int) -> None:
     data = json.dumps({"stream": "S", "seq": seq, "batch": batch, "count": count}).encode()
     assert parse_answer(data) == PubAck(seq, batch, count)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"seq":%d,"stream":"S"}' % (MAX_SEQUENCE + 1),
+        b'{"seq":-1,"stream":"S"}',
+        b'{"type":"ack","seq":1,"msgs":-1}',
+        b'{"seq":1,"batch":"b","count":-1}',
+        b'{"seq":' + b"9" * 5_000 + b"}",
+        b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b',"seq":1}',
+        b'{"seq":1,"batch":"' + b"x" * MAX_ANSWER_BYTES + b'"}',
+        b'{"error":{"code":"\\ud800"}}',
+        b'{"error":[]}',
+        b'{"error":{"code":1e999}}',
+    ],
+)
+def test_what_no_server_would_say_is_refused(data: bytes) -> None:
+    with pytest.raises(StreamError, match="the stream's answer"):
+        parse_answer(data)
+
+
+def test_a_reason_of_the_server_stays_on_its_line() -> None:
+    error = ApiError(400, 1, "no\n2026 all is well \x1b[2K" + "x" * 5_000)
+    assert "\n" not in str(error)
+    assert "\x1b" not in str(error)
+    assert len(str(error)) < 300
 
 
 def test_an_error_reads_as_a_sentence_with_its_code() -> None:

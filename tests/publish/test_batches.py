@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,22 +13,23 @@ from ingestor.publish.batches import (
     AckBatch,
     FastBatch,
 )
-from ingestor.publish.readback import messages_of
+from ingestor.publish.stored_prefix import messages_of
 
 FULL = Refusal(ApiError(503, 10077, "maximum bytes exceeded"))
+UNKNOWN = Refusal(ApiError(400, 10208, "batch publish ID unknown"))
 APPENDED = "500.fail.000000000002.1.$FI"
-COMMITTED = "500.fail.000000000003.3.$FI"
+COMMITTED = "500.fail.000000000002.2.$FI"
 
 
 def started(sent: int) -> FastBatch:
     batch = FastBatch("_INBOX.x", "b1")
-    batch.sent = sent
+    batch.note_sent(sent)
     return batch
 
 
 def proof() -> FastBatch:
     batch = FastBatch("_INBOX.x", "b1", proof=True)
-    batch.sent = 1
+    batch.note_sent(1)
     return batch
 
 
@@ -62,43 +64,90 @@ def test_an_acknowledgement_covers_those_before_it_and_an_old_one_takes_nothing_
     batch.receive(APPENDED, FlowAck(20, 10))
     assert batch.acked == 30
     batch.receive(APPENDED, FlowAck(50, 10))
-    assert batch.acked == 40
+    assert (batch.acked, batch.odd_answers) == (30, 1)  # only 40 were sent
 
 
-def test_the_commit_tells_count_and_stream_sequence() -> None:
-    batch = started(2)
+def test_the_last_message_commits_alone_and_its_answer_tells_count_and_stream_sequence() -> None:
+    batch = started(1)
+    batch.closing = True
+    assert (batch.room, batch.reply.suffix) == (1, b".2.$FI")
+    batch.note_sent(1)
+    assert batch.room == 0
     batch.receive(COMMITTED, PubAck(102, "b1", 2))
-    assert (batch.acked, batch.last_seq) == (2, 102)
-    assert (batch.ended, batch.fenced, batch.broken) == (True, True, False)
+    assert (batch.acked, batch.last_seq, batch.ended, batch.broken) == (2, 102, True, False)
 
 
-def test_a_batch_that_ends_before_its_last_message_is_broken_and_settled() -> None:
+def test_a_batch_closed_while_messages_are_under_way_still_waits_for_its_last_one() -> None:
+    batch = started(30)
+    batch.closing = True
+    batch.receive(APPENDED, FlowAck(20, 10))
+    assert (batch.room, batch.ended) == (1, False)
+
+
+def test_a_batch_that_ends_before_its_last_message_is_broken_and_known() -> None:
     batch = started(9)
     batch.receive(APPENDED, Gap())
-    assert (batch.broken, batch.fenced, batch.room) == (True, False, 0)
+    assert (batch.broken, batch.ended, batch.room) == (True, False, 0)
     batch.receive(APPENDED, PubAck(104, "b1", 4))
-    assert (batch.acked, batch.ended, batch.broken, batch.fenced) == (4, True, True, True)
+    assert (batch.acked, batch.ended, batch.broken) == (4, True, True)
 
 
 def test_the_first_refusal_is_remembered() -> None:
     batch = started(9)
     batch.receive(APPENDED, FULL)
-    batch.receive(APPENDED, Refusal(ApiError(400, 10208, "batch publish ID unknown")))
+    batch.receive(APPENDED, UNKNOWN)
     assert batch.refusal == FULL.error
-    assert (batch.broken, batch.fenced) == (True, False)
+    assert (batch.broken, batch.unknown) == (True, True)
 
 
-def test_an_error_in_answer_to_the_fence_is_no_refusal_of_a_message() -> None:
-    batch = started(2)
-    batch.receive(COMMITTED, Refusal(ApiError(400, 10208, "batch publish ID unknown")))
-    assert (batch.refusal, batch.fenced, batch.broken, batch.ended) == (None, True, True, False)
+def test_a_living_batch_is_asked_with_its_next_message_which_commits_it() -> None:
+    batch = started(9)
+    batch.receive(APPENDED, FlowAck(5, 5))
+    assert batch.probe is not None
+    number, reply = batch.probe
+    assert (number, reply.suffix) == (6, b".2.$FI")
+
+
+def test_the_first_message_never_asks_for_it_would_begin_the_batch_once_more() -> None:
+    assert started(1).probe is None
+    probe = started(2).probe
+    assert probe is not None
+    assert probe[0] == 2
+
+
+def test_a_batch_that_is_acknowledged_or_dead_or_a_proof_is_not_asked() -> None:
+    done = started(9)
+    done.receive(APPENDED, FlowAck(9, 9))
+    dead = started(9)
+    dead.receive(APPENDED, UNKNOWN)
+    full = started(9)
+    full.receive(APPENDED, FULL)
+    assert [batch.probe for batch in (done, dead, full, proof())] == [None] * 4
+
+
+def test_a_batch_whose_leader_is_away_is_asked() -> None:
+    batch = started(9)
+    batch.receive(APPENDED, NO_RESPONDERS)
+    assert batch.broken
+    assert batch.probe is not None
+
+
+@pytest.mark.parametrize(
+    "answer", [PubAck(9, "another", 3), PubAck(9, "b1", 10), PubAck(9, "b1", 2**50)]
+)
+def test_acknowledgements_of_other_batches_or_of_more_than_was_sent_are_not_believed(
+    answer: PubAck,
+) -> None:
+    batch = started(9)
+    batch.receive(APPENDED, answer)
+    assert (batch.acked, batch.ended, batch.broken, batch.odd_answers) == (0, False, False, 1)
 
 
 def test_a_proof_is_one_message_that_commits_itself() -> None:
     batch = FastBatch("_INBOX.x", "b1", proof=True)
     assert (batch.room, batch.reply.suffix) == (1, b".2.$FI")
-    batch.sent = 1
-    assert (batch.room, batch.can_commit) == (0, False)
+    batch.note_sent(1)
+    assert batch.room == 0
     batch.receive("500.fail.000000000001.2.$FI", PubAck(77, "b1", 1))
     assert (batch.fast_ingest, batch.acked, batch.last_seq, batch.ended) == (True, 1, 77, True)
 
@@ -116,23 +165,6 @@ def test_an_ordinary_acknowledgement_within_a_batch_breaks_it() -> None:
     assert (batch.broken, batch.ended, batch.acked) == (True, False, 0)
 
 
-def test_only_a_started_and_open_batch_can_be_committed() -> None:
-    assert not started(0).can_commit
-    batch = started(3)
-    assert batch.can_commit
-    batch.committing = True
-    assert (batch.can_commit, batch.room) == (False, 0)
-
-
-def test_the_fence_of_a_batch_is_a_commit_that_no_server_stores() -> None:
-    fence = started(2).fence("market.x")
-    line, header, *_ = fence.split(b"\r\n\r\n")[0].split(b"\r\n")
-    assert line.startswith(b"HPUB market.x _INBOX.x.b1.500.fail.000000000003.3.$FI ")
-    assert header == b"NATS/1.0"
-    assert b"Nats-Expected-Stream: ." in fence
-    assert started(0).fence("market.x").count(b".000000000002.3.$FI") == 1
-
-
 def test_single_acknowledgements_move_the_window_one_by_one() -> None:
     batch = AckBatch("_INBOX.x", "b1", window=3)
     assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.", b"")
@@ -148,11 +180,11 @@ def test_a_refused_message_breaks_the_order_only_if_one_behind_it_is_stored() ->
     batch = AckBatch("_INBOX.x", "b1")
     batch.sent = 3
     batch.receive("000000000001", FULL)
-    assert (batch.broken, batch.torn, batch.room) == (True, False, 0)
+    assert (batch.broken, batch.out_of_order, batch.room) == (True, False, 0)
     batch.receive("000000000002", FULL)
-    assert not batch.torn
+    assert not batch.out_of_order
     batch.receive("000000000003", PubAck(9, "", 0))
-    assert (batch.torn, batch.acked) == (True, 0)
+    assert (batch.out_of_order, batch.acked) == (True, 0)
 
 
 def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
@@ -160,14 +192,16 @@ def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
     batch.sent = 3
     batch.receive("000000000002", PubAck(9, "", 0))
     batch.receive("000000000003", PubAck(10, "", 0))
-    assert (batch.broken, batch.torn, batch.acked) == (True, False, 0)
+    assert (batch.broken, batch.out_of_order, batch.acked) == (True, False, 0)
 
 
-def test_the_fence_of_single_acknowledgements_is_told_from_messages() -> None:
-    batch = AckBatch("_INBOX.x", "b1")
-    assert batch.fence("market.x").startswith(b"HPUB market.x _INBOX.x.b1.fence ")
-    batch.receive("fence", Refusal(ApiError(400, 10060, "expected stream does not match")))
-    assert (batch.fenced, batch.refusal, batch.broken) == (True, None, False)
+def test_a_message_that_may_be_refused_goes_alone() -> None:
+    batch = AckBatch("_INBOX.x", "b1", alone_first=True)
+    assert batch.room == 1
+    batch.note_sent(1)
+    assert batch.room == 0
+    batch.receive("000000000001", PubAck(51, "", 0))
+    assert batch.room == A_WHOLE_WRITE
 
 
 def test_nobody_listening_is_a_refusal() -> None:

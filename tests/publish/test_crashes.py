@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
 
-from ingestor.errors import NatsUnreachableError, StreamError
+from ingestor.errors import NatsUnreachableError
 from ingestor.publish.access import Access
 from ingestor.publish.stream import StreamSettings
 from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
@@ -35,6 +36,7 @@ async def _send_through(
     rows = 0
     while not disturbing.done():
         await publishing.send(trades(rows, ROWS))
+        await asyncio.sleep(0.005)  # others have their turn
         rows += ROWS
     await publishing.flush()
     disturbing.result()
@@ -126,16 +128,40 @@ def test_a_server_that_stays_frozen_is_given_up(any_nats_server: NatsServer) -> 
     uvloop.run(run())
 
 
-def test_a_server_that_stays_away_is_given_up_though_nothing_is_to_be_sent(
+def test_an_outage_in_a_quiet_market_counts_only_from_what_is_due(
+    any_nats_server: NatsServer,
+) -> None:
+    async def run() -> None:
+        publishing = publisher(any_nats_server, give_up_after_s=1.0)
+        await publishing.open()
+        await publishing.send(trades(0, 5))
+        await publishing.flush()
+        any_nats_server.kill()
+        await asyncio.sleep(2.0)
+        assert publishing.failure is None
+        late = asyncio.create_task(publishing.send(trades(5, 1)))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(any_nats_server.start)
+        await late
+        await publishing.flush()
+        await publishing.close()
+        assert await stored(any_nats_server) == list(range(6))
+
+    asyncio.run(run())
+
+
+def test_a_server_that_stays_away_is_given_up_once_something_is_due(
     nats_server: NatsServer,
 ) -> None:
     async def run() -> None:
         publishing = publisher(nats_server, give_up_after_s=0.5)
         await publishing.open()
         nats_server.kill()
-        await until(lambda: publishing.failure)
-        with pytest.raises(NatsUnreachableError):
+        await asyncio.sleep(0.8)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(NatsUnreachableError, match="1 rows are not stored"):
             await publishing.send(trades(0, 1))
+        assert 0.4 < asyncio.get_running_loop().time() - began < 3.0
         await publishing.close()
 
     asyncio.run(run())
@@ -165,7 +191,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
     async def run() -> None:
         async def kill_amid_strangers() -> None:
             stranger = await connect(any_nats_server)
-            for _ in range(50):
+            for _ in range(20):
                 await stranger.jetstream().publish("market.stocks.trades", b"-1")
             await stranger.close()
             await _kill(any_nats_server)
@@ -194,7 +220,9 @@ def test_a_stream_that_keeps_only_the_newest_gets_every_row_once_too(
     asyncio.run(run())
 
 
-def test_a_stream_that_lost_what_it_acknowledged_is_told(nats_server: NatsServer) -> None:
+def test_a_stream_that_lost_what_it_acknowledged_is_gone_on_in_and_the_loss_is_counted(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async def run() -> None:
         publishing = publisher(nats_server)
         await publishing.open()
@@ -206,12 +234,41 @@ def test_a_stream_that_lost_what_it_acknowledged_is_told(nats_server: NatsServer
         for state in nats_server.store_dir.rglob("index.db"):
             state.unlink()
         await asyncio.to_thread(nats_server.start)
-        await until(lambda: publishing.failure)
-        with pytest.raises(StreamError, match="lost"):
-            await publishing.send(trades(1000, 1))
-        await publishing.close()
+        await publishing.send(trades(1000, 10))
+        await publishing.flush()
+        report = await publishing.close()
+        left = await stored(nats_server)
+        kept = len(left) - 10
+        assert 0 < kept < 1000
+        assert left == [*range(kept), *range(1000, 1010)]
+        assert report.lost_messages == 1000 - kept
+        assert f"{1000 - kept} acknowledged messages of ours, up to sequence 1000" in caplog.text
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_server_that_comes_back_without_its_stream_gets_the_rest(
+    any_nats_server: NatsServer, emptied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        settings = StreamSettings() if emptied else StreamSettings(storage="memory")
+        publishing = publisher(any_nats_server, stream=settings)
+        await publishing.open()
+        await publishing.send(trades(0, 1000))
+        await publishing.flush()
+        await asyncio.to_thread(any_nats_server.kill)
+        if emptied:
+            shutil.rmtree(any_nats_server.store_dir)
+        await asyncio.to_thread(any_nats_server.start)
+        await publishing.send(trades(1000, 500))
+        await publishing.flush()
+        report = await publishing.close()
+        assert await stored(any_nats_server) == list(range(1000, 1500))
+        assert (report.messages, report.lost_messages) == (1500, 1000)
+
+    asyncio.run(run())
+    assert "1000 acknowledged messages of ours, up to sequence 1000, are lost" in caplog.text
 
 
 def test_a_purge_while_the_server_is_away_is_no_loss(any_nats_server: NatsServer) -> None:

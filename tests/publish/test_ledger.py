@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 
 from ingestor.blocks import Frames, Runs
-from ingestor.errors import StreamError
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
-from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
-from ingestor.publish.readback import Stored
+from ingestor.publish.ledger import GUARDED_ATTEMPTS, MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
+from ingestor.publish.stored_prefix import StoredPrefix
 from ingestor.publish.stream import StreamState
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
 def ledger(*, fast: bool = True, last_seq: int = 100) -> Ledger:
-    return Ledger("_INBOX.x", StreamState("S", last_seq, fast_ingest=fast))
+    return Ledger("_INBOX.x", StreamState("S", last_seq, fast, "2026"))
 
 
 def send(books: Ledger, *, pad: int = 0, limit: int = 10**9) -> Frames:
@@ -79,13 +78,23 @@ def test_disabled_fast_ingest_is_no_reason_to_end() -> None:
     assert books.unstored_rows == 2
 
 
-def test_a_full_stream_is_a_reason_to_end() -> None:
+def test_a_full_stream_may_be_given_room() -> None:
     books = ledger()
     books.add(trades(0, 1))
     send(books)
     full = {"code": 503, "err_code": 10077, "description": "maximum bytes exceeded"}
     answer(books, "500.fail.000000000001.2.$FI", error=full)
-    assert "maximum bytes exceeded" in str(books.fatal)
+    assert books.fatal is None
+    assert "maximum bytes exceeded" in str(books.full)
+
+
+def test_a_message_that_is_too_large_is_a_reason_to_end() -> None:
+    books = ledger()
+    books.add(trades(0, 1))
+    send(books)
+    large = {"code": 400, "err_code": 10054, "description": "message size exceeds maximum"}
+    answer(books, "500.fail.000000000001.2.$FI", error=large)
+    assert "exceeds maximum" in str(books.fatal)
 
 
 def test_answers_to_batches_of_the_past_are_ignored() -> None:
@@ -114,14 +123,17 @@ def test_rows_taken_back_come_before_all_others() -> None:
     books.add(trades(4, 2))
     send(books)
     answer(books, "000000000001", seq=101)
-    books.settle(Stored(1, 102, 102), acked=1)
+    books.note_stored(StoredPrefix(1, 102, 102), acked=1)
     books.restart()
     sizes = []
     while (runs := books.next_runs()) is not None:
-        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]]
+        room = books.room()
+        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]][:room]
         send(books)
+        if room == 1:
+            answer(books, "000000000001", seq=103)
     assert sizes == [2, 3, 4, 5]
-    assert books.window.acked_rows == 2
+    assert books.window.acked_rows == 3
 
 
 def test_rows_taken_back_of_many_writes_keep_their_order() -> None:
@@ -144,7 +156,7 @@ def test_settling_tells_the_first_sequence_where_no_answer_did() -> None:
     books = ledger()
     books.add(trades(0, 1))
     send(books)
-    assert books.settle(Stored(1, 130, 130), acked=0) == 1
+    assert books.note_stored(StoredPrefix(1, 130, 130), acked=0) == 1
     assert (books.first_seq, books.floor_seq) == (130, 130)
 
 
@@ -154,9 +166,9 @@ def test_answers_that_come_while_the_stream_is_asked_are_not_counted_twice() -> 
     send(books)
     answer(books, "000000000001", seq=101)
     answer(books, "000000000002", seq=102)
-    assert books.settle(Stored(3, 101, 103), acked=0) == 1
+    assert books.note_stored(StoredPrefix(3, 101, 103), acked=0) == 1
     assert books.window.acked_rows == 3
-    assert books.settle(Stored(2, 101, 102), acked=0) == 0
+    assert books.note_stored(StoredPrefix(2, 101, 102), acked=0) == 0
     assert books.floor_seq == 103
 
 
@@ -172,12 +184,114 @@ def test_the_floor_rises_with_acknowledgements_of_either_kind() -> None:
     assert books.floor_seq == 190
 
 
-def test_sequences_that_fall_back_tell_of_another_stream() -> None:
-    books = ledger(fast=False, last_seq=100)
+@pytest.mark.parametrize("fast", [True, False])
+def test_sequences_that_fall_back_are_not_believed_but_asked_about(fast: bool) -> None:
+    books = ledger(fast=fast, last_seq=100)
     books.add(trades(0, 1))
     send(books)
-    with pytest.raises(StreamError, match="made anew"):
-        answer(books, "000000000001", seq=1)
+    tail = "500.fail.000000000001.2.$FI" if fast else "000000000001"
+    assert answer(books, tail, seq=1, batch=batch_id(books) if fast else "", count=1) == 0
+    assert (books.batch.broken, books.batch.ended, books.window.messages) == (True, False, 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b'"ack"',
+        b'{"type":"ack","seq":"1"}',
+        b'{"type":"ack","seq":-1}',
+        b'{"type":"ack","seq":9,"msgs":1}',
+        b'{"type":"ack","seq":1e400}',
+        b'{"type":"ack","seq":' + b"9" * 5_000 + b"}",
+        b'{"seq":9223372036854775807,"batch":"","count":0}',
+        b'{"seq":101,"batch":"another","count":1}',
+        b'{"seq":101,"batch":"' + b"x" * 20_000 + b'","count":1}',
+        b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b',"seq":101}',
+        b"[" * 100_000,
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_counted_and_acknowledges_nothing(data: bytes) -> None:
+    books = ledger()
+    prove(books)
+    books.add(trades(1, 5))
+    assert books.room() == 1
+    send(books)
+    assert books.receive(f"{books.batch.prefix}.7.fail.000000000001.1.$FI", data, None) == 0
+    assert books.odd_answers == 1
+    assert not books.batch.broken
+
+
+@pytest.mark.parametrize("tail", ["", "x", "000000000000", "000000000009", "1" * 5_000, "\u0661"])
+def test_answers_to_messages_never_sent_are_counted_and_acknowledge_nothing(tail: str) -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 5))
+    send(books)
+    assert answer(books, tail, seq=101) == 0
+    assert (books.odd_answers, books.batch.broken) == (1, False)
+
+
+def test_an_idle_batch_whose_end_is_known_is_left_to_expire() -> None:
+    books = ledger()
+    prove(books)
+    books.add(trades(1, 2))
+    books.room()
+    send(books, limit=1)
+    first = books.batch
+    answer(books, "500.fail.000000000001.1.$FI", type="ack", seq=1, msgs=1)
+    books.leave_batch()
+    assert not first.ended  # others may write: its last sequence is not known
+    books.note_stored(StoredPrefix(0, None, 140), acked=1)
+    books.leave_batch()
+    assert books.room() == 1
+    assert books.batch is not first
+    assert books.reconcile_request().anchor == 140
+
+
+def test_only_the_first_message_after_reconciling_carries_a_guard() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 4))
+    send(books)
+    assert books.guard(TRADES) is None
+    books.note_stored(StoredPrefix(1, 101, 101, end=101), acked=0)
+    books.restart()
+    assert books.guard(TRADES) == b"Nats-Expected-Last-Sequence: 101"
+    assert books.room() == 1
+    send(books, limit=1)
+    assert (books.guard(TRADES), books.room()) == (None, 0)
+    answer(books, "000000000001", seq=102)
+    assert books.room() > 1
+
+
+def test_a_guard_that_others_on_the_same_subject_break_again_and_again_is_given_up() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 1))
+    wrong = {"code": 400, "err_code": 10071, "description": "wrong last sequence"}
+    for _ in range(GUARDED_ATTEMPTS):
+        send(books)
+        answer(books, "000000000001", error=wrong)
+        assert books.fatal is None
+        books.note_stored(StoredPrefix(0, subject_ends={TRADES: 7}), acked=0)
+        assert books.guard(TRADES) is None  # the batch has been sent
+        books.restart()
+    assert books.guard(TRADES) is None
+    books.note_stored(StoredPrefix(0, end=7), acked=0)
+    assert books.guard(TRADES) == b"Nats-Expected-Last-Sequence: 7"
+
+
+def test_a_stream_that_was_lost_is_counted_anew() -> None:
+    books = ledger()
+    prove(books)
+    books.add(trades(1, 3))
+    books.room()
+    send(books)
+    books.go_on_in(StreamState("S", 0, fast_ingest=True, identity="later"), 1)
+    request = books.reconcile_request()
+    assert (request.anchor, request.acked, request.identity) == (0, 0, "later")
+    assert (books.lost_messages, books.batch.broken) == (1, True)
+    books.restart()
+    assert books.unstored_rows == 3
 
 
 def test_bytes_under_way_are_bounded() -> None:

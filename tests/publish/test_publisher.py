@@ -23,8 +23,8 @@ from ingestor.errors import (
     StreamError,
 )
 from ingestor.publish.access import Access
+from ingestor.publish.ack_timer import ACK_DELAY_S
 from ingestor.publish.batches import FLOW_MESSAGES
-from ingestor.publish.patience import ACK_DELAY_S
 from ingestor.publish.publisher import Publisher, PublishReport
 from ingestor.publish.stream import StreamSettings
 from ingestor.records import MBP10, RType
@@ -349,7 +349,7 @@ def test_a_full_stream_is_told_and_what_it_holds_is_counted(
     any_nats_server: NatsServer, settings: StreamSettings
 ) -> None:
     async def check() -> None:
-        publishing = await opened(any_nats_server, stream=settings)
+        publishing = await opened(any_nats_server, stream=settings, give_up_after_s=0.5)
         with pytest.raises(StreamError, match=r"maximum (messages|bytes) exceeded"):
             await publishing.send(trades(0, 100_000))
         with pytest.raises(StreamError, match="exceeded"):
@@ -430,33 +430,63 @@ def test_a_stream_that_takes_less_than_its_server_is_sent_shorter_messages(
     asyncio.run(check())
 
 
-def test_a_stream_deleted_under_us_is_told(any_nats_server: NatsServer) -> None:
+def test_a_full_stream_in_which_room_is_made_takes_the_rest(
+    any_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async def check() -> None:
+        settings = StreamSettings(discard="new", max_msgs=500)
+        publishing = await opened(any_nats_server, stream=settings)
+        sending = asyncio.create_task(publishing.send(trades(0, 800)))
+        await until(lambda: "takes nothing" in caplog.text)
+        assert publishing.acked_rows == 500
+        await change(any_nats_server, max_msgs=1_000)
+        await sending
+        await publishing.flush()
+        await publishing.close()
+        assert await stored(any_nats_server) == list(range(800))
+
+    asyncio.run(check())
+    assert "maximum messages exceeded" in caplog.text
+    assert caplog.text.count("takes nothing") == 1
+
+
+def test_a_stream_deleted_under_us_is_made_again_and_the_loss_is_said(
+    any_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> PublishReport:
         publishing = await opened(any_nats_server)
         await publishing.send(trades(0, 10))
         await publishing.flush()
         await request(any_nats_server, "STREAM.DELETE.MARKET_DATA")
-        with pytest.raises(StreamError, match="is gone"):
-            await publishing.send(trades(10, 100_000))
-        await publishing.close()
+        await publishing.send(trades(10, 10_000))
+        await publishing.flush()
+        return await publishing.close()
 
-    asyncio.run(check())
+    report = asyncio.run(check())
+    in_stream = asyncio.run(stored(any_nats_server))
+    assert in_stream == list(range(10, 10_010))
+    assert (report.messages, report.lost_messages) == (10_010, 10)
+    assert "10 acknowledged messages of ours, up to sequence 10, are lost" in caplog.text
 
 
-def test_a_stream_made_anew_under_us_is_no_continuation(any_nats_server: NatsServer) -> None:
-    async def check() -> None:
+def test_a_stream_made_anew_under_us_is_gone_on_in_and_the_loss_is_said(
+    any_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check() -> PublishReport:
         publishing = await opened(any_nats_server)
         await publishing.send(trades(0, 1_000))
         await publishing.flush()
         config = (await raw_info(any_nats_server))["config"]
         await request(any_nats_server, "STREAM.DELETE.MARKET_DATA")
         await request(any_nats_server, "STREAM.CREATE.MARKET_DATA", **config)
-        sending = asyncio.gather(publishing.send(trades(1_000, 3_000)), publishing.flush())
-        with pytest.raises(StreamError, match="made anew"):
-            await sending
-        await publishing.close()
+        await publishing.send(trades(1_000, 3_000))
+        await publishing.flush()
+        return await publishing.close()
 
-    asyncio.run(check())
+    report = asyncio.run(check())
+    assert asyncio.run(stored(any_nats_server)) == list(range(1_000, 4_000))
+    assert (report.messages, report.lost_messages, report.last_seq) == (4_000, 1_000, 3_000)
+    assert "1000 acknowledged messages of ours, up to sequence 1000, are lost" in caplog.text
 
 
 def test_a_missing_permission_is_told(start_nats_server: StartNatsServer) -> None:

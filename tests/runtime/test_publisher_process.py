@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,7 @@ from ingestor.ring.wire import (
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess
-from tests.publish.plain import messages, publisher, stored
+from tests.publish.plain import connect, messages, publisher, stored
 from tests.rows import rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,43 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
+
+
+@pytest.mark.parametrize("drains", [True, False])
+def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_live_run(
+    nats_server: NatsServer, drains: bool
+) -> None:
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell)
+    table = CounterTable(1)
+    publishing = publisher(nats_server)
+    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
+    flow = replace(flow, drains=drains)
+    process = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10)
+
+    def feed() -> None:
+        ring.put(symbols_message({0: "ES.c.0"}))
+        ring.put(records_message(rows([(at, at, at) for at in range(10)])))
+        while publishing.acked_rows < 10:
+            time.sleep(0.01)
+        asyncio.run(delete_stream(nats_server))
+        ring.put(records_message(rows([(at, at, at) for at in range(10, 15)])))
+        ring.put(END_MESSAGE)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    report = process.run()
+    thread.join()
+    doorbell.close()
+    assert (report.published, report.lost_messages) == (15, 10)
+    assert (report.exit_code, report.error is None) == ((0, True) if drains else (7, False))
+    assert asyncio.run(stored(nats_server)) == list(range(5))
+
+
+async def delete_stream(server: NatsServer) -> None:
+    client = await connect(server)
+    await client.jetstream().delete_stream("MARKET_DATA")
+    await client.close()
 
 
 def test_a_publisher_that_spins_needs_no_doorbell(
