@@ -30,9 +30,13 @@ MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
 """Largest payload that a server can be configured to carry."""
 
 _MESSAGE: Final = re.compile(rb"MSG ([^ ]+) (\d+) ([^ ]+) (\d+)\r\n").match
-_WITH_PAYLOAD: Final = re.compile(rb"(H?)MSG +([^ ]+) +(\d+) +(?:(.+) +)?(\d+) *$").match
 _STATUS: Final = re.compile(rb"NATS/1\.0 +(\d{3}) *([^\r]*)").match
 _END: Final = b"\r\n"
+_SIZES: Final = {b"MSG": 1, b"HMSG": 2}
+"""Command to how many numbers end its line."""
+
+_MAX_WORDS: Final = 6
+"""After the command; a line of more is no message."""
 
 Frame = tuple[bytes, bytes, bytes]
 """One message: subject, reply, payload."""
@@ -121,33 +125,56 @@ class Splitter:
                 raise BadDataError(f"the NATS server sent a line over {MAX_LINE_BYTES} bytes")
             return len(buffer) + 1
         start = line_end + len(_END)
-        message = _WITH_PAYLOAD(buffer[at:line_end])
-        if message is None:
+        head = _head(buffer[at:line_end])
+        if head is None:
             cut.others.append(buffer[at:start])
             return start
-        stop = start + _bounded(int(message[5])) + len(_END)
+        stop = start + _bounded(head.payload_bytes) + len(_END)
         if stop <= len(buffer):
-            if message[1] and message[3] in self._taps:
-                _add_with_headers(message, buffer[start : stop - 2], cut)
+            if head.header_bytes is not None and head.sid in self._taps:
+                _add_with_headers(head, head.header_bytes, buffer[start : stop - 2], cut)
             else:
                 cut.others.append(buffer[at:stop])
         return stop
 
 
 def _bounded(payload_bytes: int) -> int:
-    if payload_bytes > MAX_PAYLOAD_BYTES:
+    if not 0 <= payload_bytes <= MAX_PAYLOAD_BYTES:
         raise BadDataError(f"the NATS server announced a message of {payload_bytes} bytes")
     return payload_bytes
 
 
-def _add_with_headers(message: re.Match[bytes], body: bytes, cut: Cut) -> None:
-    subject, sid = message[2], message[3]
-    reply, _, header_bytes = (message[4] or b"").strip().rpartition(b" ")
-    header, payload = body[: int(header_bytes)], body[int(header_bytes) :]
+class _Head(NamedTuple):
+    """The line of a message; `payload_bytes` with its headers, which a plain one has not."""
+
+    subject: bytes
+    sid: bytes
+    reply: bytes
+    header_bytes: int | None
+    payload_bytes: int
+
+
+def _head(line: bytes) -> _Head | None:
+    """Read the line of a message; None for any other. Raises ValueError for a number that is none.
+
+    By words: a pattern that allows for blanks and a missing reply tries every way to share a line
+    of blanks between them, which takes hours.
+    """
+    command, *words = line.split(None, _MAX_WORDS) or [b""]
+    sizes = _SIZES.get(command, 0)
+    if not sizes or not 2 + sizes <= len(words) <= 3 + sizes:
+        return None
+    subject, sid, *reply = words[:-sizes]
+    headers = int(words[-2]) if sizes == 2 else None
+    return _Head(subject, sid, b"".join(reply), headers, int(words[-1]))
+
+
+def _add_with_headers(head: _Head, header_bytes: int, body: bytes, cut: Cut) -> None:
+    header, payload = body[:header_bytes], body[header_bytes:]
     status = _STATUS(header)
     # Whoever publishes may write such a header; what is delivered from a stream has a reply.
-    if status is not None and not payload and not reply:
+    if status is not None and not payload and not head.reply:
         text = status[2].decode("utf-8", "replace")
-        cut.statuses.append((sid, Status(subject.decode(), int(status[1]), text)))
+        cut.statuses.append((head.sid, Status(head.subject.decode(), int(status[1]), text)))
     else:
-        cut.frames.setdefault(sid, []).append((subject, reply, payload))
+        cut.frames.setdefault(head.sid, []).append((head.subject, head.reply, payload))

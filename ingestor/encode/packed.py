@@ -67,6 +67,7 @@ from ingestor.blocks import Source
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
 from ingestor.symbols import SymbolTable, parse_option_ticker
+from ingestor.units import UNDEF_PRICE
 
 MAGIC: Final = b"\xabMDP"
 VERSION: Final = 1
@@ -78,6 +79,9 @@ MAX_ROWS: Final = 2048
 
 MAX_SYMBOL_BYTES: Final = 255
 """With `MAX_ROWS` this keeps the symbol table, hence the message, well under 1 MiB."""
+
+_TRADES: Final = frozenset((RType.FUTURES_TRADE, RType.STOCK_TRADE, RType.OPTION_TRADE))
+"""Every one of these has a price; a quote's side and a change of the book may have none."""
 
 MAX_SYMBOLS_READ: Final = 65_536
 """Entries of a symbol table that a reader takes: 32 times what a message of ours can hold."""
@@ -193,6 +197,8 @@ def check_rows(records: Records, header: Header) -> None:
     _require(bool(listed.all()), "has rows whose instrument its symbol table does not list")
     latest = max(int(records[name].max()) for name in ("ts_event_ns", "ts_recv_ns"))
     _require(latest <= bounds.MAX_TIME_NS, f"has a row at {latest} ns, after the year 2262")
+    if kind.rtype in _TRADES:
+        _require(int(records["price_e9"].max()) < UNDEF_PRICE, "has a trade without a price")
 
 
 def _read(opening: bytes) -> Header:

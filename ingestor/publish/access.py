@@ -204,7 +204,7 @@ def _decoded(text: str | None) -> str | None:
         return None
     try:
         return unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:  # also of surrogates, as the system hands on bytes that are no UTF-8
         raise ConfigurationError(
             "the user or password in the NATS URL is no UTF-8 once %XX is decoded"
         ) from None

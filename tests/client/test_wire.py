@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +112,17 @@ def test_a_line_without_end_is_refused_at_its_bound() -> None:
 def test_a_message_larger_than_any_server_carries_is_refused_at_once() -> None:
     with pytest.raises(BadDataError, match="announced"):
         Splitter({TAPPED}).feed(b"MSG a 7 r %d\r\n" % (MAX_PAYLOAD_BYTES + 1))
+
+
+@pytest.mark.parametrize("line", [b"HMSG _INBOX.a 1" + b" " * 60_000, b"MSG" + b" 1" * 30_000])
+def test_a_line_of_blanks_or_words_is_read_in_one_pass(line: bytes) -> None:
+    began_s = time.process_time()
+    cut = Splitter({b"1"}).feed(line + b"\r\n")
+    assert time.process_time() - began_s < 1  # it took hours
+    assert cut.others == [line + b"\r\n"]
+
+
+@pytest.mark.parametrize("size", [b"-1", b"1" * 5_000, b"+5x"])
+def test_a_size_that_is_none_is_bad_data(size: bytes) -> None:
+    with pytest.raises(BadDataError):
+        Splitter({b"1"}).feed(b"HMSG a 1 5 " + size + b"\r\n")

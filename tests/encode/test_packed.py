@@ -26,6 +26,7 @@ from ingestor.encode.packer import HEADERS_HELD, PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, Records, RType
+from ingestor.units import UNDEF_PRICE
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of, record, runs_with
@@ -366,3 +367,12 @@ def test_a_header_that_lies_is_decoded_or_refused(fields: dict[str, int]) -> Non
     block = decodes_or_refuses(altered(one_message(), **fields))
 
     assert block is None or len(block.records) == 3
+
+
+@pytest.mark.parametrize("rows", [examples.FUTURES_TRADE, examples.STOCK_TRADE], ids=str)
+def test_a_trade_without_a_price_is_no_trade(rows: Records) -> None:
+    rows = rows.copy()
+    rows["price_e9"] = UNDEF_PRICE
+    (payload,) = packed(runs_with(rows))
+    with pytest.raises(BadDataError, match="a trade without a price"):
+        decode_packed(payload)

@@ -195,7 +195,7 @@ def test_no_message_is_longer_than_the_server_takes_and_equals_the_reference(
 def test_a_table_of_many_long_symbols_fits_its_message_too(most: int) -> None:
     rows = np.repeat(examples.STOCK_TRADE, 3 * MAX_ROWS)
     rows["instrument_id"] = np.arange(len(rows)) % 1000
-    symbols = {number: f"{number:04d}" + "x" * 251 for number in range(1000)}
+    symbols = {number: f"{number:04d}" + "x" * 67 for number in range(1000)}
     runs = whole_block(Block(0, rows, symbols, Source.SIM))
     coders: list[Encoder] = [_fast.FastPackedEncoder(), PackedEncoder()]
     for coder in coders:

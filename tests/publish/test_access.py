@@ -120,6 +120,7 @@ def test_tls_is_set_up_only_where_it_is_asked_for() -> None:
 
 SECRET = "s3cret"
 TORN = [
+    f"nats://jo:{SECRET}\udcff@one:4333",
     f"nats://jo:a/{SECRET}@one:4333",
     f"nats://jo:a?{SECRET}@one:4333",
     f"nats://jo:a#{SECRET}@one:4333",
