@@ -27,7 +27,7 @@ from ingestor.bench.measure import cpu_s, family, family_pss_bytes
 from ingestor.client import EVERYTHING, connect
 from ingestor.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from ingestor.sim.polygon.settings import API_KEY
 
 OPTIONS_SHARE: Final = 0.05

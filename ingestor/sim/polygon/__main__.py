@@ -16,9 +16,9 @@ import uvloop
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.sim.polygon.arguments import read_settings
 from ingestor.sim.polygon.control import ControlChannel
-from ingestor.sim.polygon.director import Director
+from ingestor.sim.polygon.control_handler import Director
 from ingestor.sim.polygon.script import play, read_script
-from ingestor.sim.polygon.server import Simulator
+from ingestor.sim.polygon.simulator import Simulator
 from ingestor.sim.polygon.settings import Settings
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon.commands import COMMANDS
+from ingestor.sim.polygon.control_commands import COMMANDS
 from ingestor.sim.polygon.malformed import KINDS
 from ingestor.sim.polygon.settings import (
     EVICT_OLDER,
@@ -19,7 +19,7 @@ from ingestor.sim.polygon.settings import (
     PricePath,
     Settings,
 )
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.server_session import Market
 from ingestor.units import NS_PER_S
 
 MAX_RATE: Final = 1_000_000

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon.commands import DECODER
-from ingestor.sim.polygon.director import Director
+from ingestor.sim.polygon.control_commands import DECODER
+from ingestor.sim.polygon.control_handler import Director
 
 LINE_BYTES: Final = 16 * 1024 * 1024
 """Longest command: an exact frame may be large."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon.server import Simulator
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.simulator import Simulator
+from ingestor.sim.polygon.server_session import Market
 
 
 class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

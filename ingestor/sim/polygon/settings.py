@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ingestor.sim.polygon.vendor import Market, Rules
+from ingestor.sim.polygon.server_session import Market, Rules
 from ingestor.units import NS_PER_S
 
 PLAN: Final = frozenset(f"{market}-{topic}" for market in Market for topic in ("T", "Q", "A", "AM"))

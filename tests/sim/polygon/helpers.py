@@ -12,7 +12,7 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from ingestor.sim.polygon.settings import API_KEY
-from ingestor.sim.polygon.tape import Batch, Due
+from ingestor.sim.polygon.market_tape import Batch, Due
 from ingestor.units import NS_PER_MS
 
 Event = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Final
 
 from ingestor.sim.polygon.phrases import Ints
 from ingestor.sim.polygon.schedule import Schedule
-from ingestor.sim.polygon.tape import Batch, Due, Tape
+from ingestor.sim.polygon.market_tape import Batch, Due, Tape
 from ingestor.units import NS_PER_MS
 
 AHEAD_PER_S: Final = 10

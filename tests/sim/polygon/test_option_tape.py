@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from ingestor.sim.polygon.options import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
+from ingestor.sim.polygon.option_tape import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
 from ingestor.sim.polygon.underlying import Underlying
 from ingestor.symbols import parse_option_ticker
 from ingestor.units import NS_PER_S

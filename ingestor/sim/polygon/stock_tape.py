@@ -24,7 +24,7 @@ from ingestor.sim.polygon.phrases import (
     Words,
     interleave,
 )
-from ingestor.sim.polygon.tape import Batch, Due, Floats, pick, sequence_steps
+from ingestor.sim.polygon.market_tape import Batch, Due, Floats, pick, sequence_steps
 from ingestor.sim.polygon.underlying import Underlying
 
 SYMBOL: Final = "SPY"

@@ -13,11 +13,11 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingestor.errors import ChildFailedError
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from ingestor.sim.polygon.malformed import ELEMENTS, FRAMES
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import WAIT_S, client, subscriber
-from tests.sim.polygon.test_session import QUIET, closed
+from tests.sim.polygon.test_client_connection import QUIET, closed
 
 
 def connections(simulator: SimulatorProcess, market: str = "stocks") -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from ingestor.sim.polygon.vendor import (
+from ingestor.sim.polygon.server_session import (
     AUTH_TIMEOUT,
     Answer,
     Request,

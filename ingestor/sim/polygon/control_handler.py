@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon import commands as c
+from ingestor.sim.polygon import control_commands as c
 from ingestor.sim.polygon import malformed
-from ingestor.sim.polygon.connection import Connection
-from ingestor.sim.polygon.floor import Floor
-from ingestor.sim.polygon.options import CENTS_PER_UNIT
-from ingestor.sim.polygon.server import Simulator
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.client_connection import Connection
+from ingestor.sim.polygon.market_hub import Floor
+from ingestor.sim.polygon.option_tape import CENTS_PER_UNIT
+from ingestor.sim.polygon.simulator import Simulator
+from ingestor.sim.polygon.server_session import Market
 from ingestor.units import NS_PER_MS, NS_PER_S
 
 Reply = dict[str, Any]

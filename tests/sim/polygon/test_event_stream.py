@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.sim.polygon.stocks import StockTape
-from ingestor.sim.polygon.stream import FRAME_EVENTS, TICK_EVENTS, Cut, MarketTime, Stream
+from ingestor.sim.polygon.stock_tape import StockTape
+from ingestor.sim.polygon.event_stream import FRAME_EVENTS, TICK_EVENTS, Cut, MarketTime, Stream
 from ingestor.sim.polygon.underlying import Underlying
 from ingestor.units import NS_PER_MS, NS_PER_S
 from tests.sim.polygon.helpers import Event, events_of

@@ -23,8 +23,8 @@ from ingestor.sim.polygon.phrases import (
     Price,
     interleave,
 )
-from ingestor.sim.polygon.stocks import MILLS_PER_CENT, SYMBOL
-from ingestor.sim.polygon.tape import Batch, Due, Floats, pick, sequence_steps
+from ingestor.sim.polygon.stock_tape import MILLS_PER_CENT, SYMBOL
+from ingestor.sim.polygon.market_tape import Batch, Due, Floats, pick, sequence_steps
 from ingestor.sim.polygon.underlying import Underlying
 from ingestor.symbols import OptionTicker, parse_option_ticker
 from ingestor.units import PRICE_SCALE
