@@ -9,17 +9,17 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import msgspec
 import uvloop
 
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
-from ingestor.sim.polygon.arguments import read_settings
-from ingestor.sim.polygon.control import ControlChannel
-from ingestor.sim.polygon.control_handler import Director
-from ingestor.sim.polygon.script import play, read_script
+from ingestor.sim.polygon.arguments import Settings, read_settings
+from ingestor.sim.polygon.control_handler import ControlChannel, Director
+from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
-from ingestor.sim.polygon.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +90,58 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
             stop.set()
 
     loop.add_reader(sys.stdin.fileno(), read)
+
+
+class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do before the next frame."""
+
+    market: Market | None = None
+    wait: str = ""
+    pause_ms: float = 0
+
+
+Step = Directive | bytes
+
+
+def read_script(path: Path) -> tuple[Step, ...]:
+    """Read a script file. Raises `ConfigurationError`, naming the line."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"--script {path}: {error.strerror}") from error
+    return tuple(parse_script(lines, str(path)))
+
+
+def parse_script(lines: Iterable[bytes], name: str) -> Iterable[Step]:
+    """Yield the steps of a script; ``name`` is for messages. Raises `ConfigurationError`."""
+    for number, line in enumerate(lines, 1):
+        if line.startswith(b"["):
+            yield line
+        elif line.strip() and not line.startswith(b"#"):
+            try:
+                yield msgspec.json.decode(line, type=Directive)
+            except msgspec.DecodeError as error:
+                raise ConfigurationError(f"{name}, line {number}: {error}") from error
+
+
+async def play(steps: Iterable[Step], simulator: Simulator) -> None:
+    """Send the frames of a script to the authenticated clients of their market."""
+    floor = simulator.floors[Market.STOCKS]
+    for step in steps:
+        if isinstance(step, bytes):
+            await simulator.until(lambda floor=floor: bool(floor.members))  # type: ignore[misc]
+            for member in floor.members:
+                member.send(step)
+            continue
+        if step.market is not None:
+            floor = simulator.floors[step.market]
+        if step.wait:
+            await simulator.until(
+                lambda floor=floor, step=step: any(  # type: ignore[misc]
+                    step.wait in member.session.subscriptions for member in floor.members
+                )
+            )
+        await asyncio.sleep(step.pause_ms / 1_000)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ingestor.sim.polygon.arguments import EVICT_OLDER, Settings
 from ingestor.sim.polygon.client_connection import Connection
-from ingestor.sim.polygon.phrases import Ints
-from ingestor.sim.polygon.settings import EVICT_OLDER, Settings
 from ingestor.sim.polygon.event_stream import Cut, MarketTime, Stream
 from ingestor.sim.polygon.market_tape import Batch
+from ingestor.sim.polygon.phrases import Ints
 from ingestor.sim.polygon.server_session import (
     CONNECTED,
     MAX_CONNECTIONS,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.errors import BadDataError
+from ingestor.sim.polygon.market_tape import Batch, Due, Floats, Underlying, pick, sequence_steps
 from ingestor.sim.polygon.phrases import (
     Choice,
     Ints,
@@ -24,8 +25,6 @@ from ingestor.sim.polygon.phrases import (
     interleave,
 )
 from ingestor.sim.polygon.stock_tape import MILLS_PER_CENT, SYMBOL
-from ingestor.sim.polygon.market_tape import Batch, Due, Floats, pick, sequence_steps
-from ingestor.sim.polygon.underlying import Underlying
 from ingestor.symbols import OptionTicker, parse_option_ticker
 from ingestor.units import PRICE_SCALE
 

@@ -11,15 +11,14 @@ from time import monotonic_ns, time_ns
 from typing import Final
 
 from ingestor.clock import new_york_date
+from ingestor.sim.polygon.arguments import Settings
 from ingestor.sim.polygon.client_connection import Connection
-from ingestor.sim.polygon.market_hub import Floor
-from ingestor.sim.polygon.option_tape import OptionTape
-from ingestor.sim.polygon.settings import Settings
-from ingestor.sim.polygon.stock_tape import StockTape
 from ingestor.sim.polygon.event_stream import MarketTime, Stream
-from ingestor.sim.polygon.market_tape import Tape
-from ingestor.sim.polygon.underlying import Underlying
+from ingestor.sim.polygon.market_hub import Floor
+from ingestor.sim.polygon.market_tape import Tape, Underlying
+from ingestor.sim.polygon.option_tape import OptionTape
 from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.stock_tape import StockTape
 from ingestor.units import NS_PER_MS, NS_PER_S
 
 GOING_AWAY: Final = 1001

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ingestor.sim.polygon.market_tape import Batch, Due, Floats, Underlying, pick, sequence_steps
 from ingestor.sim.polygon.phrases import (
     MILLS_PER_UNIT,
     Choice,
@@ -24,8 +25,6 @@ from ingestor.sim.polygon.phrases import (
     Words,
     interleave,
 )
-from ingestor.sim.polygon.market_tape import Batch, Due, Floats, pick, sequence_steps
-from ingestor.sim.polygon.underlying import Underlying
 
 SYMBOL: Final = "SPY"
 CHANNELS: Final = (f"T.{SYMBOL}", f"Q.{SYMBOL}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
-from ingestor.sim.polygon.settings import API_KEY
+from ingestor.sim.polygon.arguments import API_KEY
 from ingestor.sim.polygon.market_tape import Batch, Due
 from ingestor.units import NS_PER_MS
 

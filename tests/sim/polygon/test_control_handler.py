@@ -13,8 +13,8 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingestor.errors import ChildFailedError
+from ingestor.sim.polygon.control_commands import ELEMENTS, FRAMES
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
-from ingestor.sim.polygon.malformed import ELEMENTS, FRAMES
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import WAIT_S, client, subscriber
 from tests.sim.polygon.test_client_connection import QUIET, closed

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from ingestor.errors import ChildFailedError, ConfigurationError, ExitCode
-from ingestor.sim.polygon.__main__ import main
-from ingestor.sim.polygon.arguments import build_parser, read_settings
-from ingestor.sim.polygon.simulator_process import SimulatorProcess
+from ingestor.sim.polygon.__main__ import Directive, main, parse_script
+from ingestor.sim.polygon.arguments import PricePath, Settings, build_parser, read_settings
 from ingestor.sim.polygon.control_commands import COMMANDS
-from ingestor.sim.polygon.script import Directive, parse_script
-from ingestor.sim.polygon.settings import PricePath, Settings
 from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from ingestor.units import NS_PER_S
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import client, subscriber

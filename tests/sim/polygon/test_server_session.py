@@ -50,7 +50,9 @@ def test_the_right_key_is_accepted() -> None:
 
 def test_a_wrong_key_is_refused_and_the_line_dropped() -> None:
     joined = session()
-    assert joined.answer(Request("auth", "x")) == Answer((server_session.AUTH_FAILED,), hang_up=True)
+    assert joined.answer(Request("auth", "x")) == Answer(
+        (server_session.AUTH_FAILED,), hang_up=True
+    )
     assert not joined.authenticated
 
 

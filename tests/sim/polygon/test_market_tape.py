@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.sim.polygon.phrases import Ints
-from ingestor.sim.polygon.underlying import (
+from ingestor.sim.polygon.market_tape import (
     BLOCK_STEPS,
     BLOCKS_KEPT,
     MIN_CENTS,
     STEP_NS,
     Underlying,
 )
+from ingestor.sim.polygon.phrases import Ints
 from ingestor.units import NS_PER_S
 
 
