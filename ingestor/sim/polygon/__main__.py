@@ -16,8 +16,8 @@ import msgspec
 import uvloop
 
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
-from ingestor.sim.polygon.arguments import Settings, read_settings
-from ingestor.sim.polygon.control_handler import ControlChannel, Director
+from ingestor.sim.polygon.arguments import SimulatorSettings, read_settings
+from ingestor.sim.polygon.control_handler import ControlHandler, ControlServer
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ExitCode.OK
 
 
-async def run(settings: Settings, *, exit_with_stdin: bool) -> None:
+async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
     """Serve until a signal, ``quit`` or the end of standard input.
 
     Raises:
@@ -43,25 +43,25 @@ async def run(settings: Settings, *, exit_with_stdin: bool) -> None:
     """
     steps = read_script(settings.script) if settings.script is not None else ()
     simulator = Simulator(settings)
-    director = Director(simulator)
-    control = ControlChannel(director)
+    handler = ControlHandler(simulator)
+    control = ControlServer(handler)
     try:
         control_port = await control.start(settings.host, settings.control_port)
         await simulator.start()
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"cannot listen on {settings.host}: {error}") from error
-    _stop_on_signals(director.quit_event)
+    _stop_on_signals(handler.quit_event)
     if exit_with_stdin:
-        _stop_with_stdin(director.quit_event)
+        _stop_with_stdin(handler.quit_event)
     script = asyncio.create_task(play(steps, simulator))
     _announce(settings, simulator.port, control_port)
-    await director.quit_event.wait()
+    await handler.quit_event.wait()
     script.cancel()
     await control.stop()
     await simulator.stop()
 
 
-def _announce(settings: Settings, port: int, control_port: int) -> None:
+def _announce(settings: SimulatorSettings, port: int, control_port: int) -> None:
     """The one line on standard output that says that everything listens."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"{'ws' if settings.tls_cert is None else 'wss'}://{host}:{port}"
@@ -126,19 +126,19 @@ def parse_script(lines: Iterable[bytes], name: str) -> Iterable[Step]:
 
 async def play(steps: Iterable[Step], simulator: Simulator) -> None:
     """Send the frames of a script to the authenticated clients of their market."""
-    floor = simulator.floors[Market.STOCKS]
+    hub = simulator.hubs[Market.STOCKS]
     for step in steps:
         if isinstance(step, bytes):
-            await simulator.until(lambda floor=floor: bool(floor.members))  # type: ignore[misc]
-            for member in floor.members:
+            await simulator.until(lambda hub=hub: bool(hub.members))  # type: ignore[misc]
+            for member in hub.members:
                 member.send(step)
             continue
         if step.market is not None:
-            floor = simulator.floors[step.market]
+            hub = simulator.hubs[step.market]
         if step.wait:
             await simulator.until(
-                lambda floor=floor, step=step: any(  # type: ignore[misc]
-                    step.wait in member.session.subscriptions for member in floor.members
+                lambda hub=hub, step=step: any(  # type: ignore[misc]
+                    step.wait in member.session.subscriptions for member in hub.members
                 )
             )
         await asyncio.sleep(step.pause_ms / 1_000)

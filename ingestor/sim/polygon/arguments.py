@@ -31,7 +31,7 @@ class PricePath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SimulatorSettings:
     """Every field is explained by ``--help``; ``rate`` and the others in a group are per market."""
 
     host: str = "127.0.0.1"
@@ -73,7 +73,7 @@ class Settings:
 
 
 MAX_RATE: Final = 1_000_000
-_DEFAULTS: Final = Settings()
+_DEFAULTS: Final = SimulatorSettings()
 _PATH: Final = re.compile(r"linear:([+-]\d+(?:\.\d+)?):(\d+(?:\.\d+)?)s")
 
 DESCRIPTION: Final = """\
@@ -117,7 +117,7 @@ def _commands_help() -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every option, with the defaults of `Settings`."""
+    """Every option, with the defaults of `SimulatorSettings`."""
     parser = argparse.ArgumentParser(
         prog="ingestor-sim",
         description=DESCRIPTION,
@@ -223,7 +223,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_settings(argv: Sequence[str]) -> tuple[Settings, bool]:
+def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
     """Return the settings, and whether to stop with standard input.
 
     Raises:
@@ -233,7 +233,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, bool]:
     arguments = build_parser().parse_args(argv)
     _check(arguments)
     scripted = arguments.script is not None
-    settings = Settings(
+    settings = SimulatorSettings(
         host=arguments.host,
         port=arguments.port,
         control_port=arguments.control_port,

@@ -24,8 +24,8 @@ from ingestor.sim.polygon.server_session import (
     AUTH_TIMEOUT,
     Answer,
     Request,
-    Status,
-    VendorSession,
+    ServerSession,
+    StatusElement,
     read_request,
 )
 
@@ -44,13 +44,13 @@ class Owner(Protocol):
     buffer_bytes: int
     auth_timeout_s: float
 
-    def joined(self, connection: Connection) -> VendorSession:
+    def joined(self, connection: ClientConnection) -> ServerSession:
         """A client has opened a connection."""
 
-    def received(self, connection: Connection, request: Request) -> Answer:
+    def received(self, connection: ClientConnection, request: Request) -> Answer:
         """A client has said something readable."""
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """The connection is gone."""
 
 
@@ -61,12 +61,12 @@ class Door(Protocol):
         """The market of a path, or the HTTP status it is refused with."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """A client; `session` is there from the handshake on."""
 
     def __init__(self, door: Door, number: int) -> None:
         self.number = number
-        self.session: VendorSession
+        self.session: ServerSession
         self.events: Counter[str] = Counter()
         self.frames = 0
         self.sent_bytes = 0
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_later(RIDE_S, self._send_riders)
         self._riders.append(element)
 
-    def say(self, *statuses: Status) -> None:
+    def say(self, *statuses: StatusElement) -> None:
         """Send statuses as one frame."""
         self.send(b"[%b]" % b",".join(status.text for status in statuses))
 

@@ -65,7 +65,7 @@ class Drop(Aimed, frozen=True, kw_only=True, tag="drop"):
     """Cut the connections: no close frame, unsent bytes are lost."""
 
 
-class Close(Aimed, frozen=True, kw_only=True, tag="close"):
+class CloseConnections(Aimed, frozen=True, kw_only=True, tag="close"):
     """Close the connections with a close frame."""
 
     code: int = 1001
@@ -132,7 +132,7 @@ class SetPrice(Command, frozen=True, kw_only=True, tag="price"):
     over_s: Annotated[float, msgspec.Meta(ge=0)] = 0
 
 
-class Send(Aimed, frozen=True, kw_only=True, tag="send"):
+class SendFrame(Aimed, frozen=True, kw_only=True, tag="send"):
     """Send an exact frame: ``frame`` is JSON, sent byte for byte; ``text`` is any text."""
 
     frame: msgspec.Raw = msgspec.Raw()
@@ -149,8 +149,8 @@ class Quit(Command, frozen=True, kw_only=True, tag="quit"):
 
 
 AnyCommand = (
-    Drop | Close | HalfOpen | Slow | Refuse | Evict | Duplicate | Malformed | Delayed
-    | ClockJump | SetRate | SetPrice | Send | Stats | Quit
+    Drop | CloseConnections | HalfOpen | Slow | Refuse | Evict | Duplicate | Malformed | Delayed
+    | ClockJump | SetRate | SetPrice | SendFrame | Stats | Quit
 )  # fmt: skip
 
 COMMANDS: Final[tuple[type[Command], ...]] = AnyCommand.__args__

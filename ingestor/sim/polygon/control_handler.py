@@ -1,4 +1,4 @@
-"""The director: carries out control commands on a running simulator."""
+"""The control channel: carries out control commands on a running simulator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import msgspec
 
 from ingestor.errors import ConfigurationError
 from ingestor.sim.polygon import control_commands as c
-from ingestor.sim.polygon.client_connection import Connection
+from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.control_commands import DECODER
-from ingestor.sim.polygon.market_hub import Floor
+from ingestor.sim.polygon.market_hub import MarketHub
 from ingestor.sim.polygon.option_tape import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
@@ -23,7 +23,7 @@ from ingestor.units import NS_PER_MS, NS_PER_S
 Reply = dict[str, Any]
 
 
-class Director:
+class ControlHandler:
     """Applies commands; ``quit_event`` is set by the command of that name."""
 
     def __init__(self, simulator: Simulator) -> None:
@@ -32,7 +32,9 @@ class Director:
         self._refusal: asyncio.Task[None] | None = None
         self._actions: Final[Mapping[type[c.Command], Callable[[Any], Reply]]] = {
             c.Drop: self._each(lambda connection, _: connection.drop()),
-            c.Close: self._each(lambda connection, do: connection.close(do.code, do.reason)),
+            c.CloseConnections: self._each(
+                lambda connection, do: connection.close(do.code, do.reason)
+            ),
             c.HalfOpen: self._each(lambda connection, _: connection.go_half_open()),
             c.Slow: self._each(lambda connection, do: connection.slow_down(do.bytes_per_s)),
             c.Refuse: self._refuse,
@@ -43,7 +45,7 @@ class Director:
             c.ClockJump: self._clock_jump,
             c.SetRate: self._set_rate,
             c.SetPrice: self._set_price,
-            c.Send: self._send,
+            c.SendFrame: self._send,
             c.Stats: self._stats,
             c.Quit: self._quit,
         }
@@ -52,21 +54,21 @@ class Director:
         """Carry out a command and say what was done. Raises `ConfigurationError`."""
         return self._actions[type(command)](command)
 
-    def _floors(self, market: Market | None) -> list[Floor]:
-        floors = self._simulator.floors
-        return list(floors.values()) if market is None else [floors[market]]
+    def _hubs(self, market: Market | None) -> list[MarketHub]:
+        hubs = self._simulator.hubs
+        return list(hubs.values()) if market is None else [hubs[market]]
 
-    def _members(self, market: Market | None) -> list[Connection]:
-        return [member for floor in self._floors(market) for member in floor.members]
+    def _members(self, market: Market | None) -> list[ClientConnection]:
+        return [member for hub in self._hubs(market) for member in hub.members]
 
-    def _each(self, action: Callable[[Connection, Any], None]) -> Callable[[c.Aimed], Reply]:
+    def _each(self, action: Callable[[ClientConnection, Any], None]) -> Callable[[c.Aimed], Reply]:
         """An action on every connection of the markets that are meant."""
 
         def apply(command: c.Aimed) -> Reply:
             connections = [
                 connection
-                for floor in self._floors(command.market)
-                for connection in list(floor.connections)
+                for hub in self._hubs(command.market)
+                for connection in list(hub.connections)
             ]
             for connection in connections:
                 action(connection, command)
@@ -87,15 +89,15 @@ class Director:
 
     def _evict(self, command: c.Evict) -> Reply:
         evicted = 0
-        for floor in self._floors(command.market):
-            members = floor.members
-            floor.evict(members)
+        for hub in self._hubs(command.market):
+            members = hub.members
+            hub.evict(members)
             evicted += len(members)
         return {"connections": evicted}
 
     def _duplicate(self, command: c.Duplicate) -> Reply:
-        for floor in self._floors(command.market):
-            floor.duplicate(command.n)
+        for hub in self._hubs(command.market):
+            hub.duplicate(command.n)
         return {"n": command.n}
 
     def _malformed(self, command: c.Malformed) -> Reply:
@@ -114,18 +116,18 @@ class Director:
 
     def _delayed(self, command: c.Delayed) -> Reply:
         self._simulator.stock_tape.delay_prints(command.n, command.ms)
-        self._simulator.floors[Market.STOCKS].stream.rewrite()
+        self._simulator.hubs[Market.STOCKS].stream.rewrite()
         return {"n": command.n}
 
     def _clock_jump(self, command: c.ClockJump) -> Reply:
         self._simulator.time.jump(command.ms)
-        for floor in self._floors(None):
-            floor.stream.rewrite()
+        for hub in self._hubs(None):
+            hub.stream.rewrite()
         return {"wall_ms": self._simulator.time.wall_ms(time.monotonic_ns())}
 
     def _set_rate(self, command: c.SetRate) -> Reply:
-        for floor in self._floors(command.market):
-            floor.stream.set_rate(command.events_per_s, time.monotonic_ns())
+        for hub in self._hubs(command.market):
+            hub.stream.set_rate(command.events_per_s, time.monotonic_ns())
         self._simulator.reschedule()
         return {"events_per_s": command.events_per_s}
 
@@ -133,11 +135,11 @@ class Director:
         at_ns = self._simulator.time.elapsed_ns(time.monotonic_ns())
         cents = round(command.value * CENTS_PER_UNIT)
         self._simulator.underlying.move(cents, at_ns, round(command.over_s * NS_PER_S))
-        for floor in self._floors(None):
-            floor.stream.rewrite()
+        for hub in self._hubs(None):
+            hub.stream.rewrite()
         return {"value": command.value}
 
-    def _send(self, command: c.Send) -> Reply:
+    def _send(self, command: c.SendFrame) -> Reply:
         members = self._members(command.market)
         frame = bytes(command.frame) or command.text.encode()
         for member in members:
@@ -151,7 +153,7 @@ class Director:
             "cpu_s": time.process_time(),
             "wall_ms": self._simulator.time.wall_ms(now_ns),
             "price": self._simulator.underlying.at(elapsed_ns) / CENTS_PER_UNIT,
-            **{floor.market: _floor_stats(floor) for floor in self._floors(command.market)},
+            **{hub.market: _hub_stats(hub) for hub in self._hubs(command.market)},
         }
 
     def _quit(self, _: c.Quit) -> Reply:
@@ -159,22 +161,22 @@ class Director:
         return {}
 
 
-def _floor_stats(floor: Floor) -> Reply:
-    stream = floor.stream
+def _hub_stats(hub: MarketHub) -> Reply:
+    stream = hub.stream
     return {
         "rate": stream.rate,
         "generated": stream.sent,
         "finished": stream.finished,
-        "events": {"T": floor.events["T"], "Q": floor.events["Q"]},
+        "events": {"T": hub.events["T"], "Q": hub.events["Q"]},
         "behind_ms": stream.behind_ns / NS_PER_MS,
         "behind_max_ms": stream.behind_max_ns / NS_PER_MS,
-        "opened": floor.opened,
-        "connections": [_connection_stats(connection) for connection in floor.connections],
-        "history": list(floor.history),
+        "opened": hub.opened,
+        "connections": [_connection_stats(connection) for connection in hub.connections],
+        "history": list(hub.history),
     }
 
 
-def _connection_stats(connection: Connection) -> Reply:
+def _connection_stats(connection: ClientConnection) -> Reply:
     return {
         "number": connection.number,
         "authenticated": connection.session.authenticated,
@@ -191,21 +193,21 @@ LINE_BYTES: Final = 16 * 1024 * 1024
 _logger = logging.getLogger(__name__)
 
 
-def reply_to(line: bytes, director: Director) -> bytes:
+def reply_to(line: bytes, handler: ControlHandler) -> bytes:
     """Carry out one line; ``ok`` is false and ``error`` says why when it cannot be."""
     try:
         command = DECODER.decode(line)
-        done = director.apply(command)
+        done = handler.apply(command)
     except (msgspec.DecodeError, ConfigurationError) as error:
         return msgspec.json.encode({"ok": False, "error": str(error)}) + b"\n"
     return msgspec.json.encode({"ok": True, **done}) + b"\n"
 
 
-class ControlChannel:
-    """Takes commands for a director; `start` listens, `stop` ends every conversation."""
+class ControlServer:
+    """Takes commands for a handler; `start` listens, `stop` ends every conversation."""
 
-    def __init__(self, director: Director) -> None:
-        self._director = director
+    def __init__(self, handler: ControlHandler) -> None:
+        self._handler = handler
         self._server: asyncio.Server | None = None
         self._conversations: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -229,10 +231,10 @@ class ControlChannel:
         self._conversations[task] = writer
         try:
             while line := await reader.readline():
-                writer.write(reply_to(line, self._director))
+                writer.write(reply_to(line, self._handler))
                 await writer.drain()
         except ConnectionError as error:
-            _logger.debug("a director left without waiting for its answer: %s", error)
+            _logger.debug("a client left without waiting for its answer: %s", error)
         finally:
             del self._conversations[task]
             writer.close()

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.sim.polygon.market_tape import Batch, Due, Tape
+from ingestor.sim.polygon.market_tape import DueTimes, EventBatch, MarketTape
 from ingestor.sim.polygon.phrases import Ints
 from ingestor.units import NS_PER_MS, NS_PER_S
 
@@ -88,24 +88,24 @@ class MarketTime:
         """The vendor's clock."""
         return (now_ns + self._offset_ns) // NS_PER_MS
 
-    def due(self, due_ns: Ints) -> Due:
+    def due(self, due_ns: Ints) -> DueTimes:
         """Both times of many events."""
         opened_ns = self._opened_ns or 0
-        return Due(due_ns - opened_ns, (due_ns + self._offset_ns) // NS_PER_MS)
+        return DueTimes(due_ns - opened_ns, (due_ns + self._offset_ns) // NS_PER_MS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cut:
+class Slice:
     """Events ``rows`` of a batch, to be sent as one frame."""
 
-    batch: Batch
+    batch: EventBatch
     rows: slice
 
 
-class Stream:
+class EventStream:
     """Paces a tape; ``limit`` is the number of events after which it falls silent, 0 for none."""
 
-    def __init__(self, tape: Tape, time: MarketTime, rate: int, limit: int = 0) -> None:
+    def __init__(self, tape: MarketTape, time: MarketTime, rate: int, limit: int = 0) -> None:
         self.tape = tape
         self.sent = 0
         self.behind_ns = 0
@@ -115,7 +115,7 @@ class Stream:
         self._schedule = Schedule(rate, 0)
         self._running = False
         self._left_ns: int | None = None
-        self._batch: Batch | None = None
+        self._batch: EventBatch | None = None
         self._used = 0
 
     @property
@@ -155,7 +155,7 @@ class Stream:
             return None
         return self._schedule.due_at(self.sent)
 
-    def cuts(self, now_ns: int, tolerance_ns: int) -> Iterator[Cut]:
+    def slices(self, now_ns: int, tolerance_ns: int) -> Iterator[Slice]:
         """Yield what is due and take it as sent; more than ``tolerance_ns`` late is behind."""
         next_due_ns = self.next_due_ns()
         if next_due_ns is None:
@@ -165,9 +165,9 @@ class Stream:
         due = min(self._schedule.due(now_ns), self.sent + TICK_EVENTS)
         due = min(due, self._limit) if self._limit else due
         while self.sent < due:
-            yield self._cut(due - self.sent)
+            yield self._next_slice(due - self.sent)
 
-    def _cut(self, wanted: int) -> Cut:
+    def _next_slice(self, wanted: int) -> Slice:
         batch = self._batch
         if batch is None or self._used == len(batch):
             batch, self._used = self._write(), 0
@@ -175,9 +175,9 @@ class Stream:
         self._used = min(first + wanted, first + FRAME_EVENTS, len(batch))
         self._batch = batch
         self.sent += self._used - first
-        return Cut(batch, slice(first, self._used))
+        return Slice(batch, slice(first, self._used))
 
-    def _write(self) -> Batch:
+    def _write(self) -> EventBatch:
         count = min(max(self.rate // AHEAD_PER_S, 1), BATCH_EVENTS)
         return self.tape.batch(self._time.due(self._schedule.due_ns(self.sent, count)))
 

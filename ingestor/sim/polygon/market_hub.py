@@ -1,4 +1,4 @@
-"""The trading floor of one market: who is connected, what they are sent, what they asked for."""
+"""One market: who is connected, what they are sent, what they asked for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.sim.polygon.arguments import EVICT_OLDER, Settings
-from ingestor.sim.polygon.client_connection import Connection
-from ingestor.sim.polygon.event_stream import Cut, MarketTime, Stream
-from ingestor.sim.polygon.market_tape import Batch
+from ingestor.sim.polygon.arguments import EVICT_OLDER, SimulatorSettings
+from ingestor.sim.polygon.client_connection import ClientConnection
+from ingestor.sim.polygon.event_stream import EventStream, MarketTime, Slice
+from ingestor.sim.polygon.market_tape import EventBatch
 from ingestor.sim.polygon.phrases import Ints
 from ingestor.sim.polygon.server_session import (
     CONNECTED,
@@ -23,7 +23,7 @@ from ingestor.sim.polygon.server_session import (
     Answer,
     Market,
     Request,
-    VendorSession,
+    ServerSession,
 )
 
 HISTORY_MESSAGES: Final = 10_000
@@ -36,21 +36,21 @@ Mask = npt.NDArray[np.bool_] | None
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """What clients with the same subscriptions get of one cut."""
+    """What clients with the same subscriptions get of one slice."""
 
     elements: bytes
     events: Counter[str]
 
 
-class Floor:
+class MarketHub:
     """One market; `changed` is called when connections, subscriptions or the rate have changed."""
 
     def __init__(
-        self, market: Market, settings: Settings, stream: Stream, time: MarketTime
+        self, market: Market, settings: SimulatorSettings, stream: EventStream, time: MarketTime
     ) -> None:
         self.market = market
         self.stream = stream
-        self.connections: list[Connection] = []
+        self.connections: list[ClientConnection] = []
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_MESSAGES)
         self.opened = 0
         self.events: Counter[str] = Counter()
@@ -61,19 +61,19 @@ class Floor:
         self._rules = settings.rules(market)
         self._time = time
         self._duplicates = 0
-        self._batch: Batch | None = None
+        self._batch: EventBatch | None = None
         self._masks: dict[Key, Mask] = {}
 
     # Connections.
 
-    def joined(self, connection: Connection) -> VendorSession:
+    def joined(self, connection: ClientConnection) -> ServerSession:
         """A client has opened a connection."""
         self.connections.append(connection)
         self.opened += 1
         connection.say(CONNECTED)
-        return VendorSession(self.market, self._rules)
+        return ServerSession(self.market, self._rules)
 
-    def received(self, connection: Connection, request: Request) -> Answer:
+    def received(self, connection: ClientConnection, request: Request) -> Answer:
         """A client has said something."""
         answer = connection.session.answer(request)
         self._remember(connection, request, answer)
@@ -85,18 +85,18 @@ class Floor:
         self.changed()
         return answer
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """A connection is gone."""
         self.connections.remove(connection)
         self._select()
         self.changed()
 
     @property
-    def members(self) -> list[Connection]:
+    def members(self) -> list[ClientConnection]:
         """The authenticated connections that are not being closed, oldest first."""
         return [c for c in self.connections if c.is_open and c.session.authenticated]
 
-    def evict(self, connections: Iterable[Connection]) -> None:
+    def evict(self, connections: Iterable[ClientConnection]) -> None:
         """Say that the account has too many connections, then close."""
         for connection in connections:
             connection.say(MAX_CONNECTIONS)
@@ -113,7 +113,7 @@ class Floor:
         self.stream.select(wanted, monotonic_ns())
         self._batch = None
 
-    def _remember(self, connection: Connection, request: Request, answer: Answer) -> None:
+    def _remember(self, connection: ClientConnection, request: Request, answer: Answer) -> None:
         self.history.append(
             {
                 "at_ms": self._time.wall_ms(monotonic_ns()),
@@ -128,22 +128,22 @@ class Floor:
 
     def tick(self, now_ns: int, tolerance_ns: int) -> None:
         """Send what is due."""
-        for cut in self.stream.cuts(now_ns, tolerance_ns):
-            if cut.batch is not self._batch:
-                self._batch, self._masks = cut.batch, {}
-            self._send(cut)
+        for piece in self.stream.slices(now_ns, tolerance_ns):
+            if piece.batch is not self._batch:
+                self._batch, self._masks = piece.batch, {}
+            self._send(piece)
 
     def duplicate(self, count: int) -> None:
         """Let each of the next events be sent twice."""
         self._duplicates = count
 
-    def _send(self, cut: Cut) -> None:
-        index = self._repeat(cut.rows)
+    def _send(self, piece: Slice) -> None:
+        index = self._repeat(piece.rows)
         shares: dict[Key, _Share | None] = {}
         for connection in self.members:
             key = connection.session.key
             if key not in shares:
-                shares[key] = self._share(cut.batch, index, connection.session)
+                shares[key] = self._share(piece.batch, index, connection.session)
             share = shares[key]
             if share is not None:
                 connection.send_elements(share.elements, share.events)
@@ -158,7 +158,9 @@ class Floor:
         self._duplicates -= twice
         return np.sort(np.concatenate((index, index[:twice])))
 
-    def _share(self, batch: Batch, index: slice | Ints, session: VendorSession) -> _Share | None:
+    def _share(
+        self, batch: EventBatch, index: slice | Ints, session: ServerSession
+    ) -> _Share | None:
         if session.key not in self._masks:
             self._masks[session.key] = batch.wanted_by(session.wants)
         mask = self._masks[session.key]

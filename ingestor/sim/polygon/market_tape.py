@@ -31,7 +31,7 @@ def sequence_steps(draws: Floats) -> Ints:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Due:
+class DueTimes:
     """When the events of a batch happen: ns since the market opened, and the vendor's ms UTC."""
 
     elapsed_ns: Ints
@@ -43,7 +43,7 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class EventBatch:
     """Events in order: row text (each ends with a comma) and the channel each belongs to."""
 
     rows: Words
@@ -71,13 +71,13 @@ class Batch:
         return squeeze(self.rows[index])[:-1]
 
 
-class Tape(Protocol):
-    """A market model: pure, seeded; time comes in with `Due`."""
+class MarketTape(Protocol):
+    """A market model: pure, seeded; time comes in with `DueTimes`."""
 
     def select(self, subscriptions: Collection[str]) -> bool:
         """Take note of what anybody is subscribed to; False when no event would be wanted."""
 
-    def batch(self, due: Due) -> Batch:
+    def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events, one for each due time."""
 
     def skip(self, events: int) -> None:

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.errors import BadDataError
-from ingestor.sim.polygon.market_tape import Batch, Due, Floats, Underlying, pick, sequence_steps
+from ingestor.sim.polygon.market_tape import (
+    DueTimes,
+    EventBatch,
+    Floats,
+    Underlying,
+    pick,
+    sequence_steps,
+)
 from ingestor.sim.polygon.phrases import (
     Choice,
     Ints,
@@ -117,7 +124,7 @@ class OptionTape:
         """The sequence goes on."""
         self._q += events
 
-    def batch(self, due: Due) -> Batch:
+    def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events. `select` must have said that there are any."""
         spot = self._underlying.cents(due.elapsed_ns)
         board = self._follow(int(spot[0]))
@@ -131,7 +138,7 @@ class OptionTape:
             for layout, wanted in ((board.trade, False), (board.quote, True))
             if len(index := np.nonzero(is_quote == wanted)[0])
         ]
-        return Batch(interleave(len(due), rows), board.channels, entry, is_quote)
+        return EventBatch(interleave(len(due), rows), board.channels, entry, is_quote)
 
     def chain(self) -> Iterable[OptionTicker]:
         """Contracts around the price, for every expiry."""
@@ -198,7 +205,7 @@ class OptionTape:
         picked: Ints = np.searchsorted(total, draws * total[-1], side="right").astype(np.int64)
         return picked.clip(max=len(total) - 1)
 
-    def _values(self, due: Due, draws: Floats, theory: Ints) -> dict[str, Ints]:
+    def _values(self, due: DueTimes, draws: Floats, theory: Ints) -> dict[str, Ints]:
         half = 1 + theory // SPREAD_STEP_CENTS
         bid, ask = np.maximum(theory - half, 0), theory + half
         q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))

@@ -14,7 +14,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.sim.polygon.market_tape import Batch, Due, Floats, Underlying, pick, sequence_steps
+from ingestor.sim.polygon.market_tape import (
+    DueTimes,
+    EventBatch,
+    Floats,
+    Underlying,
+    pick,
+    sequence_steps,
+)
 from ingestor.sim.polygon.phrases import (
     MILLS_PER_UNIT,
     Choice,
@@ -121,7 +128,7 @@ class StockTape:
         """The next ``count`` trades are reported ``ms`` late."""
         self._late_prints, self._late_ms = count, ms
 
-    def batch(self, due: Due) -> Batch:
+    def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events."""
         draws = self._rng.random((len(due), _DRAWS))
         is_quote = draws[:, _KIND] < self._quote_share
@@ -129,9 +136,13 @@ class StockTape:
         quotes, trades = np.nonzero(is_quote)[0], np.nonzero(~is_quote)[0]
         parts = [(quotes, self._quote_rows(events.take(quotes)))]
         parts += self._trade_parts(events.take(trades), trades)
-        return Batch(interleave(len(due), parts), CHANNELS, is_quote.astype(np.int64), is_quote)
+        return EventBatch(
+            interleave(len(due), parts), CHANNELS, is_quote.astype(np.int64), is_quote
+        )
 
-    def _nbbo(self, due: Due, draws: Floats, is_quote: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    def _nbbo(
+        self, due: DueTimes, draws: Floats, is_quote: npt.NDArray[np.bool_]
+    ) -> tuple[Ints, Ints]:
         """Bid and ask in force at each event: those of the last quote up to it.
 
         In a market without quotes on the tape every event sees the price as it is.

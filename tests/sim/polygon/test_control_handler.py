@@ -1,4 +1,4 @@
-"""What a director can let happen to a client, over the control channel."""
+"""What the control channel makes happen to a client, over the control channel."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from ingestor.sim.polygon.event_stream import (
     FRAME_EVENTS,
     TICK_EVENTS,
-    Cut,
+    EventStream,
     MarketTime,
     Schedule,
-    Stream,
+    Slice,
 )
 from ingestor.sim.polygon.market_tape import Underlying
 from ingestor.sim.polygon.stock_tape import StockTape
@@ -26,23 +26,23 @@ WALL_OFFSET_NS = 1_790_000_000_000 * NS_PER_MS - START_NS
 TOLERANCE_NS = 5 * NS_PER_MS
 
 
-def market(rate: int, limit: int = 0) -> tuple[Stream, MarketTime]:
+def market(rate: int, limit: int = 0) -> tuple[EventStream, MarketTime]:
     time = MarketTime(WALL_OFFSET_NS)
-    return Stream(StockTape(1, Underlying(1, 68_600, 0), 0.5), time, rate, limit), time
+    return EventStream(StockTape(1, Underlying(1, 68_600, 0), 0.5), time, rate, limit), time
 
 
-def running(rate: int, limit: int = 0) -> Stream:
+def running(rate: int, limit: int = 0) -> EventStream:
     stream, _ = market(rate, limit)
     stream.select(["T.SPY"], START_NS)
     return stream
 
 
-def run(stream: Stream, at_s: float) -> list[Cut]:
-    return list(stream.cuts(START_NS + round(at_s * NS_PER_S), TOLERANCE_NS))
+def run(stream: EventStream, at_s: float) -> list[Slice]:
+    return list(stream.slices(START_NS + round(at_s * NS_PER_S), TOLERANCE_NS))
 
 
-def sent(cuts: Iterable[Cut]) -> list[Event]:
-    return [event for cut in cuts for event in events_of(cut.batch)[cut.rows]]
+def sent(slices: Iterable[Slice]) -> list[Event]:
+    return [event for piece in slices for event in events_of(piece.batch)[piece.rows]]
 
 
 def test_nothing_is_sent_while_nobody_wants_anything() -> None:
@@ -79,9 +79,9 @@ def test_the_limit_ends_the_stream() -> None:
 
 def test_no_frame_and_no_tick_holds_more_than_its_bound() -> None:
     stream = running(1_000_000)
-    cuts = run(stream, 1)
-    assert sum(cut.rows.stop - cut.rows.start for cut in cuts) == TICK_EVENTS
-    assert max(cut.rows.stop - cut.rows.start for cut in cuts) == FRAME_EVENTS
+    slices = run(stream, 1)
+    assert sum(piece.rows.stop - piece.rows.start for piece in slices) == TICK_EVENTS
+    assert max(piece.rows.stop - piece.rows.start for piece in slices) == FRAME_EVENTS
 
 
 def test_being_late_by_more_than_the_tolerance_is_reported() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ingestor.errors import ChildFailedError, ConfigurationError, ExitCode
 from ingestor.sim.polygon.__main__ import Directive, main, parse_script
-from ingestor.sim.polygon.arguments import PricePath, Settings, build_parser, read_settings
+from ingestor.sim.polygon.arguments import PricePath, SimulatorSettings, build_parser, read_settings
 from ingestor.sim.polygon.control_commands import COMMANDS
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -32,7 +32,7 @@ def await_end(simulator: SimulatorProcess) -> None:
 
 
 def test_without_arguments_the_settings_are_the_defaults() -> None:
-    assert read_settings([]) == (Settings(), False)
+    assert read_settings([]) == (SimulatorSettings(), False)
 
 
 def test_the_ready_line_says_where_everything_listens(start: Start) -> None:

@@ -10,7 +10,7 @@ from ingestor.sim.polygon.server_session import (
     Market,
     Request,
     Rules,
-    VendorSession,
+    ServerSession,
     read_request,
 )
 
@@ -19,12 +19,12 @@ KEY = "k"
 
 def session(
     market: Market = Market.STOCKS, topics: str = "T,Q,A", *, delayed_tier: bool = False
-) -> VendorSession:
+) -> ServerSession:
     rules = Rules(KEY, frozenset(filter(None, topics.split(","))), delayed_tier)
-    return VendorSession(market, rules)
+    return ServerSession(market, rules)
 
 
-def authenticated(market: Market = Market.STOCKS, topics: str = "T,Q,A") -> VendorSession:
+def authenticated(market: Market = Market.STOCKS, topics: str = "T,Q,A") -> ServerSession:
     joined = session(market, topics)
     joined.answer(Request("auth", KEY))
     return joined
@@ -34,7 +34,7 @@ def said(answer: Answer) -> list[str]:
     return [status.message for status in answer.statuses]
 
 
-def subscribe(joined: VendorSession, params: str) -> list[str]:
+def subscribe(joined: ServerSession, params: str) -> list[str]:
     return said(joined.answer(Request("subscribe", params)))
 
 
