@@ -15,7 +15,7 @@ from ingestor.sim.polygon import control_commands as c
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.control_commands import DECODER
 from ingestor.sim.polygon.market_hub import MarketHub
-from ingestor.sim.polygon.option_tape import CENTS_PER_UNIT
+from ingestor.sim.polygon.market_tape import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
 from ingestor.units import NS_PER_MS, NS_PER_S

@@ -10,13 +10,11 @@ from time import monotonic_ns
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ingestor.sim.polygon.arguments import EVICT_OLDER, SimulatorSettings
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.event_stream import EventStream, MarketTime, Slice
-from ingestor.sim.polygon.market_tape import EventBatch
-from ingestor.sim.polygon.phrases import Ints
+from ingestor.sim.polygon.market_tape import Bools, EventBatch, Ints
 from ingestor.sim.polygon.server_session import (
     CONNECTED,
     MAX_CONNECTIONS,
@@ -31,7 +29,7 @@ HISTORY_MESSAGES: Final = 10_000
 POLICY_VIOLATION: Final = 1008
 
 Key = tuple[str, ...]
-Mask = npt.NDArray[np.bool_] | None
+Mask = Bools | None
 
 
 @dataclass(frozen=True, slots=True)

