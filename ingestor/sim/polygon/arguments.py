@@ -161,7 +161,13 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
         choices=list(Market),
         help="accept the key on this market, then never answer or send anything",
     )
-    group.add_argument("--auth-timeout", type=float, default=_DEFAULTS.auth_timeout_s, metavar="S")
+    group.add_argument(
+        "--auth-timeout",
+        type=float,
+        dest="auth_timeout_s",
+        default=_DEFAULTS.auth_timeout_s,
+        metavar="S",
+    )
     group.add_argument(
         "--quota", type=int, default=_DEFAULTS.quota, help="connections a market; 0: any (1)"
     )
@@ -174,6 +180,7 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quota-delay",
         type=float,
+        dest="quota_delay_s",
         default=_DEFAULTS.quota_delay_s,
         metavar="S",
         help="how long after authentication the quota is enforced (%(default)s)",
@@ -232,39 +239,14 @@ def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
     """
     arguments = build_parser().parse_args(argv)
     _check(arguments)
-    scripted = arguments.script is not None
-    settings = SimulatorSettings(
-        host=arguments.host,
-        port=arguments.port,
-        control_port=arguments.control_port,
-        tls_cert=arguments.tls_cert,
-        tls_key=arguments.tls_key,
-        api_key=arguments.api_key,
-        plan=arguments.plan,
-        delayed_tier=frozenset(arguments.delayed_tier),
-        auth_timeout_s=arguments.auth_timeout,
-        quota=arguments.quota,
-        over_quota=arguments.over_quota,
-        quota_delay_s=arguments.quota_delay,
-        buffer_bytes=arguments.buffer_bytes,
-        rate=_rate(arguments.rate, _DEFAULTS.rate, scripted=scripted),
-        options_rate=_rate(arguments.options_rate, _DEFAULTS.options_rate, scripted=scripted),
-        count=arguments.count,
-        quote_share=arguments.quote_share,
-        frame_ms=arguments.frame_ms,
-        seed=arguments.seed,
-        price_cents=round(arguments.price * 100),
-        volatility=arguments.volatility,
-        path=arguments.path,
-        script=arguments.script,
-    )
-    return settings, arguments.exit_with_stdin
-
-
-def _rate(given: int | None, default: int, *, scripted: bool) -> int:
-    if given is not None:
-        return given
-    return 0 if scripted else default
+    given = vars(arguments)
+    exit_with_stdin = given.pop("exit_with_stdin")
+    given["delayed_tier"] = frozenset(given["delayed_tier"])
+    given["price_cents"] = round(given.pop("price") * 100)
+    for rate in ("rate", "options_rate"):
+        if given[rate] is None:
+            given[rate] = 0 if given["script"] is not None else getattr(_DEFAULTS, rate)
+    return SimulatorSettings(**given), exit_with_stdin
 
 
 def _plan(text: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
@@ -38,8 +38,8 @@ CLOSE_TIMEOUT_S: Final = 2.0
 _logger = logging.getLogger(__name__)
 
 
-class Owner(Protocol):
-    """The market a connection has come to."""
+class Hub(Protocol):
+    """The market that a connection joins."""
 
     buffer_bytes: int
     auth_timeout_s: float
@@ -54,24 +54,20 @@ class Owner(Protocol):
         """The connection is gone."""
 
 
-class Door(Protocol):
-    """Where a request path leads."""
-
-    def admit(self, path: str) -> Owner | HTTPStatus:
-        """The market of a path, or the HTTP status it is refused with."""
-
-
 class ClientConnection(asyncio.Protocol):
-    """A client; `session` is there from the handshake on."""
+    """A client; `session` is there from the handshake on.
 
-    def __init__(self, door: Door, number: int) -> None:
+    ``admit`` says which market a request path leads to, or with which HTTP status it is refused.
+    """
+
+    def __init__(self, admit: Callable[[str], Hub | HTTPStatus], number: int) -> None:
         self.number = number
         self.session: ServerSession
         self.events: Counter[str] = Counter()
         self.frames = 0
         self.sent_bytes = 0
-        self._door = door
-        self._owner: Owner | None = None
+        self._admit = admit
+        self._hub: Hub | None = None
         self._loop = asyncio.get_running_loop()
         self._protocol = ServerProtocol()
         self._transport: asyncio.Transport
@@ -166,30 +162,30 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
         _logger.debug("connection %d is gone: %s", self.number, exc)
-        if self._owner is not None:
-            owner, self._owner = self._owner, None
-            owner.left(self)
+        if self._hub is not None:
+            hub, self._hub = self._hub, None
+            hub.left(self)
 
     # Inside.
 
     def _shake_hands(self, request: HttpRequest) -> None:
-        owner = self._door.admit(request.path.partition("?")[0])
-        if isinstance(owner, HTTPStatus):
-            response = self._protocol.reject(owner, f"{owner.phrase}\n")
+        hub = self._admit(request.path.partition("?")[0])
+        if isinstance(hub, HTTPStatus):
+            response = self._protocol.reject(hub, f"{hub.phrase}\n")
         else:
             response = self._protocol.accept(request)
         self._protocol.send_response(response)
         self._flush()
         if (
-            not isinstance(owner, HTTPStatus)
+            not isinstance(hub, HTTPStatus)
             and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         ):
-            self._owner = owner
-            self.session = owner.joined(self)
-            self._loop.call_later(owner.auth_timeout_s, self._expire)
+            self._hub = hub
+            self.session = hub.joined(self)
+            self._loop.call_later(hub.auth_timeout_s, self._expire)
 
     def _expire(self) -> None:
-        if self._owner is not None and not self.session.authenticated:
+        if self._hub is not None and not self.session.authenticated:
             self._reply(Answer((AUTH_TIMEOUT,), hang_up=True))
 
     def _take_frame(self, frame: Frame) -> None:
@@ -200,8 +196,8 @@ class ClientConnection(asyncio.Protocol):
             return
         request = read_request(bytes(self._message))
         self._message.clear()
-        if self._owner is not None and request is not None:
-            self._reply(self._owner.received(self, request))
+        if self._hub is not None and request is not None:
+            self._reply(self._hub.received(self, request))
 
     def _reply(self, answer: Answer) -> None:
         """Answer at once; every other acknowledgement rides in a data frame, as some do."""
@@ -237,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
     def _cut_if_slow(self) -> None:
         """A client that does not keep up is cut without a word, as the vendor does."""
         backlog_bytes = len(self._outbox) + self._transport.get_write_buffer_size()
-        if self._owner is not None and backlog_bytes > self._owner.buffer_bytes:
+        if self._hub is not None and backlog_bytes > self._hub.buffer_bytes:
             _logger.warning("connection %d is %d bytes behind: cut", self.number, backlog_bytes)
             self.drop()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -30,14 +29,6 @@ POLICY_VIOLATION: Final = 1008
 
 Key = tuple[str, ...]
 Mask = Bools | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """What clients with the same subscriptions get of one slice."""
-
-    elements: bytes
-    events: Counter[str]
 
 
 class MarketHub:
@@ -137,15 +128,15 @@ class MarketHub:
 
     def _send(self, piece: Slice) -> None:
         index = self._repeat(piece.rows)
-        shares: dict[Key, _Share | None] = {}
+        shares: dict[Key, tuple[bytes, Counter[str]]] = {}
         for connection in self.members:
-            key = connection.session.key
-            if key not in shares:
-                shares[key] = self._share(piece.batch, index, connection.session)
-            share = shares[key]
-            if share is not None:
-                connection.send_elements(share.elements, share.events)
-                self.events.update(share.events)
+            session = connection.session
+            if session.key not in shares:
+                shares[session.key] = self._share(piece.batch, index, session)
+            elements, events = shares[session.key]
+            if elements:
+                connection.send_elements(elements, events)
+                self.events.update(events)
 
     def _repeat(self, rows: slice) -> slice | Ints:
         """The rows, the first of them twice while duplicates are wanted."""
@@ -158,12 +149,12 @@ class MarketHub:
 
     def _share(
         self, batch: EventBatch, index: slice | Ints, session: ServerSession
-    ) -> _Share | None:
+    ) -> tuple[bytes, Counter[str]]:
+        """What clients with the subscriptions of this one get: JSON elements, and how many."""
         if session.key not in self._masks:
             self._masks[session.key] = batch.wanted_by(session.wants)
         mask = self._masks[session.key]
         if mask is not None:
             rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
             index = rows[mask[rows]]
-        events = batch.count(index)
-        return _Share(batch.elements(index), events) if events.total() else None
+        return batch.elements(index), batch.count(index)

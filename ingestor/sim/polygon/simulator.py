@@ -127,7 +127,7 @@ class Simulator:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self, next(self._numbers)),
+            lambda: ClientConnection(self.admit, next(self._numbers)),
             self.settings.host,
             self.port,
             ssl=_tls(self.settings),
