@@ -1,4 +1,11 @@
-"""``python -m ingestor.sim.polygon``: run a simulator until it is told to stop."""
+"""``python -m ingestor.sim.polygon``: run a simulator until it is told to stop.
+
+A script is a file of exact frames in a given order, one line each. A line that begins with ``[``
+is a frame and is sent byte for byte; a line that begins with ``{`` says what to do before the
+next one: ``{"market": "options"}`` sends the frames that follow there, ``{"wait": "T.SPY"}`` waits
+until that is subscribed, ``{"pause_ms": 50}`` waits that long. A frame waits for a client that is
+authenticated. Blank lines and lines that begin with ``#`` are skipped.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +17,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,6 +26,7 @@ import uvloop
 from ingestor.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.sim.polygon.arguments import SimulatorSettings, read_settings
 from ingestor.sim.polygon.control_handler import ControlHandler, ControlServer
+from ingestor.sim.polygon.market_hub import MarketHub
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
 
@@ -129,19 +138,22 @@ async def play(steps: Iterable[Step], simulator: Simulator) -> None:
     hub = simulator.hubs[Market.STOCKS]
     for step in steps:
         if isinstance(step, bytes):
-            await simulator.until(lambda hub=hub: bool(hub.members))  # type: ignore[misc]
+            await simulator.until(partial(_has_client, hub))
             for member in hub.members:
                 member.send(step)
             continue
         if step.market is not None:
             hub = simulator.hubs[step.market]
         if step.wait:
-            await simulator.until(
-                lambda hub=hub, step=step: any(  # type: ignore[misc]
-                    step.wait in member.session.subscriptions for member in hub.members
-                )
-            )
+            await simulator.until(partial(_has_client, hub, step.wait))
         await asyncio.sleep(step.pause_ms / 1_000)
+
+
+def _has_client(hub: MarketHub, subscribed_to: str = "") -> bool:
+    """Whether a client is authenticated, and is subscribed if a subscription is named."""
+    return any(
+        not subscribed_to or subscribed_to in member.session.subscriptions for member in hub.members
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line of the simulator."""
+"""What a simulator is started with: its settings, and the command line they are read from."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What the control channel takes: one JSON object a line, told apart by ``do``.
 
-The docstrings are what ``--help`` shows.
+The docstrings are what ``--help`` shows. The malformed elements and frames are things that a feed
+must never send, and sometimes does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The control channel: carries out control commands on a running simulator."""
+"""The control channel: lines of JSON over loopback TCP, one command and one answer a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import msgspec
 from ingestor.errors import ConfigurationError
 from ingestor.sim.polygon import control_commands as c
 from ingestor.sim.polygon.client_connection import ClientConnection
-from ingestor.sim.polygon.control_commands import DECODER
 from ingestor.sim.polygon.market_hub import MarketHub
 from ingestor.sim.polygon.market_tape import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
@@ -24,7 +23,7 @@ Reply = dict[str, Any]
 
 
 class ControlHandler:
-    """Applies commands; ``quit_event`` is set by the command of that name."""
+    """Carries out commands on a running simulator; ``quit_event`` is set by ``quit``."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.quit_event = asyncio.Event()
@@ -196,7 +195,7 @@ _logger = logging.getLogger(__name__)
 def reply_to(line: bytes, handler: ControlHandler) -> bytes:
     """Carry out one line; ``ok`` is false and ``error`` says why when it cannot be."""
     try:
-        command = DECODER.decode(line)
+        command = c.DECODER.decode(line)
         done = handler.apply(command)
     except (msgspec.DecodeError, ConfigurationError) as error:
         return msgspec.json.encode({"ok": False, "error": str(error)}) + b"\n"

@@ -19,7 +19,8 @@ from ingestor.units import NS_PER_MS, NS_PER_S
 class Schedule:
     """Events at a fixed rate a second from an anchor on; a rate of 0 is silence.
 
-    Event ``k`` is due at the anchor plus ``k / rate`` seconds, rounded up to a whole ns.
+    Event ``k`` is due at the anchor plus ``k / rate`` seconds, rounded up to a whole ns. All of it
+    is integer arithmetic from one anchor, so that errors never add up.
     """
 
     def __init__(self, rate: int, now_ns: int) -> None:
