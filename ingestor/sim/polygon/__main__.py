@@ -50,6 +50,7 @@ async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
     Raises:
         ConfigurationError: the script or the certificate cannot be read, or a port is taken.
     """
+    # Read first: with a script that is wrong nothing should listen for a moment.
     steps = read_script(settings.script) if settings.script is not None else ()
     simulator = Simulator(settings)
     handler = ControlHandler(simulator)
@@ -62,6 +63,7 @@ async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
     _stop_on_signals(handler.quit_event)
     if exit_with_stdin:
         _stop_with_stdin(handler.quit_event)
+    # The task is kept here because the loop itself holds tasks weakly.
     script = asyncio.create_task(play(steps, simulator))
     _announce(settings, simulator.port, control_port)
     await handler.quit_event.wait()

@@ -239,10 +239,12 @@ def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
     """
     arguments = build_parser().parse_args(argv)
     _check(arguments)
+    # Every option that is left bears the name of its setting.
     given = vars(arguments)
     exit_with_stdin = given.pop("exit_with_stdin")
     given["delayed_tier"] = frozenset(given["delayed_tier"])
     given["price_cents"] = round(given.pop("price") * 100)
+    # A script is not to be mixed with generated events, unless both are asked for.
     for rate in ("rate", "options_rate"):
         if given[rate] is None:
             given[rate] = 0 if given["script"] is not None else getattr(_DEFAULTS, rate)

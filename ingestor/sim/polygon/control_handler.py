@@ -64,6 +64,7 @@ class ControlHandler:
         """An action on every connection of the markets that are meant."""
 
         def apply(command: c.Aimed) -> Reply:
+            # A list of its own: a connection that is cut leaves its hub at once.
             connections = [
                 connection
                 for hub in self._hubs(command.market)
@@ -121,6 +122,7 @@ class ControlHandler:
     def _clock_jump(self, command: c.ClockJump) -> Reply:
         self._simulator.time.jump(command.ms)
         for hub in self._hubs(None):
+            # What is written ahead bears the old time.
             hub.stream.rewrite()
         return {"wall_ms": self._simulator.time.wall_ms(time.monotonic_ns())}
 

@@ -46,6 +46,7 @@ class Schedule:
         """Due times of ``count`` events from ``first`` on; the rate must not be 0."""
         self._move_anchor(first)
         numbers = np.arange(first - self._event, first - self._event + count, dtype=np.int64)
+        # Negated twice, floor division rounds up: no event is due before its time.
         return self._time_ns - (-numbers * NS_PER_S // self.rate)
 
     def _move_anchor(self, event: int) -> None:
@@ -131,10 +132,12 @@ class EventStream:
     def select(self, subscriptions: Collection[str], now_ns: int) -> None:
         """Start, stop or go on, by what anybody is subscribed to."""
         wanted = self.tape.select(subscriptions)
+        # What is written ahead is for those who were subscribed until now.
         self.rewrite()
         if wanted and not self._running:
             self._time.open(now_ns)
             self._skip_unsent(now_ns)
+            # Due from now on: what nobody was sent is not made up for.
             self._schedule.anchor(self.sent, now_ns, self.rate)
         elif self._running and not wanted:
             self._left_ns = now_ns

@@ -67,6 +67,7 @@ class MarketHub:
         answer = connection.session.answer(request)
         self._remember(connection, request, answer)
         if connection.session.authenticated and request.action == "auth":
+            # The vendor accepts a connection too many first, and evicts a moment later.
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.quota_delay_s, self._enforce_quota)
         else:
@@ -108,6 +109,7 @@ class MarketHub:
                 "at_ms": self._time.wall_ms(monotonic_ns()),
                 "connection": connection.number,
                 "action": request.action,
+                # The parameter of auth is a key, and keys are kept nowhere.
                 "params": request.params if request.action != "auth" else "",
                 "answers": [f"{s.status}: {s.message}" for s in answer.statuses],
             }
@@ -128,6 +130,7 @@ class MarketHub:
 
     def _send(self, piece: Slice) -> None:
         index = self._repeat(piece.rows)
+        # Clients with equal subscriptions are sent the same bytes, put together once.
         shares: dict[Key, tuple[bytes, Counter[str]]] = {}
         for connection in self.members:
             session = connection.session

@@ -48,6 +48,7 @@ def sequence_steps(draws: Floats) -> Ints:
 
 def prices(mills: Ints) -> list[float]:
     """Mills as numbers that JSON shows as the vendor writes them: 686, 686.1, 686.015."""
+    # JSON writes a float of 686 as 686.0; the vendor writes 686.
     return [
         each // MILLS_PER_UNIT if each % MILLS_PER_UNIT == 0 else each / MILLS_PER_UNIT
         for each in mills.tolist()
@@ -128,6 +129,7 @@ class Underlying:
 
     def __init__(self, seed: int, start_cents: int, volatility: float) -> None:
         variance = volatility**2 * STEP_NS / NS_PER_S
+        # A step is -jump, 0 or +jump: more than a cent only where a cent cannot be wild enough.
         self._jump = max(1, math.ceil(math.sqrt(variance)))
         self._half_chance = variance / self._jump**2 / 2
         self._rng = np.random.default_rng([seed, 0])
@@ -140,6 +142,7 @@ class Underlying:
         """Prices at times since the market opened, int64 ns."""
         steps = elapsed_ns // STEP_NS
         self._walk_to(int(steps.max(initial=0)))
+        # Written ahead, then rewritten: times may go back, at most to the oldest price kept.
         index = np.maximum(steps - self._first_step, 0)
         cents: Ints = self._walk[index] + self._offset(elapsed_ns)
         return cents.clip(MIN_CENTS)
@@ -159,6 +162,7 @@ class Underlying:
     def _offset(self, elapsed_ns: Ints) -> Ints:
         if not self._move_cents:
             return np.full(len(elapsed_ns), self._base_cents, np.int64)
+        # A move at once is over at its own nanosecond, not one later.
         share = (elapsed_ns - self._move_from_ns + (self._move_over_ns == 1)) / self._move_over_ns
         moved = np.rint(np.clip(share, 0, 1) * self._move_cents)
         return self._base_cents + moved.astype(np.int64)

@@ -55,7 +55,7 @@ _CONDITIONS: Final = ((209,), (227,), (233,), (236,), UNSET, UNSET)
 _KIND, _GAP, _PLACE, _A, _B, _C, _D = range(7)
 _DRAWS: Final = 7
 
-# The names and the order of the fields are those of the vendor's keys.
+# The names and the order of the fields are those of the vendor's keys; see `stock_tape` for gc.
 
 
 class _Trade(msgspec.Struct, tag_field="ev", tag="T", gc=False):
@@ -220,6 +220,7 @@ class OptionTape:
         weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot) / NEAR_STRIKES_CENTS)
         for kind, share in ((True, self._quote_share), (False, 1 - self._quote_share)):
             of_kind = board.is_quote == kind
+            # Whatever is subscribed, quotes and trades keep their shares; one kind may be missing.
             weight[of_kind] *= share / max(weight[of_kind].sum(), FAR_WEIGHT)
         total = np.cumsum(weight)
         picked: Ints = np.searchsorted(total, draws * total[-1], side="right").astype(np.int64)

@@ -61,6 +61,7 @@ class Simulator:
         for hub in self.hubs.values():
             for connection in list(hub.connections):
                 connection.close(GOING_AWAY)
+        # The connections leave one by one, each when its client has answered the close frame.
         deadline = monotonic_ns() + round(STOP_S * NS_PER_S)
         while self.connections and monotonic_ns() < deadline:
             await asyncio.sleep(POLL_S)
@@ -109,6 +110,7 @@ class Simulator:
         due = [hub.stream.next_due_ns() for hub in self.hubs.values()]
         next_due_ns = min((at for at in due if at is not None), default=None)
         if next_due_ns is not None:
+            # Frames lie apart even at rates at which every moment has something due.
             at_ns = max(next_due_ns, self._last_tick_ns + self.settings.frame_ms * NS_PER_MS)
             delay_s = max(0, at_ns - monotonic_ns()) / NS_PER_S
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
@@ -144,6 +146,7 @@ class Simulator:
         for condition, future in self._watchers:
             if not future.done() and condition():
                 future.set_result(None)
+        # A cancelled script leaves futures behind that are done as well.
         self._watchers = [watcher for watcher in self._watchers if not watcher[1].done()]
 
     def _tick(self) -> None:

@@ -47,6 +47,7 @@ WIDE_SHARE: Final = 0.2
 
 _LIT: Final = (1, 7, 8, 10, 11, 12, 15, 18, 19, 20, 21)
 _TRF_VENUE: Final = 4
+"""FINRA, for every trade that a trade reporting facility (TRF) reports."""
 _TRF: Final = (201, 202, 203)
 _SIZES: Final = (
     *((whole, f"{whole}.0") for whole in (1, 2, 5, 10, 15, 25, 40, 50, 100, 100, 100, 100)),
@@ -54,11 +55,12 @@ _SIZES: Final = (
     *((0, "0.740474"), (3, "3.25")),
 )
 """Whole shares, and the same with its fraction."""
-_CONDITIONS: Final = (*(UNSET, UNSET, UNSET, UNSET, (37,), (37,), (14, 41), (14, 37, 41), (12,)),)
+_CONDITIONS: Final = (UNSET, UNSET, UNSET, UNSET, (37,), (37,), (14, 41), (14, 37, 41), (12,))
 _LOTS: Final = tuple(ROUND_LOT_SHARES * lots for lots in range(1, 65))
 _INDICATORS: Final = (UNSET, UNSET, UNSET, (604,))
 
-# The names and the order of the fields are those of the vendor's keys.
+# The names and the order of the fields are those of the vendor's keys. Structs without the
+# collector's bookkeeping are made faster, and none of these can be part of a cycle.
 
 
 class _Trade(msgspec.Struct, tag_field="ev", tag="T", gc=False):
@@ -102,11 +104,13 @@ class _Events:
 
     t_ms: Ints
     draws: Floats
-    bid: Ints
-    ask: Ints
+    bid_cents: Ints
+    ask_cents: Ints
 
     def take(self, index: Ints) -> _Events:
-        return _Events(self.t_ms[index], self.draws[index], self.bid[index], self.ask[index])
+        return _Events(
+            self.t_ms[index], self.draws[index], self.bid_cents[index], self.ask_cents[index]
+        )
 
     def lag_ms(self) -> Ints:
         return (self.draws[:, _LAG] * (LAG_MAX_MS + 1)).astype(np.int64)
@@ -121,8 +125,8 @@ class StockTape:
         self._quote_share = quote_share
         self._trade_count = 0
         self._trade_q, self._quote_q = FIRST_TRADE_Q, FIRST_QUOTE_Q
-        self._bid = underlying.at(0)
-        self._ask = self._bid + 1
+        self._bid_cents = underlying.at(0)
+        self._ask_cents = self._bid_cents + 1
         self._late_prints, self._late_ms = 0, 0
 
     def select(self, subscriptions: Collection[str]) -> bool:
@@ -156,10 +160,11 @@ class StockTape:
         renewed = is_quote | (self._quote_share == 0)
         mid = self._underlying.cents(due.elapsed_ns)
         spread = 1 + (draws[:, _PLACE] < WIDE_SHARE)
+        # 0 stands for the quote in force when the last batch ended.
         last = np.maximum.accumulate(np.where(renewed, np.arange(1, len(due) + 1), 0))
-        bid = np.concatenate(([self._bid], mid))[last]
-        ask = np.concatenate(([self._ask], mid + spread))[last]
-        self._bid, self._ask = int(bid[-1]), int(ask[-1])
+        bid = np.concatenate(([self._bid_cents], mid))[last]
+        ask = np.concatenate(([self._ask_cents], mid + spread))[last]
+        self._bid_cents, self._ask_cents = int(bid[-1]), int(ask[-1])
         return bid, ask
 
     def _quotes(self, quotes: _Events) -> Iterable[_Quote]:
@@ -172,8 +177,8 @@ class StockTape:
             choose(_INDICATORS, draws[:, _LAG]),
             choose(_LIT, draws[:, _A]),
             choose(_LIT, draws[:, _B]),
-            prices(quotes.bid * MILLS_PER_CENT),
-            prices(quotes.ask * MILLS_PER_CENT),
+            prices(quotes.bid_cents * MILLS_PER_CENT),
+            prices(quotes.ask_cents * MILLS_PER_CENT),
             choose(_LOTS, draws[:, _C]),
             choose(_LOTS, draws[:, _D]),
             quotes.t_ms.tolist(),
@@ -189,6 +194,7 @@ class StockTape:
         numbers = range(self._trade_count + 1, self._trade_count + count + 1)
         self._trade_count += count
         late_ms = self._lateness(draws)
+        # What is late by seconds has been reported, not matched on an exchange.
         is_trf = ((draws[:, _A] < TRF_SHARE) | (late_ms > 0)).tolist()
         lit, trf = choose(_LIT, draws[:, _B]), choose(_TRF, draws[:, _B])
         sizes, t_ms = choose(_SIZES, draws[:, _C]), trades.t_ms.tolist()
@@ -211,6 +217,7 @@ class StockTape:
 
     def _lateness(self, draws: Floats) -> Ints:
         """Per trade how late it is reported in ms, 0 for on time."""
+        # Digits of the draw that the choice between quote and trade has left unused.
         chance = draws[:, _KIND] * 1e6 % 1
         span = LATE_MIN_MS + chance / LATE_SHARE * (LATE_MAX_MS - LATE_MIN_MS)
         late_ms = np.where(chance < LATE_SHARE, span, 0).astype(np.int64)
@@ -223,6 +230,6 @@ class StockTape:
 def _trade_mills(trades: _Events) -> Ints:
     """At the bid or at the ask, one in ten at the midpoint."""
     place = trades.draws[:, _PLACE]
-    at_side = np.where(place < 0.45, trades.bid, trades.ask) * MILLS_PER_CENT
-    midpoint = (trades.bid + trades.ask) * MILLS_PER_CENT // 2
+    at_side = np.where(place < 0.45, trades.bid_cents, trades.ask_cents) * MILLS_PER_CENT
+    midpoint = (trades.bid_cents + trades.ask_cents) * MILLS_PER_CENT // 2
     return np.where(place < 0.9, at_side, midpoint)
