@@ -31,6 +31,17 @@ from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
 
 
+class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do before the next frame."""
+
+    market: Market | None = None
+    wait: str = ""
+    pause_ms: float = 0
+
+
+Step = Directive | bytes
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a simulator; return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="ingestor-sim: %(message)s")
@@ -101,17 +112,6 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
             stop.set()
 
     loop.add_reader(sys.stdin.fileno(), read)
-
-
-class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do before the next frame."""
-
-    market: Market | None = None
-    wait: str = ""
-    pause_ms: float = 0
-
-
-Step = Directive | bytes
 
 
 def read_script(path: Path) -> tuple[Step, ...]:

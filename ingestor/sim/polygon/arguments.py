@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon.control_commands import COMMANDS, KINDS
+from ingestor.sim.polygon.control_commands import COMMANDS, KINDS, MAX_RATE
 from ingestor.sim.polygon.server_session import Market, Rules
 from ingestor.units import NS_PER_S
 
@@ -20,6 +20,8 @@ API_KEY: Final = "simulator"
 
 EVICT_OLDER: Final = "evict-older"
 REFUSE_NEWER: Final = "refuse-newer"
+
+_PATH: Final = re.compile(r"linear:([+-]\d+(?:\.\d+)?):(\d+(?:\.\d+)?)s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,7 @@ class SimulatorSettings:
         return Rules(self.api_key, topics, market in self.delayed_tier)
 
 
-MAX_RATE: Final = 1_000_000
 _DEFAULTS: Final = SimulatorSettings()
-_PATH: Final = re.compile(r"linear:([+-]\d+(?:\.\d+)?):(\d+(?:\.\d+)?)s")
 
 DESCRIPTION: Final = """\
 A simulator of the Polygon (Massive) WebSocket feeds for stocks and options, on loopback only.

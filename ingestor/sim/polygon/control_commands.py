@@ -45,9 +45,11 @@ BINARY_FRAME: Final = b'[{"ev":"status","status":"success","message":"in binary"
 KINDS: Final = (*ELEMENTS, *FRAMES, BINARY)
 
 
+MAX_RATE: Final = 1_000_000
+
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Rate = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Rate = Annotated[int, msgspec.Meta(ge=0, le=MAX_RATE)]
 
 
 class Command(

@@ -11,13 +11,18 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon import control_commands as c
+from ingestor.sim.polygon import control_commands as commands
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.market_hub import MarketHub
 from ingestor.sim.polygon.market_tape import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
 from ingestor.units import NS_PER_MS, NS_PER_S
+
+LINE_BYTES: Final = 16 * 1024 * 1024
+"""Longest command: an exact frame may be large."""
+
+_logger = logging.getLogger(__name__)
 
 Reply = dict[str, Any]
 
@@ -29,27 +34,27 @@ class ControlHandler:
         self.quit_event = asyncio.Event()
         self._simulator = simulator
         self._refusal: asyncio.Task[None] | None = None
-        self._actions: Final[Mapping[type[c.Command], Callable[[Any], Reply]]] = {
-            c.Drop: self._each(lambda connection, _: connection.drop()),
-            c.CloseConnections: self._each(
+        self._actions: Final[Mapping[type[commands.Command], Callable[[Any], Reply]]] = {
+            commands.Drop: self._each(lambda connection, _: connection.drop()),
+            commands.CloseConnections: self._each(
                 lambda connection, do: connection.close(do.code, do.reason)
             ),
-            c.HalfOpen: self._each(lambda connection, _: connection.go_half_open()),
-            c.Slow: self._each(lambda connection, do: connection.slow_down(do.bytes_per_s)),
-            c.Refuse: self._refuse,
-            c.Evict: self._evict,
-            c.Duplicate: self._duplicate,
-            c.Malformed: self._malformed,
-            c.Delayed: self._delayed,
-            c.ClockJump: self._clock_jump,
-            c.SetRate: self._set_rate,
-            c.SetPrice: self._set_price,
-            c.SendFrame: self._send,
-            c.Stats: self._stats,
-            c.Quit: self._quit,
+            commands.HalfOpen: self._each(lambda connection, _: connection.go_half_open()),
+            commands.Slow: self._each(lambda connection, do: connection.slow_down(do.bytes_per_s)),
+            commands.Refuse: self._refuse,
+            commands.Evict: self._evict,
+            commands.Duplicate: self._duplicate,
+            commands.Malformed: self._malformed,
+            commands.Delayed: self._delayed,
+            commands.ClockJump: self._clock_jump,
+            commands.SetRate: self._set_rate,
+            commands.SetPrice: self._set_price,
+            commands.SendFrame: self._send,
+            commands.Stats: self._stats,
+            commands.Quit: self._quit,
         }
 
-    def apply(self, command: c.Command) -> Reply:
+    def apply(self, command: commands.Command) -> Reply:
         """Carry out a command and say what was done. Raises `ConfigurationError`."""
         return self._actions[type(command)](command)
 
@@ -60,10 +65,12 @@ class ControlHandler:
     def _members(self, market: Market | None) -> list[ClientConnection]:
         return [member for hub in self._hubs(market) for member in hub.members]
 
-    def _each(self, action: Callable[[ClientConnection, Any], None]) -> Callable[[c.Aimed], Reply]:
+    def _each(
+        self, action: Callable[[ClientConnection, Any], None]
+    ) -> Callable[[commands.Aimed], Reply]:
         """An action on every connection of the markets that are meant."""
 
-        def apply(command: c.Aimed) -> Reply:
+        def apply(command: commands.Aimed) -> Reply:
             # A list of its own: a connection that is cut leaves its hub at once.
             connections = [
                 connection
@@ -76,7 +83,7 @@ class ControlHandler:
 
         return apply
 
-    def _refuse(self, command: c.Refuse) -> Reply:
+    def _refuse(self, command: commands.Refuse) -> Reply:
         if self._refusal is not None and not self._refusal.done():
             raise ConfigurationError("new connections are being refused already")
         self._simulator.refuse(command.how)
@@ -87,7 +94,7 @@ class ControlHandler:
         await asyncio.sleep(for_s)
         await self._simulator.accept_again()
 
-    def _evict(self, command: c.Evict) -> Reply:
+    def _evict(self, command: commands.Evict) -> Reply:
         evicted = 0
         for hub in self._hubs(command.market):
             members = hub.members
@@ -95,44 +102,44 @@ class ControlHandler:
             evicted += len(members)
         return {"connections": evicted}
 
-    def _duplicate(self, command: c.Duplicate) -> Reply:
+    def _duplicate(self, command: commands.Duplicate) -> Reply:
         for hub in self._hubs(command.market):
             hub.duplicate(command.n)
         return {"n": command.n}
 
-    def _malformed(self, command: c.Malformed) -> Reply:
+    def _malformed(self, command: commands.Malformed) -> Reply:
         kind, members = command.kind, self._members(command.market)
-        if kind not in c.KINDS:
-            allowed = ", ".join(c.KINDS)
+        if kind not in commands.KINDS:
+            allowed = ", ".join(commands.KINDS)
             raise ConfigurationError(f"malformed kind {kind!r} is not one of {allowed}")
         for member in members:
-            if kind in c.ELEMENTS:
-                member.ride(c.ELEMENTS[kind])
-            elif kind in c.FRAMES:
-                member.send(c.FRAMES[kind])
+            if kind in commands.ELEMENTS:
+                member.ride(commands.ELEMENTS[kind])
+            elif kind in commands.FRAMES:
+                member.send(commands.FRAMES[kind])
             else:
-                member.send(c.BINARY_FRAME, binary=True)
+                member.send(commands.BINARY_FRAME, binary=True)
         return {"connections": len(members)}
 
-    def _delayed(self, command: c.Delayed) -> Reply:
+    def _delayed(self, command: commands.Delayed) -> Reply:
         self._simulator.stock_tape.delay_prints(command.n, command.ms)
         self._simulator.hubs[Market.STOCKS].stream.rewrite()
         return {"n": command.n}
 
-    def _clock_jump(self, command: c.ClockJump) -> Reply:
+    def _clock_jump(self, command: commands.ClockJump) -> Reply:
         self._simulator.time.jump(command.ms)
         for hub in self._hubs(None):
             # What is written ahead bears the old time.
             hub.stream.rewrite()
         return {"wall_ms": self._simulator.time.wall_ms(time.monotonic_ns())}
 
-    def _set_rate(self, command: c.SetRate) -> Reply:
+    def _set_rate(self, command: commands.SetRate) -> Reply:
         for hub in self._hubs(command.market):
             hub.stream.set_rate(command.events_per_s, time.monotonic_ns())
         self._simulator.reschedule()
         return {"events_per_s": command.events_per_s}
 
-    def _set_price(self, command: c.SetPrice) -> Reply:
+    def _set_price(self, command: commands.SetPrice) -> Reply:
         at_ns = self._simulator.time.elapsed_ns(time.monotonic_ns())
         cents = round(command.value * CENTS_PER_UNIT)
         self._simulator.underlying.move(cents, at_ns, round(command.over_s * NS_PER_S))
@@ -140,14 +147,14 @@ class ControlHandler:
             hub.stream.rewrite()
         return {"value": command.value}
 
-    def _send(self, command: c.SendFrame) -> Reply:
+    def _send(self, command: commands.SendFrame) -> Reply:
         members = self._members(command.market)
         frame = bytes(command.frame) or command.text.encode()
         for member in members:
             member.send(frame)
         return {"connections": len(members)}
 
-    def _stats(self, command: c.Stats) -> Reply:
+    def _stats(self, command: commands.Stats) -> Reply:
         now_ns = time.monotonic_ns()
         elapsed_ns = self._simulator.time.elapsed_ns(now_ns)
         return {
@@ -157,7 +164,7 @@ class ControlHandler:
             **{hub.market: _hub_stats(hub) for hub in self._hubs(command.market)},
         }
 
-    def _quit(self, _: c.Quit) -> Reply:
+    def _quit(self, _: commands.Quit) -> Reply:
         self.quit_event.set()
         return {}
 
@@ -188,16 +195,10 @@ def _connection_stats(connection: ClientConnection) -> Reply:
     }
 
 
-LINE_BYTES: Final = 16 * 1024 * 1024
-"""Longest command: an exact frame may be large."""
-
-_logger = logging.getLogger(__name__)
-
-
 def reply_to(line: bytes, handler: ControlHandler) -> bytes:
     """Carry out one line; ``ok`` is false and ``error`` says why when it cannot be."""
     try:
-        command = c.DECODER.decode(line)
+        command = commands.DECODER.decode(line)
         done = handler.apply(command)
     except (msgspec.DecodeError, ConfigurationError) as error:
         return msgspec.json.encode({"ok": False, "error": str(error)}) + b"\n"

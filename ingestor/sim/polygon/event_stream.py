@@ -15,6 +15,14 @@ import numpy as np
 from ingestor.sim.polygon.market_tape import DueTimes, EventBatch, Ints, MarketTape
 from ingestor.units import NS_PER_MS, NS_PER_S
 
+AHEAD_PER_S: Final = 10
+"""A batch holds a tenth of a second of events, within the next bound."""
+FRAME_EVENTS: Final = 2_000
+"""Most events in a batch, hence in a frame: about 300 kB, well under a reader's usual limit of
+1 MiB, and written in 3 ms."""
+TICK_EVENTS: Final = 20_000
+"""Most events sent in one go when catching up, so that the control channel stays alive."""
+
 
 class Schedule:
     """Events at a fixed rate a second from an anchor on; a rate of 0 is silence.
@@ -54,15 +62,6 @@ class Schedule:
         seconds = max(0, event - self._event) // self.rate
         self._event += seconds * self.rate
         self._time_ns += seconds * NS_PER_S
-
-
-AHEAD_PER_S: Final = 10
-"""A batch holds a tenth of a second of events, within the next bound."""
-FRAME_EVENTS: Final = 2_000
-"""Most events in a batch, hence in a frame: about 300 kB, well under a reader's usual limit of
-1 MiB, and written in 3 ms."""
-TICK_EVENTS: Final = 20_000
-"""Most events sent in one go when catching up, so that the control channel stays alive."""
 
 
 class MarketTime:

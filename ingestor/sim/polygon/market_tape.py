@@ -35,6 +35,12 @@ MILLS_PER_CENT: Final = 10
 MILLS_PER_UNIT: Final = MILLS_PER_CENT * CENTS_PER_UNIT
 """Prices count thousandths, so that the midpoint of a one-cent spread is exact."""
 
+STEP_NS: Final = 10 * NS_PER_MS
+BLOCK_STEPS: Final = 1_024
+BLOCKS_KEPT: Final = 3
+"""Bound of the memory: times further back than this get the oldest price still known."""
+MIN_CENTS: Final = 100
+
 
 def choose(options: Sequence[T], draws: Floats) -> list[T]:
     """One option for each uniform draw in [0, 1)."""
@@ -115,13 +121,6 @@ class MarketTape(Protocol):
 
     def skip(self, events: int) -> None:
         """Let events pass that nobody is sent: the vendor's sequence goes on without them."""
-
-
-STEP_NS: Final = 10 * NS_PER_MS
-BLOCK_STEPS: Final = 1_024
-BLOCKS_KEPT: Final = 3
-"""Bound of the memory: times further back than this get the oldest price still known."""
-MIN_CENTS: Final = 100
 
 
 class Underlying:
