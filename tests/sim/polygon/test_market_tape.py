@@ -14,6 +14,7 @@ from ingestor.sim.polygon.market_tape import (
     BLOCKS_KEPT,
     MIN_CENTS,
     STEP_NS,
+    EventBatch,
     Ints,
     Underlying,
     choose,
@@ -131,3 +132,27 @@ def test_trades_and_quotes_are_written_where_they_belong_each_in_its_order(
     assert [isinstance(event, dict) for event in written] == is_quote
     assert [event for event in written if isinstance(event, str)] == trades
     assert [event for event in written if isinstance(event, dict)] == quotes
+
+
+@given(st.lists(st.booleans(), min_size=1), st.data())
+def test_a_subscriber_is_sent_the_events_of_its_channels_in_order(
+    is_quote: list[bool], data: st.DataObject
+) -> None:
+    events = [b"%d" % number for number in range(len(is_quote))]
+    quotes = np.array(is_quote, np.bool_)
+    batch = EventBatch(events, ("T.SPY", "Q.SPY"), quotes.astype(np.int64), quotes)
+    channel = data.draw(st.sampled_from(batch.channels))
+    wanted = batch.wanted_by(lambda name: name == channel)
+    assert wanted is not None
+    is_mine = quotes if channel == "Q.SPY" else ~quotes
+    mine = [event for event, keep in zip(events, is_mine.tolist(), strict=True) if keep]
+    assert batch.elements(np.nonzero(wanted)[0]) == b",".join(mine)
+    assert batch.count(np.nonzero(wanted)[0])[channel[0]] == len(mine)
+
+
+def test_who_wants_everything_is_sent_the_batch_as_it_is() -> None:
+    quotes = np.array([True, False])
+    batch = EventBatch([b"1", b"2"], ("T.SPY", "Q.SPY"), quotes.astype(np.int64), quotes)
+    assert batch.wanted_by(lambda _: True) is None
+    assert batch.elements(slice(0, 2)) == b"1,2"
+    assert batch.elements(slice(1, 1)) == b""
