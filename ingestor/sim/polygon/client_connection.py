@@ -99,13 +99,12 @@ class ClientConnection(asyncio.Protocol):
         if self._half_open:
             return
         self.events.update(events)
-        riders, self._riders = self._riders, []
-        self.send(b"[%b]" % b",".join((elements, *riders)))
+        self._send_array(elements)
 
     def ride(self, element: bytes) -> None:
         """Put an element into the next data frame, or into one of its own if none comes."""
         if not self._riders:
-            self._loop.call_later(RIDE_S, self._send_riders)
+            self._loop.call_later(RIDE_S, self._send_array)
         self._riders.append(element)
 
     def say(self, *statuses: StatusElement) -> None:
@@ -211,10 +210,11 @@ class ClientConnection(asyncio.Protocol):
         if answer.hang_up:
             self.hang_up()
 
-    def _send_riders(self) -> None:
+    def _send_array(self, *elements: bytes) -> None:
+        """Send elements and riders as one frame, if there are any."""
         riders, self._riders = self._riders, []
-        if riders:
-            self.send(b"[%b]" % b",".join(riders))
+        if elements or riders:
+            self.send(b"[%b]" % b",".join((*elements, *riders)))
 
     def _flush(self) -> None:
         """Write what the protocol wants written; an empty chunk is its end of the stream."""

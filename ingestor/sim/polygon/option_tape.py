@@ -149,15 +149,15 @@ class OptionTape:
 
     def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events. `select` must have said that there are any."""
-        spot = self._underlying.cents(due.elapsed_ns)
-        board = self._follow(int(spot[0]))
+        spot_cents = self._underlying.cents(due.elapsed_ns)
+        board = self._follow(int(spot_cents[0]))
         draws = self._rng.random((len(due), _DRAWS))
-        entry = self._pick_entries(board, int(spot[0]), draws[:, _KIND])
-        theory = _theory_cents(board, entry, spot)
+        entry = self._pick_entries(board, int(spot_cents[0]), draws[:, _KIND])
+        theory_cents = _theory_cents(board, entry, spot_cents)
         is_quote = board.is_quote[entry]
         q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
         self._q = int(q[-1])
-        events = _Events(entry, draws, theory, due.t_ms, q)
+        events = _Events(entry, draws, theory_cents, due.t_ms, q)
         trades = _trades(board, events.take(~is_quote))
         quotes = _quotes(board, events.take(is_quote))
         return EventBatch(write(is_quote, trades, quotes), board.channels, entry, is_quote)
@@ -216,8 +216,8 @@ class OptionTape:
             return None
         return ticker if topic in ("T", "Q") and self._exists(ticker) else None
 
-    def _pick_entries(self, board: _Board, spot: int, draws: Floats) -> Ints:
-        weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot) / NEAR_STRIKES_CENTS)
+    def _pick_entries(self, board: _Board, spot_cents: int, draws: Floats) -> Ints:
+        weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot_cents) / NEAR_STRIKES_CENTS)
         for kind, share in ((True, self._quote_share), (False, 1 - self._quote_share)):
             of_kind = board.is_quote == kind
             # Whatever is subscribed, quotes and trades keep their shares; one kind may be missing.
@@ -230,8 +230,8 @@ class OptionTape:
 def _trades(board: _Board, events: _Events) -> Iterable[_Trade]:
     """At the bid or at the ask, one as often as the other."""
     draws = events.draws
-    bid, ask = events.bid_and_ask_cents()
-    cents = np.where((draws[:, _PLACE] < 0.5) & (bid > 0), bid, ask)
+    bid_cents, ask_cents = events.bid_and_ask_cents()
+    cents = np.where((draws[:, _PLACE] < 0.5) & (bid_cents > 0), bid_cents, ask_cents)
     return map(
         _Trade,
         [board.symbols[entry] for entry in events.entry.tolist()],
@@ -246,14 +246,14 @@ def _trades(board: _Board, events: _Events) -> Iterable[_Trade]:
 
 def _quotes(board: _Board, events: _Events) -> Iterable[_Quote]:
     draws = events.draws
-    bid, ask = events.bid_and_ask_cents()
+    bid_cents, ask_cents = events.bid_and_ask_cents()
     return map(
         _Quote,
         [board.symbols[entry] for entry in events.entry.tolist()],
         choose(_EXCHANGES, draws[:, _A]),
         choose(_EXCHANGES, draws[:, _B]),
-        prices(bid * MILLS_PER_CENT),
-        prices(ask * MILLS_PER_CENT),
+        prices(bid_cents * MILLS_PER_CENT),
+        prices(ask_cents * MILLS_PER_CENT),
         choose(_DEPTHS, draws[:, _C]),
         choose(_DEPTHS, draws[:, _D]),
         events.t_ms.tolist(),
@@ -261,10 +261,10 @@ def _quotes(board: _Board, events: _Events) -> Iterable[_Quote]:
     )
 
 
-def _theory_cents(board: _Board, entry: Ints, spot: Ints) -> Ints:
+def _theory_cents(board: _Board, entry: Ints, spot_cents: Ints) -> Ints:
     """Intrinsic value plus time value, in cents."""
-    distance = (spot - board.strike_cents[entry]) * board.direction[entry]
-    deviation = YEARLY_VOLATILITY * spot * np.sqrt(board.years[entry])
+    distance = (spot_cents - board.strike_cents[entry]) * board.direction[entry]
+    deviation = YEARLY_VOLATILITY * spot_cents * np.sqrt(board.years[entry])
     time_value = 0.4 * deviation * np.exp(-np.abs(distance) / deviation)
-    theory: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
-    return theory
+    theory_cents: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
+    return theory_cents

@@ -1,4 +1,4 @@
-"""What a simulator's director can let happen to a feed."""
+"""What a simulator can let happen to a feed."""
 
 from __future__ import annotations
 
