@@ -168,6 +168,10 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.auth_timeout_s,
         metavar="S",
     )
+    _add_limits(group)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--quota", type=int, default=_DEFAULTS.quota, help="connections a market; 0: any (1)"
     )
@@ -210,6 +214,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.frame_ms,
         help="frames lie at least so far apart (%(default)s)",
     )
+    _add_price(group)
+    group.add_argument(
+        "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
+    )
+
+
+def _add_price(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="same seed, same market")
     group.add_argument("--price", type=float, default=_DEFAULTS.price_cents / 100, help="SPY opens")
     group.add_argument(
@@ -224,9 +235,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.path,
         metavar="linear:+20:60s",
         help="move the price by so much, over so long, from the first subscription on",
-    )
-    group.add_argument(
-        "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
     )
 
 
