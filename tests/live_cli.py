@@ -15,7 +15,7 @@ from typing import Any, Final
 import nats
 import nats.errors
 
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.replay_cli import Finished, finish
 
 API_KEY: Final = "5ecret-k3y"

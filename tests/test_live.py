@@ -23,7 +23,7 @@ from ingestor.feed_status import STATUS_STREAM, What, decode_status
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.journal.feed import JournalFeed
 from ingestor.feeds.polygon.journal.format import Market
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
 from tests.processes import ended

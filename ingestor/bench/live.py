@@ -27,8 +27,8 @@ from ingestor.bench.measure import cpu_s, family, family_pss_bytes
 from ingestor.client import EVERYTHING, connect
 from ingestor.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
-from ingestor.sim.polygon.client import SimulatorProcess
-from ingestor.sim.polygon.settings import API_KEY
+from ingestor.sim.polygon.arguments import API_KEY
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 OPTIONS_SHARE: Final = 0.05
 """Part of the rate that is option trades; the rest are quotes and trades of SPY."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ingestor.blocks import Source
 from ingestor.config.live import Polygon
 from ingestor.errors import VendorRefusedError
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
 """Events a second: a lively market."""

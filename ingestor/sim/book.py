@@ -91,7 +91,7 @@ class Half:
         del self.ticks[LEVELS_KEPT:], self.orders[LEVELS_KEPT:]
 
 
-class Tape:
+class BookTape:
     """What happened, one row a record, as flat integer arrays that NumPy can view."""
 
     HEAD_FIELDS: Final = ("event", "packet", "action", "side", "tick", "size", "depth")
@@ -115,7 +115,7 @@ class Tape:
 class Book:
     """Both sides of the book; every method is one event and writes its rows to `tape`."""
 
-    def __init__(self, halves: tuple[Half, Half], tape: Tape) -> None:
+    def __init__(self, halves: tuple[Half, Half], tape: BookTape) -> None:
         self.halves = halves
         self.tape = tape
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingestor.records import Records
-from ingestor.sim.book import ASK, BID, Book, Half, Tape, resting_halves, settle
-from ingestor.sim.hours import DayHours, Hours, hours_of
+import numpy as np
+
+from ingestor.blocks import Int64s
+from ingestor.records import MBP10, Records
+from ingestor.sim.book import ASK, BID, Book, BookTape, Half, resting_halves, settle
+from ingestor.sim.day_hours import DayHours, Hours, Pace, hours_of
 from ingestor.sim.market import Draws, cross, trade
-from ingestor.sim.player import Player, Setting
-from ingestor.sim.script import TICK_E9, Script, as_records, write_script
+from ingestor.sim.script import TICK_E9, Script, as_records, moved_by, write_script
 from ingestor.units import NS_PER_S
 
 SCRIPT_ROWS: Final = 65_536
@@ -68,7 +70,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     opening = book.halves[BID].touch
     cross(book, draws, plan.gathering)
     yield player.play_all(write_script(book.tape, draws), hours.gathering)
-    book.tape = Tape()
+    book.tape = BookTape()
     book.uncross(opening, AUCTION_SIZE)
     yield player.play_all(write_script(book.tape, draws), hours.auction)
     yield from trading.play(plan.second, opening - 1, hours.second)
@@ -76,7 +78,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
 
 def trading_script(draws: Draws, rows: int) -> Script:
     """Simulate continuous trading for at least `rows` rows, from rest to rest."""
-    book = Book(resting_halves(0), Tape())
+    book = Book(resting_halves(0), BookTape())
     trade(book, draws, rows)
     shift = settle(book)
     return write_script(book.tape, draws, shift)
@@ -114,7 +116,7 @@ class _Trading:
         units, wandered = 0, 0
         for length in lengths:
             way = self._way(wandered)
-            yield self._player.play(way, length, Setting(touch + wandered, pace, units))
+            yield self._player.play(way, length, Placement(touch + wandered, pace, units))
             units += way.units_of(length)
             wandered += way.shift
 
@@ -126,7 +128,7 @@ class _Trading:
 
 
 def _snapshot(touch: int, midnight_ns: int, draws: Draws) -> Records:
-    book = Book(resting_halves(touch), Tape())
+    book = Book(resting_halves(touch), BookTape())
     book.tape.write(book, ord("A"), (ord("N"), touch, 1, 0))
     records = as_records(write_script(book.tape, draws).words)
     records["flags"] = SNAPSHOT_FLAGS
@@ -149,4 +151,51 @@ def _book_of(record: Any) -> Book:
         )
         for name in ("bid", "ask")
     ]
-    return Book((Half(BID, list(sides[BID])), Half(ASK, list(sides[ASK]))), Tape())
+    return Book((Half(BID, list(sides[BID])), Half(ASK, list(sides[ASK]))), BookTape())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where and when a script is played.
+
+    ``touch`` is the best bid in ticks that it starts from, ``units`` the activity before it.
+    """
+
+    touch: int
+    pace: Pace
+    units: int = 0
+
+
+class Player:
+    """Plays scripts into one file, never back in time: its last record, times and reused buffer."""
+
+    def __init__(self, sequence: int, ts_ns: int, max_rows: int) -> None:
+        self.sequence = sequence
+        self.last: Any = None
+        self._ts_event_ns = self._ts_recv_ns = ts_ns
+        self._buffer: Int64s = np.empty((max_rows, MBP10.itemsize // 8), np.int64)
+
+    def play(self, script: Script, rows: int, placement: Placement) -> Records:
+        """Return the first `rows` rows of a script as records; valid until the next call."""
+        words = self._buffer[:rows]
+        np.add(script.words[:rows], moved_by(placement.touch * TICK_E9, self.sequence), out=words)
+        records = as_records(words)
+        moments = placement.pace.place(
+            script.units[:rows] + placement.units, script.after_ns[:rows]
+        )
+        event_ns = _never_back(moments, self._ts_event_ns)
+        recv_ns = _never_back(event_ns + script.latency_ns[:rows], self._ts_recv_ns)
+        records["ts_event_ns"], records["ts_recv_ns"] = event_ns, recv_ns
+        self.sequence = int(records["sequence"][-1])
+        self._ts_event_ns, self._ts_recv_ns = int(event_ns[-1]), int(recv_ns[-1])
+        self.last = records[-1].copy()
+        return records
+
+    def play_all(self, script: Script, hours: Hours) -> Records:
+        """Return a whole script whose prices stand as they are, spread over some hours."""
+        pace = hours.pace(script.units_of(len(script)))
+        return self.play(script, len(script), Placement(0, pace))
+
+
+def _never_back(times_ns: Int64s, last_ns: int) -> Int64s:
+    return np.maximum.accumulate(np.maximum(times_ns, last_ns, out=times_ns), out=times_ns)

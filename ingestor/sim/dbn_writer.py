@@ -37,7 +37,7 @@ _HEADER_MAX_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class SymbolMapping:
     """The instrument that a symbol stands for on one UTC date."""
 
     symbol: str
@@ -50,7 +50,7 @@ class Mapping:
         return self.date + dt.timedelta(days=1)
 
 
-def encode_header(schema: str, mapping: Mapping) -> bytes:
+def encode_header(schema: str, mapping: SymbolMapping) -> bytes:
     """Return the DBN metadata of a day's file; `schema` is ``trades`` or ``mbp-10``."""
     interval = SimpleNamespace(
         start_date=mapping.date, end_date=mapping.next_date, symbol=str(mapping.instrument_id)
@@ -128,7 +128,7 @@ def _first_bytes(file: BinaryIO, suffix: str) -> bytes:
         return plain.read(_HEADER_MAX_BYTES)
 
 
-def write_symbology(folder: Path, mapping: Mapping) -> None:
+def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
     """Enter a mapping into a folder's ``symbology.json``, in the vendor's layout.
 
     Dates and symbols that are in it already stay. Raises `BadDataError` if it is not readable.

@@ -5,7 +5,7 @@
 writes ``trades/glbx-mdp3-20251216.trades.dbn.zst`` and the MBP-10 file of the same date, with
 `symbology.json` beside each. The records are invented, but every rule of a real file holds: see
 `ingestor.sim.day` for what happens in the day, `ingestor.sim.book` for why the book is always
-right, `ingestor.sim.hours` for when it happens.
+right, `ingestor.sim.day_hours` for when it happens.
 
 The same date, seed and size give the same bytes on every machine (uncompressed; compressed ones
 also depend on the version of zstd): all chance is raw PCG64 output, whose stream NumPy
@@ -32,7 +32,7 @@ from ingestor.records import FUTURES_TRADE, MBP10, Records, RType, as_bytes_matr
 from ingestor.sim.day import day_records
 from ingestor.sim.dbn_writer import (
     COMPRESSED_SUFFIX,
-    Mapping,
+    SymbolMapping,
     encode_header,
     open_new,
     refuse_foreign,
@@ -87,7 +87,7 @@ def write_sample_day(  # noqa: PLR0913 - all but two are keywords
     """
     _check_range("depth_events", depth_events, MIN_DEPTH_EVENTS, MAX_DEPTH_EVENTS)
     _check_range("seed", seed, 0, 2**64 - 1)
-    mapping = Mapping(SYMBOL, INSTRUMENT_ID, date)
+    mapping = SymbolMapping(SYMBOL, INSTRUMENT_ID, date)
     try:
         for path in _paths(data_dir, date, "") + _paths(data_dir, date, COMPRESSED_SUFFIX):
             refuse_foreign(path, INSTRUMENT_ID)
@@ -126,7 +126,7 @@ def _paths(data_dir: Path, date: dt.date, suffix: str) -> tuple[Path, Path]:
     )
 
 
-def _write(paths: tuple[Path, Path], mapping: Mapping, content: _Content) -> int:
+def _write(paths: tuple[Path, Path], mapping: SymbolMapping, content: _Content) -> int:
     """Write both files and return the number of trades."""
     headers = [encode_header(schema, mapping) for schema in ("trades", "mbp-10")]
     rows = trades = 0

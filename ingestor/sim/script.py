@@ -16,7 +16,7 @@ import numpy as np
 
 from ingestor.blocks import Int64s
 from ingestor.records import LEVELS, MBP10, Records, RType
-from ingestor.sim.book import Tape
+from ingestor.sim.book import BookTape
 from ingestor.sim.market import Draws
 from ingestor.units import NS_PER_US, PRICE_SCALE
 
@@ -105,9 +105,9 @@ def moved_by(price_e9: int, sequence: int) -> Int64s:
     return words
 
 
-def write_script(tape: Tape, draws: Draws, shift: int = 0) -> Script:
+def write_script(tape: BookTape, draws: Draws, shift: int = 0) -> Script:
     """Turn a tape into a script, with timing drawn for it."""
-    heads = dict(zip(Tape.HEAD_FIELDS, _columns(tape), strict=True))
+    heads = dict(zip(BookTape.HEAD_FIELDS, _columns(tape), strict=True))
     event = heads["event"] - heads["event"][0]
     gaps, after_ns, tied = _gaps(int(event[-1]) + 1, draws)
     joins = _joins_packet(heads["packet"], tied[event], draws)
@@ -125,12 +125,12 @@ def write_script(tape: Tape, draws: Draws, shift: int = 0) -> Script:
     )
 
 
-def _columns(tape: Tape) -> Int64s:
+def _columns(tape: BookTape) -> Int64s:
     heads = np.array(tape.heads, np.int64)
-    return heads.reshape(len(tape), len(Tape.HEAD_FIELDS)).T
+    return heads.reshape(len(tape), len(BookTape.HEAD_FIELDS)).T
 
 
-def _records(tape: Tape, heads: dict[str, Int64s]) -> Records:
+def _records(tape: BookTape, heads: dict[str, Int64s]) -> Records:
     records = np.zeros(len(tape), MBP10)
     records["length"] = MBP10.itemsize // 4
     records["rtype"] = RType.MBP10

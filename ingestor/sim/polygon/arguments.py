@@ -1,4 +1,4 @@
-"""The command line of the simulator."""
+"""What a simulator is started with: its settings, and the command line they are read from."""
 
 from __future__ import annotations
 
@@ -6,25 +6,75 @@ import argparse
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ingestor.errors import ConfigurationError
-from ingestor.sim.polygon.commands import COMMANDS
-from ingestor.sim.polygon.malformed import KINDS
-from ingestor.sim.polygon.settings import (
-    EVICT_OLDER,
-    PLAN,
-    REFUSE_NEWER,
-    PricePath,
-    Settings,
-)
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.control_commands import COMMANDS, KINDS, MAX_RATE
+from ingestor.sim.polygon.server_session import Market, Rules
 from ingestor.units import NS_PER_S
 
-MAX_RATE: Final = 1_000_000
-_DEFAULTS: Final = Settings()
+PLAN: Final = frozenset(f"{market}-{topic}" for market in Market for topic in ("T", "Q", "A", "AM"))
+API_KEY: Final = "simulator"
+
+EVICT_OLDER: Final = "evict-older"
+REFUSE_NEWER: Final = "refuse-newer"
+
 _PATH: Final = re.compile(r"linear:([+-]\d+(?:\.\d+)?):(\d+(?:\.\d+)?)s")
+
+
+@dataclass(frozen=True, slots=True)
+class PricePath:
+    """A move of the price from the opening on: by so many cents, over so long."""
+
+    by_cents: int
+    over_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorSettings:
+    """Every field is explained by ``--help``; ``rate`` and the others in a group are per market."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    control_port: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    api_key: str = API_KEY
+    plan: frozenset[str] = PLAN
+    delayed_tier: frozenset[Market] = frozenset()
+    auth_timeout_s: float = 10.0
+    quota: int = 1
+    over_quota: str = EVICT_OLDER
+    quota_delay_s: float = 1.0
+    buffer_bytes: int = 16 * 1024 * 1024
+
+    rate: int = 1_000
+    options_rate: int = 100
+    count: int = 0
+    quote_share: float = 0.8
+    frame_ms: int = 5
+
+    seed: int = 1
+    price_cents: int = 68_600
+    volatility: float = 4.5
+    path: PricePath = PricePath(0, NS_PER_S)
+    script: Path | None = None
+
+    def rate_of(self, market: Market) -> int:
+        """Events a second of a market."""
+        return self.rate if market is Market.STOCKS else self.options_rate
+
+    def rules(self, market: Market) -> Rules:
+        """What the account may do on a market."""
+        prefix = f"{market}-"
+        topics = frozenset(p.removeprefix(prefix) for p in self.plan if p.startswith(prefix))
+        return Rules(self.api_key, topics, market in self.delayed_tier)
+
+
+_DEFAULTS: Final = SimulatorSettings()
 
 DESCRIPTION: Final = """\
 A simulator of the Polygon (Massive) WebSocket feeds for stocks and options, on loopback only.
@@ -67,7 +117,7 @@ def _commands_help() -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every option, with the defaults of `Settings`."""
+    """Every option, with the defaults of `SimulatorSettings`."""
     parser = argparse.ArgumentParser(
         prog="ingestor-sim",
         description=DESCRIPTION,
@@ -111,7 +161,17 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
         choices=list(Market),
         help="accept the key on this market, then never answer or send anything",
     )
-    group.add_argument("--auth-timeout", type=float, default=_DEFAULTS.auth_timeout_s, metavar="S")
+    group.add_argument(
+        "--auth-timeout",
+        type=float,
+        dest="auth_timeout_s",
+        default=_DEFAULTS.auth_timeout_s,
+        metavar="S",
+    )
+    _add_limits(group)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--quota", type=int, default=_DEFAULTS.quota, help="connections a market; 0: any (1)"
     )
@@ -124,6 +184,7 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quota-delay",
         type=float,
+        dest="quota_delay_s",
         default=_DEFAULTS.quota_delay_s,
         metavar="S",
         help="how long after authentication the quota is enforced (%(default)s)",
@@ -153,6 +214,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.frame_ms,
         help="frames lie at least so far apart (%(default)s)",
     )
+    _add_price(group)
+    group.add_argument(
+        "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
+    )
+
+
+def _add_price(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="same seed, same market")
     group.add_argument("--price", type=float, default=_DEFAULTS.price_cents / 100, help="SPY opens")
     group.add_argument(
@@ -168,12 +236,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="linear:+20:60s",
         help="move the price by so much, over so long, from the first subscription on",
     )
-    group.add_argument(
-        "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
-    )
 
 
-def read_settings(argv: Sequence[str]) -> tuple[Settings, bool]:
+def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
     """Return the settings, and whether to stop with standard input.
 
     Raises:
@@ -182,39 +247,16 @@ def read_settings(argv: Sequence[str]) -> tuple[Settings, bool]:
     """
     arguments = build_parser().parse_args(argv)
     _check(arguments)
-    scripted = arguments.script is not None
-    settings = Settings(
-        host=arguments.host,
-        port=arguments.port,
-        control_port=arguments.control_port,
-        tls_cert=arguments.tls_cert,
-        tls_key=arguments.tls_key,
-        api_key=arguments.api_key,
-        plan=arguments.plan,
-        delayed_tier=frozenset(arguments.delayed_tier),
-        auth_timeout_s=arguments.auth_timeout,
-        quota=arguments.quota,
-        over_quota=arguments.over_quota,
-        quota_delay_s=arguments.quota_delay,
-        buffer_bytes=arguments.buffer_bytes,
-        rate=_rate(arguments.rate, _DEFAULTS.rate, scripted=scripted),
-        options_rate=_rate(arguments.options_rate, _DEFAULTS.options_rate, scripted=scripted),
-        count=arguments.count,
-        quote_share=arguments.quote_share,
-        frame_ms=arguments.frame_ms,
-        seed=arguments.seed,
-        price_cents=round(arguments.price * 100),
-        volatility=arguments.volatility,
-        path=arguments.path,
-        script=arguments.script,
-    )
-    return settings, arguments.exit_with_stdin
-
-
-def _rate(given: int | None, default: int, *, scripted: bool) -> int:
-    if given is not None:
-        return given
-    return 0 if scripted else default
+    # Every option that is left bears the name of its setting.
+    given = vars(arguments)
+    exit_with_stdin = given.pop("exit_with_stdin")
+    given["delayed_tier"] = frozenset(given["delayed_tier"])
+    given["price_cents"] = round(given.pop("price") * 100)
+    # A script is not to be mixed with generated events, unless both are asked for.
+    for rate in ("rate", "options_rate"):
+        if given[rate] is None:
+            given[rate] = 0 if given["script"] is not None else getattr(_DEFAULTS, rate)
+    return SimulatorSettings(**given), exit_with_stdin
 
 
 def _plan(text: str) -> frozenset[str]:

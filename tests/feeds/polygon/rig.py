@@ -22,8 +22,8 @@ from ingestor.feeds.polygon.limits import SessionLimits, SocketLimits
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.records import RType, rtype_counts
-from ingestor.sim.polygon.client import SimulatorProcess
-from ingestor.sim.polygon.settings import API_KEY
+from ingestor.sim.polygon.arguments import API_KEY
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from ingestor.units import NS_PER_MS
 
 WAIT_S: Final = 10.0

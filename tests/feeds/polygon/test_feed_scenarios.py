@@ -1,4 +1,4 @@
-"""What a simulator's director can let happen to a feed."""
+"""What a simulator can let happen to a feed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ingestor.feed_status import What
 from ingestor.feeds.polygon.frames import Skip
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.records import RType
-from ingestor.sim.polygon.malformed import BINARY, ELEMENTS, FRAMES
+from ingestor.sim.polygon.control_commands import BINARY, ELEMENTS, FRAMES
 from ingestor.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start

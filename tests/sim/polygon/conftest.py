@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ingestor.sim.polygon.client import SimulatorProcess
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 Start = Callable[..., SimulatorProcess]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
-from ingestor.sim.polygon.settings import API_KEY
-from ingestor.sim.polygon.tape import Batch, Due
+from ingestor.sim.polygon.arguments import API_KEY
+from ingestor.sim.polygon.market_tape import DueTimes, EventBatch
 from ingestor.units import NS_PER_MS
 
 Event = dict[str, Any]
@@ -20,13 +20,13 @@ OPENING_MS = 1_790_000_000_000
 WAIT_S = 10.0
 
 
-def due(first: int, count: int, step_ns: int = NS_PER_MS) -> Due:
+def due(first: int, count: int, step_ns: int = NS_PER_MS) -> DueTimes:
     """Due times of events a fixed time apart."""
     elapsed_ns = np.arange(first, first + count, dtype=np.int64) * step_ns
-    return Due(elapsed_ns, OPENING_MS + elapsed_ns // NS_PER_MS)
+    return DueTimes(elapsed_ns, OPENING_MS + elapsed_ns // NS_PER_MS)
 
 
-def events_of(batch: Batch) -> list[Event]:
+def events_of(batch: EventBatch) -> list[Event]:
     """Every event of a batch, read back from its JSON."""
     return list(json.loads(b"[" + batch.elements(slice(0, len(batch))) + b"]"))
 

@@ -13,17 +13,15 @@ from pathlib import Path
 import pytest
 
 from ingestor.errors import ChildFailedError, ConfigurationError, ExitCode
-from ingestor.sim.polygon.__main__ import main
-from ingestor.sim.polygon.arguments import build_parser, read_settings
-from ingestor.sim.polygon.client import SimulatorProcess
-from ingestor.sim.polygon.commands import COMMANDS
-from ingestor.sim.polygon.script import Directive, parse_script
-from ingestor.sim.polygon.settings import PricePath, Settings
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.__main__ import Directive, main, parse_script
+from ingestor.sim.polygon.arguments import PricePath, SimulatorSettings, build_parser, read_settings
+from ingestor.sim.polygon.control_commands import COMMANDS
+from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from ingestor.units import NS_PER_S
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import client, subscriber
-from tests.sim.polygon.test_session import closed
+from tests.sim.polygon.test_client_connection import closed
 
 COMMAND = [sys.executable, "-m", "ingestor.sim.polygon"]
 
@@ -34,7 +32,7 @@ def await_end(simulator: SimulatorProcess) -> None:
 
 
 def test_without_arguments_the_settings_are_the_defaults() -> None:
-    assert read_settings([]) == (Settings(), False)
+    assert read_settings([]) == (SimulatorSettings(), False)
 
 
 def test_the_ready_line_says_where_everything_listens(start: Start) -> None:

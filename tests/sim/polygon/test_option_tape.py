@@ -4,8 +4,8 @@ import datetime as dt
 
 import pytest
 
-from ingestor.sim.polygon.options import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
-from ingestor.sim.polygon.underlying import Underlying
+from ingestor.sim.polygon.market_tape import Underlying
+from ingestor.sim.polygon.option_tape import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
 from ingestor.symbols import parse_option_ticker
 from ingestor.units import NS_PER_S
 from tests.sim.polygon.helpers import Event, due, events_of

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.sim.polygon.stocks import LATE_MAX_MS, ROUND_LOT_SHARES, StockTape
-from ingestor.sim.polygon.underlying import Underlying
+from ingestor.sim.polygon.market_tape import Underlying
+from ingestor.sim.polygon.stock_tape import LATE_MAX_MS, ROUND_LOT_SHARES, StockTape
 from tests.sim.polygon.helpers import OPENING_MS, Event, due, events_of
 
 TRADE_KEYS = {"ev", "sym", "i", "x", "p", "s", "ds", "t", "pt", "q", "z"}

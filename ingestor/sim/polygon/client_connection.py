@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
@@ -20,12 +20,12 @@ from websockets.http11 import Request as HttpRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from ingestor.sim.polygon.vendor import (
+from ingestor.sim.polygon.server_session import (
     AUTH_TIMEOUT,
     Answer,
     Request,
-    Status,
-    VendorSession,
+    ServerSession,
+    StatusElement,
     read_request,
 )
 
@@ -38,40 +38,36 @@ CLOSE_TIMEOUT_S: Final = 2.0
 _logger = logging.getLogger(__name__)
 
 
-class Owner(Protocol):
-    """The market a connection has come to."""
+class Hub(Protocol):
+    """The market that a connection joins."""
 
     buffer_bytes: int
     auth_timeout_s: float
 
-    def joined(self, connection: Connection) -> VendorSession:
+    def joined(self, connection: ClientConnection) -> ServerSession:
         """A client has opened a connection."""
 
-    def received(self, connection: Connection, request: Request) -> Answer:
+    def received(self, connection: ClientConnection, request: Request) -> Answer:
         """A client has said something readable."""
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """The connection is gone."""
 
 
-class Door(Protocol):
-    """Where a request path leads."""
+class ClientConnection(asyncio.Protocol):
+    """A client; `session` is there from the handshake on.
 
-    def admit(self, path: str) -> Owner | HTTPStatus:
-        """The market of a path, or the HTTP status it is refused with."""
+    ``admit`` says which market a request path leads to, or with which HTTP status it is refused.
+    """
 
-
-class Connection(asyncio.Protocol):
-    """A client; `session` is there from the handshake on."""
-
-    def __init__(self, door: Door, number: int) -> None:
+    def __init__(self, admit: Callable[[str], Hub | HTTPStatus], number: int) -> None:
         self.number = number
-        self.session: VendorSession
+        self.session: ServerSession
         self.events: Counter[str] = Counter()
         self.frames = 0
         self.sent_bytes = 0
-        self._door = door
-        self._owner: Owner | None = None
+        self._admit = admit
+        self._hub: Hub | None = None
         self._loop = asyncio.get_running_loop()
         self._protocol = ServerProtocol()
         self._transport: asyncio.Transport
@@ -103,16 +99,15 @@ class Connection(asyncio.Protocol):
         if self._half_open:
             return
         self.events.update(events)
-        riders, self._riders = self._riders, []
-        self.send(b"[%b]" % b",".join((elements, *riders)))
+        self._send_array(elements)
 
     def ride(self, element: bytes) -> None:
         """Put an element into the next data frame, or into one of its own if none comes."""
         if not self._riders:
-            self._loop.call_later(RIDE_S, self._send_riders)
+            self._loop.call_later(RIDE_S, self._send_array)
         self._riders.append(element)
 
-    def say(self, *statuses: Status) -> None:
+    def say(self, *statuses: StatusElement) -> None:
         """Send statuses as one frame."""
         self.send(b"[%b]" % b",".join(status.text for status in statuses))
 
@@ -166,30 +161,30 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
         _logger.debug("connection %d is gone: %s", self.number, exc)
-        if self._owner is not None:
-            owner, self._owner = self._owner, None
-            owner.left(self)
+        if self._hub is not None:
+            hub, self._hub = self._hub, None
+            hub.left(self)
 
     # Inside.
 
     def _shake_hands(self, request: HttpRequest) -> None:
-        owner = self._door.admit(request.path.partition("?")[0])
-        if isinstance(owner, HTTPStatus):
-            response = self._protocol.reject(owner, f"{owner.phrase}\n")
+        hub = self._admit(request.path.partition("?")[0])
+        if isinstance(hub, HTTPStatus):
+            response = self._protocol.reject(hub, f"{hub.phrase}\n")
         else:
             response = self._protocol.accept(request)
         self._protocol.send_response(response)
         self._flush()
         if (
-            not isinstance(owner, HTTPStatus)
+            not isinstance(hub, HTTPStatus)
             and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         ):
-            self._owner = owner
-            self.session = owner.joined(self)
-            self._loop.call_later(owner.auth_timeout_s, self._expire)
+            self._hub = hub
+            self.session = hub.joined(self)
+            self._loop.call_later(hub.auth_timeout_s, self._expire)
 
     def _expire(self) -> None:
-        if self._owner is not None and not self.session.authenticated:
+        if self._hub is not None and not self.session.authenticated:
             self._reply(Answer((AUTH_TIMEOUT,), hang_up=True))
 
     def _take_frame(self, frame: Frame) -> None:
@@ -200,8 +195,8 @@ class Connection(asyncio.Protocol):
             return
         request = read_request(bytes(self._message))
         self._message.clear()
-        if self._owner is not None and request is not None:
-            self._reply(self._owner.received(self, request))
+        if self._hub is not None and request is not None:
+            self._reply(self._hub.received(self, request))
 
     def _reply(self, answer: Answer) -> None:
         """Answer at once; every other acknowledgement rides in a data frame, as some do."""
@@ -215,10 +210,11 @@ class Connection(asyncio.Protocol):
         if answer.hang_up:
             self.hang_up()
 
-    def _send_riders(self) -> None:
+    def _send_array(self, *elements: bytes) -> None:
+        """Send elements and riders as one frame, if there are any."""
         riders, self._riders = self._riders, []
-        if riders:
-            self.send(b"[%b]" % b",".join(riders))
+        if elements or riders:
+            self.send(b"[%b]" % b",".join((*elements, *riders)))
 
     def _flush(self) -> None:
         """Write what the protocol wants written; an empty chunk is its end of the stream."""
@@ -237,7 +233,7 @@ class Connection(asyncio.Protocol):
     def _cut_if_slow(self) -> None:
         """A client that does not keep up is cut without a word, as the vendor does."""
         backlog_bytes = len(self._outbox) + self._transport.get_write_buffer_size()
-        if self._owner is not None and backlog_bytes > self._owner.buffer_bytes:
+        if self._hub is not None and backlog_bytes > self._hub.buffer_bytes:
             _logger.warning("connection %d is %d bytes behind: cut", self.number, backlog_bytes)
             self.drop()
 

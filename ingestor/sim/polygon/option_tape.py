@@ -11,21 +11,26 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
+from msgspec import UNSET, UnsetType
 
 from ingestor.errors import BadDataError
-from ingestor.sim.polygon.phrases import (
-    Choice,
+from ingestor.sim.polygon.market_tape import (
+    CENTS_PER_UNIT,
+    MILLS_PER_CENT,
+    Bools,
+    DueTimes,
+    EventBatch,
+    Floats,
     Ints,
-    Layout,
-    Number,
-    Price,
-    interleave,
+    Underlying,
+    choose,
+    prices,
+    sequence_steps,
+    write,
 )
-from ingestor.sim.polygon.stocks import MILLS_PER_CENT, SYMBOL
-from ingestor.sim.polygon.tape import Batch, Due, Floats, pick, sequence_steps
-from ingestor.sim.polygon.underlying import Underlying
+from ingestor.sim.polygon.stock_tape import SYMBOL
 from ingestor.symbols import OptionTicker, parse_option_ticker
 from ingestor.units import PRICE_SCALE
 
@@ -33,7 +38,6 @@ ALL_TRADES: Final = "T.*"
 EXPIRIES: Final = 4
 CHAIN_STRIKES: Final = 20
 """Strikes on each side of the price that trade under ``T.*``."""
-CENTS_PER_UNIT: Final = 100
 E9_PER_CENT: Final = PRICE_SCALE // CENTS_PER_UNIT
 FIRST_Q: Final = 1_864_261_653
 
@@ -43,13 +47,37 @@ FAR_WEIGHT: Final = 0.002
 """A contract far from the money is quiet, not dead."""
 SPREAD_STEP_CENTS: Final = 500
 
-_EXCHANGES: Final = Choice([str(x) for x in (300, 301, 302, 303, 304, 307, 309, 312, 313, 316)])
-_SIZES: Final = Choice([str(s) for s in (1, 1, 1, 1, 2, 3, 5, 10, 20, 50)])
-_DEPTHS: Final = Choice([str(s) for s in (1, 5, 8, 12, 17, 24, 40, 85, 130, 210)])
-_CONDITIONS: Final = Choice([',"c":[209]', ',"c":[227]', ',"c":[233]', ',"c":[236]', "", ""])
+_EXCHANGES: Final = (300, 301, 302, 303, 304, 307, 309, 312, 313, 316)
+_SIZES: Final = (1, 1, 1, 1, 2, 3, 5, 10, 20, 50)
+_DEPTHS: Final = (1, 5, 8, 12, 17, 24, 40, 85, 130, 210)
+_CONDITIONS: Final = ((209,), (227,), (233,), (236,), UNSET, UNSET)
 
 _KIND, _GAP, _PLACE, _A, _B, _C, _D = range(7)
 _DRAWS: Final = 7
+
+# The names and the order of the fields are those of the vendor's keys; see `stock_tape` for gc.
+
+
+class _Trade(msgspec.Struct, tag_field="ev", tag="T", gc=False):
+    sym: str
+    x: int
+    p: float
+    s: int
+    c: tuple[int, ...] | UnsetType
+    t: int
+    q: int
+
+
+class _Quote(msgspec.Struct, tag_field="ev", tag="Q", rename={"as_": "as"}, gc=False):
+    sym: str
+    bx: int
+    ax: int
+    bp: float
+    ap: float
+    bs: int
+    as_: int
+    t: int
+    q: int
 
 
 def expiries(today: dt.date) -> tuple[dt.date, ...]:
@@ -63,34 +91,35 @@ class _Board:
     """The channels that have data, as columns; one entry is one contract's trades or quotes."""
 
     channels: tuple[str, ...]
+    symbols: tuple[str, ...]
     strike_cents: Ints
     direction: Ints
     years: Floats
-    is_quote: npt.NDArray[np.bool_]
-    trade: Layout
-    quote: Layout
+    is_quote: Bools
 
 
-def _layouts(tickers: list[str]) -> tuple[Layout, Layout]:
-    symbol, ms, q = Choice(tickers), Number(13), Number(12)
-    trade = Layout(
-        *(
-            '{"ev":"T","sym":"',
-            ("sym", symbol),
-            '","x":',
-            ("x", _EXCHANGES),
-            ',"p":',
-            ("p", Price()),
-        ),
-        *(',"s":', ("s", _SIZES), ("c", _CONDITIONS), ',"t":', ("t", ms), ',"q":', ("q", q), "},"),
-    )
-    quote = Layout(
-        *('{"ev":"Q","sym":"', ("sym", symbol), '","bx":', ("bx", _EXCHANGES)),
-        *(',"ax":', ("ax", _EXCHANGES), ',"bp":', ("bp", Price()), ',"ap":', ("ap", Price())),
-        *(',"bs":', ("bs", _DEPTHS), ',"as":', ("as", _DEPTHS)),
-        *(',"t":', ("t", ms), ',"q":', ("q", q), "},"),
-    )
-    return trade, quote
+@dataclass(frozen=True, slots=True, eq=False)
+class _Events:
+    """A batch before it is written; one row is one event."""
+
+    entry: Ints
+    draws: Floats
+    theory_cents: Ints
+    t_ms: Ints
+    q: Ints
+
+    def take(self, rows: Bools) -> _Events:
+        return _Events(
+            self.entry[rows],
+            self.draws[rows],
+            self.theory_cents[rows],
+            self.t_ms[rows],
+            self.q[rows],
+        )
+
+    def bid_and_ask_cents(self) -> tuple[Ints, Ints]:
+        half = 1 + self.theory_cents // SPREAD_STEP_CENTS
+        return np.maximum(self.theory_cents - half, 0), self.theory_cents + half
 
 
 class OptionTape:
@@ -118,21 +147,20 @@ class OptionTape:
         """The sequence goes on."""
         self._q += events
 
-    def batch(self, due: Due) -> Batch:
+    def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events. `select` must have said that there are any."""
-        spot = self._underlying.cents(due.elapsed_ns)
-        board = self._follow(int(spot[0]))
+        spot_cents = self._underlying.cents(due.elapsed_ns)
+        board = self._follow(int(spot_cents[0]))
         draws = self._rng.random((len(due), _DRAWS))
-        entry = self._pick_entries(board, int(spot[0]), draws[:, _KIND])
-        theory = _theory_cents(board, entry, spot)
+        entry = self._pick_entries(board, int(spot_cents[0]), draws[:, _KIND])
+        theory_cents = _theory_cents(board, entry, spot_cents)
         is_quote = board.is_quote[entry]
-        values = self._values(due, draws, theory) | {"sym": entry}
-        rows = [
-            (index, layout.rows({name: column[index] for name, column in values.items()}))
-            for layout, wanted in ((board.trade, False), (board.quote, True))
-            if len(index := np.nonzero(is_quote == wanted)[0])
-        ]
-        return Batch(interleave(len(due), rows), board.channels, entry, is_quote)
+        q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
+        self._q = int(q[-1])
+        events = _Events(entry, draws, theory_cents, due.t_ms, q)
+        trades = _trades(board, events.take(~is_quote))
+        quotes = _quotes(board, events.take(is_quote))
+        return EventBatch(write(is_quote, trades, quotes), board.channels, entry, is_quote)
 
     def chain(self) -> Iterable[OptionTicker]:
         """Contracts around the price, for every expiry."""
@@ -171,15 +199,13 @@ class OptionTape:
         tickers = [named[name] for name in channels]
         today = self._expiries[0]
         days = np.array([(ticker.expiry - today).days for ticker in tickers])
-        trade, quote = _layouts([ticker.text for ticker in tickers])
         return _Board(
             channels=channels,
+            symbols=tuple(ticker.text for ticker in tickers),
             strike_cents=np.array([ticker.strike_e9 // E9_PER_CENT for ticker in tickers]),
             direction=np.array([1 if ticker.right == "C" else -1 for ticker in tickers]),
             years=(days + 0.5) / 365,
             is_quote=np.array([name.startswith("Q.") for name in channels]),
-            trade=trade,
-            quote=quote,
         )
 
     def _known(self, channel: str) -> OptionTicker | None:
@@ -190,41 +216,55 @@ class OptionTape:
             return None
         return ticker if topic in ("T", "Q") and self._exists(ticker) else None
 
-    def _pick_entries(self, board: _Board, spot: int, draws: Floats) -> Ints:
-        weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot) / NEAR_STRIKES_CENTS)
+    def _pick_entries(self, board: _Board, spot_cents: int, draws: Floats) -> Ints:
+        weight = FAR_WEIGHT + np.exp(-np.abs(board.strike_cents - spot_cents) / NEAR_STRIKES_CENTS)
         for kind, share in ((True, self._quote_share), (False, 1 - self._quote_share)):
             of_kind = board.is_quote == kind
+            # Whatever is subscribed, quotes and trades keep their shares; one kind may be missing.
             weight[of_kind] *= share / max(weight[of_kind].sum(), FAR_WEIGHT)
         total = np.cumsum(weight)
         picked: Ints = np.searchsorted(total, draws * total[-1], side="right").astype(np.int64)
         return picked.clip(max=len(total) - 1)
 
-    def _values(self, due: Due, draws: Floats, theory: Ints) -> dict[str, Ints]:
-        half = 1 + theory // SPREAD_STEP_CENTS
-        bid, ask = np.maximum(theory - half, 0), theory + half
-        q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
-        self._q = int(q[-1])
-        at_bid = (draws[:, _PLACE] < 0.5) & (bid > 0)
-        return {
-            "x": pick(draws[:, _A], len(_EXCHANGES)),
-            "bx": pick(draws[:, _A], len(_EXCHANGES)),
-            "ax": pick(draws[:, _B], len(_EXCHANGES)),
-            "p": np.where(at_bid, bid, ask) * MILLS_PER_CENT,
-            "bp": bid * MILLS_PER_CENT,
-            "ap": ask * MILLS_PER_CENT,
-            "s": pick(draws[:, _C], len(_SIZES)),
-            "c": pick(draws[:, _D], len(_CONDITIONS)),
-            "bs": pick(draws[:, _C], len(_DEPTHS)),
-            "as": pick(draws[:, _D], len(_DEPTHS)),
-            "t": due.t_ms,
-            "q": q,
-        }
+
+def _trades(board: _Board, events: _Events) -> Iterable[_Trade]:
+    """At the bid or at the ask, one as often as the other."""
+    draws = events.draws
+    bid_cents, ask_cents = events.bid_and_ask_cents()
+    cents = np.where((draws[:, _PLACE] < 0.5) & (bid_cents > 0), bid_cents, ask_cents)
+    return map(
+        _Trade,
+        [board.symbols[entry] for entry in events.entry.tolist()],
+        choose(_EXCHANGES, draws[:, _A]),
+        prices(cents * MILLS_PER_CENT),
+        choose(_SIZES, draws[:, _C]),
+        choose(_CONDITIONS, draws[:, _D]),
+        events.t_ms.tolist(),
+        events.q.tolist(),
+    )
 
 
-def _theory_cents(board: _Board, entry: Ints, spot: Ints) -> Ints:
+def _quotes(board: _Board, events: _Events) -> Iterable[_Quote]:
+    draws = events.draws
+    bid_cents, ask_cents = events.bid_and_ask_cents()
+    return map(
+        _Quote,
+        [board.symbols[entry] for entry in events.entry.tolist()],
+        choose(_EXCHANGES, draws[:, _A]),
+        choose(_EXCHANGES, draws[:, _B]),
+        prices(bid_cents * MILLS_PER_CENT),
+        prices(ask_cents * MILLS_PER_CENT),
+        choose(_DEPTHS, draws[:, _C]),
+        choose(_DEPTHS, draws[:, _D]),
+        events.t_ms.tolist(),
+        events.q.tolist(),
+    )
+
+
+def _theory_cents(board: _Board, entry: Ints, spot_cents: Ints) -> Ints:
     """Intrinsic value plus time value, in cents."""
-    distance = (spot - board.strike_cents[entry]) * board.direction[entry]
-    deviation = YEARLY_VOLATILITY * spot * np.sqrt(board.years[entry])
+    distance = (spot_cents - board.strike_cents[entry]) * board.direction[entry]
+    deviation = YEARLY_VOLATILITY * spot_cents * np.sqrt(board.years[entry])
     time_value = 0.4 * deviation * np.exp(-np.abs(distance) / deviation)
-    theory: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
-    return theory
+    theory_cents: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
+    return theory_cents

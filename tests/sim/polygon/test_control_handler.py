@@ -1,4 +1,4 @@
-"""What a director can let happen to a client, over the control channel."""
+"""What the control channel makes happen to a client, over the control channel."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingestor.errors import ChildFailedError
-from ingestor.sim.polygon.client import SimulatorProcess
-from ingestor.sim.polygon.malformed import ELEMENTS, FRAMES
+from ingestor.sim.polygon.control_commands import ELEMENTS, FRAMES
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import WAIT_S, client, subscriber
-from tests.sim.polygon.test_session import QUIET, closed
+from tests.sim.polygon.test_client_connection import QUIET, closed
 
 
 def connections(simulator: SimulatorProcess, market: str = "stocks") -> list[dict[str, Any]]:

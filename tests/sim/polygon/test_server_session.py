@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.sim.polygon import vendor
-from ingestor.sim.polygon.vendor import (
+from ingestor.sim.polygon import server_session
+from ingestor.sim.polygon.server_session import (
     OPTION_QUOTE_LIMIT,
     SILENCE,
     Answer,
     Market,
     Request,
     Rules,
-    VendorSession,
+    ServerSession,
     read_request,
 )
 
@@ -19,12 +19,12 @@ KEY = "k"
 
 def session(
     market: Market = Market.STOCKS, topics: str = "T,Q,A", *, delayed_tier: bool = False
-) -> VendorSession:
+) -> ServerSession:
     rules = Rules(KEY, frozenset(filter(None, topics.split(","))), delayed_tier)
-    return VendorSession(market, rules)
+    return ServerSession(market, rules)
 
 
-def authenticated(market: Market = Market.STOCKS, topics: str = "T,Q,A") -> VendorSession:
+def authenticated(market: Market = Market.STOCKS, topics: str = "T,Q,A") -> ServerSession:
     joined = session(market, topics)
     joined.answer(Request("auth", KEY))
     return joined
@@ -34,7 +34,7 @@ def said(answer: Answer) -> list[str]:
     return [status.message for status in answer.statuses]
 
 
-def subscribe(joined: VendorSession, params: str) -> list[str]:
+def subscribe(joined: ServerSession, params: str) -> list[str]:
     return said(joined.answer(Request("subscribe", params)))
 
 
@@ -44,19 +44,21 @@ def contracts(count: int) -> list[str]:
 
 def test_the_right_key_is_accepted() -> None:
     joined = session()
-    assert joined.answer(Request("auth", KEY)) == Answer((vendor.AUTH_SUCCESS,))
+    assert joined.answer(Request("auth", KEY)) == Answer((server_session.AUTH_SUCCESS,))
     assert joined.authenticated
 
 
 def test_a_wrong_key_is_refused_and_the_line_dropped() -> None:
     joined = session()
-    assert joined.answer(Request("auth", "x")) == Answer((vendor.AUTH_FAILED,), hang_up=True)
+    assert joined.answer(Request("auth", "x")) == Answer(
+        (server_session.AUTH_FAILED,), hang_up=True
+    )
     assert not joined.authenticated
 
 
 def test_a_plan_without_the_market_has_no_websocket_access() -> None:
     answer = session(topics="").answer(Request("auth", KEY))
-    assert answer == Answer((vendor.NO_ACCESS,), hang_up=True)
+    assert answer == Answer((server_session.NO_ACCESS,), hang_up=True)
     assert answer.statuses[0].status == "auth_failed"
 
 
@@ -124,7 +126,7 @@ def test_option_quotes_end_at_a_thousand_contracts() -> None:
     names = contracts(OPTION_QUOTE_LIMIT + 2)
     answers = subscribe(joined, ",".join(names))
     assert answers[:-1] == [f"subscribed to: {name}" for name in names[:OPTION_QUOTE_LIMIT]]
-    assert answers[-1] == vendor.QUOTE_LIMIT.message
+    assert answers[-1] == server_session.QUOTE_LIMIT.message
 
 
 def test_room_made_by_unsubscribing_can_be_used() -> None:
@@ -142,7 +144,7 @@ def test_option_trades_and_stock_quotes_have_no_such_limit() -> None:
 
 
 def test_all_option_quotes_at_once_are_over_the_limit() -> None:
-    assert subscribe(authenticated(Market.OPTIONS), "Q.*") == [vendor.QUOTE_LIMIT.message]
+    assert subscribe(authenticated(Market.OPTIONS), "Q.*") == [server_session.QUOTE_LIMIT.message]
 
 
 def test_a_delayed_tier_authenticates_and_then_falls_silent() -> None:
@@ -177,6 +179,6 @@ def test_a_request_is_read() -> None:
 
 
 def test_statuses_are_written_as_on_the_wire() -> None:
-    assert vendor.CONNECTED.text == (
+    assert server_session.CONNECTED.text == (
         b'{"ev":"status","status":"connected","message":"Connected Successfully"}'
     )

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.sim.polygon.phrases import Ints
-from ingestor.sim.polygon.underlying import (
+from ingestor.sim.polygon.market_tape import (
     BLOCK_STEPS,
     BLOCKS_KEPT,
     MIN_CENTS,
     STEP_NS,
+    EventBatch,
+    Ints,
     Underlying,
+    choose,
+    prices,
+    write,
 )
 from ingestor.units import NS_PER_S
 
@@ -90,3 +98,61 @@ def test_it_remembers_a_bounded_stretch_of_the_walk() -> None:
     underlying.at(100 * BLOCK_STEPS * STEP_NS)
     assert len(underlying._walk) == BLOCKS_KEPT * BLOCK_STEPS
     assert underlying.at(0) == underlying._walk[0]
+
+
+def price_texts(mills: list[int]) -> list[str]:
+    return [msgspec.json.encode(price).decode() for price in prices(np.array(mills, np.int64))]
+
+
+@given(st.lists(st.integers(0, 10**8 * 1_000 - 1), min_size=1))
+def test_a_price_is_the_exact_and_shortest_decimal(mills: list[int]) -> None:
+    for text, value in zip(price_texts(mills), mills, strict=True):
+        assert Decimal(text) == Decimal(value) / 1_000
+        assert "." not in text or text[-1] not in "0."
+
+
+def test_prices_look_as_the_vendor_writes_them() -> None:
+    assert price_texts([686_000, 686_100, 686_010, 686_015, 10, 0]) == [
+        *("686", "686.1", "686.01", "686.015", "0.01", "0"),
+    ]
+
+
+def test_draws_from_zero_to_one_choose_every_option_and_no_other() -> None:
+    draws = np.array([0, 0.24, 0.25, 0.5, 0.75, np.nextafter(1, 0)])
+    assert choose("abcd", draws) == ["a", "a", "b", "c", "d", "d"]
+
+
+@given(st.lists(st.booleans()))
+def test_trades_and_quotes_are_written_where_they_belong_each_in_its_order(
+    is_quote: list[bool],
+) -> None:
+    trades = [f"trade {number}" for number in range(is_quote.count(False))]
+    quotes = [{"quote": number} for number in range(is_quote.count(True))]
+    written = [json.loads(text) for text in write(np.array(is_quote, np.bool_), trades, quotes)]
+    assert [isinstance(event, dict) for event in written] == is_quote
+    assert [event for event in written if isinstance(event, str)] == trades
+    assert [event for event in written if isinstance(event, dict)] == quotes
+
+
+@given(st.lists(st.booleans(), min_size=1), st.data())
+def test_a_subscriber_is_sent_the_events_of_its_channels_in_order(
+    is_quote: list[bool], data: st.DataObject
+) -> None:
+    events = [b"%d" % number for number in range(len(is_quote))]
+    quotes = np.array(is_quote, np.bool_)
+    batch = EventBatch(events, ("T.SPY", "Q.SPY"), quotes.astype(np.int64), quotes)
+    channel = data.draw(st.sampled_from(batch.channels))
+    wanted = batch.wanted_by(lambda name: name == channel)
+    assert wanted is not None
+    is_mine = quotes if channel == "Q.SPY" else ~quotes
+    mine = [event for event, keep in zip(events, is_mine.tolist(), strict=True) if keep]
+    assert batch.elements(np.nonzero(wanted)[0]) == b",".join(mine)
+    assert batch.count(np.nonzero(wanted)[0])[channel[0]] == len(mine)
+
+
+def test_who_wants_everything_is_sent_the_batch_as_it_is() -> None:
+    quotes = np.array([True, False])
+    batch = EventBatch([b"1", b"2"], ("T.SPY", "Q.SPY"), quotes.astype(np.int64), quotes)
+    assert batch.wanted_by(lambda _: True) is None
+    assert batch.elements(slice(0, 2)) == b"1,2"
+    assert batch.elements(slice(1, 1)) == b""

@@ -1,29 +1,26 @@
-"""The trading floor of one market: who is connected, what they are sent, what they asked for."""
+"""One market: who is connected, what they are sent, what they asked for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from ingestor.sim.polygon.connection import Connection
-from ingestor.sim.polygon.phrases import Ints
-from ingestor.sim.polygon.settings import EVICT_OLDER, Settings
-from ingestor.sim.polygon.stream import Cut, MarketTime, Stream
-from ingestor.sim.polygon.tape import Batch
-from ingestor.sim.polygon.vendor import (
+from ingestor.sim.polygon.arguments import EVICT_OLDER, SimulatorSettings
+from ingestor.sim.polygon.client_connection import ClientConnection
+from ingestor.sim.polygon.event_stream import EventStream, MarketTime, Slice
+from ingestor.sim.polygon.market_tape import Bools, EventBatch, Ints
+from ingestor.sim.polygon.server_session import (
     CONNECTED,
     MAX_CONNECTIONS,
     Answer,
     Market,
     Request,
-    VendorSession,
+    ServerSession,
 )
 
 HISTORY_MESSAGES: Final = 10_000
@@ -31,26 +28,18 @@ HISTORY_MESSAGES: Final = 10_000
 POLICY_VIOLATION: Final = 1008
 
 Key = tuple[str, ...]
-Mask = npt.NDArray[np.bool_] | None
+Mask = Bools | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """What clients with the same subscriptions get of one cut."""
-
-    elements: bytes
-    events: Counter[str]
-
-
-class Floor:
+class MarketHub:
     """One market; `changed` is called when connections, subscriptions or the rate have changed."""
 
     def __init__(
-        self, market: Market, settings: Settings, stream: Stream, time: MarketTime
+        self, market: Market, settings: SimulatorSettings, stream: EventStream, time: MarketTime
     ) -> None:
         self.market = market
         self.stream = stream
-        self.connections: list[Connection] = []
+        self.connections: list[ClientConnection] = []
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_MESSAGES)
         self.opened = 0
         self.events: Counter[str] = Counter()
@@ -61,23 +50,24 @@ class Floor:
         self._rules = settings.rules(market)
         self._time = time
         self._duplicates = 0
-        self._batch: Batch | None = None
+        self._batch: EventBatch | None = None
         self._masks: dict[Key, Mask] = {}
 
     # Connections.
 
-    def joined(self, connection: Connection) -> VendorSession:
+    def joined(self, connection: ClientConnection) -> ServerSession:
         """A client has opened a connection."""
         self.connections.append(connection)
         self.opened += 1
         connection.say(CONNECTED)
-        return VendorSession(self.market, self._rules)
+        return ServerSession(self.market, self._rules)
 
-    def received(self, connection: Connection, request: Request) -> Answer:
+    def received(self, connection: ClientConnection, request: Request) -> Answer:
         """A client has said something."""
         answer = connection.session.answer(request)
         self._remember(connection, request, answer)
         if connection.session.authenticated and request.action == "auth":
+            # The vendor accepts a connection too many first, and evicts a moment later.
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.quota_delay_s, self._enforce_quota)
         else:
@@ -85,18 +75,18 @@ class Floor:
         self.changed()
         return answer
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: ClientConnection) -> None:
         """A connection is gone."""
         self.connections.remove(connection)
         self._select()
         self.changed()
 
     @property
-    def members(self) -> list[Connection]:
+    def members(self) -> list[ClientConnection]:
         """The authenticated connections that are not being closed, oldest first."""
         return [c for c in self.connections if c.is_open and c.session.authenticated]
 
-    def evict(self, connections: Iterable[Connection]) -> None:
+    def evict(self, connections: Iterable[ClientConnection]) -> None:
         """Say that the account has too many connections, then close."""
         for connection in connections:
             connection.say(MAX_CONNECTIONS)
@@ -113,12 +103,13 @@ class Floor:
         self.stream.select(wanted, monotonic_ns())
         self._batch = None
 
-    def _remember(self, connection: Connection, request: Request, answer: Answer) -> None:
+    def _remember(self, connection: ClientConnection, request: Request, answer: Answer) -> None:
         self.history.append(
             {
                 "at_ms": self._time.wall_ms(monotonic_ns()),
                 "connection": connection.number,
                 "action": request.action,
+                # The parameter of auth is a key, and keys are kept nowhere.
                 "params": request.params if request.action != "auth" else "",
                 "answers": [f"{s.status}: {s.message}" for s in answer.statuses],
             }
@@ -128,26 +119,27 @@ class Floor:
 
     def tick(self, now_ns: int, tolerance_ns: int) -> None:
         """Send what is due."""
-        for cut in self.stream.cuts(now_ns, tolerance_ns):
-            if cut.batch is not self._batch:
-                self._batch, self._masks = cut.batch, {}
-            self._send(cut)
+        for piece in self.stream.slices(now_ns, tolerance_ns):
+            if piece.batch is not self._batch:
+                self._batch, self._masks = piece.batch, {}
+            self._send(piece)
 
     def duplicate(self, count: int) -> None:
         """Let each of the next events be sent twice."""
         self._duplicates = count
 
-    def _send(self, cut: Cut) -> None:
-        index = self._repeat(cut.rows)
-        shares: dict[Key, _Share | None] = {}
+    def _send(self, piece: Slice) -> None:
+        index = self._repeat(piece.rows)
+        # Clients with equal subscriptions are sent the same bytes, put together once.
+        shares: dict[Key, tuple[bytes, Counter[str]]] = {}
         for connection in self.members:
-            key = connection.session.key
-            if key not in shares:
-                shares[key] = self._share(cut.batch, index, connection.session)
-            share = shares[key]
-            if share is not None:
-                connection.send_elements(share.elements, share.events)
-                self.events.update(share.events)
+            session = connection.session
+            if session.key not in shares:
+                shares[session.key] = self._share(piece.batch, index, session)
+            elements, events = shares[session.key]
+            if elements:
+                connection.send_elements(elements, events)
+                self.events.update(events)
 
     def _repeat(self, rows: slice) -> slice | Ints:
         """The rows, the first of them twice while duplicates are wanted."""
@@ -158,12 +150,14 @@ class Floor:
         self._duplicates -= twice
         return np.sort(np.concatenate((index, index[:twice])))
 
-    def _share(self, batch: Batch, index: slice | Ints, session: VendorSession) -> _Share | None:
+    def _share(
+        self, batch: EventBatch, index: slice | Ints, session: ServerSession
+    ) -> tuple[bytes, Counter[str]]:
+        """What clients with the subscriptions of this one get: JSON elements, and how many."""
         if session.key not in self._masks:
             self._masks[session.key] = batch.wanted_by(session.wants)
         mask = self._masks[session.key]
         if mask is not None:
             rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
             index = rows[mask[rows]]
-        events = batch.count(index)
-        return _Share(batch.elements(index), events) if events.total() else None
+        return batch.elements(index), batch.count(index)

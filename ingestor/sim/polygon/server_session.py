@@ -33,7 +33,7 @@ OPTION_QUOTE_LIMIT: Final = 1_000
 """Contracts whose quotes one connection may subscribe to (vendor's documentation)."""
 
 
-class Status(msgspec.Struct, frozen=True):
+class StatusElement(msgspec.Struct, frozen=True):
     """A status element as it stands in a frame."""
 
     status: str
@@ -46,17 +46,17 @@ class Status(msgspec.Struct, frozen=True):
         return msgspec.json.encode({"ev": self.ev, "status": self.status, "message": self.message})
 
 
-CONNECTED: Final = Status("connected", "Connected Successfully")
-AUTH_SUCCESS: Final = Status("auth_success", "authenticated")
-AUTH_FAILED: Final = Status("auth_failed", "authentication failed")
-NO_ACCESS: Final = Status("auth_failed", "Your plan doesn't include websocket access.")
-AUTH_TIMEOUT: Final = Status("auth_timeout", "No authentication request received.")
-NOT_AUTHORIZED: Final = Status("error", "not authorized")
-QUOTE_LIMIT: Final = Status(
+CONNECTED: Final = StatusElement("connected", "Connected Successfully")
+AUTH_SUCCESS: Final = StatusElement("auth_success", "authenticated")
+AUTH_FAILED: Final = StatusElement("auth_failed", "authentication failed")
+NO_ACCESS: Final = StatusElement("auth_failed", "Your plan doesn't include websocket access.")
+AUTH_TIMEOUT: Final = StatusElement("auth_timeout", "No authentication request received.")
+NOT_AUTHORIZED: Final = StatusElement("error", "not authorized")
+QUOTE_LIMIT: Final = StatusElement(
     "error",
     "Subscription limit reached for feed. Please remove some subscriptions and try again.",
 )
-MAX_CONNECTIONS: Final = Status(
+MAX_CONNECTIONS: Final = StatusElement(
     "max_connections",
     "Maximum number of websocket connections exceeded. You have reached the connection limit for "
     "your account. Please contact support at https://polygon.io/contact to increase your limit.",
@@ -82,7 +82,7 @@ class Rules:
 class Answer:
     """Statuses to send (possibly none), and whether the connection is then dropped."""
 
-    statuses: tuple[Status, ...] = ()
+    statuses: tuple[StatusElement, ...] = ()
     hang_up: bool = False
 
 
@@ -107,7 +107,7 @@ def read_request(text: bytes) -> Request | None:
         return None
 
 
-class VendorSession:
+class ServerSession:
     """One connection's authentication and subscriptions."""
 
     def __init__(self, market: Market, rules: Rules) -> None:
@@ -145,7 +145,7 @@ class VendorSession:
         self.authenticated = True
         return Answer((AUTH_SUCCESS,))
 
-    def _subscribe(self, param: str) -> Status | None:
+    def _subscribe(self, param: str) -> StatusElement | None:
         topic, _, ticker = param.partition(".")
         if topic not in TOPICS[self._market] or not ticker or param in self.subscriptions:
             return None
@@ -154,7 +154,7 @@ class VendorSession:
         if self._over_quote_limit(topic, ticker):
             return QUOTE_LIMIT
         self.subscriptions[param] = None
-        return Status("success", f"subscribed to: {param}")
+        return StatusElement("success", f"subscribed to: {param}")
 
     def _over_quote_limit(self, topic: str, ticker: str) -> bool:
         if self._market is not Market.OPTIONS or topic != "Q":
@@ -162,13 +162,13 @@ class VendorSession:
         held = sum(name.startswith("Q.") for name in self.subscriptions)
         return ticker == "*" or held >= OPTION_QUOTE_LIMIT
 
-    def _unsubscribe(self, param: str) -> Status | None:
+    def _unsubscribe(self, param: str) -> StatusElement | None:
         if param not in self.subscriptions:
             return None
         del self.subscriptions[param]
-        return Status("success", f"unsubscribed to: {param}")
+        return StatusElement("success", f"unsubscribed to: {param}")
 
 
-def _said_once(statuses: Iterable[Status | None]) -> Iterable[Status]:
+def _said_once(statuses: Iterable[StatusElement | None]) -> Iterable[StatusElement]:
     """The statuses without silence and without repeated errors, in order."""
     return dict.fromkeys(status for status in statuses if status is not None)

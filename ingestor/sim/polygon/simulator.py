@@ -1,4 +1,4 @@
-"""The simulator: one listening port for both markets, one ticker, and the floors behind it."""
+"""The simulator: one listening port for both markets, one ticker, and the hubs behind it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from time import monotonic_ns, time_ns
 from typing import Final
 
 from ingestor.clock import new_york_date
-from ingestor.sim.polygon.connection import Connection
-from ingestor.sim.polygon.floor import Floor
-from ingestor.sim.polygon.options import OptionTape
-from ingestor.sim.polygon.settings import Settings
-from ingestor.sim.polygon.stocks import StockTape
-from ingestor.sim.polygon.stream import MarketTime, Stream
-from ingestor.sim.polygon.tape import Tape
-from ingestor.sim.polygon.underlying import Underlying
-from ingestor.sim.polygon.vendor import Market
+from ingestor.sim.polygon.arguments import SimulatorSettings
+from ingestor.sim.polygon.client_connection import ClientConnection
+from ingestor.sim.polygon.event_stream import EventStream, MarketTime
+from ingestor.sim.polygon.market_hub import MarketHub
+from ingestor.sim.polygon.market_tape import MarketTape, Underlying
+from ingestor.sim.polygon.option_tape import OptionTape
+from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.stock_tape import StockTape
 from ingestor.units import NS_PER_MS, NS_PER_S
 
 GOING_AWAY: Final = 1001
@@ -31,7 +30,7 @@ POLL_S: Final = 0.01
 class Simulator:
     """Both markets. `start` listens, `stop` closes everything."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SimulatorSettings) -> None:
         self.settings = settings
         self.time = MarketTime(time_ns() - monotonic_ns())
         self.underlying = Underlying(settings.seed, settings.price_cents, settings.volatility)
@@ -39,7 +38,7 @@ class Simulator:
             target = settings.price_cents + settings.path.by_cents
             self.underlying.move(target, 0, settings.path.over_ns)
         self.stock_tape = StockTape(settings.seed, self.underlying, settings.quote_share)
-        self.floors = {market: self._floor(market) for market in Market}
+        self.hubs = {market: self._hub(market) for market in Market}
         self.port = settings.port
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
@@ -51,17 +50,18 @@ class Simulator:
     async def start(self) -> None:
         """Listen. Raises `OSError` when the port is taken."""
         await self._listen()
-        for floor in self.floors.values():
-            floor.changed = self._on_change
+        for hub in self.hubs.values():
+            hub.changed = self._on_change
 
     async def stop(self) -> None:
         """Close the connections (the vendor goes away), then what is left of them."""
         self._stop_listening()
         if self._timer is not None:
             self._timer.cancel()
-        for floor in self.floors.values():
-            for connection in list(floor.connections):
+        for hub in self.hubs.values():
+            for connection in list(hub.connections):
                 connection.close(GOING_AWAY)
+        # The connections leave one by one, each when its client has answered the close frame.
         deadline = monotonic_ns() + round(STOP_S * NS_PER_S)
         while self.connections and monotonic_ns() < deadline:
             await asyncio.sleep(POLL_S)
@@ -69,16 +69,16 @@ class Simulator:
             connection.drop()
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[ClientConnection]:
         """Connections of both markets."""
-        return [c for floor in self.floors.values() for c in floor.connections]
+        return [c for hub in self.hubs.values() for c in hub.connections]
 
-    def admit(self, path: str) -> Floor | HTTPStatus:
-        """The floor of ``/stocks`` or ``/options``."""
+    def admit(self, path: str) -> MarketHub | HTTPStatus:
+        """The hub of ``/stocks`` or ``/options``."""
         if self._refusing_http:
             return HTTPStatus.SERVICE_UNAVAILABLE
         try:
-            return self.floors[Market(path.removeprefix("/"))]
+            return self.hubs[Market(path.removeprefix("/"))]
         except ValueError:
             return HTTPStatus.NOT_FOUND
 
@@ -107,19 +107,20 @@ class Simulator:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = [floor.stream.next_due_ns() for floor in self.floors.values()]
+        due = [hub.stream.next_due_ns() for hub in self.hubs.values()]
         next_due_ns = min((at for at in due if at is not None), default=None)
         if next_due_ns is not None:
+            # Frames lie apart even at rates at which every moment has something due.
             at_ns = max(next_due_ns, self._last_tick_ns + self.settings.frame_ms * NS_PER_MS)
             delay_s = max(0, at_ns - monotonic_ns()) / NS_PER_S
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
-    def _floor(self, market: Market) -> Floor:
+    def _hub(self, market: Market) -> MarketHub:
         settings, tape = self.settings, self._tape(market)
-        stream = Stream(tape, self.time, settings.rate_of(market), settings.count)
-        return Floor(market, settings, stream, self.time)
+        stream = EventStream(tape, self.time, settings.rate_of(market), settings.count)
+        return MarketHub(market, settings, stream, self.time)
 
-    def _tape(self, market: Market) -> Tape:
+    def _tape(self, market: Market) -> MarketTape:
         if market is Market.STOCKS:
             return self.stock_tape
         seed, share = self.settings.seed, self.settings.quote_share
@@ -128,7 +129,7 @@ class Simulator:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self, next(self._numbers)),
+            lambda: ClientConnection(self.admit, next(self._numbers)),
             self.settings.host,
             self.port,
             ssl=_tls(self.settings),
@@ -145,17 +146,18 @@ class Simulator:
         for condition, future in self._watchers:
             if not future.done() and condition():
                 future.set_result(None)
+        # A cancelled script leaves futures behind that are done as well.
         self._watchers = [watcher for watcher in self._watchers if not watcher[1].done()]
 
     def _tick(self) -> None:
         """Send what is due; ticks lie at least ``frame_ms`` apart."""
         self._last_tick_ns = now_ns = monotonic_ns()
-        for floor in self.floors.values():
-            floor.tick(now_ns, self.settings.frame_ms * NS_PER_MS)
+        for hub in self.hubs.values():
+            hub.tick(now_ns, self.settings.frame_ms * NS_PER_MS)
         self.reschedule()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls(settings: SimulatorSettings) -> ssl.SSLContext | None:
     if settings.tls_cert is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
