@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import functools
 import math
 import re
 import sys
@@ -138,7 +139,8 @@ def environment_layer(environ: Mapping[str, str], keys: Mapping[str, str]) -> La
     }
 
 
-def defaults() -> dict[str, Any]:
+@functools.cache
+def defaults() -> Mapping[str, Any]:
     """Return every dotted key with its default."""
     return values(Config())
 
@@ -196,13 +198,18 @@ def _check(key: str, setting: Setting) -> None:
     if key not in known:
         raise _unknown(key, setting.origin, known)
     try:
-        value = values(_convert({key: setting}, strict=setting.typed))[key]
+        value = _value(_convert({key: setting}, strict=setting.typed), key)
     except msgspec.ValidationError as error:
         raise _not_allowed(key, setting, _plain(str(error), key)) from error
     if isinstance(value, float) and not math.isfinite(value):
         raise _not_allowed(key, setting, "expected a finite number")
     if key == "replay.speed" and 0 < value < MIN_SPEED:
         raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
+
+
+def _value(config: Config, key: str) -> Any:
+    table, _, name = key.partition(".")
+    return getattr(getattr(config, table), name)
 
 
 def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:

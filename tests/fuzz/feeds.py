@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,19 @@ from typing import Any, Final
 import zstandard
 
 from ingestor.blocks import Block, Source
+from ingestor.bounds import is_symbol
 from ingestor.feeds.databento import DBNIngestor
-from ingestor.feeds.databento.files import DbnSchema
+from ingestor.feeds.databento.buffer import ReadBuffer
+from ingestor.feeds.databento.files import DbnFile, DbnSchema
+from ingestor.feeds.databento.header import read_header
+from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import Fail, Reconnect, Report
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
+from ingestor.feeds.streams import open_stream
 from ingestor.symbols import parse_option_ticker
 from ingestor.units import NS_PER_S
 from tests.dbn_files import ES, dbn_path, depth, header_bytes, other_record, trades, with_ts_out
@@ -39,6 +45,10 @@ _LENGTH: Final = slice(4, 8)
 _TRADES: Final = trades(3).tobytes()
 
 
+_DATE: Final = dt.date(2024, 1, 2)
+_DAY: Final = (_DATE - dt.date(1970, 1, 1)).days
+
+
 def dbn_header(folder: Path) -> Target:
     """The header of a DBN file, most often with a length that fits it."""
 
@@ -53,7 +63,15 @@ def dbn_header(folder: Path) -> Target:
         for version in (1, 2, 3)
         for schema, mappings in (("trades", ES), (None, ES), ("trades", {}))
     ]
-    return Target(samples=samples, run=_files(folder, DbnSchema.TRADES), finish=finish)
+    path = dbn_path(folder, DbnSchema.TRADES, zstd=False)
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        with open_stream(path) as stream:
+            names = HeaderNames(read_header(ReadBuffer(stream, BLOCK_BYTES), path))
+        _check_names([*names, *names.of(17077, _DAY)])
+
+    return Target(samples=samples, run=run, finish=finish)
 
 
 def dbn_trades(folder: Path) -> Target:
@@ -74,9 +92,7 @@ def dbn_depth(folder: Path) -> Target:
 
 
 def symbology(folder: Path) -> Target:
-    """``symbology.json`` beside a file whose header names nothing."""
-    run = _files(folder, DbnSchema.TRADES)
-    content = header_bytes("trades", mappings={}) + _TRADES
+    """``symbology.json``, as it is read for a file whose header names nothing."""
     path = folder / "symbology.json"
     spans = [{"d0": "2024-01-01", "d1": "2024-02-01", "s": "17077"}]
     sound = {"result": {"ES.c.0": spans}, "stype_in": "continuous", "partial": [], "status": 0}
@@ -84,7 +100,8 @@ def symbology(folder: Path) -> Target:
 
     def look_up(data: bytes) -> None:
         path.write_bytes(data)
-        run(content)
+        names = SymbologyNames([folder])
+        _check_names([*names, *names.of(17077, _DAY)])
 
     samples = [json.dumps(one).encode() for one in (sound, inverse)]
     return Target(samples=samples, run=look_up, text=True)
@@ -143,12 +160,19 @@ def ticker(_folder: Path) -> Target:
     return Target(samples=[CONTRACT.encode(), b"O:TSLA1260116P00000500"], run=run)
 
 
+def _check_names(names: list[str]) -> None:
+    assert all(map(is_symbol, names)), "a symbol that does not fit"
+
+
 def _files(folder: Path, schema: DbnSchema) -> Callable[[bytes], None]:
     path = dbn_path(folder, schema, zstd=False)
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
-        with DBNIngestor(data_dir=folder, schema=schema, block_bytes=BLOCK_BYTES) as ingestor:
+        files = [DbnFile(path, _DATE, len(data))]
+        with DBNIngestor(
+            data_dir=folder, schema=schema, files=files, block_bytes=BLOCK_BYTES
+        ) as ingestor:
             for block in ingestor.blocks():
                 check_publishable(block)
 

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.bounds import MAX_SYMBOL_BYTES, printable
+from ingestor.bounds import is_symbol, printable
 from ingestor.feeds.databento.header import Header, Names
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.symbols import SymbolTable
@@ -84,7 +84,7 @@ class HeaderNames:
             return []
         valid = (self._first[start:stop] <= day) & (day < self._end[start:stop])
         rows = self._rows[start:stop][valid].tolist()
-        names = [*dict.fromkeys(filter(is_name, map(self._names.__getitem__, rows)))]
+        names = [*dict.fromkeys(filter(is_symbol, map(self._names.__getitem__, rows)))]
         if len(names) > 1:
             last = len(self._symbols)
             names.sort(key=lambda name: self._places.get(name, last))
@@ -92,7 +92,7 @@ class HeaderNames:
 
     def __iter__(self) -> Iterator[str]:
         """Yield every name of any instrument on any day, some more than once."""
-        return filter(is_name, map(self._names.__getitem__, np.unique(self._rows).tolist()))
+        return filter(is_symbol, map(self._names.__getitem__, np.unique(self._rows).tolist()))
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -125,11 +125,6 @@ def instrument_id(text: str) -> int | None:
     """Return the instrument id that a text is, if it is one."""
     is_number = len(text) <= _ID_DIGITS and text.isascii() and text.isdigit()
     return int(text) if is_number and int(text) <= UINT32_MAX else None
-
-
-def is_name(text: str) -> bool:
-    """Tell whether a text may be published as a symbol."""
-    return bool(text) and len(text.encode()) <= MAX_SYMBOL_BYTES
 
 
 class SymbologyNames:
@@ -172,7 +167,7 @@ def _read_symbology(path: Path) -> Iterator[tuple[str, int, _Span]]:
         for span in spans:
             text_of_id, name = (key, span.s) if inverse else (span.s, key)
             number = instrument_id(text_of_id)
-            if number is not None and is_name(name):
+            if number is not None and is_symbol(name):
                 yield name, number, span
 
 
@@ -225,7 +220,7 @@ class SymbolTables:
 
     def hear(self, instrument: int, names: Iterable[str]) -> None:
         """Take what a symbol mapping record says an instrument is called from now on."""
-        self._said[instrument] = tuple(dict.fromkeys(filter(is_name, names)))
+        self._said[instrument] = tuple(dict.fromkeys(filter(is_symbol, names)))
         self._published.pop(instrument, None)
         self._filter.see(self._said[instrument])
 
