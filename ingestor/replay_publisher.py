@@ -28,6 +28,7 @@ from ingestor.errors import ExitCode
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
 from ingestor.outcome import RunOutcome, replay_outcome
+from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.replay_feeds import feed_plans
 from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
@@ -62,7 +63,7 @@ class ReplayPublisher:
         ):
             access = access_of(self._config.nats, server.url)
             plan = PublishPlan(
-                lambda: make_publisher(self._config, access),
+                lambda: make_publisher(self._config, access, give_up_after_s=GIVE_UP_AFTER_S),
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )

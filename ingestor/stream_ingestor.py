@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final
@@ -52,7 +53,7 @@ class StreamIngestor:
             access = access_of(self._config.nats, server.url)
             feeds = self._feeds(vendor, frame_logs)
             publish = PublishPlan(
-                lambda: make_publisher(self._config, access),
+                lambda: make_publisher(self._config, access, give_up_after_s=math.inf),
                 ArrivalMerge(len(feeds)),
                 drains=True,
             )

@@ -112,8 +112,9 @@ class Nats(Table, frozen=True, kw_only=True):
     """Of a JetStream behind a leaf node: requests go to ``$JS.<domain>.API``."""
     api_prefix: SubjectPrefix | None = None
     """What requests to JetStream begin with, where another account exports it; else ``$JS.API``."""
-    give_up_after_s: Seconds = 60.0
-    """How long the server may stay away before the run ends."""
+    give_up_after_s: Seconds | None = None
+    """How long the server may stay away before the run ends; unset: a replay after 60 s, a live
+    run never."""
     stream: StreamName = "MARKET_DATA"
     """Created when missing, for ``market.>``, with file storage, 24 hours and one replica; what is
     set below is enforced on it, what is not is left as its operator made it."""

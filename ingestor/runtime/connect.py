@@ -53,13 +53,16 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
     return demo_server(url, store if named else DEMO_DIR / "nats")
 
 
-def make_publisher(config: Config, access: Access) -> Publisher:
-    """Return a publisher as the configuration wants it; made in the process that runs it."""
+def make_publisher(config: Config, access: Access, *, give_up_after_s: float) -> Publisher:
+    """Return a publisher as the configuration wants it; made in the process that runs it.
+
+    `give_up_after_s` holds where the configuration says nothing.
+    """
     publisher = Publisher(
         make_encoder(config.publish.encoding),
         access=access,
         stream=_stream(config.nats),
-        give_up_after_s=config.nats.give_up_after_s,
+        give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )
     publisher.statuses.stream = _status_stream(config.nats)
     return publisher
