@@ -82,5 +82,14 @@ def without(text: str, secret: str) -> str:
     return text
 
 
+def without_logins(text: str) -> str:
+    """Return text in which no word shows what stands before an ``@``, as secrets do in a URL.
+
+    >>> without_logins("unrecognized arguments: --natss nats://me:secret@host")
+    'unrecognized arguments: --natss (hidden)@host'
+    """
+    return re.sub(r"\S*@", f"{_HIDDEN}@", printable(text, MAX_LINE_CHARS))
+
+
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()

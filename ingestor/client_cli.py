@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 import uvloop
 
 from ingestor import __version__
+from ingestor.bounds import without_logins
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.start import check_start
 from ingestor.clock import to_ns
@@ -52,7 +53,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit."""
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {message} (see --help)\n")
+        told = without_logins(message)
+        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
 
 
 def add_where(parser: Parser) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from ingestor import __version__
+from ingestor.bounds import without_logins
 from ingestor.config.load import (
     Layer,
     Loaded,
@@ -60,9 +61,10 @@ class Parser(argparse.ArgumentParser):
     """Ends with our exit code for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end."""
+        """Say what is wrong, and end; a mistyped flag may have a URL with a password behind it."""
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {message} (see --help)\n")
+        told = without_logins(message)
+        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
 
 
 def parser_of(prog: str, about: str, more: str) -> Parser:

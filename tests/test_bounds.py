@@ -1,7 +1,12 @@
+import subprocess
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.bounds import MAX_TEXT_CHARS, printable, without
+from ingestor.errors import ExitCode
 
 
 def test_plain_text_is_shown_as_it_is() -> None:
@@ -39,3 +44,15 @@ def test_a_secret_is_hidden_wherever_it_stands_and_where_it_was_cut() -> None:
         assert secret[:4] not in without(printable(text, limit), secret) or limit < 5
     assert without("as it is…", secret) == "as it is…"
     assert without("as it is", "") == "as it is"
+
+
+@pytest.mark.parametrize(
+    "url", ["nats://me:s3cret@host", "s3cret@host:4222", "nats://me:a/s3cret@h"]
+)
+@pytest.mark.parametrize("module", ["ingestor.main", "ingestor.replay_publisher", "ingestor.tail"])
+def test_a_mistyped_flag_does_not_show_the_password_behind_it(module: str, url: str) -> None:
+    command = [sys.executable, "-m", module, "--natz", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert "--natz" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
