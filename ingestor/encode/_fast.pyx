@@ -10,8 +10,8 @@ bytes object: `Output.reserve` makes room for the longest frame the row could be
 a fixed width and is filled in last.
 
 What is text stays with Python: a symbol's JSON (for an option, all its ticker says) is made once
-by the reference encoder's functions and copied from then on. A block remembers its last
-instrument, so the table is only asked when the instrument changes.
+for each table by the reference encoder's functions, kept over calls (`TableTexts`) and copied from
+then on. A block remembers its last instrument, so nobody is asked before the instrument changes.
 
 A depth event repeats nearly all of the book: most change one of ten levels. So the text of the
 last book is remembered (`Written`: where each level's stands in the output), and the levels before
@@ -31,6 +31,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
 
 from ingestor.encode._layout cimport (
@@ -47,14 +48,15 @@ import numpy as np
 
 from ingestor.blocks import SEQUENCE_DIGITS, Frames
 from ingestor.bounds import MAX_PAYLOAD_BYTES
-from ingestor.encode.packed import HEAD, MAX_ROW_BYTES, MAX_ROWS
-from ingestor.encode.packer import ROW_COUNT_AT, Headers, fitting_rows
+from ingestor.encode.packed import ALIGNMENT, HEAD, MAX_ROW_BYTES, MAX_ROWS
+from ingestor.encode.packer import entry, fitting_rows, opening
 from ingestor.encode.reference import (
     LENGTH_DIGITS, MAX_SEQUENCE, check_payload, check_sequences, option_json, symbol_json
 )
+from ingestor.encode.texts import TableTexts
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
-from ingestor.symbols import PUBLISHER_EXCHANGE, symbol_of
+from ingestor.symbols import PUBLISHER_EXCHANGE
 
 cdef extern from *:
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size) except NULL
@@ -80,15 +82,11 @@ cdef struct Rows:
     uint64_t sequence
 
 cdef struct Source:
-    # One block: where its rows lie, and the instrument of the row written last. What is known of
-    # that is, for JSON, its `instrument`, and for packed messages the `header` of its `rtype`.
+    # One block: where its rows lie, and the text of the instrument asked for last, under its key.
     Py_buffer rows
     Text name
     Text instrument
-    Text header
-    uint32_t instrument_id
-    uint8_t rtype
-    bint is_option
+    uint64_t key
 
 cdef struct Written:
     # The levels written last (NULL: none), where in the output the text of each begins, and where
@@ -199,16 +197,24 @@ cdef Shapes shapes_for(Shapes known, reply, Py_ssize_t max_payload_bytes):
 
 
 cdef class Blocks:
-    """The blocks of one call, held while they are read."""
+    """The blocks of one call, held while they are read, and what their instruments become.
+
+    An instrument goes by a key whose lower 32 bits are its id; `make` makes a text of a key and a
+    symbol.
+    """
 
     cdef Source* sources
     cdef Py_ssize_t count
-    cdef list tables, names, literals
+    cdef list tables, names, texts
+    cdef dict unlisted
+    cdef object make
 
-    def __cinit__(self, blocks):
+    def __cinit__(self, blocks, names, kept, make):
         self.tables = [block.symbols for block in blocks]
-        self.names = [b',"source":"%b",' % block.source.value.encode() for block in blocks]
-        self.literals = [{} for _ in blocks]
+        self.names = names
+        self.texts = [kept.of(table) for table in self.tables]
+        self.unlisted = {}
+        self.make = make
         self.sources = <Source*>PyMem_Calloc(len(blocks), sizeof(Source))
         if self.sources == NULL:
             raise MemoryError
@@ -238,27 +244,28 @@ cdef class Blocks:
             raise IndexError(f"a run of rows {start} to {stop} is not in its block")
         return source
 
-    cdef int find_instrument(
-        self, Source* source, uint32_t instrument_id, bint is_option
-    ) except -1:
-        """Make `source.instrument` the JSON of this instrument."""
-        if (
-            source.instrument.data != NULL
-            and source.instrument_id == instrument_id
-            and source.is_option == is_option
-        ):
+    cdef int find_instrument(self, Source* source, uint64_t key) except -1:
+        """Make `source.instrument` the text of this instrument."""
+        if source.instrument.data != NULL and source.key == key:
             return 0
-        index = source - self.sources
-        key = instrument_id | <uint64_t>is_option << 32
-        literal = self.literals[index].get(key)
-        if literal is None:
-            symbol = symbol_of(self.tables[index], instrument_id)
-            literal = (option_json(symbol) if is_option else symbol_json(symbol)) + b","
-            self.literals[index][key] = literal
-        source.instrument = text_of(literal)
-        source.instrument_id = instrument_id
-        source.is_option = is_option
+        cdef dict texts = self.texts[source - self.sources]
+        text = texts.get(key)
+        if text is None:
+            text = self.made(source - self.sources, key)
+        source.instrument = text_of(text)
+        source.key = key
         return 0
+
+    cdef bytes made(self, Py_ssize_t index, uint64_t key):
+        """Make a text, and keep it: over calls if the table lists the instrument."""
+        cdef uint32_t instrument_id = <uint32_t>key
+        symbol = self.tables[index].get(instrument_id)
+        cdef dict texts = self.unlisted if symbol is None else self.texts[index]
+        text = texts.get(key)
+        if text is None:
+            text = self.make(key, str(instrument_id) if symbol is None else symbol)
+            texts[key] = text
+        return text
 
 
 # --- one event type each: what follows the envelope and the instrument -------------------------
@@ -434,20 +441,29 @@ cdef int put_rows(
     for index in range(rows.count):
         head = <const Head*>row
         shapes.check(head.rtype, source.rows.itemsize)
-        blocks.find_instrument(source, head.instrument_id, head.rtype == OPTION_TRADE)
+        blocks.find_instrument(
+            source, head.instrument_id | <uint64_t>(head.rtype == OPTION_TRADE) << 32
+        )
         put_frame(output, shapes, source, row, rows.sequence + index)
         shapes.counts[head.rtype] += 1
         row += source.rows.itemsize
     return 0
 
 
+def json_of(key, symbol):
+    """The JSON of an instrument; bit 32 of its key tells an option."""
+    return (option_json(symbol) if key >> 32 else symbol_json(symbol)) + b","
+
+
 cdef class FastJsonEncoder:
     """One JSON object per message, one message per row; equals `JsonEncoder` byte for byte."""
 
     cdef Shapes shapes
+    cdef object texts
     cdef public Py_ssize_t max_payload_bytes
 
     def __cinit__(self):
+        self.texts = TableTexts()
         self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def encode(self, runs, reply, first_sequence, max_messages):
@@ -460,7 +476,8 @@ cdef class FastJsonEncoder:
         check_sequences(first_sequence, count)
         output = Output(_expected_bytes(runs, count))
         self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes)
-        blocks = Blocks(runs.blocks)
+        names = [b',"source":"%b",' % one.source.value.encode() for one in runs.blocks]
+        blocks = Blocks(runs.blocks, names, self.texts, json_of)
         cdef const int64_t[:] block, start, stop
         block, start, stop = runs.block_of_run, runs.start, runs.stop
         if not len(block) == len(start) == len(stop):

@@ -1,18 +1,15 @@
 """The reference packed encoder (the format is described in `ingestor.encode.packed`).
 
 It says what the bytes are and serves where there is no compiler; the compiled encoder must equal
-it byte for byte, and takes its `Headers` from here.
+it byte for byte, and takes the pieces of its headers from here.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ingestor.blocks import Block, Frames, Reply, Runs
 from ingestor.bounds import MAX_PAYLOAD_BYTES
@@ -30,23 +27,13 @@ from ingestor.encode.packed import (
 from ingestor.encode.reference import CRLF, check_payload, check_sequences, frame_head
 from ingestor.errors import BadDataError
 from ingestor.records import EventType, Records, split_by_rtype
-from ingestor.symbols import SymbolTable, symbol_of
-
-HEADERS_HELD: Final = 64
-"""Most headers kept, each with its symbol table: one of thousands of options takes some hundred
-KiB, and a file of several days has a table a day."""
-
-ROW_COUNT_AT: Final = 8
-"""Where a header has its number of rows."""
-
-_ROW_COUNT: Final = struct.Struct("<I")
+from ingestor.symbols import symbol_of
 
 
 class PackedEncoder:
     """Many records of one subject per message. Implements `Encoder`."""
 
     def __init__(self) -> None:
-        self._headers = Headers()
         self.max_payload_bytes = MAX_PAYLOAD_BYTES
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
@@ -60,8 +47,7 @@ class PackedEncoder:
         rows, sequence = 0, first_sequence
         messages = _messages(runs, self.max_payload_bytes)
         for block, kind, records in islice(messages, max(max_messages, 0)):
-            template = self._headers.template(kind, block, np.unique(records["instrument_id"]))
-            header = _counted(template, len(records))
+            header = _header(kind, block, records)
             data = np.ascontiguousarray(records).view(np.uint8).data
             head = frame_head(kind.subject, reply, sequence, len(header) + len(data))
             parts += head + header, data, CRLF
@@ -98,7 +84,7 @@ def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int
     """
     ids, first = np.unique(records["instrument_id"], return_index=True)
     texts = np.zeros(len(records), np.int64)
-    entries = (_entry(number, symbol_of(block.symbols, number)) for number in ids.tolist())
+    entries = (entry(number, symbol_of(block.symbols, number)) for number in ids.tolist())
     texts[first] = list(map(len, entries))
     header = HEAD.size + len(kind.schema) + len(block.source.value) + np.cumsum(texts)
     header += -header % ALIGNMENT
@@ -107,57 +93,45 @@ def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int
     return int(np.searchsorted(sizes, max_bytes, "right"))
 
 
-def _counted(template: bytes, rows: int) -> bytes:
-    count = _ROW_COUNT.pack(rows)
-    return template[:ROW_COUNT_AT] + count + template[ROW_COUNT_AT + _ROW_COUNT.size :]
-
-
-class Headers:
-    """Headers without row counts, as they were made: those of one instrument's rows recur."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, str, int, bytes], tuple[SymbolTable, bytes]] = {}
-
-    def template(self, kind: EventType, block: Block, ids: npt.NDArray[np.uint32]) -> bytes:
-        """Return the header of rows with these instruments, ascending."""
-        # A symbol table that is kept beside its header cannot lose its identity to another one.
-        # It may grow meanwhile, so a header in which an id stands for its symbol is not kept.
-        key = (id(block.symbols), block.source, kind.rtype, ids.tobytes())
-        if key in self._made:
-            return self._made[key][1]
-        numbers = ids.tolist()
-        header = _header(kind, block, numbers)
-        if all(number in block.symbols for number in numbers):
-            if len(self._made) >= HEADERS_HELD:
-                self._made.clear()
-            self._made[key] = (block.symbols, header)
-        return header
-
-
-def _header(kind: EventType, block: Block, instrument_ids: list[int]) -> bytes:
-    """Return a whole header with row count zero; `instrument_ids` ascend."""
-    schema, source = kind.schema.encode(), block.source.value.encode()
-    symbols = b"".join(
-        _entry(number, symbol_of(block.symbols, number)) for number in instrument_ids
+def _header(kind: EventType, block: Block, records: Records) -> bytes:
+    """Return a whole header of rows of one type."""
+    numbers = np.unique(records["instrument_id"]).tolist()
+    source = block.source.value.encode()
+    texts = b"".join(entry(number, symbol_of(block.symbols, number)) for number in numbers)
+    header = opening(kind) + source + texts
+    header += bytes(-len(header) % ALIGNMENT)
+    head = Head(*HEAD.unpack_from(header))._replace(
+        row_count=len(records),
+        header_bytes=len(header),
+        symbol_count=len(numbers),
+        source_bytes=len(source),
     )
-    texts = schema + source + symbols
-    texts += bytes(-(HEAD.size + len(texts)) % ALIGNMENT)
+    return HEAD.pack(*head) + header[HEAD.size :]
+
+
+def opening(kind: EventType) -> bytes:
+    """Return how every header of rows of a type opens: its fixed part and the schema.
+
+    What differs from message to message is 0: counts, the header's size, the source's.
+    """
+    schema = kind.schema.encode()
     head = Head(
         magic=MAGIC,
         version=VERSION,
         rtype=kind.rtype,
         row_bytes=kind.dtype.itemsize,
         row_count=0,
-        header_bytes=HEAD.size + len(texts),
-        symbol_count=len(instrument_ids),
+        header_bytes=0,
+        symbol_count=0,
         schema_bytes=len(schema),
-        source_bytes=len(source),
+        source_bytes=0,
         zero=0,
     )
-    return HEAD.pack(*head) + texts
+    return HEAD.pack(*head) + schema
 
 
-def _entry(instrument_id: int, symbol: str) -> bytes:
+def entry(instrument_id: int, symbol: str) -> bytes:
+    """Return an instrument's entry in a symbol table. Raises `BadDataError`."""
     try:
         text = symbol.encode()
     except UnicodeEncodeError as error:

@@ -9,7 +9,6 @@ its payload is known; the server reads both padded (it takes up to nine digits o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -36,9 +35,6 @@ LENGTH_DIGITS: Final = 8
 CRLF: Final = b"\r\n"
 
 MAX_SEQUENCE: Final = 10**SEQUENCE_DIGITS - 1
-
-SYMBOLS_HELD: Final = 8192
-"""How many symbols' JSON is remembered."""
 
 Row = dict[str, Any]
 """One record as plain Python values by field name."""
@@ -100,13 +96,11 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
                 yield kind.subject, _json(fields)
 
 
-@lru_cache(maxsize=SYMBOLS_HELD)
 def symbol_json(symbol: str) -> bytes:
     """Return ``"symbol":"..."`` as it stands in an event. Raises `BadDataError`."""
     return _json(_symbol_fields(symbol))[1:-1]
 
 
-@lru_cache(maxsize=SYMBOLS_HELD)
 def option_json(symbol: str) -> bytes:
     """Return the keys that an option's ticker tells, ``"underlying"`` to ``"right"``.
 

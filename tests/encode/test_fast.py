@@ -14,6 +14,7 @@ from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.encode import make_encoder
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
+from ingestor.encode.texts import TABLES_HELD
 from ingestor.errors import BadDataError, ConfigurationError
 from ingestor.records import EVENT_TYPES, MBP10, EventType, RType
 from ingestor.units import UINT32_MAX, UINT64_MAX
@@ -152,14 +153,30 @@ def test_one_instrument_id_means_another_symbol_in_another_block() -> None:
     assert_equal(runs)
 
 
-def test_a_table_that_changes_between_calls_is_read_again() -> None:
-    table = {17077: "old"}
+def test_a_table_that_grows_between_calls_is_read_again() -> None:
+    table: dict[int, str] = {}
     runs = whole_block(Block(0, examples.FUTURES_TRADE, table, Source.REPLAY))
-    FAST.encode(runs, REPLY, 1, ALL)
+    assert b'"symbol":"17077"' in FAST.encode(runs, REPLY, 1, ALL).data
 
     table[17077] = "new"
 
     assert b'"symbol":"new"' in FAST.encode(runs, REPLY, 1, ALL).data
+
+
+def test_symbols_of_tables_without_end_are_written_right_and_bounded_in_memory() -> None:
+    encoder = make_encoder("json", compiled=True)
+    for number in range(3 * TABLES_HELD):
+        block = Block(0, examples.FUTURES_TRADE, {17077: f"ES{number}"}, Source.REPLAY)
+        data = encoder.encode(whole_block(block), REPLY, 1, ALL).data
+        assert b'"symbol":"ES%d"' % number in data
+
+
+def test_every_instrument_of_ten_thousand_is_written_right_call_after_call() -> None:
+    table = {number: f"Z{number}" for number in range(10_000)}
+    rows = np.repeat(examples.STOCK_TRADE, 3_000)
+    for turn in range(4):
+        rows["instrument_id"] = np.arange(3_000) * 7 % 10_100 + turn
+        assert_equal(whole_block(Block(0, rows.copy(), table, Source.SIM)))
 
 
 def test_one_id_is_an_option_and_a_stock_in_blocks_with_the_same_table() -> None:

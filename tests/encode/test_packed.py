@@ -22,7 +22,7 @@ from ingestor.encode.packed import (
     decode_packed,
     is_packed,
 )
-from ingestor.encode.packer import HEADERS_HELD, PackedEncoder
+from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.errors import BadDataError
 from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, Records, RType
@@ -165,17 +165,6 @@ def test_the_same_instrument_of_another_table_or_source_has_a_header_of_its_own(
         (payload,) = packed(whole_block(Block(0, trade, symbols, source)))
         decoded = decode_packed(payload)
         assert (decoded.symbols, decoded.source) == (symbols, source)
-
-
-def test_headers_that_are_kept_are_bounded() -> None:
-    encoder = PackedEncoder()
-    for number in range(3 * HEADERS_HELD):
-        symbols = {number: f"{number}"}
-        trade = record(RType.FUTURES_TRADE, instrument_id=number)
-        frames = encoder.encode(whole_block(Block(0, trade, symbols, Source.SIM)), REPLY, 1, ALL)
-        ((_, _, payload),) = messages(frames)
-        assert decode_packed(payload).symbols == symbols
-        assert 0 < len(encoder._headers._made) <= HEADERS_HELD
 
 
 def test_an_instrument_that_the_table_does_not_list_is_its_id_as_text() -> None:

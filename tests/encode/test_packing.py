@@ -88,6 +88,20 @@ def test_many_instruments_in_one_message_are_all_in_its_header() -> None:
     assert_equal(runs_with(rows))
 
 
+@pytest.mark.parametrize("distinct", [1, 2, 31, 32, 33, 1_999])
+@pytest.mark.parametrize("rows_in_a_run", [1, 3, 100, 2_000])
+def test_instruments_in_any_order_are_listed_once_and_ascending(
+    distinct: int, rows_in_a_run: int
+) -> None:
+    table = {number: f"Z{number}" for number in range(0, 1_999, 2)}
+    rows = np.repeat(examples.STOCK_QUOTE, 2_000)
+    rows["instrument_id"] = np.random.default_rng(distinct).integers(0, distinct, len(rows))
+    turns = [(0, at, at + rows_in_a_run) for at in range(0, 1_998, rows_in_a_run)][:40]
+    turns = [(block, start, min(stop, 2_000)) for block, start, stop in turns]
+
+    assert_equal(strategies.runs_of([Block(0, rows, table, Source.SIM)], turns))
+
+
 def test_headers_follow_the_instrument_and_the_type_of_every_message() -> None:
     trades, quotes = np.repeat(examples.STOCK_TRADE, 40), np.repeat(examples.STOCK_QUOTE, 40)
     trades["instrument_id"] = [1, 1, 2, 1, 17077] * 8

@@ -30,9 +30,10 @@ class Admission:
 
     def ask(self, names: Iterable[str]) -> None:
         """These channels (``T.SPY``, ``T.*``) are asked for."""
-        self._names.update(names)
-        wild = (name for name in self._names if name.endswith(WILDCARD))
-        self._prefixes = tuple(name.removesuffix(WILDCARD) for name in wild)
+        new = set(names) - self._names
+        self._names |= new
+        wild = (name for name in new if name.endswith(WILDCARD))
+        self._prefixes += tuple(name.removesuffix(WILDCARD) for name in wild)
 
     def covers(self, channel: str, symbol: str) -> bool:
         """Whether an event of this channel (``T``) and symbol was asked for."""

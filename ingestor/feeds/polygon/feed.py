@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ingestor.blocks import Block
-from ingestor.clock import new_york_date
 from ingestor.errors import VendorRefusedError
 from ingestor.feeds.polygon.attempts import Attempts
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.endpoint import Ended, Target
-from ingestor.feeds.polygon.following import follow
+from ingestor.feeds.polygon.following import OptionFollower
 from ingestor.feeds.polygon.handover import Handover
 from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.hours import MarketHours
@@ -80,12 +79,16 @@ class PolygonFeed:
         self._decoder = decoder
         self._outlet = outlet
         self._frame_log = frame_log
-        self._strikes = strikes
         self._target = Target(settings.url, settings.socket)
         self._session = Session(
             settings.api_key, names, random=random.random, limits=settings.session
         )
-        self._watchdog = Watchdog(MarketHours(settings.hours), settings.silence_limit_ns)
+        hours = MarketHours(settings.hours)
+        self._watchdog = Watchdog(hours, settings.silence_limit_ns)
+        patience_ns = settings.session.unfollowed_ns
+        self._follower = (
+            None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
+        )
         self._attempts = Attempts(settings.name, self._target.shown)
         self._totals = Totals()
         self._herald = Herald(settings.name, outlet, self._totals)
@@ -173,6 +176,8 @@ class PolygonFeed:
             for status in statuses:
                 self._carry_out(self._session.on_statuses((status,), now_ns))
             self._give_sign(now_ns)
+        if self._intake.has_data:
+            self._watchdog.on_data()
         self._give_sign(time.monotonic_ns())
 
     def _carry_out(self, outputs: Iterable[Output]) -> None:
@@ -209,9 +214,8 @@ class PolygonFeed:
             self._herald.tell_sums(wall_ns)
             self._watch(wall_ns, now_ns)
             self._carry_out(self._session.on_tick(now_ns))
-            if self._strikes is not None:
-                date = new_york_date(wall_ns)
-                self._carry_out(follow(self._strikes, self._session, date, now_ns))
+            if self._follower is not None:
+                self._carry_out(self._follower.on_tick(now_ns, wall_ns))
             self._beat()
         if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
             self._next_log_tick_ns = now_ns + LOG_TICK_NS
@@ -220,9 +224,12 @@ class PolygonFeed:
         return drained
 
     def _watch(self, wall_ns: int, now_ns: int) -> None:
-        """Drop a connection that is silent for too long, though its market is open."""
+        """Drop a connection that is silent for too long, though its market is open.
+
+        Of what the vendor never granted nothing is awaited.
+        """
         session = self._session
-        if session.phase is not Phase.STREAMING or not session.wanted:
+        if session.phase is not Phase.STREAMING or not session.subscribed:
             self._watchdog.on_frame(now_ns)
             return
         silence = self._watchdog.on_tick(now_ns, wall_ns)
@@ -242,7 +249,7 @@ class PolygonFeed:
         self._outlet.beat(
             self._totals.counts(
                 backlog_rows=self._handover.held,
-                subscribed=len(session.granted),
+                subscribed=session.subscribed,
                 streaming=session.phase is Phase.STREAMING,
             )
         )

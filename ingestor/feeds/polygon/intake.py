@@ -53,6 +53,8 @@ class Intake:
         self._price_e9: int | None = None
         self._gaps = GapTracker()
         self._streaming = False
+        self.has_data = False
+        """Whether the socket of now, or of last, has brought more than statuses."""
 
     def take(self, messages: list[bytes], recv_ns: int) -> Iterator[tuple[Status, ...]]:
         """Take the messages of one read; yield the statuses in them as they are met.
@@ -80,6 +82,7 @@ class Intake:
 
     def on_open(self, now_ns: int) -> None:
         """There is another socket, over which nothing was asked for."""
+        self.has_data = False
         self._decoder.begin_connection()
         if self._ways.frame_log is not None:
             self._ways.frame_log.note(None, now_ns, self._ways.totals.sockets)
@@ -106,10 +109,13 @@ class Intake:
     def _decode(self, data: bytes, recv_ns: int) -> Decoded:
         decoded = self._decoder.decode(data, recv_ns)
         self._ways.totals.add(decoded)
+        self.has_data |= not decoded.statuses or len(decoded.records) > 0
         for notice in decoded.notices:
             log.warning("%s: %s", self._feed, self._ways.shown(notice.text))
         if self._reference is not None:
-            self._reference.on_frame(decoded)
+            trouble = self._reference.on_frame(decoded)
+            if trouble is not None:
+                self._ways.herald.alarm(trouble, recv_ns, "reference")
         return decoded
 
     def _hand_on(self, parts: list[Records], recv_ns: int) -> None:

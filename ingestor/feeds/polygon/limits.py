@@ -15,6 +15,8 @@ class SessionLimits:
     Attributes:
         handshake_ns: From an open socket to ``auth_success``; then the socket is given up.
         ack_ns: From a subscription to its acknowledgement; then there is an alarm.
+        unfollowed_ns: How long an options feed may stream in an open market and follow no
+            contract; then there is an alarm.
         survival_ns: A socket that streamed so long lets the delays between attempts begin anew.
         cool_down_ns: After an eviction; two processes with one key would else evict each other
             for ever.
@@ -26,6 +28,7 @@ class SessionLimits:
 
     handshake_ns: int = 10 * NS_PER_S
     ack_ns: int = 10 * NS_PER_S
+    unfollowed_ns: int = 60 * NS_PER_S
     survival_ns: int = 10 * NS_PER_S
     cool_down_ns: int = 60 * NS_PER_S
     backoff_base_ns: int = NS_PER_S // 2

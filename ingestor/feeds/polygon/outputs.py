@@ -24,6 +24,7 @@ class ReportKind(StrEnum):
     NOT_ACKNOWLEDGED = "not_acknowledged"
     EVICTED = "evicted"
     HANDSHAKE = "handshake"
+    NOT_FOLLOWED = "not_followed"
     UNKNOWN_STATUS = "unknown_status"
 
 

@@ -4,16 +4,20 @@ A quote is sane with both sides, not crossed, and no wider than `MAX_SPREAD_E9` 
 mid that `SPREAD_SHARE` says, whichever is more: shares of 5,000 trade 4.50 apart. A trade counts
 when it was reported in time, on an exchange (not through a reporting facility), and under ordinary
 conditions only. The trade is asked only where no sane quote was seen for `QUOTE_FRESH_NS`.
+
+Quotes that stay too wide, with no trade between them, leave the strikes without a price or with an
+old one; that is said once, until there is a price again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
+
 from ingestor.feeds.polygon.decode import Decoded
-from ingestor.records import STOCK_QUOTE, Records, RType
-from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE
+from ingestor.records import STOCK_QUOTE, RType
+from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, price_text
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
 SPREAD_SHARE: Final = 1_000
@@ -37,6 +41,8 @@ class ReferencePrice:
         self._id: int | None = None
         self._mid: tuple[int, int] | None = None
         self._last: tuple[int, int] | None = None
+        self._without_ns: int | None = None
+        self._told = False
 
     @property
     def price_e9(self) -> int | None:
@@ -46,42 +52,75 @@ class ReferencePrice:
             newest = self._last
         return newest and newest[0]
 
-    def on_frame(self, decoded: Decoded) -> None:
-        """Note the newest sane quote of a frame, else its newest ordinary trade."""
+    def on_frame(self, decoded: Decoded) -> str | None:
+        """Note the newest sane quote of a frame, else its newest ordinary trade.
+
+        Returns, once for each time without a price, why there is none.
+        """
         for instrument_id, symbol in decoded.new_symbols:
             if symbol == self._symbol:
                 self._id = instrument_id
-        if not self._note_quote(decoded):
-            self._note_trade(decoded)
+        if self._id is None:
+            return None
+        rows = np.flatnonzero(decoded.records["instrument_id"] == self._id)[::-1]
+        if not len(rows):
+            return None
+        rtypes = decoded.records["rtype"][rows]
+        quotes = rows[rtypes == RType.STOCK_QUOTE].tolist()
+        if self._note_quote(decoded, quotes):
+            return None
+        trades = rows[rtypes == RType.STOCK_TRADE].tolist()
+        if self._note_trade(decoded, trades) or not quotes:
+            return None
+        return self._trouble(decoded.records.view(STOCK_QUOTE)[quotes[0]])
 
-    def _newest_first(self, records: Records, rtype: RType) -> Iterator[int]:
-        ids, rtypes = records["instrument_id"].tolist(), records["rtype"].tolist()
-        for row in reversed(range(len(ids))):
-            if ids[row] == self._id and rtypes[row] == rtype:
-                yield row
-
-    def _note_quote(self, decoded: Decoded) -> bool:
+    def _note_quote(self, decoded: Decoded, newest_first: list[int]) -> bool:
         quotes = decoded.records.view(STOCK_QUOTE)
-        for row in self._newest_first(quotes, RType.STOCK_QUOTE):
+        for row in newest_first:
             quote = quotes[row]
-            if _is_sane(quote):
-                mid_e9 = (int(quote["bid_px_e9"]) + int(quote["ask_px_e9"])) // 2
-                self._mid = (mid_e9, int(quote["ts_recv_ns"]))
+            bid_e9, ask_e9 = int(quote["bid_px_e9"]), int(quote["ask_px_e9"])
+            if 0 <= _spread_e9(bid_e9, ask_e9) <= _widest_e9(bid_e9, ask_e9):
+                self._mid = ((bid_e9 + ask_e9) // 2, int(quote["ts_recv_ns"]))
+                self._without_ns, self._told = None, False
                 return True
         return False
 
-    def _note_trade(self, decoded: Decoded) -> None:
-        for row in self._newest_first(decoded.records, RType.STOCK_TRADE):
+    def _note_trade(self, decoded: Decoded, newest_first: list[int]) -> bool:
+        for row in newest_first:
             trade = decoded.records[row]
             if row not in decoded.late and _is_ordinary(trade):
                 self._last = (int(trade["price_e9"]), int(trade["ts_recv_ns"]))
-                return
+                self._without_ns, self._told = None, False
+                return True
+        return False
+
+    def _trouble(self, newest: Any) -> str | None:
+        """Return why this quote, the newest, gives no price, if that was so for a while."""
+        bid_e9, ask_e9 = int(newest["bid_px_e9"]), int(newest["ask_px_e9"])
+        widest_e9, recv_ns = _widest_e9(bid_e9, ask_e9), int(newest["ts_recv_ns"])
+        if _spread_e9(bid_e9, ask_e9) <= widest_e9:
+            return None
+        if self._without_ns is None:
+            self._without_ns = recv_ns
+        if self._told or recv_ns - self._without_ns < QUOTE_FRESH_NS:
+            return None
+        self._told = True
+        price_e9 = self.price_e9
+        kept = "" if price_e9 is None else f"; the price stays {price_text(price_e9)}"
+        return (
+            f"no price of {self._symbol} for {QUOTE_FRESH_NS // NS_PER_S} s: its newest quote,"
+            f" {price_text(bid_e9)} to {price_text(ask_e9)}, is wider than the"
+            f" {price_text(widest_e9)} that tell one, and nothing was traded{kept}"
+        )
 
 
-def _is_sane(quote: Any) -> bool:
-    bid_e9, ask_e9 = int(quote["bid_px_e9"]), int(quote["ask_px_e9"])
-    widest_e9 = max(MAX_SPREAD_E9, (bid_e9 + ask_e9) // 2 // SPREAD_SHARE)
-    return bid_e9 != UNDEF_PRICE != ask_e9 and 0 <= ask_e9 - bid_e9 <= widest_e9
+def _spread_e9(bid_e9: int, ask_e9: int) -> int:
+    """Ask less bid; below 0 for a quote with a side missing, as for a crossed one."""
+    return -1 if UNDEF_PRICE in (bid_e9, ask_e9) else ask_e9 - bid_e9
+
+
+def _widest_e9(bid_e9: int, ask_e9: int) -> int:
+    return max(MAX_SPREAD_E9, (bid_e9 + ask_e9) // 2 // SPREAD_SHARE)
 
 
 def _is_ordinary(trade: Any) -> bool:

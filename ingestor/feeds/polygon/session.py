@@ -91,6 +91,11 @@ class Session:
         """Names that the server acknowledged on this socket."""
         return self._subscriptions.granted
 
+    @property
+    def subscribed(self) -> int:
+        """Number of names that the server acknowledged on this socket."""
+        return self._subscriptions.subscribed
+
     def on_open(self, now_ns: int) -> tuple[Output, ...]:
         """A socket is open; the server is to greet first."""
         if self._phase is Phase.ENDED:

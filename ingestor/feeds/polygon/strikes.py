@@ -124,6 +124,18 @@ class StrikeManager:
         """Tickers followed now, nearest to the money first."""
         return tuple(self._followed)
 
+    @property
+    def why_none(self) -> str | None:
+        """Why no contract is followed; None where one is, and before the first update."""
+        plan, date = self._plan, self._date
+        if self._followed or date is None:
+            return None
+        if not self._expiries(date):
+            return f"none of strikes.expiries is left on {date}"
+        if self._anchor_e9 is None and plan.focus is None:
+            return f"there is no price of {plan.underlying} yet; the stocks feed tells what it sees"
+        return f"no strike of {plan.underlying} lies around {price_text(self._anchor_e9 or 0)}"
+
     def update(self, date: dt.date, price_e9: int | None) -> tuple[Step, ...]:
         """Return the steps for this New York date and the newest price, None if there is none.
 

@@ -62,6 +62,11 @@ class Subscriptions:
         """Names that the server acknowledged on this socket."""
         return tuple(self._granted)
 
+    @property
+    def subscribed(self) -> int:
+        """Number of names that the server acknowledged on this socket."""
+        return len(self._granted)
+
     def begin(self, now_ns: int) -> tuple[Send, ...]:
         """The socket is authenticated: subscribe to all that is wanted."""
         self._live = True
