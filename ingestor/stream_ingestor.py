@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
 from ingestor.errors import ConfigurationError, ExitCode
+from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.outcome import RunOutcome, live_outcome
 from ingestor.runtime.connect import access_of, make_publisher, server_of
@@ -101,10 +102,10 @@ def check(config: Config) -> None:
                 'polygon.feeds = ["options"] is not allowed: the strikes follow the price in the'
                 " stocks feed; add it, or set strikes.focus"
             )
-    elif strikes.underlying not in polygon.symbols:
+    elif not polygon.follows(strikes.underlying):
         raise ConfigurationError(
             f"strikes.underlying = {strikes.underlying!r} is not allowed: the price that strikes"
-            f" follow comes from polygon.symbols, which are {', '.join(polygon.symbols)}"
+            f" follow comes from polygon.symbols, which are {shown(polygon.stocks)}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -20,8 +20,13 @@ WebSocketUrl = Annotated[
         description="ws://host:port/path or wss://host:port/path",
     ),
 ]
+ALL_SYMBOLS: Final = "*"
 Symbol = Annotated[
-    str, Meta(pattern=r"^[A-Z][A-Za-z0-9./]{0,15}$", description="a ticker such as SPY")
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Z][A-Za-z0-9./]{0,15})$",
+        description="a ticker such as SPY",
+    ),
 ]
 Underlying = Annotated[
     str,
@@ -43,8 +48,10 @@ class Polygon(Table, frozen=True, kw_only=True):
     stocks_url: WebSocketUrl = "wss://socket.massive.com/stocks"
     options_url: WebSocketUrl = "wss://socket.massive.com/options"
     feeds: Annotated[tuple[LiveFeedName, ...], Meta(min_length=1)] = ("stocks", "options")
-    symbols: Annotated[tuple[Symbol, ...], Meta(min_length=1, max_length=1000)] = ("SPY",)
-    """Stocks whose channels are subscribed."""
+    symbols: Literal["*"] | Annotated[tuple[Symbol, ...], Meta(min_length=1, max_length=20_000)] = (
+        "SPY",
+    )
+    """Stocks whose channels are subscribed; ``*`` means all there are."""
     channels: Annotated[tuple[Channel, ...], Meta(min_length=1)] = ("T", "Q")
     """T trades, Q quotes; a trade's aggressor needs the quotes."""
     option_quotes: bool = True
@@ -61,6 +68,16 @@ class Polygon(Table, frozen=True, kw_only=True):
     """The same bound in bytes; whichever is reached first."""
     drain_s: Seconds = 2.0
     """How long a feed that ends waits for what it still holds to be taken."""
+
+    @property
+    def stocks(self) -> tuple[str, ...]:
+        """The symbols, each once; ``*`` alone where it is among them."""
+        symbols = tuple(dict.fromkeys(self.symbols))
+        return (ALL_SYMBOLS,) if ALL_SYMBOLS in symbols else symbols
+
+    def follows(self, symbol: str) -> bool:
+        """Whether the events of this stock are subscribed."""
+        return not {symbol, ALL_SYMBOLS}.isdisjoint(self.symbols)
 
 
 class Strikes(Table, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ class LiveFeeds:
             self._settings("stocks", self.vendor.stocks_url, place, STOCKS_EXTENDED),
             StockDecoder(_late_after_ns(self.config)),
             outlet,
-            names=channel_names(polygon.channels, polygon.symbols),
+            names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
         )

@@ -89,7 +89,7 @@ def test_toml_dates_and_lists_of_tables_are_understood(tmp_path: Path) -> None:
         ("[polygon]\nstocks_url = 'wss://me:pw@h/'", "it has another form"),
         ("[polygon]\nfeeds = ['bonds']", "at [0]; allowed: options, stocks"),
         ("[polygon]\nfeeds = []", "polygon.feeds = [] (file {}) is not allowed"),
-        ("[polygon]\nsymbols = ['spy']", "; allowed: a ticker such as SPY"),
+        ("[polygon]\nsymbols = ['spy']", "; allowed: * or a ticker such as SPY"),
         ("[polygon]\nbacklog_rows = 5", " = 5 (file {}) is not allowed: expected int >= 1024"),
         ("[strikes]\neach_side = -1", "each_side = -1 (file {}) is not allowed: expected int >= 0"),
         ("[strikes]\nmax_contracts = 1001", "is not allowed: expected int <= 1000"),

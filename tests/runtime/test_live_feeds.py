@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -72,6 +73,37 @@ def test_a_feed_is_made_inside_its_place(name: str) -> None:
     outlet: Outlet = RingOutlet(here)
     feed = getattr(LiveFeeds(Config(), VENDOR), name)(outlet, None, here)
     assert isinstance(feed, PolygonFeed)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "stocks"),
+    [
+        ("*", ("*",)),
+        (("*",), ("*",)),
+        (("SPY", "*", "QQQ"), ("*",)),
+        (("SPY", "QQQ", "SPY"), ("SPY", "QQQ")),
+    ],
+)
+def test_all_stocks_are_asked_for_as_one_and_none_twice(
+    symbols: Any, stocks: tuple[str, ...]
+) -> None:
+    polygon = msgspec.convert({"symbols": symbols}, Polygon)
+    assert polygon.stocks == stocks
+    assert polygon.follows("SPY")
+    assert polygon.follows("MSFT") is (stocks == ("*",))
+
+
+@pytest.mark.parametrize("symbols", [["*"], "*", [f"Z{number}" for number in range(20_000)]])
+def test_twenty_thousand_stocks_or_all_may_be_asked_for(symbols: Any) -> None:
+    msgspec.convert({"symbols": symbols}, Polygon)
+
+
+@pytest.mark.parametrize(
+    "symbols", [[], "SPY", "T.*", ["SP*"], [f"Z{number}" for number in range(20_001)]]
+)
+def test_other_ways_to_ask_are_refused(symbols: Any) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"symbols": symbols}, Polygon)
 
 
 def test_without_a_folder_nothing_is_recorded(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ingestor.blocks import Int64s
 from ingestor.feeds.polygon.decode import Decoded
 from ingestor.records import STOCK_QUOTE, RType
 from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, price_text
@@ -31,6 +32,10 @@ OFF_EXCHANGE: Final = 4
 ORDINARY_CONDITIONS: Final = frozenset((0, 3, 12, 14, 41))
 """Regular, automatic execution, extended hours, intermarket sweep, trade-through exempt. Not
 among them: odd lots (37), average and derived prices, crosses, out of sequence, next day."""
+
+
+_ROW_WORDS: Final = STOCK_QUOTE.itemsize // 8
+"""Words of eight bytes a row of either type takes: four of the envelope, then bid and ask."""
 
 
 class ReferencePrice:
@@ -60,33 +65,33 @@ class ReferencePrice:
         for instrument_id, symbol in decoded.new_symbols:
             if symbol == self._symbol:
                 self._id = instrument_id
-        if self._id is None:
+        if self._id is None or not len(decoded.records):
             return None
-        rows = np.flatnonzero(decoded.records["instrument_id"] == self._id)[::-1]
-        if not len(rows):
+        words = decoded.records.view(np.int64)
+        quotes = self._rows_of(words, RType.STOCK_QUOTE)
+        if self._note_quote(words, quotes):
             return None
-        rtypes = decoded.records["rtype"][rows]
-        quotes = rows[rtypes == RType.STOCK_QUOTE].tolist()
-        if self._note_quote(decoded, quotes):
+        if self._note_trade(decoded, self._rows_of(words, RType.STOCK_TRADE)) or not quotes:
             return None
-        trades = rows[rtypes == RType.STOCK_TRADE].tolist()
-        if self._note_trade(decoded, trades) or not quotes:
-            return None
-        return self._trouble(decoded.records.view(STOCK_QUOTE)[quotes[0]])
+        return self._trouble(*_sides(words, quotes[-1]))
 
-    def _note_quote(self, decoded: Decoded, newest_first: list[int]) -> bool:
-        quotes = decoded.records.view(STOCK_QUOTE)
-        for row in newest_first:
-            quote = quotes[row]
-            bid_e9, ask_e9 = int(quote["bid_px_e9"]), int(quote["ask_px_e9"])
+    def _rows_of(self, words: Int64s, rtype: RType) -> list[int]:
+        """Return the rows of a type: the first word of a row holds its type and instrument."""
+        head = _ROW_WORDS * 2 | rtype << 8 | (self._id or 0) << 32
+        rows: list[int] = (words[::_ROW_WORDS] == head).nonzero()[0].tolist()
+        return rows
+
+    def _note_quote(self, words: Int64s, rows: list[int]) -> bool:
+        for row in reversed(rows):
+            bid_e9, ask_e9, recv_ns = _sides(words, row)
             if 0 <= _spread_e9(bid_e9, ask_e9) <= _widest_e9(bid_e9, ask_e9):
-                self._mid = ((bid_e9 + ask_e9) // 2, int(quote["ts_recv_ns"]))
+                self._mid = ((bid_e9 + ask_e9) // 2, recv_ns)
                 self._without_ns, self._told = None, False
                 return True
         return False
 
-    def _note_trade(self, decoded: Decoded, newest_first: list[int]) -> bool:
-        for row in newest_first:
+    def _note_trade(self, decoded: Decoded, rows: list[int]) -> bool:
+        for row in reversed(rows):
             trade = decoded.records[row]
             if row not in decoded.late and _is_ordinary(trade):
                 self._last = (int(trade["price_e9"]), int(trade["ts_recv_ns"]))
@@ -94,10 +99,9 @@ class ReferencePrice:
                 return True
         return False
 
-    def _trouble(self, newest: Any) -> str | None:
+    def _trouble(self, bid_e9: int, ask_e9: int, recv_ns: int) -> str | None:
         """Return why this quote, the newest, gives no price, if that was so for a while."""
-        bid_e9, ask_e9 = int(newest["bid_px_e9"]), int(newest["ask_px_e9"])
-        widest_e9, recv_ns = _widest_e9(bid_e9, ask_e9), int(newest["ts_recv_ns"])
+        widest_e9 = _widest_e9(bid_e9, ask_e9)
         if _spread_e9(bid_e9, ask_e9) <= widest_e9:
             return None
         if self._without_ns is None:
@@ -112,6 +116,12 @@ class ReferencePrice:
             f" {price_text(bid_e9)} to {price_text(ask_e9)}, is wider than the"
             f" {price_text(widest_e9)} that tell one, and nothing was traded{kept}"
         )
+
+
+def _sides(words: Int64s, row: int) -> tuple[int, int, int]:
+    """Return bid and ask in 1e-9, and when it was received, of a row that is a quote."""
+    _, _, recv_ns, _, bid_e9, ask_e9 = words[row * _ROW_WORDS :][:6].tolist()
+    return bid_e9, ask_e9, recv_ns
 
 
 def _spread_e9(bid_e9: int, ask_e9: int) -> int:

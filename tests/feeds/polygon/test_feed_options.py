@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
 from ingestor.symbols import OptionTicker
 from ingestor.units import NS_PER_S, PRICE_SCALE
-from tests.feeds.polygon.rig import Options, Rig, drive
+from tests.feeds.polygon.rig import QUICK, WORKDAY, Options, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 
 HOURS = MarketHours(OPTIONS)
@@ -96,6 +97,27 @@ def test_nothing_is_asked_for_before_there_is_a_price(start: Start) -> None:
         await rig.until(lambda: rig.outlet.counts.subscribed == 14)
 
     drive(start(), scenario, (), options=following(price))
+
+
+def test_following_nothing_in_an_open_market_is_an_alarm_with_its_reason(start: Start) -> None:
+    price = Price()
+
+    async def scenario(rig: Rig) -> None:
+        await rig.until_told(What.ALARM)
+        price.set(686.0)
+        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+
+    impatient = replace(QUICK, unfollowed_ns=NS_PER_S // 5)
+    outlet = drive(
+        start(),
+        scenario,
+        (),
+        options=following(price),
+        session=impatient,
+        clock=clock_from(WORKDAY),
+    )
+    (text,) = outlet.alarms()
+    assert text.startswith("no option contract is followed for 0 s: there is no price of SPY yet")
 
 
 def test_a_walk_across_twenty_strikes_asks_for_each_contract_once(start: Start) -> None:

@@ -149,6 +149,35 @@ def test_a_market_that_answers_pings_but_sends_nothing_is_silent_too(start: Star
     assert outlet.counts.silences == 1
 
 
+def test_names_that_are_never_acknowledged_are_told_and_left(start: Start) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until_told(What.ALARM)
+        beats = len(rig.outlet.beats)
+        await rig.until(lambda: len(rig.outlet.beats) > beats + 12)
+
+    outlet = drive(start("--delayed-tier", "stocks"), scenario, **IN_THE_MARKET)
+    assert [status.what for status in outlet.statuses] == [What.ALARM]
+    assert outlet.counts.reconnects == 0
+
+
+def test_names_that_are_acknowledged_and_never_traded_cost_fewer_and_fewer_reconnections(
+    start: Start,
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.until_told(What.SILENCE, times=3)
+
+    limit_ns = IN_THE_MARKET["silence_limit_ns"]
+    outlet = drive(start(), scenario, ("T.NOTHING",), **IN_THE_MARKET)
+    spans_ns = [
+        silence.to_recv_ns - silence.from_recv_ns
+        for silence in outlet.told(What.SILENCE)
+        if silence.to_recv_ns is not None and silence.from_recv_ns is not None
+    ]
+    assert len(spans_ns) == 3
+    assert [round(span_ns / limit_ns) for span_ns in spans_ns] == [1, 2, 4]
+    assert outlet.alarms() == []
+
+
 def test_a_silent_sunday_is_no_alarm(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)

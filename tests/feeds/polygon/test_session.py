@@ -177,6 +177,20 @@ def test_silence_after_authentication_hints_at_the_delayed_tier() -> None:
     assert "delayed.massive.com" in text
 
 
+def test_of_thousands_of_names_messages_and_reports_stay_short() -> None:
+    names = [f"{channel}.Z{number}" for number in range(11_000) for channel in "TQ"]
+    session = new_session(*names)
+    session.on_open(NOW)
+    outputs = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
+    assert max(len(each.text) for each in outputs if isinstance(each, Send)) < 4_096
+    session.on_statuses([ack(name) for name in names[:2_000]], NOW)
+    assert session.subscribed == 2_000
+
+    (text,) = texts(session.on_tick(NOW + ACK_LIMIT_NS), ReportKind.NOT_ACKNOWLEDGED)
+    assert text.endswith(" and 19980 more")
+    assert len(text) < 400
+
+
 def test_an_acknowledgement_after_its_time_still_counts() -> None:
     session = streaming("T.SPY")
     session.on_tick(NOW + ACK_LIMIT_NS)

@@ -6,7 +6,13 @@ import pytest
 
 from ingestor.clock import new_york_ns
 from ingestor.feeds.polygon.hours import STOCKS_REGULAR, MarketHours
-from ingestor.feeds.polygon.watchdog import MISSED_NS, SILENCE_LIMIT_NS, Silence, Watchdog
+from ingestor.feeds.polygon.watchdog import (
+    MAX_SILENCE_LIMIT_NS,
+    MISSED_NS,
+    SILENCE_LIMIT_NS,
+    Silence,
+    Watchdog,
+)
 
 TUESDAY = dt.date(2025, 12, 16)
 OPEN = new_york_ns(TUESDAY, dt.time(9, 30))
@@ -120,3 +126,43 @@ def test_time_in_which_nobody_looked_is_no_silence() -> None:
     assert watched.passes(30) == []
     assert watched.passes(2) == [Silence(SILENCE_LIMIT_NS)]
     assert MISSED_NS < SILENCE_LIMIT_NS
+
+
+def silences_of(watchdog: Watchdog, connections: int, *, data: bool = False) -> list[int]:
+    """How long each of some connections in a row, which say nothing, is waited for."""
+    waited, now_ns = [], NOON
+    for _ in range(connections):
+        watchdog.on_frame(now_ns)
+        if data:
+            watchdog.on_data()
+        since_ns = now_ns
+        while watchdog.on_tick(now_ns, now_ns) is None:
+            now_ns += 10**9
+        waited.append((now_ns - since_ns) // 10**9)
+        watchdog.on_disconnect()
+    return waited
+
+
+def test_each_connection_without_data_is_waited_for_twice_as_long_up_to_an_hour() -> None:
+    assert silences_of(Watchdog(HOURS), 8) == [30, 60, 120, 240, 480, 960, 1920, 3600]
+
+
+def test_a_limit_above_an_hour_stays_what_it_is() -> None:
+    limit_ns = 2 * MAX_SILENCE_LIMIT_NS
+    assert silences_of(Watchdog(HOURS, limit_ns), 1) == [7200]
+
+
+def test_the_first_data_brings_the_limit_back() -> None:
+    watchdog = Watchdog(HOURS)
+    assert silences_of(watchdog, 3) == [30, 60, 120]
+    assert silences_of(watchdog, 3, data=True) == [30, 30, 30]
+    assert silences_of(watchdog, 2) == [30, 60]
+
+
+def test_a_connection_that_is_lost_for_another_reason_changes_no_limit() -> None:
+    watchdog = Watchdog(HOURS)
+    for _ in range(5):
+        watchdog.on_frame(NOON)
+        assert watchdog.on_tick(NOON + 10**9, NOON + 10**9) is None
+        watchdog.on_disconnect()
+    assert silences_of(watchdog, 1) == [30]
