@@ -3,6 +3,7 @@
 A simulator, a nats-server with an empty store and ``ingestor-live`` run as processes of their own,
 all on this machine. Afterwards the stream is read: an event's latency is the server's time of
 storing it less ``ts_recv_ns``, which is taken when its bytes are read from the vendor's socket.
+With more ``--symbols`` than one every stock of the simulator is subscribed: what does that cost?
 """
 
 from __future__ import annotations
@@ -43,9 +44,14 @@ _RECV_AT: Final = slice(48, 67)
 
 @dataclass(frozen=True, slots=True)
 class LiveFigures:
-    """Latencies in microseconds, CPU in cores, PSS in MB at the start and the end of the run."""
+    """Latencies in microseconds, CPU in cores and of an event, PSS in MB at start and end.
+
+    There are no latencies (nan) of packed messages.
+    """
 
     rate: int
+    symbols: int
+    encoding: str
     seconds: float
     published: int
     events_per_s: float
@@ -54,6 +60,8 @@ class LiveFigures:
     late_p99_us: float
     late_p999_us: float
     our_cpu: float
+    feeds_cpu_us: float
+    publisher_cpu_us: float
     server_cpu: float
     first_pss_mb: float
     last_pss_mb: float
@@ -66,16 +74,20 @@ def measure(directory: Path, given: argparse.Namespace) -> LiveFigures:
     rates = ["--rate", str(given.rate - options), "--options-rate", str(options)]
     with (
         EmbeddedServer(directory, port=ANY_PORT) as server,
-        SimulatorProcess(*rates, "--frame-ms", str(given.frame_ms)) as simulator,
+        SimulatorProcess(*rates, *_vendor_options(given)) as simulator,
     ):
-        watched = _Watched(_start(server.url, simulator, given.seconds), server.pid or 0)
+        watched = _Watched(_start(server.url, simulator, directory, given), server.pid or 0)
         summary = watched.until_the_end()
-        latencies = uvloop.run(_latencies_us(server.url))
+        latencies = np.array([np.nan])
+        if given.encoding == "json":
+            latencies = uvloop.run(_latencies_us(server.url))
     p50, p99, p999 = (float(np.percentile(latencies, at)) for at in (50, 99, 99.9))
     elapsed_s = float(summary["elapsed_s"])
     feeds = summary["feeds"].values()
     return LiveFigures(
         rate=given.rate,
+        symbols=given.symbols,
+        encoding=given.encoding,
         seconds=elapsed_s,
         published=int(summary["published"]),
         events_per_s=float(summary["events_per_s"]),
@@ -84,6 +96,8 @@ def measure(directory: Path, given: argparse.Namespace) -> LiveFigures:
         late_p99_us=p99,
         late_p999_us=p999,
         our_cpu=watched.our_cpu_s / elapsed_s,
+        feeds_cpu_us=sum(watched.children_cpu_s[:-1]) / int(summary["published"]) * 1e6,
+        publisher_cpu_us=watched.children_cpu_s[-1] / int(summary["published"]) * 1e6,
         server_cpu=watched.server_cpu_s / elapsed_s,
         first_pss_mb=watched.pss_mb[len(watched.pss_mb) // 10],
         last_pss_mb=watched.pss_mb[-1],
@@ -91,14 +105,23 @@ def measure(directory: Path, given: argparse.Namespace) -> LiveFigures:
     )
 
 
-def _start(url: str, simulator: SimulatorProcess, seconds: float) -> subprocess.Popen[str]:
+def _vendor_options(given: argparse.Namespace) -> list[str]:
+    return ["--frame-ms", str(given.frame_ms), "--stocks", str(given.symbols)]
+
+
+def _start(
+    url: str, simulator: SimulatorProcess, directory: Path, given: argparse.Namespace
+) -> subprocess.Popen[str]:
+    asked = '"*"' if given.symbols > 1 else '["SPY"]'
+    config = directory / "live.toml"
+    config.write_text(f'[polygon]\nsymbols = {asked}\n[publish]\nencoding = "{given.encoding}"\n')
     environment = os.environ | {
         "POLYGON_API_KEY": API_KEY,
         "POLYGON_STOCKS_URL": simulator.stocks_url,
         "POLYGON_OPTIONS_URL": simulator.options_url,
     }
     command = [sys.executable, "-m", "ingestor.main", "--summary", "json"]
-    command += ["--for", str(seconds), "--nats", url]
+    command += ["--for", str(given.seconds), "--nats", url, "--config", str(config)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -116,6 +139,11 @@ class _Watched:
     def our_cpu_s(self) -> float:
         """CPU seconds of all processes of the run, as last seen."""
         return sum(self._cpu_s.values())
+
+    @property
+    def children_cpu_s(self) -> list[float]:
+        """CPU seconds of the feeds' processes and, last, the publisher's: as they are started."""
+        return [self._cpu_s[pid] for pid in sorted(self._cpu_s) if pid != self._process.pid]
 
     def until_the_end(self) -> dict[str, Any]:
         """Return the summary. Raises IngestorError when there is none."""
@@ -160,8 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(asdict(figures)))
     else:
-        print("\n".join(f"{name:<14}{value:>16,.2f}" for name, value in asdict(figures).items()))
+        print(
+            "\n".join(f"{name:<18}{_shown(value):>16}" for name, value in asdict(figures).items())
+        )
     return 0
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,.2f}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=int, default=10_000, help="events a second (10000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    parser.add_argument("--symbols", type=int, default=1, help="stocks on the tape (1)")
+    parser.add_argument("--encoding", choices=("json", "packed"), default="json")
     parser.add_argument("--frame-ms", type=int, default=5, help="between vendor frames (5)")
     parser.add_argument("--dir", type=Path, default=None, help="where the store is put")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
