@@ -205,10 +205,13 @@ class StockDecoder(_Decoder):
         return self._decoded(frame)
 
     def _quote(self, frame: _Frame, message: StockQuote) -> None:
-        sym = message.sym
-        instrument = self._quotes.get(sym) or self._admit("Q", sym, self._quotes)
-        if instrument is None:
-            return
+        try:
+            instrument = self._quotes[message.sym]
+        except KeyError:
+            admitted = self._admit("Q", message.sym, self._quotes)
+            if admitted is None:
+                return
+            instrument = admitted
         bp, ap = message.bp or 0.0, message.ap or 0.0
         bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
         ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
@@ -232,14 +235,19 @@ class StockDecoder(_Decoder):
         )
 
     def _trade(self, frame: _Frame, message: StockTrade) -> None:
-        size = message.s if message.ds is None else whole_shares(message.s, message.ds)
+        size, ds = message.s, message.ds
+        if ds is not None and ds != f"{size}.0":
+            size = whole_shares(size, ds)
         if size is None:
             self._tally.skip(Skip.SIZE, "trade without a size", message)
             return
-        sym = message.sym
-        instrument = self._trades.get(sym) or self._admit("T", sym, self._trades)
-        if instrument is None:
-            return
+        try:
+            instrument = self._trades[message.sym]
+        except KeyError:
+            admitted = self._admit("T", message.sym, self._trades)
+            if admitted is None:
+                return
+            instrument = admitted
         p = message.p
         e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
         if e9 / _E9 != p:
