@@ -13,6 +13,7 @@ from typing import Final
 from ingestor.errors import ConfigurationError
 from ingestor.sim.polygon.control_commands import COMMANDS, KINDS, MAX_RATE
 from ingestor.sim.polygon.server_session import Market, Rules
+from ingestor.sim.polygon.stock_tape import MAX_STOCKS
 from ingestor.units import NS_PER_S
 
 PLAN: Final = frozenset(f"{market}-{topic}" for market in Market for topic in ("T", "Q", "A", "AM"))
@@ -55,6 +56,7 @@ class SimulatorSettings:
     options_rate: int = 100
     count: int = 0
     quote_share: float = 0.8
+    stocks: int = 1
     frame_ms: int = 5
 
     seed: int = 1
@@ -209,6 +211,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="part of the events that are quotes (%(default)s)",
     )
     group.add_argument(
+        "--stocks",
+        type=int,
+        default=_DEFAULTS.stocks,
+        help="SPY and so many less one made-up stocks, all at SPY's price (%(default)s)",
+    )
+    group.add_argument(
         "--frame-ms",
         type=int,
         default=_DEFAULTS.frame_ms,
@@ -296,6 +304,7 @@ _RANGES: Final = (
     ("quota", 0, 1_000),
     ("buffer_bytes", 1, 10**9),
     ("quote_share", 0, 1),
+    ("stocks", 1, MAX_STOCKS),
     ("frame_ms", 1, 1_000),
     ("seed", 0, 2**32 - 1),
     ("price", 1, 100_000),

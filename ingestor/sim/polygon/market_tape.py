@@ -94,8 +94,10 @@ class EventBatch:
 
     def wanted_by(self, wants: Callable[[str], bool]) -> Bools | None:
         """Which events a subscriber gets, or None for all of them."""
-        wanted = np.fromiter(map(wants, self.channels), np.bool_, len(self.channels))
-        return None if wanted.all() else wanted[self.channel]
+        present, channel = np.unique(self.channel, return_inverse=True)
+        names = (self.channels[index] for index in present.tolist())
+        wanted = np.fromiter(map(wants, names), np.bool_, len(present))
+        return None if wanted.all() else wanted[channel]
 
     def count(self, index: slice | Ints) -> Counter[str]:
         """How many events of each topic there are."""

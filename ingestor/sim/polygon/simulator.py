@@ -37,7 +37,9 @@ class Simulator:
         if settings.path.by_cents:
             target = settings.price_cents + settings.path.by_cents
             self.underlying.move(target, 0, settings.path.over_ns)
-        self.stock_tape = StockTape(settings.seed, self.underlying, settings.quote_share)
+        self.stock_tape = StockTape(
+            settings.seed, self.underlying, settings.quote_share, settings.stocks
+        )
         self.hubs = {market: self._hub(market) for market in Market}
         self.port = settings.port
         self._numbers = itertools.count(1)

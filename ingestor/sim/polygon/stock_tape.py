@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import repeat
+from string import ascii_uppercase
 from typing import Final
 
 import msgspec
@@ -31,7 +32,7 @@ from ingestor.sim.polygon.market_tape import (
 )
 
 SYMBOL: Final = "SPY"
-CHANNELS: Final = (f"T.{SYMBOL}", f"Q.{SYMBOL}")
+MAX_STOCKS: Final = 20_000
 
 ROUND_LOT_SHARES: Final = 40
 """SPY trades between 250.01 and 1,000: quote sizes are multiples of 40 shares."""
@@ -98,29 +99,44 @@ _KIND, _GAP, _LAG, _PLACE, _A, _B, _C, _D = range(8)
 _DRAWS: Final = 8
 
 
+def symbols_of(stocks: int) -> tuple[str, ...]:
+    """Return SPY and made-up symbols of five letters, so many in all."""
+    letters, places = ascii_uppercase, (1, 26, 26**2, 26**3)
+    made = (f"Z{''.join(letters[n // p % 26] for p in places)}" for n in range(stocks - 1))
+    return (SYMBOL, *made)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Events:
-    """A batch before it is written: per event its time, its draws and the NBBO in force."""
+    """A batch before it is written: per event time, stock, draws and the NBBO in force."""
 
     t_ms: Ints
+    stock: Ints
     draws: Floats
     bid_cents: Ints
     ask_cents: Ints
 
     def take(self, index: Ints) -> _Events:
-        return _Events(
-            self.t_ms[index], self.draws[index], self.bid_cents[index], self.ask_cents[index]
-        )
+        t_ms, stock, draws = self.t_ms[index], self.stock[index], self.draws[index]
+        return _Events(t_ms, stock, draws, self.bid_cents[index], self.ask_cents[index])
 
     def lag_ms(self) -> Ints:
         return (self.draws[:, _LAG] * (LAG_MAX_MS + 1)).astype(np.int64)
 
 
 class StockTape:
-    """Trades and quotes of SPY; ``quote_share`` of the events are quotes."""
+    """Trades and quotes of SPY; ``quote_share`` of the events are quotes.
 
-    def __init__(self, seed: int, underlying: Underlying, quote_share: float) -> None:
+    With more `stocks` each event is of any of them, all at the price of SPY.
+    """
+
+    def __init__(
+        self, seed: int, underlying: Underlying, quote_share: float, stocks: int = 1
+    ) -> None:
         self._rng = np.random.default_rng([seed, 1])
+        self._stock_rng = np.random.default_rng([seed, 3])
+        self._symbols = symbols_of(stocks)
+        self._channels = tuple(f"{topic}.{symbol}" for symbol in self._symbols for topic in "TQ")
         self._underlying = underlying
         self._quote_share = quote_share
         self._trade_count = 0
@@ -130,8 +146,8 @@ class StockTape:
         self._late_prints, self._late_ms = 0, 0
 
     def select(self, subscriptions: Collection[str]) -> bool:
-        """Whether anybody wants SPY."""
-        return not {*CHANNELS, "T.*", "Q.*"}.isdisjoint(subscriptions)
+        """Whether anybody wants any of the stocks."""
+        return not {*self._channels, "T.*", "Q.*"}.isdisjoint(subscriptions)
 
     def skip(self, events: int) -> None:
         """Both sequences go on."""
@@ -146,11 +162,12 @@ class StockTape:
         """Write the next events."""
         draws = self._rng.random((len(due), _DRAWS))
         is_quote = draws[:, _KIND] < self._quote_share
-        events = _Events(due.t_ms, draws, *self._nbbo(due, draws, is_quote))
+        stock = (self._stock_rng.random(len(due)) * len(self._symbols)).astype(np.int64)
+        events = _Events(due.t_ms, stock, draws, *self._nbbo(due, draws, is_quote))
         quotes = self._quotes(events.take(np.nonzero(is_quote)[0]))
         trades = self._trades(events.take(np.nonzero(~is_quote)[0]))
         written = write(is_quote, trades, quotes)
-        return EventBatch(written, CHANNELS, is_quote.astype(np.int64), is_quote)
+        return EventBatch(written, self._channels, 2 * stock + is_quote, is_quote)
 
     def _nbbo(self, due: DueTimes, draws: Floats, is_quote: Bools) -> tuple[Ints, Ints]:
         """Bid and ask in force at each event: those of the last quote up to it.
@@ -173,7 +190,7 @@ class StockTape:
         self._quote_q = int(q[-1]) if len(q) else self._quote_q
         return map(
             _Quote,
-            repeat(SYMBOL),
+            [self._symbols[index] for index in quotes.stock.tolist()],
             choose(_INDICATORS, draws[:, _LAG]),
             choose(_LIT, draws[:, _A]),
             choose(_LIT, draws[:, _B]),
@@ -200,7 +217,7 @@ class StockTape:
         sizes, t_ms = choose(_SIZES, draws[:, _C]), trades.t_ms.tolist()
         return map(
             _Trade,
-            repeat(SYMBOL),
+            [self._symbols[index] for index in trades.stock.tolist()],
             map(str, numbers),
             [_TRF_VENUE if off else venue for off, venue in zip(is_trf, lit, strict=True)],
             prices(_trade_mills(trades)),

@@ -7,7 +7,7 @@ import pytest
 
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.outputs import MAX_NAMES_PER_MESSAGE, channel_names
-from ingestor.sim.polygon.stocks import symbols_of
+from ingestor.sim.polygon.stock_tape import symbols_of
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.sim.polygon.market_tape import Underlying
-from ingestor.sim.polygon.stock_tape import LATE_MAX_MS, ROUND_LOT_SHARES, StockTape
+from ingestor.sim.polygon.stock_tape import LATE_MAX_MS, ROUND_LOT_SHARES, StockTape, symbols_of
 from tests.sim.polygon.helpers import OPENING_MS, Event, due, events_of
 
 TRADE_KEYS = {"ev", "sym", "i", "x", "p", "s", "ds", "t", "pt", "q", "z"}
@@ -164,3 +164,24 @@ def test_it_counts_what_it_wrote() -> None:
 )
 def test_only_spy_is_traded_here(subscriptions: list[str], wanted: bool) -> None:
     assert tape().select(subscriptions) is wanted
+
+
+def test_many_stocks_share_the_tape_and_each_event_names_its_own() -> None:
+    batch = StockTape(1, Underlying(1, 68_600, 4.5), 0.5, 300).batch(due(0, 6_000))
+    events = events_of(batch)
+    named = [f"{event['ev']}.{event['sym']}" for event in events]
+    assert named == [batch.channels[index] for index in batch.channel.tolist()]
+    assert {event["sym"] for event in events} == set(symbols_of(300))
+
+
+def test_whoever_asks_for_one_of_many_stocks_gets_its_events_alone() -> None:
+    batch = StockTape(1, Underlying(1, 68_600, 4.5), 0.5, 300).batch(due(0, 6_000))
+    wanted = batch.wanted_by({"T.SPY"}.__contains__)
+    assert wanted is not None
+    assert {batch.channels[index] for index in batch.channel[wanted].tolist()} == {"T.SPY"}
+    assert batch.wanted_by(lambda _: True) is None
+
+
+def test_made_up_symbols_differ_and_begin_with_spy() -> None:
+    assert symbols_of(1) == ("SPY",)
+    assert len(set(symbols_of(20_000))) == 20_000
