@@ -226,5 +226,6 @@ def test_all_of_a_wide_plan_is_granted(start: Start, quotes: bool) -> None:
         await rig.until(lambda: rig.outlet.counts.subscribed == 950 * (1 + quotes))
 
     options = following(Price(686.0), quotes=quotes, each_side=200, expiries_ahead=2)
-    outlet = drive(start(), scenario, (), options=options)
+    patient = replace(QUICK, ack_ns=10 * NS_PER_S)
+    outlet = drive(start(), scenario, (), options=options, session=patient)
     assert outlet.told(What.ALARM) == []
