@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from ingestor.blocks import whole_block
 from ingestor.encode.reference import payloads
@@ -54,6 +56,8 @@ def run(vendor: Vendor, frame_log: FrameLog | None = None) -> Recorder:
         try:
             if not over.is_set():
                 await vendor(connection)
+                with contextlib.suppress(ConnectionClosed):
+                    await (await connection.ping())  # what was sent before has been read
         finally:
             over.set()
 
