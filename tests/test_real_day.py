@@ -184,6 +184,8 @@ def test_the_summary_says_what_is_in_the_stream(
     assert summary == {
         "published": 43_011,
         "by_subject": {TRADES: 2_973, DEPTH: 40_038},
+        "not_stored": 0,
+        "unknown": 0,
         "skipped": 0,
         "late": 0,
         "first_ts_event_ns": day[0][1]["ts_event_ns"],

@@ -56,6 +56,8 @@ def test_a_feed_that_is_silent_is_noticed(start: Start, step_s: int) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)
         rig.control("half_open")
+        for _ in range(2):  # what was on its way has come in
+            await rig.until_beat()
         clock.ahead_ns += step_s * NS_PER_S
         await rig.until_told(What.SILENCE)
         await rig.until_told(What.GAP)
