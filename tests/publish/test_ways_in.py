@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats
 import nkeys  # type: ignore[import-untyped]
 import pytest
+from nats.errors import NoRespondersError
 
 import ingestor
 from ingestor.client import connect
@@ -20,7 +23,7 @@ from ingestor.publish.access import Access
 from ingestor.publish.publisher import PublishReport
 from ingestor.publish.stream import ConsumerSettings, StreamSettings
 from tests.publish.certificates import make_certificates
-from tests.publish.plain import PlainEncoder, publisher, trades, until
+from tests.publish.plain import PlainEncoder, publisher, trades
 from tests.publish.test_access import SEED
 
 if TYPE_CHECKING:
@@ -168,7 +171,7 @@ def test_a_stream_behind_a_leaf_node_is_published_to_and_read_through_its_domain
     )
 
     async def check() -> None:
-        await until(lambda: "Leafnode connection created" in leaf.log())
+        await hub_answers(leaf.url)
         access = Access(url=leaf.url, user="u", password="p", **way)  # type: ignore[arg-type]
         assert (await published(leaf, access)).messages == 50
         assert await read(leaf.url, user="u", password="p", **way) == 50
@@ -177,6 +180,18 @@ def test_a_stream_behind_a_leaf_node_is_published_to_and_read_through_its_domain
             await published(leaf, elsewhere)
 
     asyncio.run(check())
+
+
+async def hub_answers(url: str) -> None:
+    """Wait until the leaf's hub has told it who answers there; that is later than the link."""
+    client = await nats.connect(url, user="u", password="p")
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(NoRespondersError):
+                await client.request("$JS.hub.API.STREAM.INFO.MARKET_DATA")
+                break
+            await asyncio.sleep(0.02)
+    await client.close()
 
 
 def test_an_nkey_opens_a_server_that_begins_with_tls(
