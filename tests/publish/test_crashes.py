@@ -119,7 +119,7 @@ def test_a_server_that_stays_frozen_is_given_up(any_nats_server: NatsServer) -> 
         await publishing.flush()
         any_nats_server.pause()
         with pytest.raises(
-            NatsUnreachableError, match=r"no NATS server has answered at .* for 1 s"
+            NatsUnreachableError, match="has answered at .* for 1 s"
         ):
             async with asyncio.timeout(8):
                 await publishing.send(trades(100, 200_000))
@@ -162,7 +162,7 @@ def test_a_server_that_stays_away_is_given_up_once_something_is_due(
         await asyncio.sleep(0.8)
         began = asyncio.get_running_loop().time()
         with pytest.raises(
-            NatsUnreachableError, match=r"no NATS server has answered at .* for 0\.5 s"
+            NatsUnreachableError, match="has answered at .* for 0.5 s"
         ):
             await publishing.send(trades(0, 1))
         assert 0.4 < asyncio.get_running_loop().time() - began < 3.0
