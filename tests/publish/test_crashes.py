@@ -118,9 +118,7 @@ def test_a_server_that_stays_frozen_is_given_up(any_nats_server: NatsServer) -> 
         await publishing.send(trades(0, 100))
         await publishing.flush()
         any_nats_server.pause()
-        with pytest.raises(
-            NatsUnreachableError, match="has answered at .* for 1 s"
-        ):
+        with pytest.raises(NatsUnreachableError, match="rows are not stored"):
             async with asyncio.timeout(8):
                 await publishing.send(trades(100, 200_000))
         async with asyncio.timeout(8):
@@ -161,9 +159,7 @@ def test_a_server_that_stays_away_is_given_up_once_something_is_due(
         nats_server.kill()
         await asyncio.sleep(0.8)
         began = asyncio.get_running_loop().time()
-        with pytest.raises(
-            NatsUnreachableError, match="has answered at .* for 0.5 s"
-        ):
+        with pytest.raises(NatsUnreachableError, match="1 rows are not stored"):
             await publishing.send(trades(0, 1))
         assert 0.4 < asyncio.get_running_loop().time() - began < 3.0
         await publishing.close()
