@@ -36,6 +36,9 @@ _LARGE_ACKS: Final = 8
 _FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
 
+MAX_FOREIGN_MESSAGES: Final = 2**32
+"""Others store no more in the time of a batch: at a million a second it takes 71 minutes."""
+
 GUARDED_ATTEMPTS: Final = 5
 """After so many refusals of a guarded message in a row, others write its subject: no guard."""
 
@@ -72,6 +75,7 @@ class Ledger:
         self._proven = False
         self._anchor = state.last_seq
         self._alone = True
+        self._others_seen = False
         self._prefix: StoredPrefix | None = None
         self._guard_refusals = 0
         self._message_bytes = 1
@@ -104,6 +108,11 @@ class Ledger:
     def stream(self) -> StreamState:
         """The stream as it was when counting began."""
         return self._stream
+
+    @property
+    def alone(self) -> bool:
+        """Whether no message of others was seen of late."""
+        return self._alone
 
     @property
     def exact(self) -> bool:
@@ -158,7 +167,10 @@ class Ledger:
 
     def room(self) -> int:
         """Messages that may be sent now; opens the next batch when this one is complete."""
-        if self.batch.ended and not self.batch.broken:
+        batch = self.batch
+        if batch.committed and batch.acked == batch.sent and self.exact:
+            batch.ended = True  # By our own question: the answer to the commit may be lost.
+        if batch.ended and not batch.broken:
             self._open(None)
         return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
 
@@ -200,9 +212,13 @@ class Ledger:
             return 0
         acked, last_seq = batch.acked, batch.last_seq
         batch.receive(subject[len(batch.prefix) + 1 :], answer)
-        if batch.last_seq is not None and batch.last_seq < self._lowest(acked, last_seq):
-            # The stream was made anew under us: what it holds is found out by asking.
-            batch.acked, batch.last_seq, batch.ended, batch.broken = acked, last_seq, False, True
+        lowest, highest = self._credible(acked, last_seq)
+        told = batch.last_seq
+        if told is not None and told != last_seq and not lowest <= told <= highest:
+            # Too low is a stream that was made anew. Too high is the first sign of others, or not
+            # the stream's word: the true one follows, or the leader is asked.
+            batch.acked, batch.last_seq, batch.ended = acked, last_seq, False
+            batch.broken = batch.broken or told < lowest
         if batch.last_seq != last_seq:
             self._note_exact()
         if batch.ended and isinstance(batch, FastBatch):
@@ -211,10 +227,14 @@ class Ledger:
             self.first_seq = batch.last_seq
         return self.window.acknowledge(batch.acked - acked)
 
-    def _lowest(self, acked: int, last_seq: int | None) -> int:
-        """Return the lowest sequence that the newest acknowledged message can have."""
-        news = self.batch.acked - acked
-        return max(self._anchor + self.batch.acked, (last_seq or 0) + news)
+    def _credible(self, acked: int, last_seq: int | None) -> tuple[int, int]:
+        """Return between which sequences the newest acknowledged message can be.
+
+        Each of ours raises them by one; others may too, once they were seen.
+        """
+        floor = self._anchor + self.batch.acked
+        lowest = max(floor, (last_seq or 0) + self.batch.acked - acked)
+        return lowest, floor + (MAX_FOREIGN_MESSAGES if self._others_seen else 0)
 
     def reconcile_request(self) -> ReconcileRequest:
         """Return the question what the stream holds of the open batch."""
@@ -302,6 +322,7 @@ class Ledger:
     def _note_exact(self) -> None:
         self._exact_acked = self.batch.acked
         self._alone = self.batch.last_seq == self._anchor + self.batch.acked
+        self._others_seen = self._others_seen or not self._alone
 
     def _open(self, prefix: StoredPrefix | None) -> None:
         self._odd_answers += self.batch.odd_answers

@@ -66,6 +66,9 @@ REFUSED_REST_S: Final = 0.05
 SILENCE_S: Final = 10.0
 """A connection that brings no answer for this long, though asked, is made anew."""
 
+MAX_REFUSALS: Final = 2
+"""A refusal that repeats itself while nothing is stored is the stream's own; see `answers`."""
+
 MAX_QUEUED_S: Final = 5.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
 
@@ -77,6 +80,9 @@ BATCH_AGE_S: Final = 2.0
 
 BUSY_BATCH_AGE_S: Final = 10.0
 """The same at full speed, where to wait for the commit costs some 20 ms."""
+
+SHARED_BATCH_AGE_S: Final = 1.0
+"""The same where others write: what they write to our subjects in this time may have to be read."""
 
 HEADER_BYTES: Final = 16
 """What a header has besides its line."""
@@ -148,7 +154,9 @@ class Publisher:
         self._leader_name = ""
         self._stuck_since_s: float | None = None
         self._retry_s = 0.0
+        self._refusals = 0
         self._probed: tuple[Batch, int] | None = None
+        self._disorder: tuple[Batch, int] | None = None
         self._told_odd = False
         self._reason = ""
         self.failure: IngestorError | None = None
@@ -291,6 +299,7 @@ class Publisher:
                 elif (room := self._room()) > 0:
                     self._write(runs, room)
                 else:
+                    self._start_timer()
                     await self._wait()
         except IngestorError as error:
             self._fail(error)
@@ -313,9 +322,7 @@ class Publisher:
         if not batch.sent:
             self._opened_s = self._written_s
         ledger.sent(frames)
-        if self._timer is None:
-            acked = ledger.window.acked_messages
-            self._set_timer(self._ack_timer.start(ledger.sent_messages, acked, _now_s()))
+        self._start_timer()
 
     def _guarded(self, frames: Frames) -> Sequence[bytes | memoryview]:
         """Return the frames of one message with the header that it has to carry, if any."""
@@ -346,7 +353,8 @@ class Publisher:
 
     # Answers and changes: called from the client, which loses its read loop if they raise.
 
-    def _receive(self, subject: str, data: bytes, status: str | None) -> None:
+    def _receive(self, subject: str, data: bytes, status: str | None, reply: str) -> None:
+        del reply
         try:
             self._take(subject, data, status)
         except IngestorError as error:
@@ -372,6 +380,7 @@ class Publisher:
             self._acked_s = _now_s()
             self._stuck_since_s = None
             self._retry_s = 0.0
+            self._refusals = 0
             if self._on_acknowledged is not None:
                 self._on_acknowledged(rows)
 
@@ -387,6 +396,12 @@ class Publisher:
         self._wakeup.set()
 
     # What is not acknowledged in time.
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            ledger = self._books
+            acked = ledger.window.acked_messages
+            self._set_timer(self._ack_timer.start(ledger.sent_messages, acked, _now_s()))
 
     def _set_timer(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_ack_timer)
@@ -407,14 +422,19 @@ class Publisher:
         asks = action in (AckAction.ASK, AckAction.RECONCILE)
         if outpaced or action is AckAction.ASK or self._batch_is_old():
             ledger.batch.closing = True
-        if asks or (action is AckAction.REST and not ledger.exact):
+        if action is AckAction.REST and ledger.next_runs() is not None:
+            # All is stored, and an answer without which no more may be sent is lost.
+            self._needs_recovery.set()
+            self._wakeup.set()
+        elif asks or (action is AckAction.REST and not ledger.exact):
             self._put_question(recover=action is AckAction.RECONCILE)
         if action is not AckAction.REST:
             self._set_timer(next_s)
 
     def _batch_is_old(self) -> bool:
         busy = self._books.batch.flow == FLOW_MESSAGES
-        return _now_s() - self._opened_s > (BUSY_BATCH_AGE_S if busy else BATCH_AGE_S)
+        oldest_s = BUSY_BATCH_AGE_S if busy else BATCH_AGE_S
+        return _now_s() - self._opened_s > (oldest_s if self._books.alone else SHARED_BATCH_AGE_S)
 
     def _put_question(self, *, recover: bool) -> None:
         if self._question is None or self._question.done():
@@ -572,12 +592,17 @@ class Publisher:
     def _restart(self) -> None:
         ledger = self._books
         batch, name = ledger.batch, self._settings.name
-        if batch.out_of_order:
+        if (disorder := (batch, batch.out_of_order)) != self._disorder:
+            self._disorder = disorder
+            if batch.out_of_order > batch.acked:
+                return  # Those before it may have been stored by now.
+        if batch.out_of_order > batch.acked:
             raise StreamError(
                 f"stream {name} refused a message ({batch.refusal}) and stored "
                 "one behind it: the order is broken"
             )
-        if ledger.fatal is not None:
+        self._refusals = self._refusals + 1 if ledger.fatal else 0
+        if self._refusals >= MAX_REFUSALS:
             raise StreamError(f"stream {name} refuses messages: {ledger.fatal}")
         self._bear_with(ledger.full)
         if batch.refusal is not None:

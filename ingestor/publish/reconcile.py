@@ -102,15 +102,17 @@ class _Search:
         self._subjects = {one: mapped_subject(one, end.transform) for one in sorted(published)}
 
     async def run(self) -> StoredPrefix:
-        behind = self._end.last_seq - self._request.floor
-        if behind < len(self._known) and await self._all_ours(behind):
-            first = self._request.floor + 1
-            return StoredPrefix(behind, first, self._end.last_seq, self._end.last_seq)
+        # More than we have reckoned with may be ours too, sent while the stream was asked.
+        behind = min(self._end.last_seq - self._request.floor, len(self._known) - 1)
+        if behind and await self._all_ours(behind):
+            last = self._request.floor + behind
+            end = last if last == self._end.last_seq else None
+            return StoredPrefix(behind, self._request.floor + 1, last, end)
         return await self._amid_others()
 
     async def _all_ours(self, behind: int) -> bool:
-        """Whether nothing but our first `behind` messages came behind the floor."""
-        floor, last = self._request.floor, self._end.last_seq
+        """Whether our first `behind` messages came behind the floor, and nothing between them."""
+        floor, last = self._request.floor, self._request.floor + behind
         found = await self._message(seq=last)
         found = found or await self._message(next_by_subj=">", seq=floor + 1)
         if found is None or found.seq > last:
@@ -158,27 +160,31 @@ class _Search:
     async def _compare(self) -> StoredPrefix:
         """Read what lies behind the floor: ours is in it in order, whatever lies between.
 
-        There is no guard where others write our subjects: they would break it again and again.
+        The newest acknowledged message is looked for too: with its sequence the next search begins
+        there. There is no guard where others write our subjects: they would break it again and
+        again.
         """
         log.info("others write our subjects of stream %s: comparing", self._request.stream)
-        place = 1
-        async for payload in self._payloads():
+        place, last_seq = 1, None
+        async for seq, payload in self._stored():
             if place < len(self._known) and self._is(place, payload):
-                place += 1
-        return StoredPrefix(place - 1)
+                place, last_seq = place + 1, seq
+            elif place == 1 and self._is(0, payload):
+                last_seq = seq
+        return StoredPrefix(place - 1, last_seq=last_seq)
 
-    async def _payloads(self) -> AsyncIterator[bytes]:
-        stream, start = self._request.stream, self._request.floor + 1
+    async def _stored(self) -> AsyncIterator[tuple[int, bytes]]:
+        stream, start = self._request.stream, max(self._request.floor, 1)
         try:
-            async for chunk in self._api.payloads(stream, self._mapped(), start):
-                for payload in chunk:
-                    yield payload
+            async for chunk in self._api.stored(stream, self._mapped(), start):
+                for seq, payload in chunk:
+                    yield seq, payload
         except LookupError:
             # One by one where no consumer may only look: a work queue.
             while (found := await self._message(next_by_subj=">", seq=start)) is not None:
                 if found.seq > self._end.last_seq:
                     return
-                yield found.payload
+                yield found.seq, found.payload
                 start = found.seq + 1
 
     async def _first_seq(self) -> int | None:

@@ -180,8 +180,37 @@ def test_the_floor_rises_with_acknowledgements_of_either_kind() -> None:
     send(books)
     answer(books, "500.fail.000000000009.1.$FI", type="ack", seq=50, msgs=50)
     assert books.floor_seq == 151
-    answer(books, "500.fail.000000000061.3.$FI", seq=190, batch=batch_id(books), count=60)
-    assert books.floor_seq == 190
+    answer(books, "500.fail.000000000061.3.$FI", seq=161, batch=batch_id(books), count=60)
+    assert books.floor_seq == 161
+
+
+def test_the_leader_is_asked_when_a_sequence_first_says_that_others_write() -> None:
+    books = ledger(last_seq=100)
+    books.add(trades(0, 1))
+    send(books)
+    tail, last = "500.fail.000000000001.2.$FI", 10**12
+    assert answer(books, tail, seq=last, batch=batch_id(books), count=1) == 0
+    assert (books.batch.broken, books.floor_seq) == (True, 100)
+    assert books.note_stored(StoredPrefix(1, last_seq=190), acked=0) == 1
+    books.restart()
+    books.add(trades(1, 2))
+    for seq, number in ((300, 1), (2**50, 2)):
+        while not books.batch.sent:
+            books.batch.closing = True
+            send(books, limit=1)
+        answer(books, tail, seq=seq, batch=batch_id(books), count=1)
+        assert (books.batch.broken, books.floor_seq) == (number == 2, 300)
+        books.room()
+
+
+def test_a_commit_whose_answer_is_lost_is_followed_by_another_batch_once_all_is_known() -> None:
+    books = ledger(last_seq=100)
+    books.add(trades(0, 2))
+    send(books)
+    assert books.room() == 0
+    assert books.note_stored(StoredPrefix(1, 101, 101, 101), acked=0) == 1
+    assert books.room() > 0
+    assert not books.batch.sent
 
 
 @pytest.mark.parametrize("fast", [True, False])
