@@ -217,11 +217,7 @@ class FastBatch(_State):
 
 
 class AckBatch(_State):
-    """Messages that are acknowledged one by one, a bounded number of them under way.
-
-    `alone_first` has the first one acknowledged before the second is sent: it may be refused, and
-    must not be followed by one that is stored.
-    """
+    """Messages that are acknowledged one by one, a bounded number of them under way."""
 
     def __init__(
         self,
@@ -229,11 +225,9 @@ class AckBatch(_State):
         batch_id: str,
         *,
         window: int = ACK_WINDOW_MESSAGES,
-        alone_first: bool = False,
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = 1
-        self._alone_first = alone_first
         self._window = window
         self._reply = Reply(f"{self.prefix}.".encode(), b"")
 
@@ -242,8 +236,6 @@ class AckBatch(_State):
         """Messages that may be sent now."""
         if self.broken or self.ended:
             return 0
-        if self._alone_first and not self.acked:
-            return 0 if self.sent else 1
         return self._room(self.acked + self._window)
 
     @property

@@ -26,23 +26,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ingestor.blocks import Encoder, Frames, Runs
+from ingestor.blocks import Encoder, Runs
 from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.clock import now_ns
 from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.publish.access import Access
 from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
-from ingestor.publish.answers import ApiError
+from ingestor.publish.answers import (
+    NO_RESPONDERS,
+    Answer,
+    ApiError,
+    PubAck,
+    Refusal,
+    parse_answer,
+)
 from ingestor.publish.batches import FLOW_MESSAGES, Batch, FastBatch
 from ingestor.publish.connection import Connection
 from ingestor.publish.jetstream import JetStreamApi, RefusedError
-from ingestor.publish.ledger import Ledger
-from ingestor.publish.reconcile import StreamLostError, find_stored
+from ingestor.publish.ledger import FULL, TRANSIENT, WRONG_LAST_SEQUENCE, Ledger
+from ingestor.publish.reconcile import NO_REPLY, StreamLostError, find_stored
 from ingestor.publish.status import StatusPublisher
+from ingestor.publish.stored_prefix import StoredPrefix, messages_of
 from ingestor.publish.stream import StreamSettings, set_up
 
 RETRY_S: Final = 0.1
@@ -84,8 +92,11 @@ BUSY_BATCH_AGE_S: Final = 10.0
 SHARED_BATCH_AGE_S: Final = 1.0
 """The same where others write: what they write to our subjects in this time may have to be read."""
 
-HEADER_BYTES: Final = 16
-"""What a header has besides its line."""
+GUARD_BYTES: Final = 80
+"""What the header of a guarded message takes at most."""
+
+GUARDED_ATTEMPTS: Final = 5
+"""After so many refusals of a guarded message in a row, others write its subject: no guard."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
@@ -155,6 +166,7 @@ class Publisher:
         self._stuck_since_s: float | None = None
         self._retry_s = 0.0
         self._refusals = 0
+        self._guards_held = 0
         self._probed: tuple[Batch, int] | None = None
         self._disorder: tuple[Batch, int] | None = None
         self._told_odd = False
@@ -314,8 +326,7 @@ class Publisher:
         ledger = self._books
         batch = ledger.batch
         frames = self._encoder.encode(runs, batch.reply, batch.sent + 1, room)
-        parts = frames.parts if batch.sent else self._guarded(frames)
-        if not self._connection.write(*parts):
+        if not self._connection.write(*frames.parts):
             self._needs_recovery.set()
             return
         self._written_s = _now_s()
@@ -323,16 +334,6 @@ class Publisher:
             self._opened_s = self._written_s
         ledger.sent(frames)
         self._start_timer()
-
-    def _guarded(self, frames: Frames) -> Sequence[bytes | memoryview]:
-        """Return the frames of one message with the header that it has to carry, if any."""
-        if frames.messages != 1:
-            return frames.parts
-        guard = self._books.guard(_subject_of(bytes(frames.parts[0])))
-        bound = self._encoder.max_payload_bytes
-        if guard is None or frames.size_bytes + len(guard) + HEADER_BYTES > bound:
-            return frames.parts
-        return [_with_header(frames.data, guard)]
 
     async def _wait(self, limit_s: float | None = None) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""
@@ -524,6 +525,48 @@ class Publisher:
             stored = await find_stored(self._leader, ledger.reconcile_request(), self._encoder)
             self._heard_s, self._leader_name = _now_s(), stored.leader
             self._note_acknowledged(ledger.note_stored(stored, acked))
+            if ledger.window.messages:
+                await self._send_guarded(stored)
+
+    async def _send_guarded(self, stored: StoredPrefix) -> None:
+        """Have the next message stored, if nothing has come in between since we asked.
+
+        It waits behind all that was on its way: only when it is stored is anything sent again.
+        Raises TimeoutError when it is not, StreamError when it never will be.
+        """
+        ledger = self._books
+        frames = self._encoder.encode(ledger.window.message(0), NO_REPLY, 1, 1)
+        subject, payload = messages_of(frames.data)[0]
+        guard = None if self._guards_held >= GUARDED_ATTEMPTS else stored.guard(subject)
+        if guard is None or len(payload) + GUARD_BYTES > self._max_message_bytes:
+            self._guards_held = 0
+            return
+        data = await self._connection.request(subject, payload, ANSWER_S, dict([guard]))
+        answer = NO_RESPONDERS if data is None else _sensible(data)
+        if isinstance(answer, Refusal):
+            self._guard_refused(answer.error, contended=stored.end is None)
+        if not isinstance(answer, PubAck) or not stored.is_next(answer.stream_seq):
+            raise TimeoutError("the answer to a message makes no sense")
+        self._guards_held = 0
+        acked, seq = ledger.batch.acked, answer.stream_seq
+        end = None if stored.end is None else seq
+        self._note_acknowledged(ledger.note_stored(StoredPrefix(1, seq, seq, end), acked))
+        ledger.forget_refusal()
+
+    def _guard_refused(self, error: ApiError, *, contended: bool) -> None:
+        self._reason = str(error)
+        if error.number in WRONG_LAST_SEQUENCE:
+            self._guards_held += contended
+        elif error.number in FULL:
+            self._bear_with(error)
+        elif error.number not in TRANSIENT:
+            self._count_refusal(error)
+        raise TimeoutError(str(error))
+
+    def _count_refusal(self, error: ApiError) -> None:
+        self._refusals += 1
+        if self._refusals >= MAX_REFUSALS:
+            raise StreamError(f"stream {self._settings.name} refuses messages: {error}")
 
     async def _probe(self, batch: FastBatch) -> None:
         """Ask a living batch with an event of it; once a connection."""
@@ -584,7 +627,10 @@ class Publisher:
     def _given_up(self) -> IngestorError:
         servers, left = self._connection.servers, f"for {self._give_up_after_s:g} s"
         if not self._connection.up or self._heard_s < (self._stuck_since_s or 0.0):
-            return NatsUnreachableError(f"no NATS server has answered at {servers} {left}")
+            rows = self._books.unstored_rows
+            return NatsUnreachableError(
+                f"no NATS server has answered at {servers} {left}: {rows} rows are not stored"
+            )
         reason = f" ({self._reason})" if self._reason else ""
         name = self._settings.name
         return StreamError(f"stream {name} at {servers} has acknowledged nothing {left}{reason}")
@@ -601,10 +647,10 @@ class Publisher:
                 f"stream {name} refused a message ({batch.refusal}) and stored "
                 "one behind it: the order is broken"
             )
-        self._refusals = self._refusals + 1 if ledger.fatal else 0
-        if self._refusals >= MAX_REFUSALS:
-            raise StreamError(f"stream {name} refuses messages: {ledger.fatal}")
-        self._bear_with(ledger.full)
+        if ledger.fatal is not None:
+            self._count_refusal(ledger.fatal)
+        if ledger.full is not None:
+            self._bear_with(ledger.full)
         if batch.refusal is not None:
             self._reason = str(batch.refusal)
         if ledger.window.rows:
@@ -618,13 +664,14 @@ class Publisher:
 
     def _bound_messages(self) -> None:
         """Cut messages as this server and the stream take them, once all before is settled."""
-        bound = min(self._connection.max_payload_bytes, self._stream_bound)
-        self._encoder.max_payload_bytes = bound
+        self._encoder.max_payload_bytes = self._max_message_bytes
 
-    def _bear_with(self, full: ApiError | None) -> None:
+    @property
+    def _max_message_bytes(self) -> int:
+        return min(self._connection.max_payload_bytes, self._stream_bound)
+
+    def _bear_with(self, full: ApiError) -> None:
         """Have a full stream tried more and more rarely, and say that it is full, once."""
-        if full is None:
-            return
         if self._retry_s <= RETRY_S:
             limit_s = self._give_up_after_s
             log.warning(
@@ -644,15 +691,8 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _subject_of(frames: bytes) -> str:
-    """Return the subject of the first ``PUB`` command."""
-    return frames[4 : frames.index(b" ", 4)].decode()
-
-
-def _with_header(frame: bytes, line: bytes) -> bytes:
-    """Turn one ``PUB`` command into ``HPUB`` with a header of one line."""
-    end = frame.index(b"\r\n")
-    _, subject, reply, length = frame[:end].split()
-    header = b"NATS/1.0\r\n%b\r\n\r\n" % line
-    sizes = (len(header), len(header) + int(length))
-    return b"HPUB %b %b %d %d\r\n%b%b" % (subject, reply, *sizes, header, frame[end + 2 :])
+def _sensible(data: bytes) -> Answer | None:
+    try:
+        return parse_answer(data)
+    except StreamError:
+        return None

@@ -19,7 +19,8 @@ they were published to. The question is put to the stream's leader.
 
 A message that still was on its way while we asked would make k too small. So the first one sent
 again carries a *guard*: a header by which the server stores it only if nothing has come in between.
-Where it has, the message is refused, and we reconcile again.
+Where it has, the message is refused, and we reconcile again; nothing else is sent before it is
+stored, for then all that was on its way has arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ingestor.publish.stored_prefix import (
     messages_of,
 )
 
-_NO_REPLY: Final = Reply(b"_", b"")
+NO_REPLY: Final = Reply(b"_", b"")
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class _Search:
         count = await self._place_of(newest)
         if count is None:
             return await self._compare()
-        first = await self._first_seq() if count else None
+        first = newest.seq if count == 1 else await self._first_seq() if count else None
         return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
 
     async def _last_under(self, subject: str | None) -> StoredMessage | None:
@@ -165,13 +166,13 @@ class _Search:
         again.
         """
         log.info("others write our subjects of stream %s: comparing", self._request.stream)
-        place, last_seq = 1, None
+        place, first_seq, last_seq = 1, None, None
         async for seq, payload in self._stored():
             if place < len(self._known) and self._is(place, payload):
-                place, last_seq = place + 1, seq
+                place, first_seq, last_seq = place + 1, first_seq or seq, seq
             elif place == 1 and self._is(0, payload):
                 last_seq = seq
-        return StoredPrefix(place - 1, last_seq=last_seq)
+        return StoredPrefix(place - 1, first_seq, last_seq)
 
     async def _stored(self) -> AsyncIterator[tuple[int, bytes]]:
         stream, start = self._request.stream, max(self._request.floor, 1)
@@ -225,7 +226,7 @@ def _messages(sent: Sequence[Runs], encoder: Encoder) -> list[Message]:
     for runs in sent:
         rest = runs
         while len(rest):
-            frames = encoder.encode(rest, _NO_REPLY, 1, len(rest))
+            frames = encoder.encode(rest, NO_REPLY, 1, len(rest))
             messages += messages_of(frames.data)
             _, rest = rest.split(int(frames.rows_stop[-1]))
     return messages

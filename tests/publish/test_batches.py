@@ -204,15 +204,6 @@ def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
     assert (batch.broken, batch.out_of_order, batch.acked) == (True, False, 0)
 
 
-def test_a_message_that_may_be_refused_goes_alone() -> None:
-    batch = AckBatch("_INBOX.x", "b1", alone_first=True)
-    assert batch.room == 1
-    batch.note_sent(1)
-    assert batch.room == 0
-    batch.receive("000000000001", PubAck(51, "", 0))
-    assert batch.room == A_WHOLE_WRITE
-
-
 def test_nobody_listening_is_a_refusal() -> None:
     batch = AckBatch("_INBOX.x", "b1")
     batch.sent = 1

@@ -7,7 +7,6 @@ and nothing is taken for stored that the stream does not hold.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +92,7 @@ def gaps(reply: str) -> list[Lie]:
     return [(reply, gap), (reply, _json(type="err", seq=1, error={"code": 400, "err_code": 10060}))]
 
 
-LIES = [rubbish, absurd, beyond_what_was_sent, far_sequences, gaps]
+LIES = [rubbish, absurd, beyond_what_was_sent, far_sequences, refusals, gaps]
 
 
 async def _lie_about_all(client: Client, lies: Callable[[str], list[Lie]], told: list[int]) -> None:
@@ -106,13 +105,16 @@ async def _lie_about_all(client: Client, lies: Callable[[str], list[Lie]], told:
     await client.flush()
 
 
-async def _never_more_than_is_stored(server: NatsServer, publishing: Publisher) -> None:
+async def _never_more_than_is_stored(
+    server: NatsServer, publishing: Publisher, over: asyncio.Event
+) -> None:
     client = await connect(server)
-    while True:
+    while not over.is_set():
         acked = publishing.acked_rows
         answer = await client.request("$JS.API.STREAM.INFO.MARKET_DATA", b"", 5)
         assert json.loads(answer.data)["state"]["last_seq"] >= acked
         await asyncio.sleep(0.02)
+    await client.close()
 
 
 @pytest.mark.parametrize("lies", LIES)
@@ -120,18 +122,19 @@ def test_what_others_answer_ends_no_run_and_makes_nothing_stored(
     any_nats_server: NatsServer, lies: Callable[[str], list[Lie]]
 ) -> None:
     async def check() -> None:
-        client, told = await connect(any_nats_server), [0]
+        client, told, over = await connect(any_nats_server), [0], asyncio.Event()
         await _lie_about_all(client, lies, told)
         publishing = publisher(any_nats_server)
         await publishing.open()
-        checking = asyncio.create_task(_never_more_than_is_stored(any_nats_server, publishing))
+        checking = asyncio.create_task(
+            _never_more_than_is_stored(any_nats_server, publishing, over)
+        )
         for row in range(0, ROWS, AT_A_TIME):
             await publishing.send(trades(row, AT_A_TIME))
             await asyncio.sleep(0.001)
         await publishing.flush()
-        checking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await checking
+        over.set()
+        await checking
         await until(lambda: told[0] >= ROWS)
         report = await publishing.close()
         assert publishing.failure is None
