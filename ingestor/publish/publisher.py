@@ -80,6 +80,9 @@ MAX_REFUSALS: Final = 2
 MAX_QUEUED_S: Final = 5.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
 
+TROUBLE_S: Final = 1.0
+"""A stream that stores nothing for this long is worth a word."""
+
 BATCH_IDLE_S: Final = 5.0
 """A batch idle for this long is followed by another; the server forgets it after twice the time."""
 
@@ -100,6 +103,11 @@ GUARDED_ATTEMPTS: Final = 5
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
+
+_SILENT_STREAM: Final = (
+    "the stream takes messages and stores none: a disk that was full may have stopped it, "
+    "until its server is started again"
+)
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +208,14 @@ class Publisher:
     def connected(self) -> bool:
         """Whether there is a server now."""
         return self._connection.up
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a server that is there stores nothing, once that lasts; None while it does."""
+        since_s = self._stuck_since_s
+        if since_s is None or not self._connection.up or _now_s() - since_s < TROUBLE_S:
+            return None
+        return self._reason or "it does not say why"
 
     @property
     def reconnects(self) -> int:
@@ -380,7 +396,7 @@ class Publisher:
             self.last_ack_ns = now_ns()
             self._acked_s = _now_s()
             self._stuck_since_s = None
-            self._retry_s = 0.0
+            self._retry_s, self._reason = 0.0, ""
             self._refusals = 0
             if self._on_acknowledged is not None:
                 self._on_acknowledged(rows)
@@ -541,7 +557,10 @@ class Publisher:
         if guard is None or len(payload) + GUARD_BYTES > self._max_message_bytes:
             self._guards_held = 0
             return
-        data = await self._connection.request(subject, payload, ANSWER_S, dict([guard]))
+        try:
+            data = await self._connection.request(subject, payload, ANSWER_S, dict([guard]))
+        except TimeoutError:
+            raise TimeoutError(_SILENT_STREAM) from None
         answer = NO_RESPONDERS if data is None else _sensible(data)
         if isinstance(answer, Refusal):
             self._guard_refused(answer.error, contended=stored.end is None)
