@@ -41,10 +41,11 @@ from ingestor.client.decode import (
     UnknownSubjectError,
     decode,
 )
-from ingestor.client.gaps import Gap, OnGap, OvertakenError, overlap, raise_overtaken
+from ingestor.client.gaps import Gap, OnGap, OvertakenError, raise_overtaken
 from ingestor.client.start import AtSequence, From, Since, Start, check_start
 from ingestor.client.subscription import Subscription, Wanted
 from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
+from ingestor.subjects import overlap
 
 __all__ = [
     "DEFAULT_STREAM",

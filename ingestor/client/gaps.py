@@ -17,6 +17,7 @@ import msgspec
 
 from ingestor.client.connection import Connection
 from ingestor.errors import StreamError
+from ingestor.subjects import covers, overlap
 
 ASK_AGAIN_S: Final = 1.0
 """How often a stream is asked, at most, where sequences jump because of a filter."""
@@ -139,25 +140,3 @@ class GapWatch:
     async def _info(self) -> _Info:
         what = f"stream {self._stream}"
         return await self._connection.api(what, f"STREAM.INFO.{self._stream}", _Info)
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every subject that `narrow` matches, `wide` does."""
-    wides, narrows = wide.split("."), narrow.split(".")
-    for at, word in enumerate(wides):
-        if word == ">":
-            return at < len(narrows)
-        if at >= len(narrows) or narrows[at] == ">" or word not in ("*", narrows[at]):
-            return False
-    return len(wides) == len(narrows)
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether some subject matches both."""
-    ones, others = one.split("."), other.split(".")
-    for mine, theirs in zip(ones, others, strict=False):
-        if ">" in (mine, theirs):
-            return True
-        if mine != theirs and "*" not in (mine, theirs):
-            return False
-    return len(ones) == len(others)

@@ -31,8 +31,13 @@ class ApiError(msgspec.Struct, frozen=True):
     err_code: int = 0
     description: str = ""
 
+    @property
+    def number(self) -> int:
+        """JetStream's own code, or the other where there is none."""
+        return self.err_code or self.code
+
     def __str__(self) -> str:
-        return f"{printable(self.description, _SHOWN_CHARS)} (code {self.err_code or self.code})"
+        return f"{printable(self.description, _SHOWN_CHARS)} (code {self.number})"
 
 
 class FlowAck(msgspec.Struct, frozen=True):

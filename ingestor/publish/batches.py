@@ -62,8 +62,10 @@ class Batch(Protocol):
     """No more of it may be sent: what is stored has to be found out."""
     ended: bool
     """Nothing more of it will be stored, and it is known how much is."""
-    out_of_order: bool
-    """A message was refused and one after it stored."""
+    out_of_order: int
+    """Number of a message that is said to be stored though one before it was refused; or 0."""
+    committed: bool
+    """Its last message is on its way, or stored."""
     closing: bool
     """Its next message is its last one."""
     odd_answers: int
@@ -97,7 +99,8 @@ class _State:
         self.refusal: ApiError | None = None
         self.broken = False
         self.ended = False
-        self.out_of_order = False
+        self.out_of_order = 0
+        self.committed = False
         self.closing = False
         self.odd_answers = 0
 
@@ -134,8 +137,7 @@ class FastBatch(_State):
         self.closing = proof
         self._id = batch_id
         self._proof = proof
-        self._limit = OPENING_MESSAGES
-        self._committed = False
+        self._granted = OPENING_MESSAGES
         self.fast_ingest = True
         """False when the proof was stored as an ordinary message."""
         self.unknown = False
@@ -146,9 +148,9 @@ class FastBatch(_State):
     @property
     def room(self) -> int:
         """Messages that may be sent now; the first and the last have operations of their own."""
-        if self.broken or self.ended or self._committed:
+        if self.broken or self.ended or self.committed:
             return 0
-        return 1 if self.closing or not self.sent else self._room(self._limit)
+        return 1 if self.closing or not self.sent else self._room(self.acked + self._granted)
 
     @property
     def reply(self) -> Reply:
@@ -160,7 +162,7 @@ class FastBatch(_State):
     def note_sent(self, messages: int) -> None:
         """Note that so many messages are on their way under `reply`."""
         self.sent += messages
-        self._committed = self.closing
+        self.committed = self.closing
 
     @property
     def probe(self) -> tuple[int, Reply] | None:
@@ -195,8 +197,7 @@ class FastBatch(_State):
             self.odd_answers += 1
             return
         self.acked = max(self.acked, ack.sequence)
-        flow = min(max(ack.messages, 1), FLOW_MESSAGES)
-        self._limit = self.acked + flow * OUTSTANDING
+        self._granted = min(max(ack.messages, 1), FLOW_MESSAGES) * OUTSTANDING
 
     def _end(self, ack: PubAck) -> None:
         if ack.batch not in ("", self._id) or ack.count > self.sent:
@@ -216,11 +217,7 @@ class FastBatch(_State):
 
 
 class AckBatch(_State):
-    """Messages that are acknowledged one by one, a bounded number of them under way.
-
-    `alone_first` has the first one acknowledged before the second is sent: it may be refused, and
-    must not be followed by one that is stored.
-    """
+    """Messages that are acknowledged one by one, a bounded number of them under way."""
 
     def __init__(
         self,
@@ -228,11 +225,9 @@ class AckBatch(_State):
         batch_id: str,
         *,
         window: int = ACK_WINDOW_MESSAGES,
-        alone_first: bool = False,
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = 1
-        self._alone_first = alone_first
         self._window = window
         self._reply = Reply(f"{self.prefix}.".encode(), b"")
 
@@ -241,8 +236,6 @@ class AckBatch(_State):
         """Messages that may be sent now."""
         if self.broken or self.ended:
             return 0
-        if self._alone_first and not self.acked:
-            return 0 if self.sent else 1
         return self._room(self.acked + self._window)
 
     @property
@@ -263,6 +256,7 @@ class AckBatch(_State):
             self._break(None if isinstance(answer, (FlowAck, Gap)) else answer.error)
         elif number == self.acked + 1 and not self.broken:
             self._store(self.acked + 1, answer.stream_seq)
-        else:
-            self.out_of_order = self.out_of_order or self.refusal is not None
+        elif number > self.acked:
+            if self.refusal is not None:
+                self.out_of_order = max(self.out_of_order, number)
             self._break(None)

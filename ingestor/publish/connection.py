@@ -43,8 +43,8 @@ PING_INTERVAL_S: Final = 10
 CLOSE_TIMEOUT_S: Final = 2.0
 CLIENT_NAME: Final = "ingestor"
 
-Receive = Callable[[str, bytes, str | None], None]
-"""Takes an answer: subject, payload, status of the header where there is one."""
+Receive = Callable[[str, bytes, str | None, str], None]
+"""Takes an answer: subject, payload, status of the header where there is one, reply subject."""
 
 Headers = dict[str, str]
 
@@ -64,7 +64,7 @@ class _Inbox(asyncio.Future[Any]):
 
     def set_result(self, result: Msg, /) -> None:
         status = result.headers.get("Status") if result.headers else None
-        self._receive(result.subject, result.data, status)
+        self._receive(result.subject, result.data, status, result.reply)
 
 
 class Connection:

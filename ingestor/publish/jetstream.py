@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,6 +36,12 @@ CHUNK_MESSAGES: Final = 5_000
 STREAM_NOT_FOUND: Final = 10059
 CONSUMER_NOT_FOUND: Final = 10014
 MESSAGE_NOT_FOUND: Final = 10037
+
+_DELIVERED: Final = re.compile(
+    r"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?[^.]+\.([^.]+)\.\d+\.(\d{1,16})\.\d+\.\d+\.\d+(?:\.[^.]+)?"
+).fullmatch
+"""Reply subject of a delivered message, in it its consumer and the stream's sequence; domain and
+account hash stand in front where there are any (ADR-15 of the NATS design records)."""
 
 _UNAVAILABLE: Final = 503
 _NOT_ENABLED: Final = ApiError(_UNAVAILABLE, description="JetStream is not enabled on the server")
@@ -95,7 +102,8 @@ class JetStreamApi:
         self._timeout_s = timeout_s
         self._inbox: str | None = None
         self._pulls = 0
-        self._pulled: list[bytes] = []
+        self._pulled: list[tuple[int, bytes]] = []
+        self._looker = ""
         self._wanted = 0
         self._arrived = asyncio.Event()
 
@@ -173,10 +181,10 @@ class JetStreamApi:
         await self._drop_looker(stream, looker[0])
         return looker[1]
 
-    async def payloads(
+    async def stored(
         self, stream: str, subjects: Sequence[str], start: int
-    ) -> AsyncIterator[list[bytes]]:
-        """Yield what is stored of some subjects from a sequence on, many at a time.
+    ) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Yield sequence and payload of some subjects from a sequence on, many at a time.
 
         Raises LookupError where the server lets nobody only look.
         """
@@ -187,17 +195,20 @@ class JetStreamApi:
         try:
             while left > 0:
                 chunk = await self._pull(stream, name, min(left, CHUNK_MESSAGES))
+                if not chunk:
+                    return  # The rest was removed meanwhile.
                 left -= len(chunk)
                 yield chunk
         finally:
             await self._drop_looker(stream, name)
 
-    async def _pull(self, stream: str, name: str, messages: int) -> list[bytes]:
+    async def _pull(self, stream: str, name: str, messages: int) -> list[tuple[int, bytes]]:
         if self._inbox is None:
             self._inbox = self._connection.new_inbox()
             await self._connection.listen(f"{self._inbox}.*", self._receive)
         self._pulls += 1
         inbox = f"{self._inbox}.{self._pulls}"
+        self._looker = name
         self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
         body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
         subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
@@ -206,10 +217,11 @@ class JetStreamApi:
             await self._arrived.wait()
         return self._pulled
 
-    def _receive(self, subject: str, data: bytes, status: str | None) -> None:
+    def _receive(self, subject: str, data: bytes, status: str | None, reply: str) -> None:
         del subject
-        if status is None:
-            self._pulled.append(data)
+        delivered = _DELIVERED(reply)
+        if delivered is not None and delivered[1] == self._looker:
+            self._pulled.append((int(delivered[2]), data))
         if status is not None or len(self._pulled) >= self._wanted:
             self._arrived.set()
 

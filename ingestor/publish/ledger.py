@@ -36,25 +36,25 @@ _LARGE_ACKS: Final = 8
 _FLOW_STEP: Final = 2
 """A batch is replaced when this many times its acknowledgements would do."""
 
-GUARDED_ATTEMPTS: Final = 5
-"""After so many refusals of a guarded message in a row, others write its subject: no guard."""
+MAX_FOREIGN_MESSAGES: Final = 2**32
+"""Others store no more in the time of a batch: at a million a second it takes 71 minutes."""
 
 FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
 _BATCH_ID_BYTES: Final = 8
 _STATUS_NO_RESPONDERS: Final = "503"
-_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
+WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 _NO_FAST_INGEST: Final = frozenset({10205, 10206})
 """Batch publish is disabled; its reply subject is not understood."""
 
-_TRANSIENT: Final = (
-    frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FAST_INGEST | _WRONG_LAST_SEQUENCE
+TRANSIENT: Final = (
+    frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FAST_INGEST | WRONG_LAST_SEQUENCE
 )
 """Refusals that end a batch and not the run: nobody listens (just now), no leader, too many
 requests, batch unknown (it was silent for too long), too many batches, a guard that held."""
 
-_FULL: Final = frozenset({10077, 10023, 10047, 10028, 10002})
+FULL: Final = frozenset({10077, 10023, 10047, 10028, 10002})
 """No room, which somebody may make: in the stream or on its disk, and the limits of server, file
 storage, memory and account."""
 
@@ -72,8 +72,8 @@ class Ledger:
         self._proven = False
         self._anchor = state.last_seq
         self._alone = True
-        self._prefix: StoredPrefix | None = None
-        self._guard_refusals = 0
+        self._others_seen = False
+        self._first_told = 0
         self._message_bytes = 1
         self._flow = FLOW_MESSAGES
         self._unsent: deque[Runs] = deque()
@@ -81,7 +81,7 @@ class Ledger:
         self._exact_acked = 0
         self._odd_answers = 0
         self.window = Window()
-        self.batch: Batch = self._new_batch(None)
+        self.batch: Batch = self._new_batch()
         self.first_seq: int | None = None
         """Stream sequence of the first message, once it is known to be stored."""
         self.lost_messages = 0
@@ -104,6 +104,11 @@ class Ledger:
     def stream(self) -> StreamState:
         """The stream as it was when counting began."""
         return self._stream
+
+    @property
+    def alone(self) -> bool:
+        """Whether no message of others was seen of late."""
+        return self._alone
 
     @property
     def exact(self) -> bool:
@@ -134,13 +139,13 @@ class Ledger:
     def fatal(self) -> ApiError | None:
         """The refusal that trying again cannot help."""
         refusal = self.batch.refusal
-        return None if refusal is None or _code(refusal) in _TRANSIENT | _FULL else refusal
+        return None if refusal is None or refusal.number in TRANSIENT | FULL else refusal
 
     @property
     def full(self) -> ApiError | None:
         """The refusal that says there is no room."""
         refusal = self.batch.refusal
-        return refusal if refusal is not None and _code(refusal) in _FULL else None
+        return refusal if refusal is not None and refusal.number in FULL else None
 
     def add(self, runs: Runs) -> None:
         """Take rows that are to be sent after all others."""
@@ -158,17 +163,12 @@ class Ledger:
 
     def room(self) -> int:
         """Messages that may be sent now; opens the next batch when this one is complete."""
-        if self.batch.ended and not self.batch.broken:
-            self._open(None)
+        batch = self.batch
+        if batch.committed and batch.acked == batch.sent and self.exact:
+            batch.ended = True  # By our own question: the answer to the commit may be lost.
+        if batch.ended and not batch.broken:
+            self._open()
         return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
-
-    def guard(self, subject: str) -> bytes | None:
-        """Return a header line that a message to this subject has to carry."""
-        prefix = self._prefix
-        if self.batch.sent or prefix is None:
-            return None
-        contended = prefix.end is None and self._guard_refusals >= GUARDED_ATTEMPTS
-        return None if contended else prefix.guard(subject)
 
     def sent(self, frames: Frames) -> None:
         """Note that `frames`, made of the front of `next_runs`, are on their way."""
@@ -200,21 +200,31 @@ class Ledger:
             return 0
         acked, last_seq = batch.acked, batch.last_seq
         batch.receive(subject[len(batch.prefix) + 1 :], answer)
-        if batch.last_seq is not None and batch.last_seq < self._lowest(acked, last_seq):
-            # The stream was made anew under us: what it holds is found out by asking.
-            batch.acked, batch.last_seq, batch.ended, batch.broken = acked, last_seq, False, True
+        lowest, highest = self._credible(acked, last_seq)
+        told = batch.last_seq
+        if told is not None and told != last_seq and not lowest <= told <= highest:
+            # Too low is a stream that was made anew. Too high is the first sign of others, or not
+            # the stream's word: the true one follows, or the leader is asked.
+            if batch.acked == 1 and not self.window.acked_messages:
+                self._first_told = told
+            batch.acked, batch.last_seq, batch.ended = acked, last_seq, False
+            batch.broken = batch.broken or told < lowest
         if batch.last_seq != last_seq:
             self._note_exact()
         if batch.ended and isinstance(batch, FastBatch):
             self._fast_ingest = self._proven = batch.fast_ingest
-        if self.first_seq is None and batch.acked == 1:
+        if self.first_seq is None and batch.acked == 1 and not self.window.acked_messages:
             self.first_seq = batch.last_seq
         return self.window.acknowledge(batch.acked - acked)
 
-    def _lowest(self, acked: int, last_seq: int | None) -> int:
-        """Return the lowest sequence that the newest acknowledged message can have."""
-        news = self.batch.acked - acked
-        return max(self._anchor + self.batch.acked, (last_seq or 0) + news)
+    def _credible(self, acked: int, last_seq: int | None) -> tuple[int, int]:
+        """Return between which sequences the newest acknowledged message can be.
+
+        Each of ours raises them by one; others may too, once they were seen.
+        """
+        floor = self._anchor + self.batch.acked
+        lowest = max(floor, (last_seq or 0) + self.batch.acked - acked)
+        return lowest, floor + (MAX_FOREIGN_MESSAGES if self._others_seen else 0)
 
     def reconcile_request(self) -> ReconcileRequest:
         """Return the question what the stream holds of the open batch."""
@@ -241,10 +251,15 @@ class Ledger:
         if stored.last_seq is not None and batch.acked == acked + stored.count:
             batch.last_seq = max(stored.last_seq, batch.last_seq or 0)
             self._note_exact()
-        if self.first_seq is None:
-            self.first_seq = stored.first_seq
-        self._prefix = stored
+        if self.first_seq is None and not self.window.acked_messages:
+            told = self._first_told if self._first_told <= (stored.last_seq or 0) else 0
+            self.first_seq = stored.first_seq or told or None
         return self.window.acknowledge(news)
+
+    def forget_refusal(self) -> None:
+        """Note that what was refused is taken now."""
+        if self.full or self.fatal:
+            self.batch.refusal = None
 
     def pace(self, messages: int) -> bool:
         """Want an acknowledgement about every `messages`, from the next batch on.
@@ -265,10 +280,8 @@ class Ledger:
         refusal = self.batch.refusal
         if refusal is not None and refusal.err_code in _NO_FAST_INGEST:
             self._fast_ingest = False
-        held = refusal is not None and refusal.err_code in _WRONG_LAST_SEQUENCE
-        self._guard_refusals = self._guard_refusals + 1 if held else 0
         self._proven = False
-        self._open(None if self.batch.ended else self._prefix)
+        self._open()
         back = self.window.take_back()
         for runs in back:
             self._rows_by_rtype.subtract(runs.counts_by_rtype())
@@ -283,9 +296,9 @@ class Ledger:
         self._odd_answers += self.batch.odd_answers
         self._stream = state
         self._fast_ingest = state.fast_ingest
-        self._proven, self._alone, self._prefix = False, True, None
+        self._proven, self._alone = False, True
         self._anchor, self._exact_acked = state.last_seq, 0
-        self.batch = self._new_batch(None)
+        self.batch = self._new_batch()
         self.batch.broken = True
 
     def drop_unsent(self) -> None:
@@ -302,26 +315,22 @@ class Ledger:
     def _note_exact(self) -> None:
         self._exact_acked = self.batch.acked
         self._alone = self.batch.last_seq == self._anchor + self.batch.acked
+        self._others_seen = self._others_seen or not self._alone
 
-    def _open(self, prefix: StoredPrefix | None) -> None:
+    def _open(self) -> None:
         self._odd_answers += self.batch.odd_answers
         self._anchor = self.floor_seq
         self._exact_acked = 0
-        self._prefix = prefix
-        self.batch = self._new_batch(prefix)
+        self.batch = self._new_batch()
 
-    def _new_batch(self, prefix: StoredPrefix | None) -> Batch:
+    def _new_batch(self) -> Batch:
         batch_id = secrets.token_hex(_BATCH_ID_BYTES)
         if self._fast_ingest:
             flow = self._new_flow()
             return FastBatch(self._inbox, batch_id, flow=flow, proof=not self._proven)
-        return AckBatch(self._inbox, batch_id, alone_first=prefix is not None)
+        return AckBatch(self._inbox, batch_id)
 
     def _new_flow(self) -> int:
         """However large messages are, acknowledgements come while others are under way."""
         largest = MAX_UNACKED_BYTES // self._message_bytes // _LARGE_ACKS
         return max(1, min(largest, self._flow))
-
-
-def _code(error: ApiError) -> int:
-    return error.err_code or error.code

@@ -26,23 +26,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ingestor.blocks import Encoder, Frames, Runs
+from ingestor.blocks import Encoder, Runs
 from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.clock import now_ns
 from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.publish.access import Access
 from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
-from ingestor.publish.answers import ApiError
+from ingestor.publish.answers import (
+    NO_RESPONDERS,
+    Answer,
+    ApiError,
+    PubAck,
+    Refusal,
+    parse_answer,
+)
 from ingestor.publish.batches import FLOW_MESSAGES, Batch, FastBatch
 from ingestor.publish.connection import Connection
 from ingestor.publish.jetstream import JetStreamApi, RefusedError
-from ingestor.publish.ledger import Ledger
-from ingestor.publish.reconcile import StreamLostError, find_stored
+from ingestor.publish.ledger import FULL, TRANSIENT, WRONG_LAST_SEQUENCE, Ledger
+from ingestor.publish.reconcile import NO_REPLY, StreamLostError, find_stored
 from ingestor.publish.status import StatusPublisher
+from ingestor.publish.stored_prefix import StoredPrefix, messages_of
 from ingestor.publish.stream import StreamSettings, set_up
 
 RETRY_S: Final = 0.1
@@ -66,8 +74,14 @@ REFUSED_REST_S: Final = 0.05
 SILENCE_S: Final = 10.0
 """A connection that brings no answer for this long, though asked, is made anew."""
 
+MAX_REFUSALS: Final = 2
+"""A refusal that repeats itself while nothing is stored is the stream's own; see `answers`."""
+
 MAX_QUEUED_S: Final = 5.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
+
+TROUBLE_S: Final = 1.0
+"""A stream that stores nothing for this long is worth a word."""
 
 BATCH_IDLE_S: Final = 5.0
 """A batch idle for this long is followed by another; the server forgets it after twice the time."""
@@ -78,11 +92,22 @@ BATCH_AGE_S: Final = 2.0
 BUSY_BATCH_AGE_S: Final = 10.0
 """The same at full speed, where to wait for the commit costs some 20 ms."""
 
-HEADER_BYTES: Final = 16
-"""What a header has besides its line."""
+SHARED_BATCH_AGE_S: Final = 1.0
+"""The same where others write: what they write to our subjects in this time may have to be read."""
+
+GUARD_BYTES: Final = 80
+"""What the header of a guarded message takes at most."""
+
+GUARDED_ATTEMPTS: Final = 5
+"""After so many refusals of a guarded message in a row, others write its subject: no guard."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
+
+_SILENT_STREAM: Final = (
+    "the stream takes messages and stores none: a disk that was full may have stopped it, "
+    "until its server is started again"
+)
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +173,10 @@ class Publisher:
         self._leader_name = ""
         self._stuck_since_s: float | None = None
         self._retry_s = 0.0
+        self._refusals = 0
+        self._guards_held = 0
         self._probed: tuple[Batch, int] | None = None
+        self._disorder: tuple[Batch, int] | None = None
         self._told_odd = False
         self._reason = ""
         self.failure: IngestorError | None = None
@@ -180,6 +208,14 @@ class Publisher:
     def connected(self) -> bool:
         """Whether there is a server now."""
         return self._connection.up
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a server that is there stores nothing, once that lasts; None while it does."""
+        since_s = self._stuck_since_s
+        if since_s is None or not self._connection.up or _now_s() - since_s < TROUBLE_S:
+            return None
+        return self._reason or "it does not say why"
 
     @property
     def reconnects(self) -> int:
@@ -291,6 +327,7 @@ class Publisher:
                 elif (room := self._room()) > 0:
                     self._write(runs, room)
                 else:
+                    self._start_timer()
                     await self._wait()
         except IngestorError as error:
             self._fail(error)
@@ -305,27 +342,14 @@ class Publisher:
         ledger = self._books
         batch = ledger.batch
         frames = self._encoder.encode(runs, batch.reply, batch.sent + 1, room)
-        parts = frames.parts if batch.sent else self._guarded(frames)
-        if not self._connection.write(*parts):
+        if not self._connection.write(*frames.parts):
             self._needs_recovery.set()
             return
         self._written_s = _now_s()
         if not batch.sent:
             self._opened_s = self._written_s
         ledger.sent(frames)
-        if self._timer is None:
-            acked = ledger.window.acked_messages
-            self._set_timer(self._ack_timer.start(ledger.sent_messages, acked, _now_s()))
-
-    def _guarded(self, frames: Frames) -> Sequence[bytes | memoryview]:
-        """Return the frames of one message with the header that it has to carry, if any."""
-        if frames.messages != 1:
-            return frames.parts
-        guard = self._books.guard(_subject_of(bytes(frames.parts[0])))
-        bound = self._encoder.max_payload_bytes
-        if guard is None or frames.size_bytes + len(guard) + HEADER_BYTES > bound:
-            return frames.parts
-        return [_with_header(frames.data, guard)]
+        self._start_timer()
 
     async def _wait(self, limit_s: float | None = None) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""
@@ -346,7 +370,8 @@ class Publisher:
 
     # Answers and changes: called from the client, which loses its read loop if they raise.
 
-    def _receive(self, subject: str, data: bytes, status: str | None) -> None:
+    def _receive(self, subject: str, data: bytes, status: str | None, reply: str) -> None:
+        del reply
         try:
             self._take(subject, data, status)
         except IngestorError as error:
@@ -371,7 +396,8 @@ class Publisher:
             self.last_ack_ns = now_ns()
             self._acked_s = _now_s()
             self._stuck_since_s = None
-            self._retry_s = 0.0
+            self._retry_s, self._reason = 0.0, ""
+            self._refusals = 0
             if self._on_acknowledged is not None:
                 self._on_acknowledged(rows)
 
@@ -387,6 +413,12 @@ class Publisher:
         self._wakeup.set()
 
     # What is not acknowledged in time.
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            ledger = self._books
+            acked = ledger.window.acked_messages
+            self._set_timer(self._ack_timer.start(ledger.sent_messages, acked, _now_s()))
 
     def _set_timer(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_ack_timer)
@@ -407,14 +439,19 @@ class Publisher:
         asks = action in (AckAction.ASK, AckAction.RECONCILE)
         if outpaced or action is AckAction.ASK or self._batch_is_old():
             ledger.batch.closing = True
-        if asks or (action is AckAction.REST and not ledger.exact):
+        if action is AckAction.REST and ledger.next_runs() is not None:
+            # All is stored, and an answer without which no more may be sent is lost.
+            self._needs_recovery.set()
+            self._wakeup.set()
+        elif asks or (action is AckAction.REST and not ledger.exact):
             self._put_question(recover=action is AckAction.RECONCILE)
         if action is not AckAction.REST:
             self._set_timer(next_s)
 
     def _batch_is_old(self) -> bool:
         busy = self._books.batch.flow == FLOW_MESSAGES
-        return _now_s() - self._opened_s > (BUSY_BATCH_AGE_S if busy else BATCH_AGE_S)
+        oldest_s = BUSY_BATCH_AGE_S if busy else BATCH_AGE_S
+        return _now_s() - self._opened_s > (oldest_s if self._books.alone else SHARED_BATCH_AGE_S)
 
     def _put_question(self, *, recover: bool) -> None:
         if self._question is None or self._question.done():
@@ -504,6 +541,51 @@ class Publisher:
             stored = await find_stored(self._leader, ledger.reconcile_request(), self._encoder)
             self._heard_s, self._leader_name = _now_s(), stored.leader
             self._note_acknowledged(ledger.note_stored(stored, acked))
+            if ledger.window.messages:
+                await self._send_guarded(stored)
+
+    async def _send_guarded(self, stored: StoredPrefix) -> None:
+        """Have the next message stored, if nothing has come in between since we asked.
+
+        It waits behind all that was on its way: only when it is stored is anything sent again.
+        Raises TimeoutError when it is not, StreamError when it never will be.
+        """
+        ledger = self._books
+        frames = self._encoder.encode(ledger.window.message(0), NO_REPLY, 1, 1)
+        subject, payload = messages_of(frames.data)[0]
+        guard = None if self._guards_held >= GUARDED_ATTEMPTS else stored.guard(subject)
+        if guard is None or len(payload) + GUARD_BYTES > self._max_message_bytes:
+            self._guards_held = 0
+            return
+        try:
+            data = await self._connection.request(subject, payload, ANSWER_S, dict([guard]))
+        except TimeoutError:
+            raise TimeoutError(_SILENT_STREAM) from None
+        answer = NO_RESPONDERS if data is None else _sensible(data)
+        if isinstance(answer, Refusal):
+            self._guard_refused(answer.error, contended=stored.end is None)
+        if not isinstance(answer, PubAck) or not stored.is_next(answer.stream_seq):
+            raise TimeoutError("the answer to a message makes no sense")
+        self._guards_held = 0
+        acked, seq = ledger.batch.acked, answer.stream_seq
+        end = None if stored.end is None else seq
+        self._note_acknowledged(ledger.note_stored(StoredPrefix(1, seq, seq, end), acked))
+        ledger.forget_refusal()
+
+    def _guard_refused(self, error: ApiError, *, contended: bool) -> None:
+        self._reason = str(error)
+        if error.number in WRONG_LAST_SEQUENCE:
+            self._guards_held += contended
+        elif error.number in FULL:
+            self._bear_with(error)
+        elif error.number not in TRANSIENT:
+            self._count_refusal(error)
+        raise TimeoutError(str(error))
+
+    def _count_refusal(self, error: ApiError) -> None:
+        self._refusals += 1
+        if self._refusals >= MAX_REFUSALS:
+            raise StreamError(f"stream {self._settings.name} refuses messages: {error}")
 
     async def _probe(self, batch: FastBatch) -> None:
         """Ask a living batch with an event of it; once a connection."""
@@ -564,7 +646,10 @@ class Publisher:
     def _given_up(self) -> IngestorError:
         servers, left = self._connection.servers, f"for {self._give_up_after_s:g} s"
         if not self._connection.up or self._heard_s < (self._stuck_since_s or 0.0):
-            return NatsUnreachableError(f"no NATS server has answered at {servers} {left}")
+            rows = self._books.unstored_rows
+            return NatsUnreachableError(
+                f"no NATS server has answered at {servers} {left}: {rows} rows are not stored"
+            )
         reason = f" ({self._reason})" if self._reason else ""
         name = self._settings.name
         return StreamError(f"stream {name} at {servers} has acknowledged nothing {left}{reason}")
@@ -572,14 +657,19 @@ class Publisher:
     def _restart(self) -> None:
         ledger = self._books
         batch, name = ledger.batch, self._settings.name
-        if batch.out_of_order:
+        if (disorder := (batch, batch.out_of_order)) != self._disorder:
+            self._disorder = disorder
+            if batch.out_of_order > batch.acked:
+                return  # Those before it may have been stored by now.
+        if batch.out_of_order > batch.acked:
             raise StreamError(
                 f"stream {name} refused a message ({batch.refusal}) and stored "
                 "one behind it: the order is broken"
             )
         if ledger.fatal is not None:
-            raise StreamError(f"stream {name} refuses messages: {ledger.fatal}")
-        self._bear_with(ledger.full)
+            self._count_refusal(ledger.fatal)
+        if ledger.full is not None:
+            self._bear_with(ledger.full)
         if batch.refusal is not None:
             self._reason = str(batch.refusal)
         if ledger.window.rows:
@@ -593,13 +683,14 @@ class Publisher:
 
     def _bound_messages(self) -> None:
         """Cut messages as this server and the stream take them, once all before is settled."""
-        bound = min(self._connection.max_payload_bytes, self._stream_bound)
-        self._encoder.max_payload_bytes = bound
+        self._encoder.max_payload_bytes = self._max_message_bytes
 
-    def _bear_with(self, full: ApiError | None) -> None:
+    @property
+    def _max_message_bytes(self) -> int:
+        return min(self._connection.max_payload_bytes, self._stream_bound)
+
+    def _bear_with(self, full: ApiError) -> None:
         """Have a full stream tried more and more rarely, and say that it is full, once."""
-        if full is None:
-            return
         if self._retry_s <= RETRY_S:
             limit_s = self._give_up_after_s
             log.warning(
@@ -619,15 +710,8 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _subject_of(frames: bytes) -> str:
-    """Return the subject of the first ``PUB`` command."""
-    return frames[4 : frames.index(b" ", 4)].decode()
-
-
-def _with_header(frame: bytes, line: bytes) -> bytes:
-    """Turn one ``PUB`` command into ``HPUB`` with a header of one line."""
-    end = frame.index(b"\r\n")
-    _, subject, reply, length = frame[:end].split()
-    header = b"NATS/1.0\r\n%b\r\n\r\n" % line
-    sizes = (len(header), len(header) + int(length))
-    return b"HPUB %b %b %d %d\r\n%b%b" % (subject, reply, *sizes, header, frame[end + 2 :])
+def _sensible(data: bytes) -> Answer | None:
+    try:
+        return parse_answer(data)
+    except StreamError:
+        return None

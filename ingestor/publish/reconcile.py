@@ -19,7 +19,8 @@ they were published to. The question is put to the stream's leader.
 
 A message that still was on its way while we asked would make k too small. So the first one sent
 again carries a *guard*: a header by which the server stores it only if nothing has come in between.
-Where it has, the message is refused, and we reconcile again.
+Where it has, the message is refused, and we reconcile again; nothing else is sent before it is
+stored, for then all that was on its way has arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ingestor.publish.stored_prefix import (
     messages_of,
 )
 
-_NO_REPLY: Final = Reply(b"_", b"")
+NO_REPLY: Final = Reply(b"_", b"")
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +103,17 @@ class _Search:
         self._subjects = {one: mapped_subject(one, end.transform) for one in sorted(published)}
 
     async def run(self) -> StoredPrefix:
-        behind = self._end.last_seq - self._request.floor
-        if behind < len(self._known) and await self._all_ours(behind):
-            first = self._request.floor + 1
-            return StoredPrefix(behind, first, self._end.last_seq, self._end.last_seq)
+        # More than we have reckoned with may be ours too, sent while the stream was asked.
+        behind = min(self._end.last_seq - self._request.floor, len(self._known) - 1)
+        if behind and await self._all_ours(behind):
+            last = self._request.floor + behind
+            end = last if last == self._end.last_seq else None
+            return StoredPrefix(behind, self._request.floor + 1, last, end)
         return await self._amid_others()
 
     async def _all_ours(self, behind: int) -> bool:
-        """Whether nothing but our first `behind` messages came behind the floor."""
-        floor, last = self._request.floor, self._end.last_seq
+        """Whether our first `behind` messages came behind the floor, and nothing between them."""
+        floor, last = self._request.floor, self._request.floor + behind
         found = await self._message(seq=last)
         found = found or await self._message(next_by_subj=">", seq=floor + 1)
         if found is None or found.seq > last:
@@ -141,7 +144,7 @@ class _Search:
         count = await self._place_of(newest)
         if count is None:
             return await self._compare()
-        first = await self._first_seq() if count else None
+        first = newest.seq if count == 1 else await self._first_seq() if count else None
         return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
 
     async def _last_under(self, subject: str | None) -> StoredMessage | None:
@@ -158,27 +161,31 @@ class _Search:
     async def _compare(self) -> StoredPrefix:
         """Read what lies behind the floor: ours is in it in order, whatever lies between.
 
-        There is no guard where others write our subjects: they would break it again and again.
+        The newest acknowledged message is looked for too: with its sequence the next search begins
+        there. There is no guard where others write our subjects: they would break it again and
+        again.
         """
         log.info("others write our subjects of stream %s: comparing", self._request.stream)
-        place = 1
-        async for payload in self._payloads():
+        place, first_seq, last_seq = 1, None, None
+        async for seq, payload in self._stored():
             if place < len(self._known) and self._is(place, payload):
-                place += 1
-        return StoredPrefix(place - 1)
+                place, first_seq, last_seq = place + 1, first_seq or seq, seq
+            elif place == 1 and self._is(0, payload):
+                last_seq = seq
+        return StoredPrefix(place - 1, first_seq, last_seq)
 
-    async def _payloads(self) -> AsyncIterator[bytes]:
-        stream, start = self._request.stream, self._request.floor + 1
+    async def _stored(self) -> AsyncIterator[tuple[int, bytes]]:
+        stream, start = self._request.stream, max(self._request.floor, 1)
         try:
-            async for chunk in self._api.payloads(stream, self._mapped(), start):
-                for payload in chunk:
-                    yield payload
+            async for chunk in self._api.stored(stream, self._mapped(), start):
+                for seq, payload in chunk:
+                    yield seq, payload
         except LookupError:
             # One by one where no consumer may only look: a work queue.
             while (found := await self._message(next_by_subj=">", seq=start)) is not None:
                 if found.seq > self._end.last_seq:
                     return
-                yield found.payload
+                yield found.seq, found.payload
                 start = found.seq + 1
 
     async def _first_seq(self) -> int | None:
@@ -219,7 +226,7 @@ def _messages(sent: Sequence[Runs], encoder: Encoder) -> list[Message]:
     for runs in sent:
         rest = runs
         while len(rest):
-            frames = encoder.encode(rest, _NO_REPLY, 1, len(rest))
+            frames = encoder.encode(rest, NO_REPLY, 1, len(rest))
             messages += messages_of(frames.data)
             _, rest = rest.split(int(frames.rows_stop[-1]))
     return messages

@@ -54,13 +54,19 @@ class StoredPrefix:
     leader: str = field(default="", compare=False)
     """The server that said so."""
 
-    def guard(self, subject: str) -> bytes | None:
-        """Return a header line with which nothing is stored that we have not reckoned with."""
+    def guard(self, subject: str) -> tuple[str, str] | None:
+        """Return the header with which nothing is stored that we have not reckoned with."""
         if self.end is not None:
-            return b"Nats-Expected-Last-Sequence: %d" % self.end
+            return "Nats-Expected-Last-Sequence", str(self.end)
         if subject in self.subject_ends:
-            return b"Nats-Expected-Last-Subject-Sequence: %d" % self.subject_ends[subject]
+            return "Nats-Expected-Last-Subject-Sequence", str(self.subject_ends[subject])
         return None
+
+    def is_next(self, seq: int) -> bool:
+        """Whether a guarded message may have been stored at this sequence."""
+        if self.end is not None:
+            return seq == self.end + 1
+        return seq > max(self.subject_ends.values(), default=0)
 
 
 _FUNCTION: Final = re.compile(r"\{\{\s*(\w+)\s*\(([^)]*)\)\s*\}\}|\$(\d+)")

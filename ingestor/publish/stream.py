@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ingestor.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
-from ingestor.errors import StreamError
+from ingestor.errors import ConfigurationError, StreamError
 from ingestor.publish.jetstream import JetStreamApi, Json, RefusedError
+from ingestor.records import EVENT_TYPE_BY_RTYPE
+from ingestor.subjects import covers, overlap
 from ingestor.units import NS_PER_S
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
@@ -24,6 +26,8 @@ _FIXED: Final = ("storage", "persist_mode")
 
 _INVALID_JSON: Final = 10025
 _SUBJECTS_OVERLAP: Final = 10065
+
+_OURS: Final = tuple(event.subject for event in EVENT_TYPE_BY_RTYPE.values())
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +86,11 @@ class StreamState:
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
     """Make or update the stream and its consumers.
 
-    Raises StreamError when that is refused or JetStream is off, TimeoutError without an answer.
+    Raises ConfigurationError, before anything is changed, for a consumer that no message of the
+    stream can reach; StreamError when JetStream refuses or is off, TimeoutError without an answer.
     """
     info = await api.stream_info(settings.name)
+    _check_filters(settings, info["config"] if info else {})
     made = info is None
     info = await _create(api, settings) if info is None else await _update(api, settings, info)
     if made:
@@ -195,17 +201,21 @@ def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [had for had in existing if not any(covers(one, had) for one in new)] + new
 
 
-def covers(pattern: str, subject: str) -> bool:
-    """Tell whether everything that `subject` matches is matched by `pattern`."""
-    parts, others = pattern.split("."), subject.split(".")
-    for index, part in enumerate(parts):
-        if part == ">":
-            return len(others) > index
-        if index >= len(others) or others[index] == ">":
-            return False
-        if part not in ("*", others[index]):
-            return False
-    return len(parts) == len(others)
+def _check_filters(settings: StreamSettings, existing: Json) -> None:
+    """Refuse a filter that matches no subject; what is mirrored or transformed may have any."""
+    if any(existing.get(key) for key in ("mirror", "sources", "subject_transform")):
+        return
+    subjects = _joined(existing.get("subjects") or [], settings.subjects)
+    for consumer in settings.consumers:
+        for wanted in consumer.filter_subjects:
+            if not any(overlap(wanted, subject) for subject in subjects):
+                raise ConfigurationError(
+                    f"nats.consumers: filter_subject = {wanted!r} of {consumer.name!r} is not "
+                    f"allowed: it matches none of the subjects of stream {settings.name}, "
+                    f"{', '.join(subjects)}"
+                )
+            if not any(overlap(wanted, ours) for ours in _OURS):
+                log.warning("consumer %s: no event is ever published on %s", consumer.name, wanted)
 
 
 def _check_use(name: str, config: Json) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ import uvloop
 
 from ingestor import log as logs
 from ingestor.blocks import Block, Runs
+from ingestor.clock import now_ns
 from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.feed_status import FeedStatus
+from ingestor.feed_status import FeedStatus, What
 from ingestor.merge.lateness import LatenessHistogram
 from ingestor.merge.pace import Pacer
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport
@@ -44,6 +46,8 @@ CLOSE_S: Final = 6.0
 """What closing takes at the most, of the time that an orderly stop may take."""
 HOPELESS_FLUSH_S: Final = 0.5
 """How long closing waits for answers of a server that has given none for long."""
+
+log = logging.getLogger(__name__)
 
 
 class Merge(Protocol):
@@ -111,10 +115,11 @@ def counted_of_publisher(row: CounterRow) -> PublisherReport:
 
 @dataclass(frozen=True, slots=True)
 class Inlet:
-    """One feed's ring and the reader of its messages."""
+    """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
 
     ring: BlockRing
     reader: RingReader
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,7 @@ class PublisherProcess:
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
+        self._trouble: str | None = None
 
     def run(self) -> PublisherReport:
         """Run on a new uvloop loop; a failure is in the report, beside what was published."""
@@ -309,7 +315,19 @@ class PublisherProcess:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 self._count()
+                self._tell_trouble()
                 await asyncio.sleep(HEARTBEAT_S)
+
+    def _tell_trouble(self) -> None:
+        """Say once, for each live feed, that nothing is stored, and why."""
+        trouble = self._publisher.trouble
+        if trouble and trouble != self._trouble:
+            log.warning("nothing is stored: %s", trouble)
+            text = f"nothing is stored: {trouble}"
+            for feed, inlet in enumerate(self._inlets if self._drains else ()):
+                status = FeedStatus(feed=inlet.name, what=What.ALARM, at_ns=now_ns(), text=text)
+                self._tell(feed, status)
+        self._trouble = trouble
 
     def _count(self) -> None:
         logs.drain()

@@ -173,7 +173,7 @@ def _report(
 
 def _flow(plan: RunPlan, places: Sequence[FeedPlace], doorbell: Doorbell, process: Process) -> Flow:
     inlets = [
-        Inlet(place.ring, RingReader(place.index, feed.source, {}))
+        Inlet(place.ring, RingReader(place.index, feed.source, {}), feed.name)
         for feed, place in zip(plan.feeds, places, strict=True)
     ]
     publish = plan.publish

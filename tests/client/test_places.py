@@ -14,8 +14,6 @@ from typing import Any
 
 import nats
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nats.js.api import StreamConfig
 
 from ingestor.client import (
@@ -28,7 +26,6 @@ from ingestor.client import (
     connect,
     raise_overtaken,
 )
-from ingestor.client.gaps import covers, overlap
 from ingestor.errors import ConfigurationError, StreamError
 from tests.client.streams import (
     DEPTH,
@@ -268,31 +265,6 @@ def test_a_filter_that_nothing_can_match_is_refused_or_warned_of(
         run(reading("futures.trades"))
     assert run(reading("market.futuers.trades")) == []
     assert "no event is ever published on market.futuers.trades" in caplog.text
-
-
-@given(
-    *[st.lists(st.sampled_from(["a", "b", "*", ">"]), min_size=1, max_size=3) for _ in range(2)],
-    st.lists(st.sampled_from("ab"), min_size=1, max_size=4),
-)
-def test_subjects_are_compared_as_the_server_does(
-    one: list[str], other: list[str], subject: list[str]
-) -> None:
-    first, second = ([*words[:-1], words[-1]] for words in (one, other))
-    first, second = ([w if w != ">" or w is x[-1] else "*" for w in x] for x in (first, second))
-    in_first, in_second = (matches(words, subject) for words in (first, second))
-    if in_first and in_second:
-        assert overlap(".".join(first), ".".join(second))
-    if covers(".".join(first), ".".join(second)) and in_second:
-        assert in_first
-
-
-def matches(pattern: list[str], subject: list[str]) -> bool:
-    for at, word in enumerate(pattern):
-        if word == ">":
-            return at < len(subject)
-        if at >= len(subject) or word not in ("*", subject[at]):
-            return False
-    return len(pattern) == len(subject)
 
 
 def test_a_client_that_is_not_entered_or_left_says_so(nats_server: NatsServer) -> None:

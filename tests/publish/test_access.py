@@ -152,7 +152,7 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_secret(url: str) -> No
     assert "\x1b" not in told
 
 
-@settings(max_examples=300)
+@settings(max_examples=50)
 @given(
     user=st.text(min_size=1, max_size=10),
     password=st.text(max_size=10),
@@ -165,7 +165,7 @@ def test_whatever_is_written_in_percents_is_read_back(user: str, password: str, 
     assert login.servers == [f"nats://host:{port}"]
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(st.text(max_size=60) | st.text(alphabet="nats:/@?#,%[].01 -", max_size=40))
 def test_any_text_is_a_url_or_a_mistake_in_the_configuration(text: str) -> None:
     with contextlib.suppress(ConfigurationError):

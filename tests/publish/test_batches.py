@@ -180,11 +180,20 @@ def test_a_refused_message_breaks_the_order_only_if_one_behind_it_is_stored() ->
     batch = AckBatch("_INBOX.x", "b1")
     batch.sent = 3
     batch.receive("000000000001", FULL)
-    assert (batch.broken, batch.out_of_order, batch.room) == (True, False, 0)
+    assert (batch.broken, batch.out_of_order, batch.room) == (True, 0, 0)
     batch.receive("000000000002", FULL)
     assert not batch.out_of_order
     batch.receive("000000000003", PubAck(9, "", 0))
-    assert (batch.out_of_order, batch.acked) == (True, 0)
+    assert (batch.out_of_order, batch.acked) == (3, 0)
+
+
+def test_an_acknowledgement_that_comes_after_its_message_was_asked_about_is_passed_over() -> None:
+    batch = AckBatch("_INBOX.x", "b1")
+    batch.sent, batch.acked = 3, 2
+    batch.receive("000000000001", PubAck(8, "", 0))
+    batch.receive("000000000002", PubAck(9, "", 0))
+    batch.receive("000000000003", PubAck(10, "", 0))
+    assert (batch.broken, batch.acked, batch.last_seq) == (False, 3, 10)
 
 
 def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
@@ -193,15 +202,6 @@ def test_a_lost_acknowledgement_breaks_a_batch_but_does_not_tear_it() -> None:
     batch.receive("000000000002", PubAck(9, "", 0))
     batch.receive("000000000003", PubAck(10, "", 0))
     assert (batch.broken, batch.out_of_order, batch.acked) == (True, False, 0)
-
-
-def test_a_message_that_may_be_refused_goes_alone() -> None:
-    batch = AckBatch("_INBOX.x", "b1", alone_first=True)
-    assert batch.room == 1
-    batch.note_sent(1)
-    assert batch.room == 0
-    batch.receive("000000000001", PubAck(51, "", 0))
-    assert batch.room == A_WHOLE_WRITE
 
 
 def test_nobody_listening_is_a_refusal() -> None:

@@ -58,7 +58,7 @@ def test_frames_arrive_whole_and_in_order_beside_the_clients_own(
         link = connection(Access(url=nats_server.url))
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a.>", lambda subject, data, status: seen.append(data))
+        await link.listen("a.>", lambda subject, data, status, reply: seen.append(data))
         for number in range(500):
             assert link.write(b"PUB a.%d 3\r\n%03d\r\n" % (number, number))
             if not number % 100:
@@ -80,7 +80,7 @@ def test_nothing_is_written_before_the_subscriptions_are_back(
             assert not link.write(b"PUB a 0\r\n\r\n")
             await link.open()
             seen: list[bytes] = []
-            await link.listen("a", lambda subject, data, status: seen.append(data))
+            await link.listen("a", lambda subject, data, status, reply: seen.append(data))
             for cuts in range(1, 4):
                 proxy.cut()
                 await until(lambda: not link.up)
@@ -200,7 +200,7 @@ def test_parts_arrive_in_one_piece_through_tls(
         link = connection(Access(url=server.url.replace("nats:", "tls:"), tls_ca_file=files.ca))
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a", lambda subject, data, status: seen.append(data))
+        await link.listen("a", lambda subject, data, status, reply: seen.append(data))
         for number in range(50):
             rows = memoryview(bytes([number]) * 130_000)
             assert link.write(b"PUB a 130002\r\n<", rows, b">\r\n")

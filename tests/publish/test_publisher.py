@@ -72,6 +72,9 @@ async def opened(server: NatsServer, **options: Any) -> Publisher:
     return publishing
 
 
+AT_ONCE = 4_000
+
+
 def mixed(count: int) -> Runs:
     """Trades and depth by turns, sizes counting up."""
     blocks = list(trades(0, count).blocks)
@@ -260,18 +263,18 @@ def test_sequences_are_ours_though_others_publish_between(any_nats_server: NatsS
 def test_two_publishers_at_once_each_keep_their_order(any_nats_server: NatsServer) -> None:
     async def one(first: int) -> PublishReport:
         publishing = await opened(any_nats_server)
-        for start in range(first, first + 20_000, 500):
+        for start in range(first, first + AT_ONCE, 500):
             await publishing.send(trades(start, 500))
         await publishing.flush()
         return await publishing.close()
 
     async def check() -> None:
         reports = await asyncio.gather(one(0), one(1_000_000))
-        assert [report.messages for report in reports] == [20_000, 20_000]
+        assert [report.messages for report in reports] == [AT_ONCE, AT_ONCE]
         everything = await stored(any_nats_server)
         for first in (0, 1_000_000):
-            mine = [size for size in everything if first <= size < first + 20_000]
-            assert mine == list(range(first, first + 20_000))
+            mine = [size for size in everything if first <= size < first + AT_ONCE]
+            assert mine == list(range(first, first + AT_ONCE))
 
     uvloop.run(check())
 

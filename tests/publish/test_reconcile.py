@@ -150,7 +150,7 @@ def test_ours_are_found_amid_others(any_nats_server: NatsServer) -> None:
     case = Case([*ours(0, 2), FOREIGN, *ours(2, 3), FOREIGN, FOREIGN])
     prefix = found(any_nats_server, case)
     assert (prefix.count, prefix.first_seq, prefix.last_seq, prefix.end) == (5, 1, 6, None)
-    assert prefix.guard(TRADES) == b"Nats-Expected-Last-Subject-Sequence: 6"
+    assert prefix.guard(TRADES) == ("Nats-Expected-Last-Subject-Sequence", "6")
     assert prefix.guard("market.never.published") is None
 
 
@@ -158,7 +158,7 @@ def test_none_of_ours_amid_others_is_none(any_nats_server: NatsServer) -> None:
     prefix = found(any_nats_server, Case([FOREIGN] * 5))
     assert (prefix.count, prefix.guard(TRADES)) == (
         0,
-        b"Nats-Expected-Last-Subject-Sequence: 0",
+        ("Nats-Expected-Last-Subject-Sequence", "0"),
     )
 
 

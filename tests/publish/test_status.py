@@ -14,6 +14,7 @@ import uvloop
 from ingestor.feed_status import MAX_TEXT_CHARS, FeedStatus, What, decode_status, encode_status
 from ingestor.publish import status as status_module
 from ingestor.publish.access import Access
+from ingestor.publish.jetstream import JetStreamApi
 from ingestor.publish.status import (
     CLOSE_TIMEOUT_S,
     MAX_PENDING_STATUSES,
@@ -271,7 +272,7 @@ def test_a_missing_permission_for_statuses_does_not_end_market_data(
     denied: str,
 ) -> None:
     monkeypatch.setattr(status_module, "ACK_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("ingestor.publish.jetstream.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setitem(JetStreamApi.__init__.__kwdefaults__, "timeout_s", 0.3)
     user = f'{{ user: "jo", password: "pw", permissions: {{ publish: {{ deny: ["{denied}"] }} }} }}'
     server = start_nats_server(extra_config=f"authorization {{ users: [ {user} ] }}")
 

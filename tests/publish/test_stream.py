@@ -9,10 +9,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ingestor.errors import StreamError
+from ingestor.errors import ConfigurationError, StreamError
 from ingestor.publish.access import Access
 from ingestor.publish.connection import Connection
 from ingestor.publish.jetstream import JetStreamApi
@@ -20,7 +18,6 @@ from ingestor.publish.stream import (
     ConsumerSettings,
     StreamSettings,
     StreamState,
-    covers,
     set_up,
 )
 from ingestor.units import NS_PER_S
@@ -278,40 +275,48 @@ def test_a_consumer_that_cannot_be_changed_is_named_and_stays(
     assert any("core" in line and "stays" in line for line in caplog.messages)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "subject", "answer"),
-    [
-        (">", "a", True),
-        ("a.>", "a.b.c", True),
-        ("a.>", "a", False),
-        ("a.>", "a.>", True),
-        ("a.*", "a.b", True),
-        ("a.*", "a.*", True),
-        ("a.*", "a.>", False),
-        ("a.*", "a.b.c", False),
-        ("a.b", "a.*", False),
-        ("a.b", "a.b", True),
-        ("a.b.c", "a.b", False),
-    ],
+UNREACHED = StreamSettings(
+    consumers=(ConsumerSettings("core"), ConsumerSettings("x", ("markt.>",)))
 )
-def test_what_a_subject_covers(pattern: str, subject: str, answer: bool) -> None:
-    assert covers(pattern, subject) is answer
 
 
-tokens = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3)
-
-
-def _matches(pattern: list[str], subject: list[str]) -> bool:
-    if not pattern:
-        return not subject
-    if pattern[0] == ">":
-        return bool(subject)
-    return bool(subject) and pattern[0] in ("*", subject[0]) and _matches(pattern[1:], subject[1:])
-
-
-@given(tokens, st.booleans(), st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4))
-def test_a_pattern_covers_exactly_the_subjects_it_matches(
-    pattern: list[str], rest: bool, subject: list[str]
+def test_a_consumer_that_no_message_can_reach_is_refused_before_anything_is_made(
+    any_nats_server: NatsServer,
 ) -> None:
-    pattern = [*pattern, ">"] if rest else pattern
-    assert covers(".".join(pattern), ".".join(subject)) == _matches(pattern, subject)
+    told = r"'markt\.>' of 'x' .* none of the subjects of stream MARKET_DATA, market\.>"
+    with pytest.raises(ConfigurationError, match=told):
+        set_up_on(any_nats_server, UNREACHED)
+    assert request(any_nats_server, "STREAM.NAMES")["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"subjects": ["markt.futures"]},
+        {
+            "subjects": ["market.>"],
+            "subject_transform": {"src": "market.>", "dest": "markt.>"},
+        },
+    ],
+    ids=["subject", "transform"],
+)
+def test_a_consumer_of_what_else_the_stream_holds_is_made(
+    any_nats_server: NatsServer, config: dict[str, Any]
+) -> None:
+    request(any_nats_server, "STREAM.CREATE.MARKET_DATA", name="MARKET_DATA", **config)
+    set_up_on(any_nats_server, UNREACHED)
+    made = request(any_nats_server, "CONSUMER.INFO.MARKET_DATA.x")["config"]
+    assert made["filter_subject"] == "markt.>"
+
+
+def test_a_consumer_of_a_subject_on_which_no_event_is_published_is_warned_of(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumers = (
+        ConsumerSettings("x", ("market.stokcs.>",)),
+        ConsumerSettings("all", ("market.>",)),
+    )
+    set_up_on(nats_server, StreamSettings(consumers=consumers))
+    told = [line for line in caplog.messages if "no event is ever published" in line]
+    assert len(told) == 1
+    assert "market.stokcs.>" in told[0]

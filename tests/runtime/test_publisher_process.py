@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from ingestor.blocks import Source
 from ingestor.feed_status import FeedStatus, What, decode_status
 from ingestor.merge.arrival import ArrivalMerge
+from ingestor.publish.stream import StreamSettings
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import (
@@ -24,11 +26,13 @@ from ingestor.ring.wire import (
 )
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess
-from tests.publish.plain import connect, messages, publisher, stored
+from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess, PublisherReport
+from tests.publish.plain import connect, messages, publisher, raw_info, stored
 from tests.rows import rows
 
 if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
     from tests.nats_servers import NatsServer
 
 
@@ -145,3 +149,55 @@ def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may
     thread.join()
     doorbell.close()
     assert (report.error, report.published) == (None, published)
+
+
+def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_once_it_has_room(
+    any_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    doorbell = Doorbell()
+    rings = [BlockRing(doorbell) for _ in range(2)]
+    records = rows([(at, at, at) for at in range(300)])
+    for ring in rings:
+        assert ring.put(symbols_message({0: "ES.c.0"}))
+    assert rings[0].put(records_message(records))
+    inlets = [
+        Inlet(ring, RingReader(index, Source.SIM, {}), name)
+        for index, (ring, name) in enumerate(zip(rings, ("stocks", "options"), strict=True))
+    ]
+    flow = Flow(inlets, doorbell, ArrivalMerge(2), drains=True)
+    table = CounterTable(2)
+    settings = StreamSettings(discard="new", max_msgs=100)
+    process = PublisherProcess(
+        flow, publisher(any_nats_server, stream=settings), table, table.row(0), stop_s=10
+    )
+    reports: list[PublisherReport] = []
+    running = threading.Thread(target=lambda: reports.append(process.run()))
+    running.start()
+
+    async def make_room() -> list[FeedStatus]:
+        client = await connect(any_nats_server)
+        told: list[FeedStatus] = []
+        both = asyncio.Event()
+
+        async def see(message: Msg) -> None:
+            told.append(decode_status(message.data))
+            if len(told) == 2:
+                both.set()
+
+        await client.subscribe("ingestor.status.*", cb=see)
+        await asyncio.wait_for(both.wait(), 20)
+        config = (await raw_info(any_nats_server))["config"] | {"max_msgs": 1_000}
+        await client.request("$JS.API.STREAM.UPDATE.MARKET_DATA", json.dumps(config).encode())
+        await client.close()
+        return told
+
+    told = asyncio.run(make_room())
+    for ring in rings:
+        assert ring.put(END_MESSAGE)
+    running.join(30)
+    doorbell.close()
+    assert [(one.feed, one.what) for one in told] == [("stocks", "alarm"), ("options", "alarm")]
+    assert all("nothing is stored: maximum messages exceeded" in one.text for one in told)
+    assert (reports[0].error, reports[0].published) == (None, 300)
+    assert asyncio.run(stored(any_nats_server)) == list(range(300))
+    assert "nothing is stored: maximum messages exceeded" in caplog.text
