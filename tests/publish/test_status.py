@@ -272,7 +272,8 @@ def test_a_missing_permission_for_statuses_does_not_end_market_data(
     denied: str,
 ) -> None:
     monkeypatch.setattr(status_module, "ACK_TIMEOUT_S", 0.3)
-    monkeypatch.setitem(JetStreamApi.__init__.__kwdefaults__, "timeout_s", 0.3)
+    quick = {**(JetStreamApi.__init__.__kwdefaults__ or {}), "timeout_s": 0.3}
+    monkeypatch.setattr(JetStreamApi.__init__, "__kwdefaults__", quick)
     user = f'{{ user: "jo", password: "pw", permissions: {{ publish: {{ deny: ["{denied}"] }} }} }}'
     server = start_nats_server(extra_config=f"authorization {{ users: [ {user} ] }}")
 
