@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.nats_servers import NatsServer
 
 ROWS = 400
-BETWEEN = 3_000
+BETWEEN = 1_000
 """Rows acknowledged from one disturbance to the next."""
 
 
