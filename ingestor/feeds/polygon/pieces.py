@@ -47,11 +47,13 @@ def pieces(data: bytes) -> Iterator[bytes]:
         yield data
         return
     at, stop = _inside(data)
+    room = PIECE_BYTES - len(b"[]")
     exact = True
-    while stop - at > PIECE_BYTES:
-        found = _ELEMENTS.match(data, at, at + PIECE_BYTES) if exact else None
+    while stop - at > room:
+        # A comma ends what is found, and is left out.
+        found = _ELEMENTS.match(data, at, at + room + 1) if exact else None
         exact = found is not None
-        end = _seam(data, at, stop) if found is None else found.end()
+        end = _seam(data, at, stop, room) if found is None else found.end()
         yield b"[%b]" % data[at : end - 1]
         at = end
     if at < stop:
@@ -80,9 +82,9 @@ def _inside(data: bytes) -> tuple[int, int]:
     return opening.end() if opening else 0, closing.start() if closing else len(data)
 
 
-def _seam(data: bytes, at: int, stop: int) -> int:
-    """Return where the bytes behind the last comma begin that is within a piece, or the next."""
-    last = data.rfind(b"},{", at, at + PIECE_BYTES)
+def _seam(data: bytes, at: int, stop: int, room: int) -> int:
+    """Return where the bytes behind the last comma begin that is within `room`, or the next."""
+    last = data.rfind(b"},{", at, at + room + 2)
     if last < 0:
         last = data.find(b"},{", at, stop)
     return last + 2 if last >= 0 else stop + 1
