@@ -259,7 +259,7 @@ def test_a_stream_that_is_full_ends_the_run_with_what_was_stored(
     data: Path, nats_server: NatsServer
 ) -> None:
     config = data.parent / "replay.toml"
-    config.write_text('[nats]\nmax_bytes = 100000\ndiscard = "new"\n')
+    config.write_text('[nats]\nmax_bytes = 100000\ndiscard = "new"\ngive_up_after_s = 1\n')
     finished = run(data, nats_server, "--config", str(config))
     assert finished.exit_code == ExitCode.STREAM
     assert "maximum bytes" in last_line(finished)

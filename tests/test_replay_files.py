@@ -75,7 +75,7 @@ Wrong = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Wrong:
     """Return what gives exit code and last line of a command that starts nothing."""
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def wrong(
     def main(*arguments: str | Path) -> tuple[int, str]:
         words = [str(one) for one in arguments]
         exit_code = cli.replay_main([*words, "--nats", "nats://127.0.0.1:9"])
-        return exit_code, capsys.readouterr().err.strip().splitlines()[-1]
+        return exit_code, capfd.readouterr().err.strip().splitlines()[-1]
 
     return main
 

@@ -81,12 +81,13 @@ def test_since_is_the_time_of_storage(nats_server: NatsServer, capsys: Captured)
     assert printed(nats_server, capsys, "--since", later) == []
 
 
-def test_a_bad_message_is_named_and_passed(nats_server: NatsServer, capsys: Captured) -> None:
+def test_a_bad_message_is_named_and_passed(nats_server: NatsServer, capfd: Captured) -> None:
     store(nats_server, *as_json(trades(1)), (TRADES, b"{}"), *as_json(trades(1)))
     assert tail.main(["--nats", nats_server.url, "--no-follow"]) == ExitCode.BAD_DATA
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert len(out.splitlines()) == 2
     assert "ingestor-tail: message 2 on market.futures.trades" in err
+    assert err.endswith("ingestor-tail: messages skipped: invalid 1\n")
 
 
 @pytest.mark.parametrize(
