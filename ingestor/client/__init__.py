@@ -99,7 +99,7 @@ class Client:
         """Messages that all subscriptions passed over, by cause (`Subscription.skipped`)."""
         return dict(self._skips.counts)
 
-    def subscribe(  # noqa: PLR0913  (all but one by name)
+    def subscribe(
         self,
         subject: str = EVERYTHING,
         *,

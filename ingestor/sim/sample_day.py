@@ -59,7 +59,7 @@ class SampleDay:
     depth_bytes: int
 
 
-def write_sample_day(  # noqa: PLR0913 - all but two are keywords
+def write_sample_day(
     data_dir: Path,
     date: dt.date,
     *,

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 class PolygonFeed:
     """One feed, from the socket to the outlet; `run` it once, on an event loop (uvloop)."""
 
-    def __init__(  # noqa: PLR0913 - everything that a feed is connected with
+    def __init__(
         self,
         settings: FeedSettings,
         decoder: StockDecoder | OptionDecoder,
