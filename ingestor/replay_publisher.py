@@ -29,7 +29,7 @@ from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
-from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
+from ingestor.runtime.connect import DEMO_DIR, checked_options, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.outcome import RunOutcome, replay_outcome
@@ -61,9 +61,11 @@ class ReplayPublisher:
             listening(self._config.metrics) as metrics,
             server_of(self._config, demo=self._demo) as server,
         ):
-            access = access_of(self._config.nats, server.url)
+            connect_options = checked_options(self._config.nats, server.url)
             plan = PublishPlan(
-                lambda: make_publisher(self._config, access, give_up_after_s=GIVE_UP_AFTER_S),
+                lambda: make_publisher(
+                    self._config, connect_options, give_up_after_s=GIVE_UP_AFTER_S
+                ),
                 HorizonMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )

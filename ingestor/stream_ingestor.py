@@ -16,7 +16,7 @@ from ingestor.config.schema import Config
 from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
-from ingestor.runtime.connect import access_of, make_publisher, server_of
+from ingestor.runtime.connect import checked_options, make_publisher, server_of
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import Journal, streams
 from ingestor.runtime.live_progress import tell_live
@@ -51,10 +51,10 @@ class StreamIngestor:
             listening(self._config.metrics) as metrics,
             server_of(self._config, demo=self._demo) as server,
         ):
-            access = access_of(self._config.nats, server.url)
+            connect_options = checked_options(self._config.nats, server.url)
             feeds = self._feeds(vendor, frame_logs)
             publish = PublishPlan(
-                lambda: make_publisher(self._config, access, give_up_after_s=math.inf),
+                lambda: make_publisher(self._config, connect_options, give_up_after_s=math.inf),
                 ArrivalMerge(len(feeds)),
                 drains=True,
             )

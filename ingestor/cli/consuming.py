@@ -25,7 +25,6 @@ from ingestor.client.start import check_start
 from ingestor.config.load import cautions, file_layer, load
 from ingestor.config.schema import Nats
 from ingestor.config.table import MAX_SECONDS
-from ingestor.config.way_in import access_to
 from ingestor.model.bounds import without_logins
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
@@ -86,8 +85,8 @@ def way_in(given: argparse.Namespace) -> dict[str, Any]:
         nats = load([layer]).config.nats
         for caution in cautions(path, layer):
             log.warning("%s", caution)
-    access = access_to(nats, given.nats or nats.url or DEFAULT_URL)
-    return {field.name: getattr(access, field.name) for field in fields(access)}
+    options = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
+    return {field.name: getattr(options, field.name) for field in fields(options)}
 
 
 def seconds(text: str) -> float:

@@ -24,13 +24,13 @@ from ingestor.client.decode import (
 )
 from ingestor.client.json_records import check_record, records_of
 from ingestor.client.tables import arrow_of, columns_of, pandas_of, polars_of
-from ingestor.client.wire import Frame
 from ingestor.encode.packed import check_rows, is_packed, read_header, take_apart
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError
 from ingestor.model.events import Event, events_of
 from ingestor.model.records import EventType, Records
 from ingestor.model.symbols import SymbolTable
+from ingestor.nats.splitter import Frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)

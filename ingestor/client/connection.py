@@ -1,7 +1,7 @@
 """The connection of a consumer: nats-py for protocol, authentication, TLS and reconnects.
 
 The client's parser (``_ps``) is replaced by one that cuts out JetStream deliveries itself
-(`ingestor.client.wire` says why); besides, a subscription's number (``_id``) is used. What the
+(`ingestor.nats.splitter` says why); besides, a subscription's number (``_id``) is used. What the
 server cannot do to us is in `ingestor.nats.guarded`.
 """
 
@@ -22,7 +22,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error, NoRespondersError
 
-from ingestor.client.wire import Frame, Splitter, Status
 from ingestor.model.bounds import printable
 from ingestor.model.errors import (
     BadDataError,
@@ -32,7 +31,8 @@ from ingestor.model.errors import (
     StreamError,
 )
 from ingestor.nats.guarded import GuardedClient, GuardedParser, NonsenseError, is_refusal
-from ingestor.nats.options import Access, Login, prepare
+from ingestor.nats.options import ConnectOptions, Credentials, resolve
+from ingestor.nats.splitter import Frame, Splitter, Status
 
 REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -47,7 +47,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 _VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})").match
 _NATS_PY_NAMES: Final = {"user_credentials": "credentials_file", "nkeys_seed": "nkey_file"}
-_ACCESS: Final = frozenset(field.name for field in fields(Access)) - {"url"}
+_OURS: Final = frozenset(field.name for field in fields(ConnectOptions)) - {"url"}
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +87,12 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class ApiRefusedError(StreamError):
-    """JetStream answered with an error; `err_code` is its number, `passing` means try again."""
+    """JetStream answered with an error; `err_code` is its number, `transient` means try again."""
 
     def __init__(self, what: str, error: ApiError) -> None:
         super().__init__(f"{what}: {printable(error.description)}")
         self.err_code = error.err_code
-        self.passing = error.code == 503
+        self.transient = error.code == 503
 
 
 class Receiver(Protocol):
@@ -112,11 +112,11 @@ class Connection:
         self, url: str | Sequence[str], options: dict[str, Any], on_lost: Callable[[], None]
     ) -> None:
         """Raises ConfigurationError for a URL, a file or options that cannot work."""
-        self._login, others = _login(url, options)
+        self._credentials, others = _split(url, options)
         self._options = DEFAULTS | others
         self._on_lost = on_lost
         self._taps: dict[bytes, Receiver] = {}
-        self._client = GuardedClient(self._login)
+        self._client = GuardedClient(self._credentials)
         self._client._ps = _TappedParser(self._client, self._taps)
         self._up = asyncio.Event()
         self._first_errors = 0
@@ -130,12 +130,12 @@ class Connection:
     @property
     def servers(self) -> str:
         """The servers without credentials, for messages."""
-        return ", ".join(url.partition("://")[2] for url in self._login.servers)
+        return ", ".join(url.partition("://")[2] for url in self._credentials.servers)
 
     @property
     def api_prefix(self) -> str:
         """What requests to JetStream begin with: ``$JS.API`` unless the options say otherwise."""
-        return self._login.api_prefix
+        return self._credentials.api_prefix
 
     @property
     def server_version(self) -> tuple[int, int]:
@@ -150,7 +150,7 @@ class Connection:
 
     async def open(self) -> None:
         """Connect. Raises NatsUnreachableError, NatsRefusedError when no server takes us."""
-        for caution in self._login.cautions:
+        for caution in self._credentials.cautions:
             log.warning("%s", caution)
         try:
             await self._client.open(
@@ -252,7 +252,7 @@ class Connection:
         log.debug("NATS client: %r", error)
         if not (self._opened or self._closing):
             self._first_errors += 1
-            if self._first_errors >= len(self._login.servers):
+            if self._first_errors >= len(self._credentials.servers):
                 raise self._reason(error)
         elif _is_refusal(error):
             self._violation = error
@@ -281,20 +281,20 @@ class Connection:
         return NatsUnreachableError(f"no NATS server answers at {self.servers}: {text}")
 
 
-def _login(url: str | Sequence[str], options: dict[str, Any]) -> tuple[Login, dict[str, Any]]:
+def _split(url: str | Sequence[str], options: dict[str, Any]) -> tuple[Credentials, dict[str, Any]]:
     """Return how to be let in, and the options that are nats-py's own.
 
-    Names of `Access` and of nats-py are taken alike. Raises ConfigurationError.
+    Names of `ConnectOptions` and of nats-py are taken alike. Raises ConfigurationError.
     """
     named = {_NATS_PY_NAMES.get(name, name): value for name, value in options.items()}
     tls = named.pop("tls", None)
     if "tls_handshake_first" in named:
         named["tls_first"] = named.pop("tls_handshake_first")
-    ours = {name: named.pop(name) for name in _ACCESS & named.keys()}
+    ours = {name: named.pop(name) for name in _OURS & named.keys()}
     for name, value in ours.items():
         if name.endswith("_file") and value is not None:
             ours[name] = Path(value)
-    return prepare(Access(url=url, **ours), tls), named
+    return resolve(ConnectOptions(url=url, **ours), tls), named
 
 
 class _TappedParser(GuardedParser):

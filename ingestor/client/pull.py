@@ -22,10 +22,10 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from ingestor.client.connection import Connection, NoAnswerError
 from ingestor.client.consumer import Opened
-from ingestor.client.wire import Frame, Status
 from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.splitter import Frame, Status
 
 REQUEST_MESSAGES: Final = 8_192
 REQUEST_BYTES: Final = 16 * 1024 * 1024

@@ -30,11 +30,11 @@ from ingestor.client.decode import (
 from ingestor.client.gaps import GapWatch, OnGap
 from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
 from ingestor.client.start import AtSequence
-from ingestor.client.wire import Frame
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.events import Event
+from ingestor.nats.splitter import Frame
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
@@ -378,7 +378,7 @@ class Subscription:
         if self._received_seq is None:
             return isinstance(error, CutOffError)
         return isinstance(error, NoAnswerError) or (
-            isinstance(error, ApiRefusedError) and error.passing
+            isinstance(error, ApiRefusedError) and error.transient
         )
 
     async def _try_open(self) -> Pull:

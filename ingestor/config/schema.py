@@ -7,7 +7,7 @@ stop at the process layer: stages take plain arguments.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -16,6 +16,7 @@ from msgspec import Meta, field
 from ingestor.config.live import Live, Polygon, Record, Strikes
 from ingestor.config.table import Seconds, Table
 from ingestor.model.feed_status import STATUS_STREAM
+from ingestor.nats.options import ConnectOptions
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
@@ -129,6 +130,24 @@ class Nats(Table, frozen=True, kw_only=True):
     persist_mode: Literal["default", "async"] | None = None
     """async lets the server acknowledge before it writes: only for streams that may be lost."""
     consumers: tuple[Consumer, ...] = ()
+
+    def connect_options(self, url: str | Sequence[str]) -> ConnectOptions:
+        """Return how to reach the servers at `url`; not checked yet."""
+        return ConnectOptions(
+            url=url,
+            user=self.user,
+            password=self.password,
+            token=self.token,
+            credentials_file=self.credentials_file,
+            nkey_file=self.nkey_file,
+            tls_ca_file=self.tls_ca_file,
+            tls_cert_file=self.tls_cert_file,
+            tls_key_file=self.tls_key_file,
+            tls_first=self.tls_first,
+            inbox_prefix=self.inbox_prefix,
+            jetstream_domain=self.jetstream_domain,
+            api_prefix=self.api_prefix,
+        )
 
 
 class Embedded(Table, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from nats.errors import Error, NoRespondersError, SecureConnWantedError
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES, printable
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
 from ingestor.nats.guarded import GuardedClient, is_refusal
-from ingestor.nats.options import Access, Login, prepare
+from ingestor.nats.options import ConnectOptions, Credentials, resolve
 
 OPEN_TIMEOUT_S: Final = 5.0
 """How long the first connection is tried for."""
@@ -73,10 +73,10 @@ class Connection:
     Raises ConfigurationError for settings that cannot work.
     """
 
-    def __init__(self, access: Access, *, on_change: Callable[[], None]) -> None:
-        self._login = prepare(access)
+    def __init__(self, options: ConnectOptions, *, on_change: Callable[[], None]) -> None:
+        self._credentials = resolve(options)
         self._on_change = on_change
-        self._client = GuardedClient(self._login)
+        self._client = GuardedClient(self._credentials)
         self._up = False
         self._closing = False
         self._last_error: Exception | None = None
@@ -93,12 +93,12 @@ class Connection:
     @property
     def servers(self) -> str:
         """The servers, without secrets."""
-        return self._login.names
+        return self._credentials.names
 
     @property
     def api_prefix(self) -> str:
-        """What requests to JetStream begin with: ``$JS.API`` unless the access says otherwise."""
-        return self._login.api_prefix
+        """What requests to JetStream begin with: ``$JS.API`` unless the options say otherwise."""
+        return self._credentials.api_prefix
 
     @property
     def max_payload_bytes(self) -> int:
@@ -251,7 +251,7 @@ class Connection:
             )
 
     def _refuse(self, error: Exception) -> None:
-        self._fail(_refused(self._login, error))
+        self._fail(_refused(self._credentials, error))
 
     def _fail(self, failure: NatsRefusedError) -> None:
         if self.failure is None:
@@ -272,10 +272,10 @@ def _is_refusal(error: Exception) -> bool:
     return is_refusal(error)
 
 
-def _refused(login: Login, error: Exception) -> NatsRefusedError:
+def _refused(credentials: Credentials, error: Exception) -> NatsRefusedError:
     what = "TLS" if isinstance(error, (ssl.SSLError, SecureConnWantedError)) else "it says"
     return NatsRefusedError(
-        f"the NATS server at {login.names} does not let us in or publish ({what}): "
+        f"the NATS server at {credentials.names} does not let us in or publish ({what}): "
         f"{_sentence(error)}"
     )
 

@@ -38,7 +38,7 @@ from nats.errors import (
 from nats.protocol.parser import AWAITING_MSG_PAYLOAD, MAX_CONTROL_LINE_SIZE, Parser
 
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES, printable
-from ingestor.nats.options import Login
+from ingestor.nats.options import Credentials
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Longest line; the ``INFO`` of a large cluster, with all its addresses, takes some ten KiB."""
@@ -90,28 +90,28 @@ class NonsenseError(ProtocolError):
 
 
 class GuardedClient(Client):
-    """See the module. Made for one `Login`; `open` instead of `connect`."""
+    """See the module. Made for one `Credentials`; `open` instead of `connect`."""
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         super().__init__()
-        self._login = login
+        self._credentials = credentials
         self._ps = GuardedParser(self)
 
     async def open(self, **options: Any) -> None:
-        """Connect, as the login says; `options` are nats-py's own."""
-        login = self._login
-        secrets = login.secrets_for("")
+        """Connect, as the credentials say; `options` are nats-py's own."""
+        credentials = self._credentials
+        secrets = credentials.secrets_for("")
         await self.connect(
             **{
-                "servers": login.servers,
-                "tls": login.tls,
-                "tls_handshake_first": login.tls_first,
-                "inbox_prefix": login.inbox_prefix,
+                "servers": credentials.servers,
+                "tls": credentials.tls,
+                "tls_handshake_first": credentials.tls_first,
+                "inbox_prefix": credentials.inbox_prefix,
                 "user": secrets.user,
                 "password": secrets.password,
                 "token": secrets.token,
-                "user_credentials": login.credentials_file,
-                "nkeys_seed": login.nkey_file and str(login.nkey_file),
+                "user_credentials": credentials.credentials_file,
+                "nkeys_seed": credentials.nkey_file and str(credentials.nkey_file),
             }
             | options
         )
@@ -155,8 +155,8 @@ class GuardedClient(Client):
         told = msgspec.convert(info, _ServerInfo)
         room = max(MAX_POOL - len(self._server_pool), 0)
         info["connect_urls"] = [url for url in told.connect_urls or () if _PLACE(url)][:room]
-        if initial_connection and self._login.tls is not None:
-            if not (told.tls_required or told.tls_available or self._login.tls_first):
+        if initial_connection and self._credentials.tls is not None:
+            if not (told.tls_required or told.tls_available or self._credentials.tls_first):
                 raise SecureConnWantedError
             info["tls_required"] = True
         if "max_payload" in info:
@@ -166,7 +166,7 @@ class GuardedClient(Client):
     def _connect_command(self) -> bytes:
         server = self._current_server
         place = "" if server is None else server.uri.netloc
-        secrets = self._login.secrets_for(place)
+        secrets = self._credentials.secrets_for(place)
         self.options |= secrets._asdict()
         self._auth_configured = self._auth_configured or any(secrets)
         return bytes(super()._connect_command())

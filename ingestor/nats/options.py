@@ -60,7 +60,7 @@ class Secrets(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ConnectOptions:
     """How to reach and enter a server or cluster.
 
     `url` may be several, parted by commas or in a sequence, each with a user of its own. Of user
@@ -84,8 +84,8 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """`Access` made ready for a client: bare URLs, secrets apart from them, TLS set up.
+class Credentials:
+    """`ConnectOptions` made ready for a client: bare URLs, secrets apart from them, TLS set up.
 
     `user`, `password` and `token` are for servers whose URL names none (`own`, by ``host:port``).
     """
@@ -121,37 +121,37 @@ class _Url(NamedTuple):
     secrets: Secrets
 
 
-def prepare(access: Access, tls: ssl.SSLContext | None = None) -> Login:
+def resolve(options: ConnectOptions, tls: ssl.SSLContext | None = None) -> Credentials:
     """Check and take apart; `tls` is used where it is given, else made of the files.
 
     Raises ConfigurationError for a bad URL or file, and for settings that contradict each other.
     """
-    urls = _urls(access.url)
-    _check_only_one(access)
+    urls = _urls(options.url)
+    _check_only_one(options)
     own = {url.place: url.secrets for url in urls if any(url.secrets)}
-    if any((access.user, access.token, access.credentials_file, access.nkey_file)):
+    if any((options.user, options.token, options.credentials_file, options.nkey_file)):
         own = {}
-    common = Secrets(access.user, access.password, access.token)
+    common = Secrets(options.user, options.password, options.token)
     if own:
         common = next(iter(own.values()))
-    if access.credentials_file is not None:
-        _check_credentials(access.credentials_file)
-    if access.nkey_file is not None:
-        _check_nkey(access.nkey_file)
-    context = tls or _tls(access, any(url.scheme == "tls" for url in urls))
-    return Login(
+    if options.credentials_file is not None:
+        _check_credentials(options.credentials_file)
+    if options.nkey_file is not None:
+        _check_nkey(options.nkey_file)
+    context = tls or _tls(options, any(url.scheme == "tls" for url in urls))
+    return Credentials(
         servers=[f"{url.scheme}://{url.place}" for url in urls],
         user=common.user,
         password=common.password,
         token=common.token,
-        credentials_file=access.credentials_file,
+        credentials_file=options.credentials_file,
         tls=context,
-        nkey_file=access.nkey_file,
-        tls_first=access.tls_first,
-        inbox_prefix=_prefix("inbox prefix", access.inbox_prefix),
-        api_prefix=_api_prefix(access),
+        nkey_file=options.nkey_file,
+        tls_first=options.tls_first,
+        inbox_prefix=_prefix("inbox prefix", options.inbox_prefix),
+        api_prefix=_api_prefix(options),
         own=own,
-        cautions=(*_seen_on_the_way(urls, common, context), *_seen_on_disk(access)),
+        cautions=(*_seen_on_the_way(urls, common, context), *_seen_on_disk(options)),
     )
 
 
@@ -175,8 +175,8 @@ def _taken_apart(text: str, *, one_of_many: bool) -> _Url:
     found = _URL(text)
     port = int((found and found["port"]) or DEFAULT_PORT)
     # A password with a comma in it looks like two URLs, of which the second has no scheme.
-    torn = found and found["user"] and one_of_many and not found["scheme"]
-    if not found or torn or not 1 <= port <= 65_535 or not _is_host(found["host"]):
+    cut_in_two = found and found["user"] and one_of_many and not found["scheme"]
+    if not found or cut_in_two or not 1 <= port <= 65_535 or not _is_host(found["host"]):
         raise ConfigurationError(
             f"the NATS URL {_shown(text)!r} is not of the form nats://host:port or "
             "tls://host:port, with user:password@ or token@ before the host; in those, "
@@ -227,20 +227,20 @@ def _shown(text: str) -> str:
     return f"{scheme}{mark}{host[0] if host and not at else ''}{hidden}"
 
 
-def _check_only_one(access: Access) -> None:
+def _check_only_one(options: ConnectOptions) -> None:
     ways = {
-        "user": access.user,
-        "token": access.token,
-        "credentials file": access.credentials_file,
-        "nkey file": access.nkey_file,
+        "user": options.user,
+        "token": options.token,
+        "credentials file": options.credentials_file,
+        "nkey file": options.nkey_file,
     }
     given = [name for name, value in ways.items() if value]
     if len(given) > 1:
         raise ConfigurationError(
             f"NATS {' and '.join(given)} are given; a server is told one of them"
         )
-    if bool(access.user) != bool(access.password is not None):
-        missing = "password" if access.user else "user"
+    if bool(options.user) != bool(options.password is not None):
+        missing = "password" if options.user else "user"
         raise ConfigurationError(f"a NATS user and password go together: the {missing} is missing")
 
 
@@ -253,8 +253,8 @@ def _prefix(what: str, text: str) -> str:
     return text
 
 
-def _api_prefix(access: Access) -> str:
-    domain, prefix = access.jetstream_domain, access.api_prefix
+def _api_prefix(options: ConnectOptions) -> str:
+    domain, prefix = options.jetstream_domain, options.api_prefix
     if domain is not None and prefix is not None:
         raise ConfigurationError("a JetStream domain and an API prefix are given: name one of them")
     if domain is not None:
@@ -296,19 +296,19 @@ def _check_seed(seed: str, what: str, path: Path) -> None:
         raise ConfigurationError(f"the seed in the {what} {path} is not that of a user (SU...)")
 
 
-def _tls(access: Access, wanted: bool) -> ssl.SSLContext | None:
-    files = (access.tls_ca_file, access.tls_cert_file, access.tls_key_file)
-    if not (wanted or access.tls_first or any(files)):
+def _tls(options: ConnectOptions, wanted: bool) -> ssl.SSLContext | None:
+    files = (options.tls_ca_file, options.tls_cert_file, options.tls_key_file)
+    if not (wanted or options.tls_first or any(files)):
         return None
-    if access.tls_key_file and not access.tls_cert_file:
+    if options.tls_key_file and not options.tls_cert_file:
         raise ConfigurationError("a TLS key file needs a TLS certificate file beside it")
     for file in filter(None, files):
         read_small_file("the TLS file", file, 64 * MAX_KEY_FILE_BYTES)
     try:
-        context = ssl.create_default_context(cafile=access.tls_ca_file)
-        if access.tls_cert_file:
+        context = ssl.create_default_context(cafile=options.tls_ca_file)
+        if options.tls_cert_file:
             # An encrypted key is not asked for at the terminal.
-            context.load_cert_chain(access.tls_cert_file, access.tls_key_file, lambda: b"")
+            context.load_cert_chain(options.tls_cert_file, options.tls_key_file, lambda: b"")
     except OSError as error:
         named = ", ".join(str(file) for file in files if file)
         reason = error.strerror or str(error)
@@ -331,11 +331,11 @@ def _seen_on_the_way(
     ]
 
 
-def _seen_on_disk(access: Access) -> list[str]:
-    key = access.tls_key_file
-    if key is None and access.tls_cert_file is not None and _holds_key(access.tls_cert_file):
-        key = access.tls_cert_file
-    keys = (access.credentials_file, access.nkey_file, key)
+def _seen_on_disk(options: ConnectOptions) -> list[str]:
+    key = options.tls_key_file
+    if key is None and options.tls_cert_file is not None and _holds_key(options.tls_cert_file):
+        key = options.tls_cert_file
+    keys = (options.credentials_file, options.nkey_file, key)
     return [
         f"every user of this machine can read the key in {path}: chmod 600 it"
         for path in keys

@@ -44,7 +44,7 @@ from ingestor.nats.answers import (
 )
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, RefusedError
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings, set_up
 from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
 from ingestor.publish.batches import FLOW_MESSAGES, Batch, FastBatch
@@ -143,18 +143,18 @@ class Publisher:
         self,
         encoder: Encoder,
         *,
-        access: Access,
+        connect_options: ConnectOptions,
         stream: StreamSettings,
         give_up_after_s: float = GIVE_UP_AFTER_S,
         on_acknowledged: Callable[[int], None] | None = None,
     ) -> None:
-        """Raises ConfigurationError for an access that cannot work."""
+        """Raises ConfigurationError for options that cannot work."""
         self._encoder = encoder
         self._settings = stream
         self._give_up_after_s = give_up_after_s
         self._silence_s = min(SILENCE_S, give_up_after_s / 2)
         self._on_acknowledged = on_acknowledged
-        self._connection = Connection(access, on_change=self._connection_changed)
+        self._connection = Connection(connect_options, on_change=self._connection_changed)
         self._api = JetStreamApi(self._connection)
         self._leader = JetStreamApi(self._connection, timeout_s=ANSWER_S)
         self.statuses = StatusPublisher(self._connection)

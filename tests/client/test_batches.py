@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 
 from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import BadMessageError, Cause, UnknownSubjectError
-from ingestor.client.wire import Frame
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
+from ingestor.nats.splitter import Frame
 from tests import strategies
 from tests.client.streams import (
     DEPTH,

@@ -13,8 +13,8 @@ import pytest
 
 from ingestor.client import connect
 from ingestor.client.connection import Connection
-from ingestor.client.wire import Frame, Status
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats.splitter import Frame, Status
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats.test_guarded import ABSURD, GREETINGS

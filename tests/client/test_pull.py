@@ -14,7 +14,7 @@ from ingestor.client.pull import (
     Pull,
     stored_ns_of,
 )
-from ingestor.client.wire import Frame, Status
+from ingestor.nats.splitter import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
 WITH_DOMAIN = "$JS.ACK.hub.hash.S.c.1.{seq}.{number}.1765895400000000000.0.token"

@@ -9,7 +9,7 @@ from ingestor.config.load import file_layer, load
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.answers import parse_answer
-from ingestor.nats.options import Access, prepare
+from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.nats.stream import StreamState
 from ingestor.publish.ledger import Ledger
 from ingestor.ring.wire import RingReader, records_message, symbols_message
@@ -129,7 +129,7 @@ def _answer(books: Ledger, data: bytes) -> None:
 
 def _refusal(text: str) -> str:
     try:
-        prepare(Access(url=text))
+        resolve(ConnectOptions(url=text))
     except ConfigurationError as error:
         return str(error)
     return ""

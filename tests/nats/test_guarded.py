@@ -17,7 +17,7 @@ from nats.errors import Error, ProtocolError
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
 from ingestor.nats.connection import Connection
 from ingestor.nats.guarded import MAX_LINE_BYTES, MAX_POOL, GuardedClient, GuardedParser
-from ingestor.nats.options import Access, prepare
+from ingestor.nats.options import ConnectOptions, resolve
 from tests.publish.plain import until
 from tests.publish.rude_server import RudeServer, info_line
 
@@ -62,8 +62,8 @@ GREETINGS = [
 ]
 
 
-async def opened(access: Access) -> None:
-    link = Connection(access, on_change=lambda: None)
+async def opened(options: ConnectOptions) -> None:
+    link = Connection(options, on_change=lambda: None)
     try:
         await link.open()
     finally:
@@ -76,7 +76,7 @@ def open_at(*greetings: bytes, **how: Any) -> str:
     async def check() -> str:
         async with RudeServer(*greetings, **how) as server:
             with pytest.raises(NatsUnreachableError) as raised:
-                await opened(Access(url=server.url))
+                await opened(ConnectOptions(url=server.url))
             assert "\x1b" not in str(raised.value)
             return str(raised.value)
 
@@ -108,7 +108,7 @@ def test_a_greeting_of_more_than_64_kib_is_read() -> None:
     async def check() -> None:
         urls = [f"10.0.{n // 250}.{n % 250}:4222" for n in range(5000)]
         async with RudeServer(info_line(connect_urls=urls)) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             assert len(link._client._server_pool) == MAX_POOL
             await link.close()
@@ -122,7 +122,7 @@ def test_what_makes_no_sense_in_the_middle_of_a_run_costs_the_connection_only(
 ) -> None:
     async def check() -> None:
         async with RudeServer(then=[absurd]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             await until(lambda: link.reconnects == 1 and link.up)
             assert link.failure is None
@@ -137,7 +137,7 @@ def test_what_makes_no_sense_in_the_middle_of_a_run_costs_the_connection_only(
 def test_a_half_line_that_the_rest_follows_is_nothing_amiss() -> None:
     async def check() -> None:
         async with RudeServer(then=[b"+O"]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             await asyncio.sleep(0.1)
             assert link.reconnects == 0
@@ -150,7 +150,7 @@ def test_a_refusal_is_told_in_the_servers_own_case() -> None:
     async def check() -> None:
         said = b"-ERR 'Permissions Violation for Publish to \"market.Futures.ES\"'\r\n"
         async with RudeServer(then=[said]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             with pytest.raises(NatsRefusedError, match=r'"market\.Futures\.ES"'):
                 await link.open()
             await link.close()
@@ -162,7 +162,7 @@ def test_a_server_that_takes_less_than_an_event_is_refused_at_the_start() -> Non
     async def check() -> None:
         async with RudeServer(info_line(max_payload=1024)) as server:
             with pytest.raises(NatsRefusedError, match=r"at most 1024 bytes.*events need 4096"):
-                await opened(Access(url=server.url))
+                await opened(ConnectOptions(url=server.url))
 
     asyncio.run(check())
 
@@ -172,7 +172,7 @@ def test_the_bound_is_that_of_the_server_we_are_at() -> None:
         news = info_line(max_payload=50_000)
         greetings = (info_line(max_payload=300_000), info_line(max_payload=200_000))
         async with RudeServer(*greetings, then=[b"", news]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             assert link.max_payload_bytes == 300_000
             link.drop()
@@ -191,7 +191,7 @@ def test_every_server_is_told_its_own_secret() -> None:
                 two.url.replace("//", "//t0k%40n@"),
             ]
             with pytest.raises(NatsUnreachableError) as raised:
-                await opened(Access(url=urls))
+                await opened(ConnectOptions(url=urls))
             assert "pa" not in str(raised.value).replace("NATS", "")
             first, second = ({**json.loads(s.heard.split(b"\r\n")[0][8:])} for s in (one, two))
             assert (first["user"], first["pass"]) == ("ann", "pa/ss")
@@ -252,7 +252,7 @@ def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
     )
 )
 def test_any_info_is_taken_or_refused_with_one_kind_of_error(info: dict[str, Any]) -> None:
-    client = GuardedClient(prepare(Access()))
+    client = GuardedClient(resolve(ConnectOptions()))
 
     async def check() -> None:
         # `ValidationError` is what connecting and parsing make a `NonsenseError` of.

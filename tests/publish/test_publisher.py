@@ -23,7 +23,7 @@ from ingestor.model.errors import (
     StreamError,
 )
 from ingestor.model.records import MBP10, RType
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S
 from ingestor.publish.batches import FLOW_MESSAGES
@@ -317,8 +317,10 @@ def test_a_cancelled_send_leaves_a_true_report(any_nats_server: NatsServer) -> N
 
 def test_no_server_is_told_and_closing_reports_nothing() -> None:
     async def check() -> None:
-        access = Access(url="nats://127.0.0.1:1")
-        publishing = Publisher(PlainEncoder(), access=access, stream=StreamSettings())
+        connect_options = ConnectOptions(url="nats://127.0.0.1:1")
+        publishing = Publisher(
+            PlainEncoder(), connect_options=connect_options, stream=StreamSettings()
+        )
         with pytest.raises(NatsUnreachableError, match=r"127\.0\.0\.1:1"):
             await publishing.open()
         assert await publishing.close() == PublishReport("MARKET_DATA")
@@ -328,12 +330,16 @@ def test_no_server_is_told_and_closing_reports_nothing() -> None:
 
 def test_a_wrong_url_is_told_before_anything_is_tried() -> None:
     with pytest.raises(ConfigurationError):
-        Publisher(PlainEncoder(), access=Access(url="http://x"), stream=StreamSettings())
+        Publisher(
+            PlainEncoder(), connect_options=ConnectOptions(url="http://x"), stream=StreamSettings()
+        )
 
 
 def test_a_publisher_that_is_not_open_sends_nothing() -> None:
     async def check() -> None:
-        publishing = Publisher(PlainEncoder(), access=Access(), stream=StreamSettings())
+        publishing = Publisher(
+            PlainEncoder(), connect_options=ConnectOptions(), stream=StreamSettings()
+        )
         assert (publishing.acked_rows, publishing.reconnects) == (0, 0)
         with pytest.raises(RuntimeError, match="not open"):
             await publishing.send(trades(0, 1))
@@ -499,8 +505,10 @@ def test_a_missing_permission_is_told(start_nats_server: StartNatsServer) -> Non
     )
 
     async def check() -> None:
-        access = Access(url=server.url, user="jo", password="pw")
-        publishing = Publisher(PlainEncoder(), access=access, stream=StreamSettings())
+        connect_options = ConnectOptions(url=server.url, user="jo", password="pw")
+        publishing = Publisher(
+            PlainEncoder(), connect_options=connect_options, stream=StreamSettings()
+        )
         await publishing.open()
         with pytest.raises(NatsRefusedError, match=r"Permissions Violation.*market"):
             await publishing.send(trades(0, 5_000))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.client.wire import MAX_LINE_BYTES, MAX_PAYLOAD_BYTES, Frame, Splitter, Status
 from ingestor.model.errors import BadDataError
+from ingestor.nats.splitter import MAX_LINE_BYTES, MAX_PAYLOAD_BYTES, Frame, Splitter, Status
 
 TAPPED, OTHER = b"7", b"8"
 
