@@ -29,7 +29,6 @@ from typing import Any, Final, Self
 
 from ingestor.client import statuses as _statuses
 from ingestor.client.batches import Batch
-from ingestor.client.connection import Connection, NotConnectedError
 from ingestor.client.consumer import Durable, Ephemeral
 from ingestor.client.decode import (
     EVENT_TYPE_BY_SUBJECT,
@@ -46,6 +45,8 @@ from ingestor.client.subscription import Subscription, Wanted
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
 from ingestor.model.subjects import overlap
+from ingestor.nats.connection import Connection, NotConnectedError
+from ingestor.nats.options import ConnectOptions
 
 __all__ = [
     "DEFAULT_STREAM",
@@ -89,7 +90,13 @@ class Client:
         self, url: str | Sequence[str], streams: tuple[str, str], options: dict[str, Any]
     ) -> None:
         """`streams` are that of the market's data and that of statuses."""
-        self._connection = Connection(url, options, self._lost)
+        reach, others = ConnectOptions.from_keywords(url, options)
+        self._connection = Connection(
+            reach,
+            on_change=self._connection_changed,
+            open_timeout_s=None,
+            **{"name": "ingestor.client"} | others,
+        )
         self._stream, self._status_stream = streams
         self._skips = Skips()
         self._subscriptions: list[Subscription] = []
@@ -174,6 +181,8 @@ class Client:
             await subscription.close()
 
     async def __aenter__(self) -> Self:
+        for caution in self._connection.cautions:
+            log.warning("%s", caution)
         await self._connection.open()
         return self
 
@@ -187,7 +196,13 @@ class Client:
             await subscription.close(in_order=kind is None)
         await self._connection.close()
 
-    def _lost(self) -> None:
+    def _connection_changed(self) -> None:
+        if self._connection.up:
+            log.warning("connected to NATS again")
+            return
+        if self._connection.failure is None:
+            servers = self._connection.servers
+            log.warning("lost the NATS server at %s; connecting again", servers)
         for subscription in self._subscriptions:
             subscription.lose("the connection was lost")
 

@@ -20,10 +20,11 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.client.connection import ApiRefusedError, Connection
 from ingestor.client.start import AtSequence, From, Start, deliver_policy
 from ingestor.model.errors import StreamError
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import CONSUMER_NOT_FOUND
+from ingestor.nats.connection import Connection, RefusedError
 
 ACK_WAIT_S: Final = 10.0
 """How long the server waits for an acknowledgement before it delivers again."""
@@ -42,8 +43,6 @@ SPARE_SUFFIX: Final = "-spare"
 
 IN_USE_LOOKS: Final = 4
 IN_USE_PAUSE_S: Final = 0.25
-
-CONSUMER_NOT_FOUND: Final = 10014
 
 T = TypeVar("T")
 
@@ -253,8 +252,8 @@ class Durable:
     async def _ask_unless_gone(self, verb: str, name: str, kind: type[T]) -> T | None:
         try:
             return await self._ask(verb, name, kind)
-        except ApiRefusedError as refused:
-            if refused.err_code == CONSUMER_NOT_FOUND:
+        except RefusedError as refused:
+            if refused.error.err_code == CONSUMER_NOT_FOUND:
                 return None
             raise
 

@@ -11,21 +11,15 @@ from typing import Final
 
 import msgspec
 
-from ingestor.client.connection import (
-    ApiRefusedError,
-    Connection,
-    CutOffError,
-    NobodyListensError,
-)
 from ingestor.client.decode import BadMessageError, Cause, Message, Skips
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.feed_status import FeedStatus, decode_status, status_subject
+from ingestor.nats.answers import MESSAGE_NOT_FOUND, STREAM_NOT_FOUND
+from ingestor.nats.connection import Connection, CutOffError, NobodyListensError, RefusedError
 
 LOOK_AGAIN_S: Final = 1.0
 """How often it is asked whether the stream has been made."""
 
-STREAM_NOT_FOUND: Final = 10059
-MESSAGE_NOT_FOUND: Final = 10037
 _NOT_FOUND: Final = "404"
 
 
@@ -42,11 +36,11 @@ async def last_status(connection: Connection, stream: str, feed: str) -> FeedSta
 
     Raises StreamError, BadDataError, NatsUnreachableError, NatsRefusedError.
     """
-    await connection.up()
+    await connection.ready()
     subject = status_subject(feed)
     what = f"the last message on {subject}"
     try:
-        answer = await connection.ask(
+        answer = await connection.request(
             what, f"{connection.api_prefix}.DIRECT.GET.{stream}.{subject}"
         )
     except NobodyListensError:
@@ -62,13 +56,13 @@ async def last_status(connection: Connection, stream: str, feed: str) -> FeedSta
 
 async def exists(connection: Connection, stream: str) -> bool:
     """Whether there is such a stream. Raises as `last_status`."""
-    await connection.up()
+    await connection.ready()
     try:
         await connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
     except CutOffError:
         return False
-    except ApiRefusedError as refused:
-        if refused.err_code == STREAM_NOT_FOUND:
+    except RefusedError as refused:
+        if refused.error.err_code == STREAM_NOT_FOUND:
             return False
         raise
     return True
@@ -91,8 +85,8 @@ async def _last_stored(connection: Connection, stream: str, subject: str) -> Fee
         answer = await connection.api(
             f"stream {stream}", f"STREAM.MSG.GET.{stream}", _Stored, {"last_by_subj": subject}
         )
-    except ApiRefusedError as refused:
-        if refused.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
+    except RefusedError as refused:
+        if refused.error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
             return None
         raise
     return decode_status(answer.message.data)

@@ -12,13 +12,6 @@ from typing import Final
 import numpy as np
 
 from ingestor.client.batches import Batch, batches_of, events_by_seq
-from ingestor.client.connection import (
-    ApiRefusedError,
-    Connection,
-    CutOffError,
-    NoAnswerError,
-    NotConnectedError,
-)
 from ingestor.client.consumer import Consumer
 from ingestor.client.decode import (
     Cause,
@@ -34,6 +27,13 @@ from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.events import Event
+from ingestor.nats.connection import (
+    Connection,
+    CutOffError,
+    NoAnswerError,
+    NotConnectedError,
+    RefusedError,
+)
 from ingestor.nats.splitter import Frame
 
 REOPEN_PAUSE_S: Final = 0.25
@@ -364,7 +364,7 @@ class Subscription:
 
     async def _open(self) -> Pull:
         while True:
-            await self._connection.up()
+            await self._connection.ready()
             try:
                 return await self._try_open()
             except StreamError as error:
@@ -378,7 +378,7 @@ class Subscription:
         if self._received_seq is None:
             return isinstance(error, CutOffError)
         return isinstance(error, NoAnswerError) or (
-            isinstance(error, ApiRefusedError) and error.transient
+            isinstance(error, RefusedError) and error.transient
         )
 
     async def _try_open(self) -> Pull:

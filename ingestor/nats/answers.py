@@ -23,6 +23,32 @@ MAX_SEQUENCE: Final = 2**53 - 1
 
 _SHOWN_CHARS: Final = 200
 
+# Numbers of JetStream's errors (`server/errors.json` of nats-server): all that this program knows.
+UNAVAILABLE: Final = 503
+STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
+MESSAGE_NOT_FOUND: Final = 10037
+INVALID_JSON: Final = 10025
+SUBJECTS_OVERLAP: Final = 10065
+BATCH_UNKNOWN: Final = 10208
+
+BUSY: Final = frozenset({UNAVAILABLE, 10008, 10009, 10167})
+"""Over soon: nobody listens (just now), a stream without a leader, too many requests."""
+
+WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
+"""A guard held."""
+
+NO_FAST_INGEST: Final = frozenset({10205, 10206})
+"""Batch publish is disabled; its reply subject is not understood."""
+
+TRANSIENT: Final = BUSY | NO_FAST_INGEST | WRONG_LAST_SEQUENCE | {BATCH_UNKNOWN, 10211}
+"""Refusals that end a batch and not the run; also a batch unknown (it was silent for too long), and
+too many batches."""
+
+FULL: Final = frozenset({10077, 10023, 10047, 10028, 10002})
+"""No room, which somebody may make: in the stream or on its disk, and the limits of server, file
+storage, memory and account."""
+
 
 class ApiError(msgspec.Struct, frozen=True):
     """Why the server refuses: HTTP-like code, JetStream's own code, a sentence."""
@@ -67,7 +93,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 Answer = FlowAck | Gap | PubAck | Refusal
 
-NO_RESPONDERS: Final = Refusal(ApiError(503, 0, "no stream takes this subject"))
+NO_RESPONDERS: Final = Refusal(ApiError(UNAVAILABLE, 0, "no stream takes this subject"))
 """The client library's status 503: nobody listened."""
 
 

@@ -12,9 +12,9 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import nkeys  # type: ignore[import-untyped]
@@ -35,6 +35,11 @@ MAX_KEY_FILE_BYTES: Final = 65_536
 MAX_PREFIX_CHARS: Final = 128
 """A reply subject of ours, prefix and all, stays far below a server's line of 4 KiB."""
 
+_NATS_PY_NAMES: Final = {
+    "user_credentials": "credentials_file",
+    "nkeys_seed": "nkey_file",
+    "tls_handshake_first": "tls_first",
+}
 _CREDENTIALS_MARKS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 _URL: Final = re.compile(
     r"(?:(?P<scheme>nats|tls)://)?"
@@ -81,6 +86,23 @@ class ConnectOptions:
     inbox_prefix: str = DEFAULT_INBOX_PREFIX
     jetstream_domain: str | None = None
     api_prefix: str | None = None
+    tls: ssl.SSLContext | None = None
+    """Used as it is where it is given, else made of the files."""
+
+    @classmethod
+    def from_keywords(
+        cls, url: str | Sequence[str], keywords: Mapping[str, Any]
+    ) -> tuple[ConnectOptions, dict[str, Any]]:
+        """Return options, and the keywords that are nats-py's own.
+
+        Names of this class and of nats-py are taken alike; a file may be a text.
+        """
+        named = {_NATS_PY_NAMES.get(name, name): value for name, value in keywords.items()}
+        ours = {one.name: named.pop(one.name) for one in fields(cls) if one.name in named}
+        for name, value in ours.items():
+            if name.endswith("_file") and value is not None:
+                ours[name] = Path(value)
+        return cls(url=url, **ours), named
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +128,8 @@ class Credentials:
 
     @property
     def names(self) -> str:
-        """The servers as they may be shown."""
-        return ", ".join(self.servers)
+        """The servers as they may be shown, ``host:port``."""
+        return ", ".join(url.partition("://")[2] for url in self.servers)
 
     def secrets_for(self, place: str) -> Secrets:
         """Return what the server at ``host:port`` is told; a cluster's own addresses as all are."""
@@ -121,8 +143,8 @@ class _Url(NamedTuple):
     secrets: Secrets
 
 
-def resolve(options: ConnectOptions, tls: ssl.SSLContext | None = None) -> Credentials:
-    """Check and take apart; `tls` is used where it is given, else made of the files.
+def resolve(options: ConnectOptions) -> Credentials:
+    """Check and take apart.
 
     Raises ConfigurationError for a bad URL or file, and for settings that contradict each other.
     """
@@ -138,7 +160,7 @@ def resolve(options: ConnectOptions, tls: ssl.SSLContext | None = None) -> Crede
         _check_credentials(options.credentials_file)
     if options.nkey_file is not None:
         _check_nkey(options.nkey_file)
-    context = tls or _tls(options, any(url.scheme == "tls" for url in urls))
+    context = options.tls or _tls(options, any(url.scheme == "tls" for url in urls))
     return Credentials(
         servers=[f"{url.scheme}://{url.place}" for url in urls],
         user=common.user,

@@ -15,7 +15,9 @@ from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE
 from ingestor.model.subjects import covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError
+from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP
+from ingestor.nats.connection import RefusedError
+from ingestor.nats.jetstream import JetStreamApi, Json
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
@@ -23,9 +25,6 @@ DEFAULT_MAX_AGE_S: Final = 86_400.0
 
 _FIXED: Final = ("storage", "persist_mode")
 """Settings of a stream that the server never changes."""
-
-_INVALID_JSON: Final = 10025
-_SUBJECTS_OVERLAP: Final = 10065
 
 _OURS: Final = tuple(event.subject for event in EVENT_TYPE_BY_RTYPE.values())
 
@@ -178,10 +177,10 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     try:
         return await api.call(what, f"STREAM.{verb}.{name}", config)
     except RefusedError as refused:
-        if refused.error.err_code == _SUBJECTS_OVERLAP:
+        if refused.error.err_code == SUBJECTS_OVERLAP:
             holders = await _holders(api, subjects, name)
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
-        if refused.error.err_code == _INVALID_JSON and config.pop("allow_batched", None):
+        if refused.error.err_code == INVALID_JSON and config.pop("allow_batched", None):
             # A strict server that is older than fast ingest.
             return await _change(api, verb, config)
         raise
@@ -235,7 +234,7 @@ def _max_message_bytes(name: str, config: Json) -> int:
             f"stream {name} takes messages of at most {bound} bytes (max_msg_size); "
             f"events need {MAX_JSON_EVENT_BYTES}"
         )
-    return bound
+    return min(bound, MAX_PAYLOAD_BYTES)
 
 
 def _warn_of_loss(name: str, info: Json) -> None:

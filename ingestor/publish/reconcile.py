@@ -32,16 +32,14 @@ from typing import Final
 
 from ingestor.model.blocks import Encoder, Reply, Runs
 from ingestor.model.errors import StreamError
+from ingestor.model.subjects import mapped_subject
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage, StreamEnd
-from ingestor.publish.stored_prefix import (
-    Message,
-    ReconcileRequest,
-    StoredPrefix,
-    mapped_subject,
-    messages_of,
-)
+from ingestor.publish.batches import ReconcileRequest, StoredPrefix
 
 NO_REPLY: Final = Reply(b"_", b"")
+
+Message = tuple[str, bytes]
+"""Subject and payload."""
 
 log = logging.getLogger(__name__)
 
@@ -229,4 +227,17 @@ def _messages(sent: Sequence[Runs], encoder: Encoder) -> list[Message]:
             frames = encoder.encode(rest, NO_REPLY, 1, len(rest))
             messages += messages_of(frames.data)
             _, rest = rest.split(int(frames.rows_stop[-1]))
+    return messages
+
+
+def messages_of(frames: bytes) -> list[Message]:
+    r"""Read ``PUB <subject> <reply> <length>\r\n<payload>\r\n`` commands back into messages."""
+    messages = []
+    at = 0
+    while at < len(frames):
+        end = frames.index(b"\r\n", at)
+        _, subject, *_, length = frames[at:end].split()
+        payload = frames[end + 2 : end + 2 + int(length)]
+        messages.append((subject.decode(), payload))
+        at = end + 2 + len(payload) + 2
     return messages

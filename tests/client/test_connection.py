@@ -12,8 +12,9 @@ import nats
 import pytest
 
 from ingestor.client import connect
-from ingestor.client.connection import Connection
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
@@ -122,7 +123,7 @@ def test_a_tls_server_is_read_like_any_other(
 
 def test_tapped_messages_pass_nats_py_and_others_do_not(nats_server: NatsServer) -> None:
     async def tapping() -> None:
-        connection = Connection(nats_server.url, {}, lambda: None)
+        connection = Connection(ConnectOptions(nats_server.url), on_change=lambda: None)
         await connection.open()
         recorder = Recorder()
         inbox, subscription = await connection.tap(recorder)
@@ -142,7 +143,7 @@ def test_tapped_messages_pass_nats_py_and_others_do_not(nats_server: NatsServer)
 
 def test_large_messages_and_commands_among_them_are_all_handled(nats_server: NatsServer) -> None:
     async def tapping() -> None:
-        connection = Connection(nats_server.url, {}, lambda: None)
+        connection = Connection(ConnectOptions(nats_server.url), on_change=lambda: None)
         await connection.open()
         recorder = Recorder()
         inbox, _ = await connection.tap(recorder)
@@ -198,7 +199,7 @@ def test_a_server_that_hangs_up_or_refuses_is_no_traceback(*, hangs_up: bool) ->
 def test_what_makes_no_sense_later_costs_the_connection_only(absurd: bytes) -> None:
     async def check() -> None:
         async with RudeServer(then=[absurd]) as server, asyncio.timeout(20):
-            link = Connection(server.url, {}, lambda: None)
+            link = Connection(ConnectOptions(server.url), on_change=lambda: None)
             await link.open()
             # What comes with it in one piece, here a PONG, may be lost with it.
             with contextlib.suppress(nats.errors.Error):

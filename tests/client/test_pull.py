@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from ingestor.client.connection import Connection
 from ingestor.client.consumer import Opened
 from ingestor.client.pull import (
     REQUEST_BYTES,
@@ -14,6 +13,8 @@ from ingestor.client.pull import (
     Pull,
     stored_ns_of,
 )
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
@@ -24,7 +25,7 @@ class NotConnected(Connection):
     """What is published goes nowhere."""
 
     def __init__(self) -> None:
-        super().__init__("nats://127.0.0.1:1", {}, lambda: None)
+        super().__init__(ConnectOptions("nats://127.0.0.1:1"), on_change=lambda: None)
 
     @property
     def max_payload_bytes(self) -> int:

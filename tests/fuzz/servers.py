@@ -124,7 +124,7 @@ def _answer(books: Ledger, data: bytes) -> None:
     tail, _, answer = data.partition(b"\n")
     batch_id = books.batch.prefix.rpartition(".")[2].encode()
     subject = f"{books.batch.prefix}.{tail.decode('utf-8', 'replace')}"
-    books.receive(subject, answer.replace(_BATCH, batch_id), None if answer else "503")
+    books.receive(subject, answer.replace(_BATCH, batch_id) if answer else None)
 
 
 def _refusal(text: str) -> str:

@@ -11,8 +11,9 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.connection import Connection
+from ingestor.nats.connection import Connection, NobodyListensError
 from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import connect, until
 from tests.publish.proxy import Proxy
@@ -31,6 +32,25 @@ def connection(options: ConnectOptions, changes: list[bool] | None = None) -> Co
     made: Connection
     made = Connection(options, on_change=lambda: (changes or []).append(made.up))
     return made
+
+
+class Seen:
+    """A receiver that keeps payloads."""
+
+    def __init__(self, payloads: list[bytes]) -> None:
+        self._payloads = payloads
+
+    def receive(self, frames: list[Frame]) -> None:
+        self._payloads += [payload for _, _, payload in frames]
+
+    def status(self, status: Status) -> None:
+        raise AssertionError(status)
+
+
+async def tapped(link: Connection, payloads: list[bytes]) -> bytes:
+    """An inbox whose payloads are kept."""
+    inbox, _ = await link.tap(Seen(payloads))
+    return inbox.encode()
 
 
 async def opened(options: ConnectOptions) -> None:
@@ -58,11 +78,11 @@ def test_frames_arrive_whole_and_in_order_beside_the_clients_own(
         link = connection(ConnectOptions(url=nats_server.url))
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a.>", lambda subject, data, status, reply: seen.append(data))
+        inbox = await tapped(link, seen)
         for number in range(500):
-            assert link.write(b"PUB a.%d 3\r\n%03d\r\n" % (number, number))
+            assert link.write(b"PUB %b.%d 3\r\n%03d\r\n" % (inbox, number, number))
             if not number % 100:
-                await link.request("$JS.API.INFO", b"", 5)
+                await link.request("the account", "$JS.API.INFO")
         await until(lambda: len(seen) == 500)
         assert seen == [b"%03d" % number for number in range(500)]
         await link.close()
@@ -80,13 +100,13 @@ def test_nothing_is_written_before_the_subscriptions_are_back(
             assert not link.write(b"PUB a 0\r\n\r\n")
             await link.open()
             seen: list[bytes] = []
-            await link.listen("a", lambda subject, data, status, reply: seen.append(data))
+            inbox = await tapped(link, seen)
             for cuts in range(1, 4):
                 proxy.cut()
                 await until(lambda: not link.up)
                 assert not link.write(b"PUB a 0\r\n\r\n")
                 await until(lambda: link.up)
-                assert link.write(b"PUB a 1\r\n%d\r\n" % cuts)
+                assert link.write(b"PUB %b.1 1\r\n%d\r\n" % (inbox, cuts))
                 await until(lambda cuts=cuts: len(seen) == cuts)
                 assert link.reconnects == cuts
             await link.close()
@@ -202,10 +222,10 @@ def test_parts_arrive_in_one_piece_through_tls(
         )
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a", lambda subject, data, status, reply: seen.append(data))
+        inbox = await tapped(link, seen)
         for number in range(50):
             rows = memoryview(bytes([number]) * 130_000)
-            assert link.write(b"PUB a 130002\r\n<", rows, b">\r\n")
+            assert link.write(b"PUB %b.1 130002\r\n<" % inbox, rows, b">\r\n")
         await until(lambda: len(seen) == 50)
         assert seen == [b"<%b>" % (bytes([number]) * 130_000) for number in range(50)]
         await link.close()
@@ -295,9 +315,10 @@ def test_a_request_that_nobody_answers_times_out_and_one_nobody_hears_says_so(
         mute = await connect(nats_server)
         await mute.subscribe("mute")
         await mute.flush()
-        assert await link.request("nobody", b"", 1) is None
+        with pytest.raises(NobodyListensError, match="nobody listens on deaf"):
+            await link.request("a test", "deaf", timeout_s=1)
         with pytest.raises(TimeoutError, match="mute"):
-            await link.request("mute", b"", 0.05)
+            await link.request("a test", "mute", timeout_s=0.05)
         await mute.close()
         await link.close()
 

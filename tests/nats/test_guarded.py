@@ -16,8 +16,9 @@ from nats.errors import Error, ProtocolError
 
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
 from ingestor.nats.connection import Connection
-from ingestor.nats.guarded import MAX_LINE_BYTES, MAX_POOL, GuardedClient, GuardedParser
+from ingestor.nats.guarded import MAX_POOL, GuardedClient, GuardedParser
 from ingestor.nats.options import ConnectOptions, resolve
+from ingestor.nats.splitter import MAX_LINE_BYTES
 from tests.publish.plain import until
 from tests.publish.rude_server import RudeServer, info_line
 
@@ -62,8 +63,8 @@ GREETINGS = [
 ]
 
 
-async def opened(options: ConnectOptions) -> None:
-    link = Connection(options, on_change=lambda: None)
+async def opened(options: ConnectOptions, **how: Any) -> None:
+    link = Connection(options, on_change=lambda: None, **how)
     try:
         await link.open()
     finally:
@@ -162,7 +163,7 @@ def test_a_server_that_takes_less_than_an_event_is_refused_at_the_start() -> Non
     async def check() -> None:
         async with RudeServer(info_line(max_payload=1024)) as server:
             with pytest.raises(NatsRefusedError, match=r"at most 1024 bytes.*events need 4096"):
-                await opened(ConnectOptions(url=server.url))
+                await opened(ConnectOptions(url=server.url), min_payload_bytes=4096)
 
     asyncio.run(check())
 
@@ -232,7 +233,7 @@ LINES = st.one_of(
 def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
     pieces: Sequence[bytes], cut: int
 ) -> None:
-    parser = GuardedParser(_Deaf())
+    parser = GuardedParser(_Deaf(), {})
     data = b"".join(pieces)
 
     async def check() -> None:
@@ -240,6 +241,7 @@ def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
             for at in range(0, len(data), cut):
                 await parser.parse(data[at : at + cut])
                 assert len(parser.buf) <= MAX_LINE_BYTES
+                assert parser._splitter._size <= MAX_LINE_BYTES
 
     asyncio.run(check())
 

@@ -13,7 +13,7 @@ from ingestor.publish.batches import (
     AckBatch,
     FastBatch,
 )
-from ingestor.publish.stored_prefix import messages_of
+from ingestor.publish.reconcile import messages_of
 
 FULL = Refusal(ApiError(503, 10077, "maximum bytes exceeded"))
 UNKNOWN = Refusal(ApiError(400, 10208, "batch publish ID unknown"))

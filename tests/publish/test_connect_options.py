@@ -16,9 +16,9 @@ from nats.errors import NoRespondersError
 
 import ingestor
 from ingestor.client import connect
-from ingestor.client.connection import Connection
 from ingestor.model.errors import NatsRefusedError
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import PublishReport
@@ -232,8 +232,8 @@ def test_a_server_that_offers_tls_is_spoken_to_in_tls_where_that_is_wanted(
     )
 
     async def check() -> None:
-        options: dict[str, Any] = {"tls_ca_file": files.ca}
-        link = Connection(server.url, options, lambda: None)
+        options = ConnectOptions(url=server.url, tls_ca_file=files.ca)
+        link = Connection(options, on_change=lambda: None)
         await link.open()
         writer = link._client.writer
         assert writer is not None

@@ -7,9 +7,8 @@ import pytest
 
 from ingestor.model.blocks import Frames, Runs
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch, StoredPrefix
 from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
-from ingestor.publish.stored_prefix import StoredPrefix
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
@@ -28,7 +27,7 @@ def send(books: Ledger, *, pad: int = 0, limit: int = 10**9) -> Frames:
 
 
 def answer(books: Ledger, tail: str, **values: Any) -> int:
-    return books.receive(f"{books.batch.prefix}.{tail}", json.dumps(values).encode(), None)
+    return books.receive(f"{books.batch.prefix}.{tail}", json.dumps(values).encode())
 
 
 def batch_id(books: Ledger) -> str:
@@ -103,7 +102,7 @@ def test_answers_to_batches_of_the_past_are_ignored() -> None:
     old = books.batch.prefix
     books.add(trades(1, 1))
     send(books)
-    assert books.receive(f"{old}.x", b"not even an answer", None) == 0
+    assert books.receive(f"{old}.x", b"not even an answer") == 0
     assert books.batch.prefix != old
     assert (books.batch.broken, books.window.messages) == (False, 1)
 
@@ -112,7 +111,7 @@ def test_nobody_listening_is_told_by_the_status() -> None:
     books = ledger(fast=False)
     books.add(trades(0, 1))
     send(books)
-    books.receive(f"{books.batch.prefix}.000000000001", b"", "503")
+    books.receive(f"{books.batch.prefix}.000000000001", None)
     assert books.batch.broken
     assert books.fatal is None
 
@@ -244,7 +243,7 @@ def test_an_answer_that_makes_no_sense_is_counted_and_acknowledges_nothing(data:
     books.add(trades(1, 5))
     assert books.room() == 1
     send(books)
-    assert books.receive(f"{books.batch.prefix}.7.fail.000000000001.1.$FI", data, None) == 0
+    assert books.receive(f"{books.batch.prefix}.7.fail.000000000001.1.$FI", data) == 0
     assert books.odd_answers == 1
     assert not books.batch.broken
 

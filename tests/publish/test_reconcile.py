@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ingestor.model.blocks import Runs
+from ingestor.model.subjects import mapped_subject
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
+from ingestor.publish.batches import ReconcileRequest, StoredPrefix
 from ingestor.publish.reconcile import StreamLostError, find_stored
-from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix, mapped_subject
 from tests.publish.plain import TRADES, PlainEncoder, connect, trades
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.model.blocks import Frames, Runs
-from ingestor.publish.window import Window
+from ingestor.publish.batches import Window
 from tests.publish.plain import trades
 
 messages_of_parts = st.lists(
