@@ -112,6 +112,7 @@ _DECODER: Final = msgspec.json.Decoder(_Wire)
 def parse_answer(data: bytes) -> Answer:
     """Read one answer. Raises StreamError when it is not one."""
     wire = _decode(data)
+    # First: an error may come in any of the kinds, the publish acknowledgement among them.
     if wire.error is not None:
         return Refusal(wire.error)
     if min(wire.seq, wire.msgs, wire.count) < 0 or max(wire.seq, wire.count) > MAX_SEQUENCE:
@@ -126,6 +127,7 @@ def parse_answer(data: bytes) -> Answer:
 
 
 def _decode(data: bytes) -> _Wire:
+    # Before it is parsed: what is nested a million deep costs more than it says.
     if len(data) > MAX_ANSWER_BYTES:
         raise _odd(data, f"has {len(data)} bytes")
     try:

@@ -208,6 +208,7 @@ class Connection:
             raise self.failure or self._reason(self._last_error or error) from None
         finally:
             connecting.cancel()
+            # Both to their end: a task that is only cancelled would write into a closed transport.
             settled.cancel()
             await asyncio.wait({connecting, settled})
         self._check_payload()
@@ -228,10 +229,12 @@ class Connection:
     async def close(self) -> None:
         """Close, in bounded time."""
         self._closing = True
+        # From here on `up` is False, so nothing is written into a connection that is being closed.
         self._settled.clear()
         with contextlib.suppress(OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.close()
+        # A peer that reads nothing keeps the transport open whatever was waited for.
         self.drop()
 
     def drop(self) -> None:
@@ -312,6 +315,8 @@ class Connection:
                 f"{what}: nobody listens on {subject} at {self.servers}"
             ) from None
         except (OSError, Error):
+            # The server answers a forbidden request with an error of the connection, not of the
+            # request.
             if (said := self._forbidden.get(subject)) is not None:
                 raise ForbiddenError(str(self._reason(said))) from None
             if self.failure is not None:
@@ -348,6 +353,7 @@ class Connection:
             raise nonsense(what, text) from None
 
     def _remember(self, subject: str) -> None:
+        # A dict keeps its order: the first key is the oldest.
         if len(self._forbidden) >= MAX_REMEMBERED and subject not in self._forbidden:
             del self._forbidden[next(iter(self._forbidden))]
         self._forbidden[subject] = None
@@ -373,6 +379,7 @@ class Connection:
 
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:
+            # Counted here: a request that was under way knows by it why no answer came.
             self._losses += 1
             if self.failure is None:
                 self._settled.clear()
@@ -380,6 +387,7 @@ class Connection:
 
     async def _reconnected(self) -> None:
         if self._opened and not self._closing:
+            # Another server of the cluster may have another bound.
             self._settled.set()
             self._check_payload()
             self._on_change()
@@ -399,6 +407,7 @@ class Connection:
             )
 
     def _fail(self, failure: IngestorError) -> None:
+        # The first reason is the true one; what follows is a consequence.
         if self.failure is None:
             self.failure = failure
             self._settled.set()

@@ -164,6 +164,7 @@ class GuardedClient(Client):
         return writer
 
     async def _connect_to_server(self, s: Srv) -> None:
+        # As nats-py does it, but for the transport and the limit of its reader.
         s.last_attempt = time.monotonic()
         if self._transport is None:
             self._transport = GuardedTransport()  # type: ignore[no-untyped-call]
@@ -180,6 +181,7 @@ class GuardedClient(Client):
         except Exception as error:
             self.abort()
             raise _nonsense(error) from error
+        # nats-py takes a server that hangs up here for connected, and starts its tasks.
         if not self.is_connected:
             for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                 if task is not None:
@@ -189,9 +191,12 @@ class GuardedClient(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         told = msgspec.convert(info, _ServerInfo)
+        # Addresses that a server names are tried later, so they are bounded and checked like ours.
         room = max(MAX_POOL - len(self._server_pool), 0)
         info["connect_urls"] = [url for url in told.connect_urls or () if _PLACE(url)][:room]
         if initial_connection and self._credentials.tls is not None:
+            # Credentials are sent next: a server that offers no TLS would be told them in plain
+            # text.
             if not (told.tls_required or told.tls_available or self._credentials.tls_first):
                 raise SecureConnWantedError
             info["tls_required"] = True
@@ -203,12 +208,14 @@ class GuardedClient(Client):
         server = self._current_server
         place = "" if server is None else server.uri.netloc
         secrets = self._credentials.secrets_for(place)
+        # nats-py reads user, password and token from here when it writes CONNECT.
         self.options |= secrets._asdict()
         self._auth_configured = self._auth_configured or any(secrets)
         return bytes(super()._connect_command())
 
     async def _process_err(self, err_msg: str) -> None:
         """Take the server's word as it is; nats-py's parser hands it on in lower case."""
+        # Subjects have case, and a permission is told by subject.
         line = _ERR_LINE(self._ps.buf)
         text = printable(line[1]) if line else printable(err_msg.strip("'"))
         lowered = text.lower()
@@ -242,6 +249,7 @@ class GuardedParser(Parser):
     def reset(self) -> None:
         """Forget what is unfinished: a new connection begins; see nats-py."""
         super().reset()
+        # What was left of the old connection must not be glued to the new one.
         self._splitter = Splitter(self._taps)
 
     async def parse(self, data: bytes = b"") -> None:
@@ -252,6 +260,7 @@ class GuardedParser(Parser):
             raise
         except Exception as error:
             reason = _nonsense(error)
+            # The callback may raise to end a first attempt; the reason below does that too.
             with contextlib.suppress(*_ORDINARY):
                 await self.nc._error_cb(reason)
             raise reason from error

@@ -138,6 +138,7 @@ class JetStreamApi:
             raise
         with _sense(what):
             message = values["message"]
+            # JSON carries bytes as base64; a message without payload leaves the key out.
             payload = base64.b64decode(message.get("data", ""))
             return StoredMessage(int(message["seq"]), str(message["subject"]), payload)
 
@@ -182,6 +183,7 @@ class JetStreamApi:
         self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
         body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
         subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
+        # Written as a frame: a request would go through nats-py's one inbox, message by message.
         self._connection.write(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
         async with asyncio.timeout(PULL_TIMEOUT_S):
             await self._arrived.wait()
@@ -190,6 +192,7 @@ class JetStreamApi:
     def receive(self, frames: list[Frame]) -> None:
         """Take messages that were pulled; called by the connection."""
         for _, reply, payload in frames:
+            # Who knows the inbox can write to it: only what bears our consumer's name counts.
             delivered = _DELIVERED(reply)
             if delivered is not None and delivered[1] == self._looker:
                 self._pulled.append((int(delivered[2]), payload))
@@ -198,6 +201,7 @@ class JetStreamApi:
 
     def status(self, status: Status) -> None:
         """Take the server's word that a pull has ended; called by the connection."""
+        # The end of an earlier pull that timed out here may come late.
         if status.subject == f"{self._inbox}.{self._pulls}":
             self._arrived.set()
 
@@ -212,6 +216,7 @@ class JetStreamApi:
             "filter_subjects": list(subjects),
             "mem_storage": True,
             "num_replicas": 1,
+            # Gone by itself where deleting it fails, or we die.
             "inactive_threshold": _LOOKER_LIFE_NS,
         }
         what = f"looking at stream {stream}"
@@ -219,6 +224,7 @@ class JetStreamApi:
         try:
             made = await self.call(what, f"CONSUMER.CREATE.{stream}", body)
         except RefusedError as refused:
+            # A work queue allows one consumer a subject: then there is none to look with.
             if refused.transient:
                 raise
             return None

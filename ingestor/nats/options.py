@@ -154,12 +154,14 @@ def resolve(options: ConnectOptions) -> Credentials:
     if any((options.user, options.token, options.credentials_file, options.nkey_file)):
         own = {}
     common = Secrets(options.user, options.password, options.token)
+    # A cluster names further servers itself: they are told what the first of ours is told.
     if own:
         common = next(iter(own.values()))
     if options.credentials_file is not None:
         _check_credentials(options.credentials_file)
     if options.nkey_file is not None:
         _check_nkey(options.nkey_file)
+    # One tls:// makes all of them TLS: nats-py has one context for the whole pool.
     context = options.tls or _tls(options, any(url.scheme == "tls" for url in urls))
     return Credentials(
         servers=[f"{url.scheme}://{url.place}" for url in urls],
@@ -195,6 +197,7 @@ def _urls(given: str | Sequence[str]) -> list[_Url]:
 
 def _taken_apart(text: str, *, one_of_many: bool) -> _Url:
     found = _URL(text)
+    # A missing port is NATS's own, and a port of 0 is refused below with the rest.
     port = int((found and found["port"]) or DEFAULT_PORT)
     # A password with a comma in it looks like two URLs, of which the second has no scheme.
     cut_in_two = found and found["user"] and one_of_many and not found["scheme"]
@@ -205,6 +208,7 @@ def _taken_apart(text: str, *, one_of_many: bool) -> _Url:
             "/ ? # @ : , and % are written %2F %3F %23 %40 %3A %2C %25"
         )
     user, password = _decoded(found["user"]), _decoded(found["password"])
+    # nats://token@host: a name without password is a token, as for every NATS client.
     secrets = Secrets(token=user) if password is None else Secrets(user, password)
     scheme, host = (found["scheme"] or "nats").lower(), found["host"].lower()
     return _Url(scheme, f"{host}:{port}", host, secrets)
@@ -309,6 +313,8 @@ def _check_nkey(path: Path) -> None:
 
 def _check_seed(seed: str, what: str, path: Path) -> None:
     try:
+        # Read now: a broken seed would be met while connecting, and look like a server that
+        # refuses.
         pair = nkeys.from_seed(bytearray(seed.strip().encode()))
         is_user = pair.public_key.startswith(b"U")
         pair.wipe()
@@ -324,6 +330,7 @@ def _tls(options: ConnectOptions, wanted: bool) -> ssl.SSLContext | None:
         return None
     if options.tls_key_file and not options.tls_cert_file:
         raise ConfigurationError("a TLS key file needs a TLS certificate file beside it")
+    # Read by us first: ssl names neither the file nor what is wrong with it.
     for file in filter(None, files):
         read_small_file("the TLS file", file, 64 * MAX_KEY_FILE_BYTES)
     try:

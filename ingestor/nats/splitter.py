@@ -82,6 +82,7 @@ class Splitter:
         cut = Cut()
         self._parts.append(data)
         self._size += len(data)
+        # A long message comes in hundreds of pieces: they are joined once, when it is whole.
         if self._size < self._needed:
             return cut
         buffer = data if len(self._parts) == 1 else b"".join(self._parts)
@@ -119,6 +120,7 @@ class Splitter:
                         frames[sid] = [frame]
                 elif stop <= size:
                     cut.others.append(buffer[at:stop])
+            # Unfinished: it is looked at again when so many bytes are here.
             if stop > size:
                 self._needed = stop - at
                 return at
@@ -169,6 +171,7 @@ def _head(line: bytes) -> _Head | None:
     By words: a pattern that allows for blanks and a missing reply tries every way to share a line
     of blanks between them, which takes hours.
     """
+    # A bound, so that a line of a megabyte of blanks makes no million words.
     command, *words = line.split(None, _MAX_WORDS) or [b""]
     sizes = _SIZES.get(command, 0)
     if not sizes or not 2 + sizes <= len(words) <= 3 + sizes:

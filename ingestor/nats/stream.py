@@ -119,6 +119,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
         "storage": "file",
         "max_age": int(settings.new_max_age_s * NS_PER_S),
         "num_replicas": 1,
+        # For readers: a direct get is answered by any replica.
         "allow_direct": True,
     }
     if settings.new_duplicate_window_s is not None:
@@ -129,6 +130,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
 async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Json:
     existing: Json = info["config"]
     wanted = _wanted(settings)
+    # Its operator's subjects stay: another program may publish to them.
     wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
     changes = _differences(existing, wanted)
     for key in _FIXED:
@@ -177,6 +179,7 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     try:
         return await api.call(what, f"STREAM.{verb}.{name}", config)
     except RefusedError as refused:
+        # The server does not say whose they are.
         if refused.error.err_code == SUBJECTS_OVERLAP:
             holders = await _holders(api, subjects, name)
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
@@ -218,6 +221,7 @@ def _check_filters(settings: StreamSettings, existing: Json) -> None:
 
 
 def _check_use(name: str, config: Json) -> None:
+    # Without acknowledgements every message would be sent again and again.
     if config.get("no_ack"):
         raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
     if config.get("sealed"):
@@ -226,6 +230,7 @@ def _check_use(name: str, config: Json) -> None:
 
 def _max_message_bytes(name: str, config: Json) -> int:
     """Return the bound that the stream itself has; it counts headers and payload as well."""
+    # Unlimited is -1, or left out by older servers.
     bound = int(config.get("max_msg_size") or -1)
     if bound < 0:
         return MAX_PAYLOAD_BYTES
@@ -239,6 +244,7 @@ def _max_message_bytes(name: str, config: Json) -> int:
 
 def _warn_of_loss(name: str, info: Json) -> None:
     """Say it when the stream drops at once what it has just acknowledged."""
+    # The server acknowledges what it then drops, so nothing else would tell.
     if info["config"].get("retention") == "interest" and not info["state"].get("consumer_count"):
         log.warning(
             "stream %s has interest retention and no consumer: it keeps nothing of what is "

@@ -76,10 +76,12 @@ class AckTimer:
         nothing_owed = acked >= sent
         if acked != self._acked or nothing_owed:
             self._acked, self._progress_s = acked, now_s
+        # A mark above what was sent is of messages that were taken back meanwhile.
         if acked < self._mark <= sent:
             still_s = now_s - self._progress_s
             if still_s >= MAX_ACK_DELAY_S:
                 return AckAction.RECONCILE, self._ack_delay_s
+            # Where something was acknowledged just now, the rest is probably on its way.
             ask = still_s > 0 and not coming
             return AckAction.ASK if ask else AckAction.WAIT, self._ack_delay_s
         self._measure(sent, now_s)
@@ -93,6 +95,7 @@ class AckTimer:
     def _measure(self, sent: int, now_s: float) -> None:
         if sent != self._mark:
             self._busy_s = now_s
+        # A timer that fires early must not make a burst look like a pace without end.
         elapsed_s = max(now_s - self._mark_s, ACK_DELAY_S / 2)
         self.messages_per_s = max(sent - self._mark, 0) / elapsed_s
 

@@ -11,8 +11,7 @@ and they would go out on a market subject, where a core subscriber takes them fo
 is committed with its last event, or left to expire, which the server does after ten seconds.
 
 What is under way is kept as references to records, never as bytes (`Window`): what has to be sent
-again is encoded again. `ReconcileRequest` is the question how much of it a stream holds, and
-`StoredPrefix` the answer; `reconcile` says how it is found.
+again is encoded again.
 
 No I/O here: what a message's reply subject is, and what an answer to it means.
 Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefix>.<sequence>``.
@@ -23,8 +22,8 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
@@ -129,6 +128,7 @@ class _State:
         self.acked = acked
         self.last_seq = seq
 
+    # All or nothing: see `A_WHOLE_WRITE`.
     def _room(self, limit: int) -> int:
         return A_WHOLE_WRITE if self.sent < limit else 0
 
@@ -191,6 +191,7 @@ class FastBatch(_State):
         first one never asks. None where there is nothing to ask with, or about.
         """
         number = max(self.acked + 1, 2)
+        # Nobody listening is no refusal: the batch may live on at another leader.
         refused = self.refusal is not None and self.refusal != NO_RESPONDERS.error
         if refused or self.unknown or self._proof or number > self.sent:
             return None
@@ -213,7 +214,10 @@ class FastBatch(_State):
         if ack.sequence > self.sent:
             self.odd_answers += 1
             return
+        # Answers may overtake each other through a cluster; the highest says all.
         self.acked = max(self.acked, ack.sequence)
+        # As the server says, within bounds: 0 would stop us for ever, and more than was asked is
+        # none.
         self._granted = min(max(ack.messages, 1), FLOW_MESSAGES) * OUTSTANDING
 
     def _end(self, ack: PubAck) -> None:
@@ -271,6 +275,7 @@ class AckBatch(_State):
             self.odd_answers += 1
         elif not isinstance(answer, PubAck):
             self._break(None if isinstance(answer, (FlowAck, Gap)) else answer.error)
+        # Stored in order: an answer that skips a number tells of a message that was refused.
         elif number == self.acked + 1 and not self.broken:
             self._store(self.acked + 1, answer.stream_seq)
         elif number > self.acked:
@@ -419,56 +424,3 @@ def _ts_event_ns(runs: Runs, row: int) -> int:
 
 _NOTHING: Final = np.array([], dtype=np.int64)
 _NO_RUNS: Final = Runs([], _NOTHING, _NOTHING, _NOTHING, _NOTHING)
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileRequest:
-    """How many messages of `sent` does the stream of this identity hold?
-
-    `acked` of ours are stored behind sequence `anchor`, `newest` being the last of them; each of
-    the runs was encoded by itself. `alone` says that no message of others was seen of late.
-    """
-
-    stream: str
-    identity: str
-    anchor: int
-    acked: int
-    newest: Runs | None
-    sent: Sequence[Runs]
-    alone: bool = True
-
-    @property
-    def floor(self) -> int:
-        """Our newest acknowledged message has this sequence or, where others write, a later one."""
-        return self.anchor + self.acked
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPrefix:
-    """The stream holds the first `count` messages; sequences where they are known.
-
-    `end` is the stream's last sequence if all behind the anchor is ours, else None;
-    `subject_ends` are the last sequences of our subjects where others write too.
-    """
-
-    count: int
-    first_seq: int | None = None
-    last_seq: int | None = None
-    end: int | None = None
-    subject_ends: dict[str, int] = field(default_factory=dict)
-    leader: str = field(default="", compare=False)
-    """The server that said so."""
-
-    def guard(self, subject: str) -> tuple[str, str] | None:
-        """Return the header with which nothing is stored that we have not reckoned with."""
-        if self.end is not None:
-            return "Nats-Expected-Last-Sequence", str(self.end)
-        if subject in self.subject_ends:
-            return "Nats-Expected-Last-Subject-Sequence", str(self.subject_ends[subject])
-        return None
-
-    def is_next(self, seq: int) -> bool:
-        """Whether a guarded message may have been stored at this sequence."""
-        if self.end is not None:
-            return seq == self.end + 1
-        return seq > max(self.subject_ends.values(), default=0)

@@ -6,6 +6,9 @@ reconciled; so the order in the stream is the order of sending.
 
 The *anchor* is a stream sequence known for certain: that of our last message before the open batch,
 or where the stream ended before our first one. What is acknowledged is counted from there.
+
+`ReconcileRequest` is the question how much of what is under way a stream holds, and `StoredPrefix`
+the answer; `reconcile` says how it is found.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from ingestor.model.blocks import Frames, Runs
@@ -32,8 +37,6 @@ from ingestor.publish.batches import (
     AckBatch,
     Batch,
     FastBatch,
-    ReconcileRequest,
-    StoredPrefix,
     Window,
 )
 
@@ -58,6 +61,59 @@ ACK_WINDOW: Final = "ack_window"
 _BATCH_ID_BYTES: Final = 8
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileRequest:
+    """How many messages of `sent` does the stream of this identity hold?
+
+    `acked` of ours are stored behind sequence `anchor`, `newest` being the last of them; each of
+    the runs was encoded by itself. `alone` says that no message of others was seen of late.
+    """
+
+    stream: str
+    identity: str
+    anchor: int
+    acked: int
+    newest: Runs | None
+    sent: Sequence[Runs]
+    alone: bool = True
+
+    @property
+    def floor(self) -> int:
+        """Our newest acknowledged message has this sequence or, where others write, a later one."""
+        return self.anchor + self.acked
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrefix:
+    """The stream holds the first `count` messages; sequences where they are known.
+
+    `end` is the stream's last sequence if all behind the anchor is ours, else None;
+    `subject_ends` are the last sequences of our subjects where others write too.
+    """
+
+    count: int
+    first_seq: int | None = None
+    last_seq: int | None = None
+    end: int | None = None
+    subject_ends: dict[str, int] = field(default_factory=dict)
+    leader: str = field(default="", compare=False)
+    """The server that said so."""
+
+    def guard(self, subject: str) -> tuple[str, str] | None:
+        """Return the header with which nothing is stored that we have not reckoned with."""
+        if self.end is not None:
+            return "Nats-Expected-Last-Sequence", str(self.end)
+        if subject in self.subject_ends:
+            return "Nats-Expected-Last-Subject-Sequence", str(self.subject_ends[subject])
+        return None
+
+    def is_next(self, seq: int) -> bool:
+        """Whether a guarded message may have been stored at this sequence."""
+        if self.end is not None:
+            return seq == self.end + 1
+        return seq > max(self.subject_ends.values(), default=0)
 
 
 class Ledger:
@@ -154,6 +210,7 @@ class Ledger:
         if not self._unsent:
             return None
         if len(self._unsent[0]) > MAX_WRITE_ROWS:
+            # Cut once and put back, so that each turn of the pump cuts a constant piece.
             front, rest = self._unsent.popleft().split(MAX_WRITE_ROWS)
             self._unsent.extendleft((rest, front))
         return self._unsent[0]
@@ -165,6 +222,7 @@ class Ledger:
             batch.ended = True  # By our own question: the answer to the commit may be lost.
         if batch.ended and not batch.broken:
             self._open()
+        # Bytes are bounded after the fact: one write of at most 4,096 rows goes beyond.
         return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
 
     def sent(self, frames: Frames) -> None:
@@ -241,6 +299,7 @@ class Ledger:
         """
         batch = self.batch
         news = max(acked + stored.count - batch.acked, 0)
+        # Never backwards: an answer that came while the stream was asked may know more.
         batch.acked += news
         if stored.last_seq is not None and batch.acked == acked + stored.count:
             batch.last_seq = max(stored.last_seq, batch.last_seq or 0)
@@ -278,6 +337,7 @@ class Ledger:
         refusal = self.batch.refusal
         if refusal is not None and refusal.err_code in NO_FAST_INGEST:
             self._fast_ingest = False
+        # What broke the batch may have been a server that does not know fast ingest.
         self._proven = False
         self._open()
         # `extendleft` puts them in front one by one: the last must go first.
@@ -292,6 +352,7 @@ class Ledger:
         self._odd_answers += self.batch.odd_answers
         self._stream = state
         self._fast_ingest = state.fast_ingest
+        # A new stream is a new start: nobody else has been seen in it.
         self._proven, self._alone = False, True
         self._anchor, self._exact_acked = state.last_seq, 0
         self.batch = self._new_batch()

@@ -25,8 +25,7 @@ from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ack_timer import Stall
-from ingestor.publish.batches import StoredPrefix
-from ingestor.publish.ledger import Ledger
+from ingestor.publish.ledger import Ledger, StoredPrefix
 from ingestor.publish.reconcile import find_stored
 
 ANSWER_S: Final = 0.5
@@ -99,11 +98,13 @@ class StreamLink:
             state = await set_up(self._api, self.settings)
             inbox, _ = await self.connection.tap(self)
         except TimeoutError as error:
+            # A refusal may arrive after the request that it answers has timed out.
             raise self.connection.failure or NatsUnreachableError(
                 f"the NATS server at {self.connection.servers} does not answer: {error}"
             ) from None
         self._stream_bound_bytes = state.max_message_bytes
         self.bound_messages()
+        # Only now: an answer that came before would belong to no message.
         self._ledger, self.leader_name = Ledger(inbox, state), state.leader
 
     async def set_up_again(self) -> StreamState:
@@ -126,6 +127,7 @@ class StreamLink:
     async def wait(self, limit_s: float | None = None) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""
         self.raise_failure()
+        # Cleared before the wait and not after it, or a wakeup in between is lost.
         self._wakeup.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
@@ -183,10 +185,13 @@ class StreamLink:
         except IngestorError as error:
             self.fail(error)
         except Exception as error:
+            # What `on_acknowledged` raises, or a fault of ours: the read loop must live to close in
+            # order.
             log.exception("an acknowledgement cannot be dealt with")
             self.fail(IngestorError(f"an acknowledgement cannot be dealt with: {error}"))
         if ledger.odd_answers and not self._told_odd:
             self._told_odd = True
+            # Once: whoever knows our inbox could fill the log.
             log.warning("an answer that makes no sense came as acknowledgement: left unheeded")
         self.wake(recover=ledger.batch.broken)
 

@@ -198,6 +198,7 @@ class Publisher:
         async with self._lock:
             await self._pump()
             while self._link.ledger.window.messages:
+                # What is acknowledged by itself needs no question, which would cost a round trip.
                 if not self._link.ledger.ack_is_coming:
                     await self._ask()
                 if self._link.ledger.window.messages:
@@ -217,6 +218,7 @@ class Publisher:
         """
         statuses = asyncio.create_task(self.statuses.close())
         if self._recovering is not None:
+            # First of all: it may hold the lock, in a wait as long as the server stays away.
             self._recovering.cancel()
             await asyncio.wait({self._recovering})
             self._link.ledger.drop_unsent()
@@ -248,6 +250,7 @@ class Publisher:
             mode=ledger.mode,
             reconnects=self.reconnects,
             lost_messages=ledger.lost_messages,
+            # A feed's own order is never changed, so a count of its rows is a position.
             rows_by_feed=dict(window.acked_by_feed),
             first_ts_event_ns=window.first_ts_event_ns,
             last_ts_event_ns=window.last_ts_event_ns,
@@ -268,6 +271,8 @@ class Publisher:
         try:
             link.raise_failure()
             while (runs := ledger.next_runs()) is not None or link.needs_recovery.is_set():
+                # Recovering comes first: what is sent before it could only arrive in the wrong
+                # order.
                 if link.needs_recovery.is_set() or runs is None:
                     await self._recovery.run()
                 elif (room := self._room()) > 0:
@@ -288,10 +293,13 @@ class Publisher:
         ledger = self._link.ledger
         batch = ledger.batch
         frames = self._link.encoder.encode(runs, batch.reply, batch.sent + 1, room)
+        # Nothing is noted before it is written: what was not sent is encoded again, for another
+        # batch.
         if not self._connection.write(*frames.parts):
             self._link.needs_recovery.set()
             return
         self._written_s = now_s()
+        # The age of a batch counts from its first message.
         if not batch.sent:
             self._batch_began_s = self._written_s
         ledger.sent(frames)
@@ -310,12 +318,15 @@ class Publisher:
     def _on_ack_timer(self) -> None:
         self._timer = None
         link, ledger, timer = self._link, self._link.ledger, self._ack_timer
+        # The first message that is sent afterwards starts the timer again.
         if link.needs_recovery.is_set():
             return
         sent, acked = ledger.sent_messages, self.acked_messages
         action, next_s = timer.poll(sent, acked, now_s(), coming=ledger.ack_is_coming)
         outpaced = ledger.pace(round(timer.messages_per_s * FLOW_PERIOD_S))
         asks = action in (AckAction.ASK, AckAction.RECONCILE)
+        # Only the answer to a commit tells a stream sequence; acknowledgements in between tell
+        # counts.
         if outpaced or action is AckAction.ASK or self._batch_is_old():
             ledger.batch.closing = True
         if action is AckAction.REST and ledger.next_runs() is not None:
@@ -368,6 +379,7 @@ class Publisher:
             log.debug("what is stored is not known yet: %s", error)
         else:
             self._ack_timer.answered(now_s() - began_s)
+            # The answer is about the batch that was open when it was asked.
             if batch is ledger.batch and not batch.broken:
                 link.note_acknowledged(ledger.note_stored(stored, acked))
             link.wake()

@@ -34,7 +34,7 @@ from ingestor.model.blocks import Encoder, Reply, Runs
 from ingestor.model.errors import StreamError
 from ingestor.model.subjects import mapped_subject
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage, StreamEnd
-from ingestor.publish.batches import ReconcileRequest, StoredPrefix
+from ingestor.publish.ledger import ReconcileRequest, StoredPrefix
 
 NO_REPLY: Final = Reply(b"_", b"")
 
@@ -65,6 +65,7 @@ async def find_stored(
     end = await api.stream_end(request.stream)
     _check_identity(request, end)
     assert end is not None
+    # The common case, and one request: nothing was stored since.
     if end.last_seq == request.floor:
         return StoredPrefix(0, last_seq=end.last_seq, end=end.last_seq, leader=end.leader)
     return replace(await _Search(api, request, end, encoder).run(), leader=end.leader)
@@ -93,6 +94,7 @@ class _Search:
         self._api = api
         self._request = request
         self._end = end
+        # Number 0 is kept to recognise the floor itself where others write behind it.
         newest = _messages([request.newest], encoder) if request.newest is not None else []
         self._known: list[Message | None] = [newest[0] if newest else None]
         self._known += _messages(request.sent, encoder)
@@ -120,6 +122,7 @@ class _Search:
         places = self._places(found.payload)
         if place not in places:
             return False
+        # Equal payloads: the server counts, since the message at the floor proves nothing.
         if len(places) > 1:
             return await self._none_foreign()
         return place == behind or self._request.alone
@@ -133,6 +136,7 @@ class _Search:
         ends = {one: await self._last_under(mapped) for one, mapped in self._subjects.items()}
         newest = max((end for end in ends.values() if end), key=lambda end: end.seq, default=None)
         subject_ends = {}
+        # After a transform a guard would name a subject that the message is not stored under.
         if self._end.transform is None:
             subject_ends = {one: end.seq if end else 0 for one, end in ends.items()}
         if newest is None or newest.seq <= self._request.anchor:

@@ -31,7 +31,8 @@ from ingestor.nats.answers import (
 )
 from ingestor.nats.connection import NobodyListensError, RefusedError
 from ingestor.publish.ack_timer import MAX_RETRY_S
-from ingestor.publish.batches import Batch, FastBatch, StoredPrefix
+from ingestor.publish.batches import Batch, FastBatch
+from ingestor.publish.ledger import StoredPrefix
 from ingestor.publish.link import ANSWER_S, StreamLink, now_s
 from ingestor.publish.reconcile import NO_REPLY, StreamLostError, messages_of
 
@@ -109,9 +110,11 @@ class Recovery:
         """Find out what is stored. Raises TimeoutError when the server does not help."""
         link, ledger = self._link, self._link.ledger
         batch = ledger.batch
+        # The stream's own count is exact where several equal payloads lie behind the floor.
         if isinstance(batch, FastBatch) and not batch.ended:
             await self._probe(batch)
         if not batch.ended:
+            # Answers go on coming while the stream is asked; see `Ledger.note_stored`.
             acked = batch.acked
             stored = await link.find_stored()
             link.note_acknowledged(ledger.note_stored(stored, acked))
@@ -122,6 +125,7 @@ class Recovery:
         """Ask a living batch with an event of it; once a connection."""
         link = self._link
         question, attempt = batch.probe, (batch, link.connection.reconnects)
+        # A second one could not be told from the first, and would end the batch as a gap.
         if question is None or self._probed == attempt:
             if batch.refusal is not None and not batch.unknown:
                 await link.wait_for(lambda: batch.ended, REFUSED_REST_S)
@@ -146,6 +150,9 @@ class Recovery:
         frames = link.encoder.encode(ledger.window.message(0), NO_REPLY, 1, 1)
         subject, payload = messages_of(frames.data)[0]
         guard = None if self._guards_held >= GUARDED_ATTEMPTS else stored.guard(subject)
+        # Without a guard we may send twice what is still on its way; with one on a subject that
+        # others
+        # write we might never send at all.
         if guard is None or len(payload) + GUARD_BYTES > link.max_message_bytes:
             self._guards_held = 0
             return
@@ -198,6 +205,7 @@ class Recovery:
 
     def _drop_if_silent(self) -> None:
         link = self._link
+        # A frozen server keeps its socket open, and nats-py notices after two pings of ten seconds.
         heard_s = max(link.heard_s, link.connected_s)
         if link.connection.up and now_s() - heard_s > self.silence_s:
             log.warning("%s says nothing: connecting anew", link.connection.servers)
@@ -208,6 +216,7 @@ class Recovery:
         link, ledger = self._link, self._link.ledger
         try:
             if lost.last_seq is None:
+                # From 0: something of ours that was on its way may be in it already.
                 state = replace(await link.set_up_again(), last_seq=0)
                 gone = ledger.window.acked_messages - ledger.lost_messages
             else:
@@ -230,6 +239,7 @@ class Recovery:
     def _given_up(self) -> IngestorError:
         link, left = self._link, f"for {self._give_up_after_s:g} s"
         servers, stall = link.connection.servers, link.stall
+        # Silent is another exit code than full: a supervisor starts the one again, not the other.
         if not link.connection.up or link.heard_s < (stall.since_s or 0.0):
             rows = link.ledger.unstored_rows
             return NatsUnreachableError(
@@ -253,6 +263,7 @@ class Recovery:
         if ledger.window.rows:
             rows = ledger.window.rows
             log.info("%d rows that stream %s has not stored are sent again", rows, name)
+        # Lost again meanwhile: the next turn reconciles anew.
         if link.connection.up:
             link.needs_recovery.clear()
         link.bound_messages()

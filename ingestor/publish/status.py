@@ -92,6 +92,7 @@ class StatusPublisher:
             self._drop_oldest()
         self._pending.append((self._told, status))
         if self._worker is None or self._worker.done():
+            # One at a time keeps them in order; a second one would overtake a retry.
             self._worker = asyncio.create_task(self._work())
             self._worker.add_done_callback(_log_fault)
 
@@ -99,6 +100,8 @@ class StatusPublisher:
         """Publish what is pending within `CLOSE_TIMEOUT_S`; what is left is dropped, and said."""
         self._closed = True
         if self._worker is not None:
+            # Waits for the worker and not for the queue: a worker that has failed would never empty
+            # it.
             await asyncio.wait({self._worker}, timeout=CLOSE_TIMEOUT_S)
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -139,6 +142,7 @@ class StatusPublisher:
 
     async def _publish(self, status: FeedStatus, message_id: str) -> None:
         """Send it and take the acknowledgement. Raises TimeoutError, StreamError."""
+        # Made with the first status: a replay, which has none, leaves no empty stream behind.
         if not self._ready:
             await set_up(self._api, self.stream)
             self._ready = True
@@ -148,6 +152,7 @@ class StatusPublisher:
                 status.subject,
                 encode_status(shortened(status)),
                 timeout_s=ACK_TIMEOUT_S,
+                # The stream drops a second copy by this id: sent again, it is stored once.
                 headers={"Nats-Msg-Id": message_id},
             )
         except NobodyListensError:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from ingestor.client import AtSequence, From, Since
 from ingestor.client.start import deliver_policy
+from ingestor.model.errors import ConfigurationError
 
 
 def test_the_beginning_and_new_are_policies_of_the_server() -> None:
@@ -21,3 +24,10 @@ def test_a_sequence_is_inclusive() -> None:
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": 7,
     }
+
+
+def test_a_time_is_one_that_int64_nanoseconds_hold() -> None:
+    assert [Since(ts_ns).ts_ns for ts_ns in (0, 2**63 - 1)] == [0, 2**63 - 1]
+    for ts_ns in (-1, 2**63):
+        with pytest.raises(ConfigurationError, match="no time in int nanoseconds"):
+            Since(ts_ns)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.subjects import covers, overlap
+from ingestor.model.subjects import covers, mapped_subject, overlap
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,22 @@ def test_patterns_overlap_where_a_subject_matches_both(
         assert overlap(".".join(one), ".".join(other))
     if covers(".".join(one), ".".join(other)) and in_other:
         assert in_one
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mapped"),
+    [
+        ("market.>", "kept.>", "kept.stocks.trades"),
+        (">", "kept.>", "kept.market.stocks.trades"),
+        ("market.*.*", "$2.{{wildcard(1)}}.x", "trades.stocks.x"),
+        ("market.*.*", "{{ Wildcard( 2 ) }}", "trades"),
+        ("other.>", "kept.>", "market.stocks.trades"),
+        ("market.*", "kept.$1", "market.stocks.trades"),
+        ("market.*.*", "kept.{{partition(3,1)}}", None),
+        ("market.*.*", "kept.$3", None),
+    ],
+)
+def test_a_transform_is_followed_as_the_server_follows_it(
+    source: str, destination: str, mapped: str | None
+) -> None:
+    assert mapped_subject("market.stocks.trades", (source, destination)) == mapped

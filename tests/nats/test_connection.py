@@ -11,7 +11,13 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.connection import Connection, NobodyListensError
+from ingestor.nats.connection import (
+    MAX_REMEMBERED,
+    Connection,
+    ForbiddenError,
+    NobodyListensError,
+    RefusedError,
+)
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
@@ -21,6 +27,8 @@ from tests.publish.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
+
+    from nats.aio.msg import Msg
 
     from tests.conftest import StartNatsServer
     from tests.nats_servers import NatsServer
@@ -320,6 +328,56 @@ def test_a_request_that_nobody_answers_times_out_and_one_nobody_hears_says_so(
         with pytest.raises(TimeoutError, match="mute"):
             await link.request("a test", "mute", timeout_s=0.05)
         await mute.close()
+        await link.close()
+
+    asyncio.run(check())
+
+
+def test_a_subject_we_may_not_ask_on_ends_the_request_and_nothing_else(
+    start_nats_server: StartNatsServer,
+) -> None:
+    server = start_nats_server(
+        extra_config='authorization { users: [ { user: "jo", password: "pw", permissions: '
+        '{ publish: { deny: "secret.>" } } } ] }'
+    )
+
+    async def check() -> None:
+        link = connection(ConnectOptions(url=server.url, user="jo", password="pw"))
+        await link.open()
+        with pytest.raises(ForbiddenError, match=r'"secret\.x"'):
+            await link.request("a test", "secret.x", timeout_s=0.3)
+        assert link.up
+        assert await link.api("the account", "INFO", dict)
+        await link.close()
+
+    asyncio.run(check())
+
+
+def test_only_so_many_subjects_are_remembered_and_the_oldest_are_forgotten() -> None:
+    link = connection(ConnectOptions())
+    for number in range(MAX_REMEMBERED + 2):
+        link._remember(f"s.{number}")
+    link._remember(f"s.{MAX_REMEMBERED}")
+    assert len(link._forbidden) == MAX_REMEMBERED
+    assert next(iter(link._forbidden)) == "s.2"
+
+
+def test_an_answer_that_makes_no_sense_may_be_better_next_time(nats_server: NatsServer) -> None:
+    async def check() -> None:
+        link = connection(ConnectOptions(url=nats_server.url, api_prefix="fake"))
+        await link.open()
+        fake = await connect(nats_server)
+
+        async def answer(message: Msg) -> None:
+            await message.respond(b"[" if message.subject.endswith("cut") else b'{"error":7}')
+
+        await fake.subscribe("fake.>", cb=answer)
+        await fake.flush()
+        for subject in ("cut", "odd"):
+            with pytest.raises(RefusedError, match="no JSON object of ours") as refused:
+                await link.api("a test", subject, dict)
+            assert refused.value.transient
+        await fake.close()
         await link.close()
 
     asyncio.run(check())

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
+import re
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.aio.client
+import nats.aio.subscription
+import nats.aio.transport
+import nats.protocol.parser
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nats.errors import Error, ProtocolError
 
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats import guarded
 from ingestor.nats.connection import Connection
 from ingestor.nats.guarded import MAX_POOL, GuardedClient, GuardedParser
 from ingestor.nats.options import ConnectOptions, resolve
@@ -200,6 +208,56 @@ def test_every_server_is_told_its_own_secret() -> None:
             assert "pass" not in second
 
     asyncio.run(check())
+
+
+def test_every_private_name_of_nats_py_that_is_used_is_there() -> None:
+    """What nats-py renames in a later version fails here, not in a run."""
+    client = nats.aio.client.Client()
+    parser = nats.protocol.parser.Parser(client)
+    transport = nats.aio.transport.TcpTransport()  # type: ignore[no-untyped-call]
+    subscription = nats.aio.subscription.Subscription(client, id=7)
+    used = {
+        client: _private_names("GuardedClient", "self"),
+        parser: _private_names("GuardedParser", "self"),
+        transport: _private_names("GuardedTransport", "self"),
+        subscription: {"_id"},
+    }
+    ours = {"_credentials", "_taps", "_splitter", "_parse", "_closing_task"}
+    for owner, names in used.items():
+        missing = {name for name in names - ours if not hasattr(owner, name)}
+        assert not missing, owner
+    assert {"_process_connect_init", "_flush_pending", "_ps"} <= used[client]
+
+
+def test_no_other_module_uses_private_names_of_nats_py() -> None:
+    folder = Path(guarded.__file__).parent.parent
+    users = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if re.search(r"^(from|import) nats\b", path.read_text(), re.MULTILINE)
+    }
+    assert "nats/guarded.py" in users
+    for user in users - {"nats/guarded.py"}:
+        assert not re.search(r"(client|subscription|message)\._", (folder / user).read_text()), user
+
+
+def _private_names(class_name: str, owner: str) -> set[str]:
+    """Names with one underscore that a class of `guarded` reads of itself, sets or overrides."""
+    tree = ast.parse(Path(guarded.__file__).read_text())
+    (body,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name
+    )
+    names = {
+        node.name for node in body.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    names |= {
+        node.attr
+        for node in ast.walk(body)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == owner
+    }
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
 class _Deaf:

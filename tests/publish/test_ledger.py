@@ -7,8 +7,8 @@ import pytest
 
 from ingestor.model.blocks import Frames, Runs
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch, StoredPrefix
-from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
+from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger, StoredPrefix
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
@@ -369,3 +369,31 @@ def test_only_stored_rows_are_reported() -> None:
     for sequence in (2, 3, 4):
         answer(books, f"{sequence:012d}", seq=100 + sequence)
     assert books.stored_rows_by_subject() == {TRADES: 4}
+
+
+def test_rows_that_are_sent_again_are_reported_once() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 6))
+    send(books)
+    answer(books, "000000000001", seq=101)
+    answer(books, "000000000002", seq=102)
+    books.restart()
+    assert books.stored_rows_by_subject() == {TRADES: 2}
+    send(books)
+    for sequence in (1, 2, 3, 4):
+        answer(books, f"{sequence:012d}", seq=102 + sequence)
+    assert books.stored_rows_by_subject() == {TRADES: 6}
+
+
+def test_rows_that_were_never_sent_come_behind_those_that_are_sent_again() -> None:
+    books = ledger(fast=False)
+    for first in (0, 2, 4, 6):
+        books.add(trades(first, 2))
+    for _ in range(3):
+        send(books)
+    books.restart()
+    sizes = []
+    while (runs := books.next_runs()) is not None:
+        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]]
+        send(books)
+    assert sizes == list(range(8))

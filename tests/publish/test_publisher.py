@@ -117,6 +117,25 @@ def test_the_mode_is_what_the_server_can_do(
     assert asyncio.run(check(old_nats_server)) == "ack_window"
 
 
+def test_what_is_stored_is_told_by_feed_and_with_its_times_while_it_is_sent(
+    any_nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        publishing = await opened(any_nats_server)
+        assert publishing.report() == PublishReport("MARKET_DATA")
+        await publishing.send(trades(100, 300))
+        await publishing.flush()
+        report = publishing.report()
+        assert report.rows_by_feed == {0: 300}
+        assert (report.first_ts_event_ns, report.last_ts_event_ns) == (100, 399)
+        await publishing.send(mixed(200))
+        await publishing.flush()
+        assert publishing.report().rows_by_feed == {0: 500, 1: 200}
+        assert await publishing.close() == publishing.report()
+
+    asyncio.run(check())
+
+
 def test_several_rows_in_a_message_count_as_rows_and_as_one_message(
     any_nats_server: NatsServer,
 ) -> None:
