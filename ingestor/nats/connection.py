@@ -20,6 +20,7 @@ import contextlib
 import logging
 import re
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -51,6 +52,9 @@ PING_INTERVAL_S: Final = 10
 REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
 
+MAX_FORMER: Final = 16
+"""Lost connections that are remembered until the server is known to have closed them."""
+
 MAX_REMEMBERED: Final = 1_024
 """Subjects of requests that are remembered: the server's word that one is forbidden may come when
 the request has timed out, but not after this many others."""
@@ -64,6 +68,10 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 """What differs from nats-py's own: a server is waited for as long as it takes."""
 
+_MARK_SID: Final = 1 << 62
+"""Of the subscription that marks a connection; nats-py counts its own from 1."""
+
+_FORMER_PAUSE_S: Final = 0.05
 _NOT_ENABLED: Final = ApiError(UNAVAILABLE, description="JetStream is not enabled on the server")
 _FORBIDDEN_SUBJECT: Final = re.compile(
     r'permissions violation for publish to "([^"]*)"', re.IGNORECASE
@@ -148,6 +156,8 @@ class Connection:
         self._last_error: Exception | None = None
         self._forbidden: dict[str, Exception | None] = {}
         """Subjects that were asked on, and the server's word on those that are forbidden."""
+        self._mark = ""
+        self._former: deque[str] = deque(maxlen=MAX_FORMER)
         self.failure: IngestorError | None = None
         """Why there will be no connection any more, once that is known."""
 
@@ -195,6 +205,7 @@ class Connection:
             raise
         self._opened = True
         self._settled.set()
+        self._mark_connection()
 
     async def _open(self) -> None:
         connecting = asyncio.create_task(self._connect())
@@ -352,6 +363,44 @@ class Connection:
             text = f"the answer is no JSON object of ours: {printable(answer.data)!r}"
             raise nonsense(what, text) from None
 
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether the server that we are at is alive: it answers a ping in time."""
+        with contextlib.suppress(OSError, Error):
+            async with asyncio.timeout(timeout_s):
+                await self._client.flush(HANDSHAKE_TIMEOUT_S)
+                return True
+        return False
+
+    async def former_closed(self, timeout_s: float) -> bool:
+        """Whether the server has read all that it will ever read of our lost connections.
+
+        What a connection brings is read up to its end, which may be after the next one began. With
+        it go its subscriptions, so where nobody listens to its mark any more, that is over.
+        """
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._former and self.up:
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                self._former.clear()  # One that is cut on the way may be kept for minutes.
+                return False
+            try:
+                wait_s = min(left_s, _FORMER_PAUSE_S)
+                await self.request("a lost connection", self._former[0], timeout_s=wait_s)
+            except NobodyListensError:
+                self._former.popleft()
+            except ForbiddenError:
+                self._former.clear()  # Nobody can tell.
+            except NoAnswerError:
+                pass  # It is still there.
+        return not self._former
+
+    def _mark_connection(self) -> None:
+        """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""
+        if self._mark:
+            self._former.append(self._mark)
+        self._mark = self._client.new_inbox()
+        self.write(f"SUB {self._mark} {_MARK_SID}\r\n".encode())
+
     def _remember(self, subject: str) -> None:
         # A dict keeps its order: the first key is the oldest.
         if len(self._forbidden) >= MAX_REMEMBERED and subject not in self._forbidden:
@@ -390,6 +439,7 @@ class Connection:
             # Another server of the cluster may have another bound.
             self._settled.set()
             self._check_payload()
+            self._mark_connection()
             self._on_change()
 
     async def _closed(self) -> None:

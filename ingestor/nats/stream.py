@@ -17,7 +17,7 @@ from ingestor.model.subjects import covers, overlap
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP
 from ingestor.nats.connection import RefusedError
-from ingestor.nats.jetstream import JetStreamApi, Json
+from ingestor.nats.jetstream import JetStreamApi, Json, leader_of
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
@@ -79,7 +79,7 @@ class StreamState:
     identity: str
     max_message_bytes: int = MAX_PAYLOAD_BYTES
     leader: str = ""
-    """The server that leads it, empty where there is no choice."""
+    """See `leader_of`."""
 
 
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
@@ -106,7 +106,7 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
         fast_ingest,
         str(info["created"]),
         _max_message_bytes(settings.name, info["config"]),
-        str((info.get("cluster") or {}).get("leader", "")),
+        leader_of(info),
     )
 
 

@@ -39,7 +39,7 @@ GIVE_UP_AFTER_S: Final = 60.0
 FLOW_PERIOD_S: Final = 0.01
 """How often the stream is to acknowledge."""
 
-MAX_QUEUED_S: Final = 5.0
+MAX_QUEUED_S: Final = 2.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
 
 TROUBLE_S: Final = 1.0
@@ -121,6 +121,7 @@ class Publisher:
         self._question: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._written_s = self._batch_began_s = 0.0
+        self._batch_leader = ""
 
     @property
     def acked_rows(self) -> int:
@@ -301,7 +302,7 @@ class Publisher:
         self._written_s = now_s()
         # The age of a batch counts from its first message.
         if not batch.sent:
-            self._batch_began_s = self._written_s
+            self._batch_began_s, self._batch_leader = self._written_s, self._link.leader_name
         ledger.sent(frames)
         self._start_timer()
 
@@ -349,10 +350,11 @@ class Publisher:
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.
 
-        What waits in its queue will be stored, and to send it again would not make it faster.
+        What waits in its queue will be stored, and to send it again would not make it faster. The
+        leader is the one that the batch began with: an earlier question may have met the next one.
         """
         link = self._link
-        acked, leader = self.acked_messages, link.leader_name
+        acked = self.acked_messages
         try:
             answered = await self._ask()
         except IngestorError:
@@ -360,7 +362,7 @@ class Publisher:
         if not recover or acked != self.acked_messages:
             return
         silent_s = now_s() - max(link.acked_s, self._batch_began_s)
-        if not answered or leader != link.leader_name or silent_s > MAX_QUEUED_S:
+        if not answered or link.leader_name != self._batch_leader or silent_s > MAX_QUEUED_S:
             log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
             link.wake(recover=True)
 

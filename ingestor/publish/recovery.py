@@ -31,7 +31,7 @@ from ingestor.nats.answers import (
 )
 from ingestor.nats.connection import NobodyListensError, RefusedError
 from ingestor.publish.ack_timer import MAX_RETRY_S
-from ingestor.publish.batches import Batch, FastBatch
+from ingestor.publish.batches import AckBatch, Batch, FastBatch
 from ingestor.publish.ledger import StoredPrefix
 from ingestor.publish.link import ANSWER_S, StreamLink, now_s
 from ingestor.publish.reconcile import NO_REPLY, StreamLostError, messages_of
@@ -41,6 +41,12 @@ REFUSED_REST_S: Final = 0.05
 
 SILENCE_S: Final = 10.0
 """A connection that brings no answer for this long, though asked, is made anew."""
+
+PONG_S: Final = 1.0
+"""The same where the server, which nobody leads just now, does not answer a ping either."""
+
+FORMER_S: Final = 2.0
+"""So long the server may take to read what a lost connection left in its sockets."""
 
 GUARD_BYTES: Final = 80
 """What the header of a guarded message takes at most."""
@@ -86,7 +92,7 @@ class Recovery:
             await self._go_on_after(lost)
         except TimeoutError as error:
             link.stall.reason = str(error)
-            self._drop_if_silent()
+            await self._drop_if_silent()
         except RefusedError as refused:
             if not refused.transient:
                 raise
@@ -114,6 +120,10 @@ class Recovery:
         if isinstance(batch, FastBatch) and not batch.ended:
             await self._probe(batch)
         if not batch.ended:
+            # A batch is ended by its probe; single messages may still be read from a connection
+            # that was lost, behind what is sent on the next: 0.2 s late with a 2.10 server.
+            if isinstance(batch, AckBatch) and not await link.connection.former_closed(FORMER_S):
+                log.debug("the server still reads from a lost connection: going on")
             # Answers go on coming while the stream is asked; see `Ledger.note_stored`.
             acked = batch.acked
             stored = await link.find_stored()
@@ -203,11 +213,14 @@ class Recovery:
             name, limit_s = self._link.settings.name, self._give_up_after_s
             log.warning("stream %s takes nothing: %s; waiting for up to %g s", name, full, limit_s)
 
-    def _drop_if_silent(self) -> None:
+    async def _drop_if_silent(self) -> None:
+        """Go to another server: nothing may be wrong but the one that we are at."""
         link = self._link
         # A frozen server keeps its socket open, and nats-py notices after two pings of ten seconds.
-        heard_s = max(link.heard_s, link.connected_s)
-        if link.connection.up and now_s() - heard_s > self.silence_s:
+        silent_s = now_s() - max(link.heard_s, link.connected_s)
+        if not link.connection.up or silent_s <= min(PONG_S, self.silence_s):
+            return
+        if silent_s > self.silence_s or not await link.connection.answers(PONG_S):
             log.warning("%s says nothing: connecting anew", link.connection.servers)
             link.connection.drop()
 
