@@ -1,6 +1,6 @@
 """Order of arrival: what a live run publishes in.
 
-The same interface as the horizon merge, and none of its waiting: whatever has come in is ready.
+The same interface as the watermark merge, and none of its waiting: whatever has come in is ready.
 """
 
 from __future__ import annotations

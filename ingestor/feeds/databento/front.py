@@ -20,7 +20,7 @@ from zstandard import ZstdDecompressor, ZstdError
 
 from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.header import MAGIC, PRELUDE_BYTES, SCHEMAS, VERSIONS, read_header
-from ingestor.files.zstd import is_zstd
+from ingestor.files.streams import is_zstd
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.units import NS_PER_S

@@ -17,8 +17,7 @@ from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
 from ingestor.feeds.databento.symbology import NS_PER_DAY
-from ingestor.files.streams import READ_BYTES
-from ingestor.files.zstd import MAX_BLOCK_BYTES
+from ingestor.files.streams import MAX_BLOCK_BYTES, READ_BYTES
 from ingestor.model import records
 from ingestor.model.blocks import Source
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError

@@ -1,11 +1,11 @@
-"""Merge by horizon: several feeds into one order, without touching a single record.
+"""Merge by watermark: several feeds into one order, without touching a single record.
 
 Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
 oldest block, its head, takes part. The last key of a head says how far that feed is known: nothing
-that still comes from it is smaller. The smallest of these (key, feed) pairs is the *horizon*, and
-every row at or before it can be ordered now, for good: one stable sort, feeds concatenated in
-their rank so that trades precede depth where whole keys tie. The head that set the horizon is then
-used up, so every step finishes at least one block.
+that still comes from it is smaller. The smallest of these (key, feed) pairs is the *watermark*:
+every row at or before it can be ordered now, for good, by one stable sort, feeds concatenated in
+their rank so that trades precede depth where whole keys tie. The head that set the watermark is
+then used up, so every step finishes at least one block.
 
 A feed without a head and not ended blocks the merge: nothing is known of it. That is the only
 waiting there is; a feed that has ended no longer counts, an empty one never did.
@@ -49,7 +49,7 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Rows start:stop of one feed's head, all at or before the horizon."""
+    """Rows start:stop of one feed's head, all at or before the watermark."""
 
     block: Block
     keys: Keys
@@ -57,7 +57,7 @@ class _Slice:
     stop: int
 
 
-class HorizonMerge:
+class WatermarkMerge:
     """Orders the blocks of `feeds` feeds; feed 0 goes first where keys tie."""
 
     def __init__(self, feeds: int) -> None:
@@ -96,19 +96,19 @@ class HorizonMerge:
         """Return the next rows in order, or None when more input is needed (or all is done)."""
         if self.waiting_for() or self.done:
             return None
-        slices = self._cut_at_horizon()
+        slices = self._cut_at_watermark()
         return _one_run(slices[0]) if len(slices) == 1 else _ordered(slices)
 
-    def _cut_at_horizon(self) -> list[_Slice]:
+    def _cut_at_watermark(self) -> list[_Slice]:
         heads = [(feed, lane.pending[0]) for feed, lane in enumerate(self._lanes) if lane.pending]
-        horizon = min((keys.at(-1), feed) for feed, (_, keys) in heads)
+        watermark = min((keys.at(-1), feed) for feed, (_, keys) in heads)
         slices = []
         for feed, (block, keys) in heads:
             lane = self._lanes[feed]
-            if feed == horizon[1]:
+            if feed == watermark[1]:
                 stop = len(keys)
             else:
-                stop = _rows_until(keys, horizon[0], inclusive=feed < horizon[1])
+                stop = _rows_until(keys, watermark[0], inclusive=feed < watermark[1])
             if stop > lane.next_row:
                 slices.append(_Slice(block, keys, lane.next_row, stop))
                 lane.advance_to(stop)
