@@ -35,7 +35,8 @@ def blocks(data_dir: Path, schemas: Sequence[DbnSchema]) -> list[Iterator[Block]
 
 def _copies(feed: int, data_dir: Path, schema: DbnSchema) -> Iterator[Block]:
     for block in DBNIngestor(data_dir=data_dir, schema=schema).blocks():
-        yield Block(feed, block.records.copy(), block.symbols, Source.REPLAY)
+        records = block.records.copy()
+        yield Block(feed, records, block.symbols, Source.REPLAY, block.in_order)
 
 
 def merged(feeds: Sequence[Iterator[Block]]) -> Iterator[Runs]:

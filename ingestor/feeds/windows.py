@@ -23,16 +23,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.model.clock import new_york_ns
-from ingestor.model.units import INT64_MAX, NS_PER_S
+from ingestor.model.clock import EPOCH_DATE, new_york_ns
+from ingestor.model.units import INT64_MAX, NS_PER_DAY
 
 UInt64s = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-NS_PER_DAY: Final = 86_400 * NS_PER_S
-
 _DAY = dt.timedelta(days=1)
-_EPOCH = dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Session:
 
     def _runs_on(self, date: dt.date) -> bool:
         """Whether the session of the day before ends after this date has begun in UTC."""
-        midnight_ns = (date - _EPOCH).days * NS_PER_DAY
+        midnight_ns = (date - EPOCH_DATE).days * NS_PER_DAY
         return self.on(date - _DAY).end_ns > midnight_ns
 
 
@@ -110,7 +107,7 @@ class DailyWindows:
 
     def _windows(self, day: int) -> Sequence[Window]:
         if day not in self._known:
-            self._known[day] = self._of_day(_EPOCH + dt.timedelta(days=day))
+            self._known[day] = self._of_day(EPOCH_DATE + dt.timedelta(days=day))
         return self._known[day]
 
 

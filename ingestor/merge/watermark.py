@@ -73,7 +73,7 @@ class WatermarkMerge:
         if len(lane.pending) >= MAX_PENDING_BLOCKS:
             return False
         if len(block.records):
-            keys, _ = lane.key.advance(block.records)
+            keys, _ = lane.key.advance(block.records, in_order=block.in_order)
             lane.pending.append((block, keys))
         return True
 

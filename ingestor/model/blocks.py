@@ -35,12 +35,17 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type."""
+    """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type.
+
+    `in_order` says that no key is below the one before it, so that the last is the watermark of
+    all; who has not looked leaves it False, and who needs to know looks.
+    """
 
     feed: int
     records: Records
     symbols: SymbolTable
     source: Source
+    in_order: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from ingestor.model.units import NS_PER_S, NS_PER_US
+from ingestor.model.units import NS_PER_DAY, NS_PER_S, NS_PER_US
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
+EPOCH_DATE: Final = dt.date(1970, 1, 1)
+"""Days are counted from here where they are numbers."""
+
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = dt.timedelta(microseconds=1)
 _DATES_NAMED: Final = 6
@@ -32,7 +35,7 @@ def to_ns(moment: dt.datetime) -> int:
 
 def utc_date(ts_ns: int) -> dt.date:
     """UTC calendar date of a timestamp."""
-    return dt.date(1970, 1, 1) + dt.timedelta(days=ts_ns // (86_400 * NS_PER_S))
+    return EPOCH_DATE + dt.timedelta(days=ts_ns // NS_PER_DAY)
 
 
 def new_york_ns(date: dt.date, wall: dt.time) -> int:

@@ -54,17 +54,29 @@ class RunningKey:
     def __init__(self) -> None:
         self._last: tuple[int, int, int] = (0, 0, 0)
 
-    def advance(self, records: Records) -> tuple[Keys, int]:
+    def follows(self, records: Records) -> bool:
+        """Take the next records, at least one, if no key is below the one before it.
+
+        False leaves everything as it was: `advance` then says how many stepped back. Where keys
+        themselves are not needed this makes none, so nothing is copied.
+        """
+        if _key_at(records, 0) < self._last or not rises(records):
+            return False
+        self._last = _key_at(records, -1)
+        return True
+
+    def advance(self, records: Records, *, in_order: bool = False) -> tuple[Keys, int]:
         """Return the keys of the next records, and how many of them stepped back in time.
 
         Stepping back is judged by the two times; a smaller vendor sequence at equal times
         takes the key before it but is not counted, since the sequence proves no order.
-        Keys of records that rise are views of them, but for the event times.
+        Keys of records that rise are views of them, but for the event times. Where it is known
+        that they rise (`in_order`), only the first is compared, with the last one before it.
         """
         if not len(records):
             return _keys_of(records), 0
         keys, late = _keys_of(records), 0
-        if keys.at(0) < self._last or not rises(records):
+        if keys.at(0) < self._last or not (in_order or rises(records)):
             keys, late = self._raised(keys)
         self._last = keys.at(-1)
         return keys, late
@@ -84,6 +96,11 @@ class RunningKey:
 def _keys_of(records: Records) -> Keys:
     event = np.ascontiguousarray(records["ts_event_ns"])
     return Keys(event, records["ts_recv_ns"], records["sequence"])
+
+
+def _key_at(records: Records, row: int) -> tuple[int, int, int]:
+    one = records[row]
+    return int(one["ts_event_ns"]), int(one["ts_recv_ns"]), int(one["sequence"])
 
 
 def rises_by_columns(records: Records) -> bool:

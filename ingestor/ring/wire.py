@@ -8,6 +8,7 @@ quotes and trades may mix). Whatever else there is to say begins with a smaller 
                 force for every block after them; a long table comes in several messages
     2 end       nothing more comes from this feed
     3 status    then its JSON
+    4 order     then 1 where the blocks after it are in order (`Block.in_order`), until told 0
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     SYMBOLS = 1
     END = 2
     STATUS = 3
+    ORDER = 4
 
 
 END_MESSAGE: Final = bytes([Kind.END])
@@ -82,6 +84,11 @@ def symbols_messages(
         yield len(piece), symbols_message(dict(piece))
 
 
+def order_message(*, in_order: bool) -> bytes:
+    """Return the message that says of the blocks after it whether they are in order."""
+    return bytes([Kind.ORDER, in_order])
+
+
 def status_message(status: FeedStatus) -> bytes:
     """Return the message that carries what the feed tells about itself."""
     return bytes([Kind.STATUS]) + encode_status(status)
@@ -99,6 +106,7 @@ class RingReader:
     source: Source
     symbols: SymbolTable
     ended: bool = False
+    _in_order: bool = field(default=False, init=False)
     _table: dict[int, str] = field(init=False)
     _in_use: bool = field(default=False, init=False)
 
@@ -126,10 +134,12 @@ class RingReader:
                 self.ended = True
             case Kind.STATUS:
                 return decode_status(bytes(message[1:]))
+            case Kind.ORDER:
+                self._in_order = message[1] == 1
             case _:
                 self._in_use = True
                 records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
-                return Block(self.feed, records, self.symbols, self.source)
+                return Block(self.feed, records, self.symbols, self.source, self._in_order)
         return None
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:

@@ -99,7 +99,8 @@ class MergedFiles:
         table = self._tables.joined(runs.blocks)
         if table is None or len(runs.start) == 1:
             for block, records in runs.pieces():
-                yield Block(0, records, block.symbols if table is None else table, block.source)
+                symbols = block.symbols if table is None else table
+                yield Block(0, records, symbols, block.source, block.in_order)
             return
         records = _gathered(runs)
         step = max(1, self.block_bytes // records.itemsize)

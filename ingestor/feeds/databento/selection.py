@@ -4,7 +4,7 @@ Theory. A file covers the days that its header says; a name of the vendor's form
 when it says that a file is *not* needed, and not even then while something asked for is missing.
 So thousands of files cost a listing, and headers are read of those that may be read anyway.
 
-What is the same data twice, and what is merged with what, `lanes` says.
+What is the same data twice, and what is merged with what, `candidates` says.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ingestor.feeds.databento.candidates import (
+    Candidate,
+    Front,
+    Lane,
+    choose,
+    contents_of,
+    front_of,
+    laid,
+)
 from ingestor.feeds.databento.files import (
     DbnFile,
     DbnSchema,
     Listed,
     Listing,
 )
-from ingestor.feeds.databento.front import Front, contents_of, front_of
-from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
 from ingestor.model.bounds import printable
-from ingestor.model.clock import dates_text
+from ingestor.model.clock import EPOCH_DATE, dates_text
 from ingestor.model.errors import BadDataError, NoDataError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +42,6 @@ MAX_LANES: Final = 256
 MAX_NAMED: Final = 10
 """Files passed over for one reason that are named one by one; of more, the first and the count."""
 
-_UNKNOWN_DAY: Final = dt.date(1970, 1, 1)
 _FEED_NAMES: Final = {DbnSchema.TRADES: "trades", DbnSchema.MBP10: "mbp10"}
 
 
@@ -181,7 +187,7 @@ class Catalog:
         if front.first is None or front.last is None:
             if name is not None:
                 return name.first, name.last
-            only = front.first or contents_of(listed.path).date or _UNKNOWN_DAY
+            only = front.first or contents_of(listed.path).date or EPOCH_DATE
             return only, only
         if name is not None and self._is_one_of_a_split(listed, front):
             return name.first, name.last
