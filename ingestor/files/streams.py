@@ -91,14 +91,17 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
     with file:
         try:
             head = file.read(_MAGIC_BYTES)
+            # The four bytes are read again: zstd or plain, its reader begins at the front.
             file.seek(0)
         except OSError as error:
             raise BadDataError(f"{path} {_unreadable(0, error)}") from error
+        # By content: files of both kinds are found under either name.
         yield _Compressed(file) if is_zstd(head) else _Plain(file)
 
 
 def _opened(path: Path) -> int:
     """Open a regular file; a pipe without a writer would keep us waiting for ever."""
+    # O_NONBLOCK: a pipe that nobody writes to would hold us in `open`.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -153,6 +156,7 @@ class _Compressed:
             count = self._reader.readinto1(room)
         except _NothingYet:
             return None
+        # What the blocks before gave has been returned; of this one nothing is.
         except zstandard.ZstdError as error:
             start = walker.piece_start
             self.failure = f"holds corrupt zstd data at byte {start} of the file ({error})"
@@ -232,7 +236,12 @@ class FrameWalker:
 
     def _frame(self, head: bytes) -> Iterator[bytes]:
         descriptor = head[-1]
-        header = head + self._take(_more_header_bytes(descriptor))
+        single_segment = descriptor >> 5 & 1
+        # A frame of a single segment has no window byte, and always says how long its content is.
+        content_size = _CONTENT_SIZE_BYTES[descriptor >> 6] or single_segment
+        more = (1 - single_segment) + _DICTIONARY_ID_BYTES[descriptor & 3] + content_size
+        header = head + self._take(more)
+        # The library would refuse as well, but not say how much is wanted.
         if self.failure is None and (window := _window_bytes(header)) > MAX_WINDOW_BYTES:
             self.failure = (
                 f"holds a zstd frame at byte {self.piece_start} of the file that needs a window of "
@@ -244,8 +253,11 @@ class FrameWalker:
         while not last and self.failure is None:
             self.piece_start = self.position
             header = self._take(_BLOCK_HEADER_BYTES)
-            last, size = _block_header(header)
-            yield header + self._take(size)
+            value = int.from_bytes(header, "little")
+            last, kind, size = bool(value & 1), value >> 1 & 3, value >> 3
+            # A run-length block stands as one byte, whatever size it says: that is of its content.
+            yield header + self._take(1 if kind == _RLE_BLOCK else size)
+        # The checksum: a piece of its own, so that a cut before it is told from a whole frame.
         if descriptor >> 2 & 1 and self.failure is None:
             self.piece_start = self.position
             yield self._take(_CHECKSUM_BYTES)
@@ -261,6 +273,7 @@ class FrameWalker:
         head += self._take(_SKIPPABLE_HEADER_BYTES - len(head))
         wanted = self.position + int.from_bytes(head[4:], "little")
         # Seeking to an absolute place keeps what is buffered; asking for the end does not.
+        # A skippable frame may claim 4 GiB: one byte is read of it, its last.
         self._file.seek(max(wanted - 1, self.position))
         if wanted > self.position and not self._file.read(1):
             self.position = self._file.seek(0, SEEK_END)
@@ -283,12 +296,6 @@ def _is_skippable(head: bytes) -> bool:
     return head[1:4] == _SKIPPABLE_MAGIC and head[0] >> 4 == 5
 
 
-def _more_header_bytes(descriptor: int) -> int:
-    single_segment = descriptor >> 5 & 1
-    content_size = _CONTENT_SIZE_BYTES[descriptor >> 6] or single_segment
-    return (1 - single_segment) + _DICTIONARY_ID_BYTES[descriptor & 3] + content_size
-
-
 def _window_bytes(header: bytes) -> int:
     """Return how much of the content the decompressor must hold (RFC 8878, 3.1.1.1)."""
     descriptor = header[_HEADER_BYTES - 1]
@@ -301,8 +308,3 @@ def _window_bytes(header: bytes) -> int:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:g} MiB"
-
-
-def _block_header(header: bytes) -> tuple[bool, int]:
-    value = int.from_bytes(header, "little")
-    return bool(value & 1), 1 if value >> 1 & 3 == _RLE_BLOCK else value >> 3

@@ -31,6 +31,7 @@ class ArrivalMerge:
         """Take a block; False when `MAX_PENDING_BLOCKS` are held."""
         if len(self._pending) >= MAX_PENDING_BLOCKS:
             return False
+        # A feed's sign of life has no rows, and runs are never empty.
         if len(block.records):
             self._pending.append(block)
         return True

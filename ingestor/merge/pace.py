@@ -36,18 +36,21 @@ class Pacer:
         """
         if len(key_ts_ns) == 0:
             return key_ts_ns
+        # Anchored by the first event, not at the start: until then files may be opened for minutes.
         if self._anchor is None:
             self._anchor = (int(key_ts_ns[0]), now_ns)
             self._previous_ns = int(key_ts_ns[0])
         first_ns, start_ns = self._anchor
         elapsed_ns = key_ts_ns - first_ns - self._cuts_ns(key_ts_ns)
         self._previous_ns = int(key_ts_ns[-1])
+        # float64 holds 104 days of ns exactly; only what has elapsed goes through it.
         due: Int64s = start_ns + np.rint(elapsed_ns / self._speed).astype(np.int64)
         return due
 
     def _cuts_ns(self, key_ts_ns: Int64s) -> Int64s | int:
         if self._max_gap_ns is None:
             return 0
+        # Across blocks too: a hole may lie between the last event of one and the first of the next.
         gaps = np.diff(key_ts_ns, prepend=self._previous_ns)
         cuts: Int64s = self._cut_ns + np.cumsum(np.maximum(gaps - self._max_gap_ns, 0))
         self._cut_ns = int(cuts[-1])
@@ -62,6 +65,7 @@ class LatenessHistogram:
 
     def add(self, lateness_ns: Int64s) -> None:
         """Count each value; a negative one (early) counts as 0."""
+        # Early by the clock's own error is on time.
         octaves = np.log2(np.maximum(lateness_ns, 1))
         bucket = np.minimum(np.ceil(octaves * _STEPS_PER_OCTAVE), len(self._counts) - 1)
         self._counts += np.bincount(bucket.astype(np.int64), minlength=len(self._counts))

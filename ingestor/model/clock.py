@@ -30,6 +30,7 @@ def now_ns() -> int:
 
 def to_ns(moment: dt.datetime) -> int:
     """Exact int nanoseconds UTC of an aware datetime."""
+    # Whole numbers throughout: `timestamp()` is a float, good to 200 ns today.
     return (moment - _EPOCH) // _US * NS_PER_US
 
 
@@ -51,6 +52,7 @@ def new_york_date(ts_ns: int) -> dt.date:
 def iso_utc(ts_ns: int) -> str:
     """ISO 8601 text in UTC with all nine digits of the second."""
     seconds, ns = divmod(ts_ns, NS_PER_S)
+    # A datetime has microseconds; the nanoseconds are written beside it.
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 

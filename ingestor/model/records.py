@@ -209,6 +209,7 @@ def split_by_rtype(records: Records) -> Iterator[tuple[EventType, Records]]:
     if not len(records):
         return
     rtypes = records["rtype"]
+    # Stretches, not types: the order within a frame stays.
     cuts = np.flatnonzero(rtypes[1:] != rtypes[:-1]) + 1
     for start, stop in pairwise([0, *cuts.tolist(), len(records)]):
         kind = EVENT_TYPE_BY_RTYPE.get(int(rtypes[start]))
@@ -243,6 +244,7 @@ def overlap(one: str, other: str) -> bool:
     """Whether some subject matches both."""
     ones, others = one.split("."), other.split(".")
     for mine, theirs in zip(ones, others, strict=False):
+        # It takes whatever the other still has, and the other has at least this token.
         if ">" in (mine, theirs):
             return True
         if mine != theirs and "*" not in (mine, theirs):

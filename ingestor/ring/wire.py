@@ -74,6 +74,7 @@ def symbols_messages(
     piece: list[tuple[int, str]] = []
     size = 0
     for pair in symbols:
+        # At the most: MessagePack takes fewer for short texts and small ids.
         pair_bytes = _ENTRY_BYTES + len(pair[1].encode())
         if piece and size + pair_bytes > max_bytes - _ENTRY_BYTES:
             yield len(piece), symbols_message(dict(piece))
@@ -121,6 +122,7 @@ class RingReader:
         """
         try:
             return self._read(message)
+        # A process killed inside `put` may leave half a message; only its feed is to end.
         except _UNREADABLE as error:
             raise BadDataError(
                 f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
@@ -137,6 +139,7 @@ class RingReader:
             case Kind.ORDER:
                 self._in_order = message[1] == 1
             case _:
+                # From now on a block holds the table.
                 self._in_use = True
                 records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
                 return Block(self.feed, records, self.symbols, self.source, self._in_order)
@@ -144,6 +147,7 @@ class RingReader:
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:
         known = self._table.get
+        # Blocks read before refer to this table; until then it may be corrected in place.
         if self._in_use and any(known(number, text) != text for number, text in pairs):
             self.symbols = self._table = self._table.copy()
             self._in_use = False

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,29 @@ def test_files_are_told_by_their_first_bytes() -> None:
     assert is_zstd(skippable(3)[:4])
     assert not is_zstd(b"DBN\x03")
     assert not is_zstd(b"")
+
+
+@given(st.data())
+def test_a_file_damaged_anywhere_gives_the_front_of_its_content_and_says_why(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    blocks = [TEXT[:5000], NOISE[:5000], bytes(5000)]
+    frames = [zstandard.ZstdCompressor(write_checksum=True).compress(block) for block in blocks]
+    whole = b"".join(frames)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    damaged = bytearray(whole)
+    if cut := data.draw(st.booleans()):
+        del damaged[at:]
+    else:
+        damaged[at] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.mktemp("x") / "file"
+    path.write_bytes(damaged)
+    if not is_zstd(damaged[:4]):
+        return
+    content, failure = content_of(path)
+    ends = list(accumulate(map(len, frames)))
+    before = b"".join(blocks[: sum(end <= at for end in ends)])
+    assert content.startswith(before)
+    if failure is None:
+        # Cut between frames; or changed is the one bit of a frame's header that means nothing.
+        assert content == (before if cut else b"".join(blocks))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import accumulate
 
 from hypothesis import given
@@ -22,7 +23,7 @@ def oracle(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
     return [(feed, size) for _, feed, size in heapq.merge(*lanes)]
 
 
-def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
+def merge_all(feed_blocks: list[list[list[Key]]], *, says: bool = False) -> list[tuple[int, int]]:
     merge = WatermarkMerge(len(feed_blocks))
     waiting = [list(blocks) for blocks in feed_blocks]
     sizes = [0] * len(feed_blocks)
@@ -31,7 +32,8 @@ def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
         for feed in merge.waiting_for():
             if waiting[feed]:
                 chunk = waiting[feed].pop(0)
-                assert merge.push(block(chunk, feed=feed, first_size=sizes[feed]))
+                one = block(chunk, feed=feed, first_size=sizes[feed])
+                assert merge.push(replace(one, in_order=says and sorted(chunk) == chunk))
                 sizes[feed] += len(chunk)
             else:
                 merge.end(feed)
@@ -41,11 +43,19 @@ def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
     return out
 
 
-@given(feeds)
+@given(feed_blocks=feeds, says=st.booleans())
 def test_any_feeds_come_out_as_a_plain_merge_of_single_records(
-    feed_blocks: list[list[list[Key]]],
+    feed_blocks: list[list[list[Key]]], *, says: bool
 ) -> None:
-    assert merge_all(feed_blocks) == oracle(feed_blocks)
+    assert merge_all(feed_blocks, says=says) == oracle(feed_blocks)
+
+
+def test_a_block_that_says_it_is_in_order_is_not_looked_through_again() -> None:
+    merge = WatermarkMerge(1)
+    merge.push(replace(block([(2, 0, 0), (1, 0, 0)]), in_order=True))
+    runs = merge.pull()
+    assert runs is not None
+    assert runs.key_ts_ns.tolist() == [2, 1]
 
 
 @given(feeds)

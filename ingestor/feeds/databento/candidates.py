@@ -177,6 +177,7 @@ class _Days:
         """Return a file taken on a day that holds the same data."""
         deliveries = self._of[day]
         twin = deliveries.get(one.delivery, {}).get(one.part)
+        # Of one delivery the same part twice is the same data, whatever its bytes are.
         if twin is not None:
             return twin
         others = (
@@ -224,8 +225,10 @@ def laid(taken: Sequence[tuple[Candidate, Days]]) -> list[Lane]:
     lanes: list[list[DbnFile]] = []
     ends: list[dt.date] = []
     for row in rows.values():
+        # Pieces were cut by size: their order is their number's, whatever days they share.
         row.sort(key=lambda pair: pair[0].part[1] or 0)
         first = min(min(days) for _, days in row)
+        # Rows come in order of their first day, so the first free lane is the fewest lanes.
         lane = next((number for number, end in enumerate(ends) if end < first), len(lanes))
         if lane == len(lanes):
             lanes.append([])
@@ -238,15 +241,23 @@ def laid(taken: Sequence[tuple[Candidate, Days]]) -> list[Lane]:
 def front_of(path: Path) -> Front:
     """Glance at a file. Raises `NoDataError`, `BadDataError` as its reader would."""
     opening = _open(path, GLANCE_BYTES)
+    # A first zstd block may be longer than a glance, and gives nothing before its end.
     if len(opening.content) < PRELUDE_BYTES + _FIXED.size:
         opening = _open(path, READ_BYTES)
     content = opening.content
     if len(content) < PRELUDE_BYTES + _FIXED.size or not content.startswith(_OPENINGS):
+        # It raises what is wrong, in the same words as the file's reader would.
         header_of(content, path, opening.failure)
         raise BadDataError(f"{path} has no DBN header in its first {READ_BYTES} bytes")
     dataset, schema, start, end = _FIXED.unpack_from(content, PRELUDE_BYTES)
     first, last = _span(start, end)
-    return Front(dataset.rstrip(b"\0").decode(errors="replace"), _schema(schema), first, last)
+    name = SCHEMAS[schema] if schema < len(SCHEMAS) else f"schema {schema}"
+    return Front(
+        dataset.rstrip(b"\0").decode(errors="replace"),
+        None if schema == _NO_SCHEMA else name,
+        first,
+        last,
+    )
 
 
 @lru_cache(maxsize=_CONTENTS_HELD)
@@ -275,6 +286,8 @@ class _Opening:
 def _open(path: Path, read_bytes: int) -> _Opening:
     try:
         with path.open("rb", buffering=0) as file:
+            # One read of bounded bytes: of thousands of files this is what the start of a run
+            # costs.
             raw = file.read(read_bytes)
     except OSError as error:
         raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
@@ -300,15 +313,11 @@ def _holds_front(content: bytearray) -> bool:
     return len(content) >= PRELUDE_BYTES + length + _RECORD_BYTES > PRELUDE_BYTES + _RECORD_BYTES
 
 
-def _schema(number: int) -> str | None:
-    if number == _NO_SCHEMA:
-        return None
-    return SCHEMAS[number] if number < len(SCHEMAS) else f"schema {number}"
-
-
 def _span(start_ns: int, end_ns: int) -> tuple[dt.date | None, dt.date | None]:
     first = utc_date(start_ns) if 0 < start_ns <= MAX_TIME_NS else None
+    # The end lies outside: midnight ends the day before.
     last = utc_date(end_ns - 1) if 0 < end_ns <= MAX_TIME_NS else None
+    # A span is walked day by day, so one of a million years must not be believed.
     if first is None or last is None or not 0 <= (last - first).days <= MAX_SPAN_DAYS:
         return first, None
     return first, last
@@ -325,6 +334,7 @@ def _preferred(candidates: Sequence[Candidate]) -> list[Candidate]:
             deliveries[day] > 1 or parts[day, one.delivery, one.part] > 1 for day in one.days
         )
         (shared if is_shared else alone).append(one)
+    # Sorting is stable: this decides among those that the next sort finds alike.
     shared.sort(key=lambda one: str(one.path), reverse=True)
     return [*sorted(shared, key=lambda one: one.preference()), *alone]
 
@@ -337,6 +347,7 @@ def _are_the_same(one: Candidate, other: Candidate) -> bool:
         return False
     if one.path.parent != other.path.parent or one.stem == other.stem:
         return True
+    # In one folder: parts of one split have one span and begin with different records.
     spans = {(one.first, one.last), (other.first, other.last)}
     return len(spans) > 1 or one.contents.record == other.contents.record
 
@@ -350,6 +361,7 @@ def _share(one: Contents, other: Contents) -> bool:
 def _check_contained(one: Candidate, others: Sequence[Candidate], day: dt.date) -> None:
     held: set[str] = set()
     for other in others:
+        # Which may hold any instrument cannot be compared; the preferred one is taken.
         if other.contents.instruments is None or one.contents.instruments is None:
             return
         held |= other.contents.instruments

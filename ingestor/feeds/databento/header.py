@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -192,6 +192,7 @@ def header_bytes(opening: bytes | bytearray, path: Path, failure: str | None = N
     if version not in VERSIONS:
         raise BadDataError(f"{path} is of DBN version {version}; versions 1 to 3 can be read")
     length: int = _COUNT.unpack_from(opening, len(MAGIC) + 1)[0]
+    # Before anything is read or allocated: the length is the file's word, four bytes of it.
     if length > MAX_HEADER_BYTES:
         raise BadDataError(
             f"{path} claims a DBN header of {length} bytes; more than {MAX_HEADER_BYTES} is broken"
@@ -238,10 +239,12 @@ class _Parser:
 
     def header(self, version: int) -> Header:
         fixed = _FIXED[version]
+        # Each field is checked against what is left before it is read; so no length is trusted.
         self._need(1, fixed.size, "its fixed fields")
         dataset, schema, start, end, limit, *rest, definition = fixed.unpack_from(
             self._content, self._at
         )
+        # Version 1 states no width: its names have 22 bytes.
         stype_in, stype_out, ts_out, self._width = (*rest, MIN_NAME_BYTES)[:4]
         if definition:
             self._refuse(f"a schema definition of {definition} bytes, which no version has")
@@ -256,6 +259,7 @@ class _Parser:
             schema=None if schema == _NO_SCHEMA else _name(SCHEMAS, schema, "schema"),
             start_ns=_time(start),
             end_ns=_time(end),
+            # 0 means that no limit was asked for.
             limit=limit or None,
             stype_in=None if stype_in == _NO_STYPE else _name(STYPES, stype_in, "stype"),
             stype_out=_name(STYPES, stype_out, "stype"),
@@ -270,6 +274,7 @@ class _Parser:
 
     def _names(self, what: str) -> Names:
         count = self._count(self._width, what)
+        # Places, not names: of a million instruments only those that occur become a `str`.
         places = self._at + self._width * np.arange(count, dtype=np.int64)
         self._at += self._width * count
         return self._checked(Names(self._data, places, self._width), what)
@@ -280,6 +285,7 @@ class _Parser:
         owners = np.repeat(np.arange(len(keys)), counts)
         before = np.cumsum(counts) - counts
         place_in_mapping = np.arange(len(owners)) - before[owners]
+        # Intervals lie at equal steps behind their mapping's key, so their places are arithmetic.
         dates = keys[owners] + (self._width + _COUNT.size) + step * place_in_mapping
         return Mappings(
             symbols_in=self._checked(Names(self._data, keys, self._width), "mapped symbols"),
@@ -296,12 +302,14 @@ class _Parser:
         keys, counts = array("q"), array("q")
         left = self._count(self._width + _COUNT.size, "mappings")
         at, head, end = self._at, self._width + _COUNT.size, len(self._content) - _COUNT.size
+        # The only loop over mappings: where one begins is known when the one before was counted.
         while left and at + self._width <= end:
             intervals = _COUNT.unpack_from(self._content, at + self._width)[0]
             keys.append(at)
             counts.append(intervals)
             at += head + step * intervals
             left -= 1
+        # Counts that lead beyond the end are found once, behind the loop, and named here.
         if left or at > len(self._content):
             self._at = keys[-1] + head
             self._need(counts[-1], step, f"intervals of mapping {len(keys) - 1} (from 0)")
@@ -327,7 +335,9 @@ class _Parser:
         """Decode what is not ASCII, to see that it can be."""
         number = 0
         for rows in names.raw():
-            for row in np.flatnonzero(_bytes_of(rows).max(axis=1, initial=0) > 0x7F).tolist():
+            characters: Bytes = rows.view(np.uint8).reshape(len(rows), -1)
+            # ASCII needs no decoding to be known for UTF-8, and nearly all names are ASCII.
+            for row in np.flatnonzero(characters.max(axis=1, initial=0) > 0x7F).tolist():
                 self._text(bytes(rows[row]), f"number {number + row} (from 0) of its {what}")
             number += len(rows)
         return names
@@ -346,6 +356,7 @@ class _Parser:
         first = month.astype("M8[M]").astype("M8[D]").astype(np.int64)
         next_first = (month + 1).astype("M8[M]").astype("M8[D]").astype(np.int64)
         valid = (years >= dt.MINYEAR) & (years <= dt.MAXYEAR) & (months >= 1) & (months <= 12)
+        # The first of the next month bounds the day, so leap years need no rule of their own.
         valid &= (days >= 1) & (first + days <= next_first)
         if not valid.all():
             bad = int(valid.argmin())
@@ -373,8 +384,3 @@ def _gathered(data: Bytes, places: Int64s, width: int) -> Bytes:
     if not len(places):
         return np.empty((0, width), np.uint8)
     return sliding_window_view(data, width)[places]
-
-
-def _bytes_of(rows: Any) -> Bytes:
-    matrix: Bytes = rows.view(np.uint8).reshape(len(rows), -1)
-    return matrix

@@ -115,6 +115,7 @@ class DBNIngestor:
 
     def close(self) -> None:
         """End every run that is under way and release its file; iterators then just end."""
+        # A copy: a generator that is closed leaves the set.
         for run in list(self._running):
             run.close()
 
@@ -138,6 +139,7 @@ class DBNIngestor:
         self.progress = Progress(
             files_total=len(files), bytes_total=sum(file.size for file in files)
         )
+        # Files are looked for at once, so that a missing one is told before a process starts.
         run = self._blocks_of_files(files, schema, self.progress)
         self._running.add(run)
         return run
@@ -154,6 +156,7 @@ class DBNIngestor:
             windows = self._windows(file, dates)
             progress.path, done = file.path, progress.bytes_read
             yield from self._blocks_of_file(file, schema, windows, shared)
+            # By its size: with it the bytes of all files add up to `bytes_total`.
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
         if self.symbol_filter is None and shared.symbol_filter.missing:
             raise NoDataError(shared.symbol_filter.complaint())
@@ -170,6 +173,7 @@ class DBNIngestor:
             with open_stream(file.path) as stream:
                 reader = DbnReader(stream, file.path, schema, self.block_bytes)
                 for _ in reader.open():
+                    # A sign of life: a header of 256 MiB takes its time.
                     yield Block(self.feed, reader.nothing, {}, self.source)
                 folders = file.path.parent, self.data_dir
                 symbology = shared.symbology.setdefault(folders, SymbologyNames(folders))
@@ -199,6 +203,7 @@ class DBNIngestor:
             EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
             EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
         ).within(EVERYTHING)
+        # The file of one day is published whole, also its records of other days (the contract).
         if file.last is None:
             return session.of_file(file.date, dates, limits)
         if file.days is None and session == Session():

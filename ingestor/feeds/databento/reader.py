@@ -55,6 +55,7 @@ class ReadBuffer:
     def __init__(self, stream: ByteStream, capacity: int) -> None:
         self._stream = stream
         self._capacity = capacity
+        # The slack lies behind the capacity: a zstd block is decompressed whole or not at all.
         self._bytes = memoryview(bytearray(capacity + stream.slack))
         self._start = 0
         self._end = 0
@@ -76,10 +77,12 @@ class ReadBuffer:
         A stream that failed once is not read again, lest it goes on behind a hole.
         """
         held = len(self)
+        # At most one record is left over where blocks are read, so this moves some hundred bytes.
         if self._start:
             self._bytes[:held] = self._bytes[self._start : self._end]
             self._start, self._end = 0, held
         self.waiting = False
+        # A whole buffer a call: whatever comes after this costs its Python once a block.
         while self._end < self._capacity and self._stream.failure is None:
             count = self._stream.read_some(self._bytes[self._end :])
             self.waiting = count is None
@@ -162,9 +165,12 @@ def frame(data: memoryview, layout: Layout) -> Framed:
     A shorter record of another kind at the very end may be left for the next call; only when
     nothing is found is there nothing whole.
     """
+    # No copy: the array lies over the buffer that was decompressed into.
     matrix = np.frombuffer(data, np.uint8)
     count = len(matrix) // layout.stride
-    if _is_uniform(matrix, count, layout):
+    # Length and rtype of every record, read as one little-endian word with a record's stride.
+    heads: Any = np.ndarray((count,), "<u2", matrix, strides=(layout.stride,))
+    if count and (heads == (layout.rtype << 8 | layout.words)).all():
         rows = matrix[: count * layout.stride].reshape(count, layout.stride)
         return Framed(_as_records(rows, layout), np.arange(count), count, rows.size, {}, False)
     return _walk(matrix, layout)
@@ -202,6 +208,7 @@ class DbnReader:
     @property
     def other_feeds(self) -> frozenset[int]:
         """Types of records that are for other feeds: a file without a schema may hold them."""
+        # What is another feed's is no loss of this one, and is not told as one.
         mine = {self._layout.rtype}
         return frozenset() if self.header.schema else frozenset(RTYPES.values()) - mine
 
@@ -235,15 +242,19 @@ class DbnReader:
         while True:
             self._buffer.fill()
             chunk = frame(self._buffer.view(self._block_bytes), self._layout)
+            # An empty chunk of a stream that waits is handed on: a file of empty frames is alive
+            # too.
             if not chunk.found and (chunk.broken or not self._buffer.waiting):
                 break
             yield chunk
+            # Only now: the records of the chunk are a view of these bytes.
             self._buffer.consume(chunk.consumed)
             self.found += chunk.found
         self._check_end(chunk)
 
     def _check_end(self, rest: Framed) -> None:
         trouble = self._stream.failure
+        # Fewer bytes than a record's own length are left, or its length cannot be.
         held = self._buffer.view(MAX_RECORD_BYTES)
         if rest.broken:
             trouble = f"holds a record of impossible length ({held[0] * WORD_BYTES} bytes)"
@@ -261,22 +272,20 @@ def rtype_cause(rtype: int) -> str:
     return f"rtype 0x{rtype:02X}"
 
 
-def _is_uniform(data: Bytes, count: int, layout: Layout) -> bool:
-    heads: Any = np.ndarray((count,), "<u2", data, strides=(layout.stride,))
-    return bool((heads == (layout.rtype << 8 | layout.words)).all()) and count > 0
-
-
 def _as_records(rows: Bytes, layout: Layout) -> Records:
     """Rows of `stride` bytes as records; without ``ts_out`` this is a view."""
     if layout.stride == layout.dtype.itemsize:
         return rows.reshape(-1).view(layout.dtype)
+    # The send time ends each record, so what is kept is a rectangle of bytes, copied once.
     kept = rows[:, : layout.dtype.itemsize].copy()
+    # The length field says 8 bytes more than what goes on from here; consumers check it.
     kept[:, 0] = layout.dtype.itemsize // WORD_BYTES
     return kept.reshape(-1).view(layout.dtype)
 
 
 def _walk(data: Bytes, layout: Layout) -> Framed:
     starts, end, broken = _starts(data.tobytes())
+    # From here on whole arrays again: Python sees each record once, in `_starts`.
     at = np.array(starts, np.int64)
     words, rtypes = data[at], data[at + 1]
     kind = rtypes == layout.rtype
@@ -285,8 +294,11 @@ def _walk(data: Bytes, layout: Layout) -> Framed:
     left_out = set(rtypes[~(kind | control)].tolist())
     others = {rtype_cause(value): rtypes == value for value in left_out}
     others["unexpected record length"] = kind & ~wanted
+    records: Records = np.empty(0, layout.dtype)
+    if wanted.any():
+        records = _as_records(sliding_window_view(data, layout.stride)[at[wanted]], layout)
     return Framed(
-        _gathered(data, at[wanted], layout),
+        records,
         np.flatnonzero(wanted),
         len(starts),
         end,
@@ -305,16 +317,12 @@ def _starts(data: bytes) -> tuple[list[int], int, bool]:
     at, end = 0, len(data)
     while at < end:
         size = data[at] * WORD_BYTES
+        # A length below its own header's would never get on: a 0 would loop for ever.
         if size < HEAD.itemsize:
             return starts, at, True
+        # Cut by the end of the buffer, not broken: the next call begins with it.
         if at + size > end:
             break
         starts.append(at)
         at += size
     return starts, at, False
-
-
-def _gathered(data: Bytes, at: Int64s, layout: Layout) -> Records:
-    if not len(at):
-        return np.empty(0, layout.dtype)
-    return _as_records(sliding_window_view(data, layout.stride)[at], layout)

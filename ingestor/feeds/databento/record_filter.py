@@ -130,6 +130,7 @@ class RecordFilter:
             return batch
         bad = np.zeros(len(batch), np.bool_)
         for cause, mask in invalid(batch.records):
+            # A record counts under its first cause only, so that the counts add up.
             self._skip(cause, batch.numbers[mask & ~bad])
             bad |= mask
         return batch.where(~bad) if bad.any() else batch
@@ -163,6 +164,7 @@ class RecordFilter:
             number, rtype = self._reader.found + place, record[1]
             if rtype != ControlRType.SYMBOL_MAPPING:
                 text = text_of(record)
+                # A capture is full of them; nobody needs to be told.
                 if text != HEARTBEAT:
                     is_error = rtype == ControlRType.ERROR
                     self._issues.told(logging.WARNING if is_error else logging.INFO, text, number)
@@ -175,6 +177,7 @@ class RecordFilter:
         return mappings
 
     def _named(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+        # The way of nearly every block: one day and no mapping, so one name an instrument.
         day = batch.sole_day() if len(batch) and not mappings else None
         if day is not None:
             yield from self._named_by_day(batch, day)
@@ -185,15 +188,17 @@ class RecordFilter:
                 self._tables.hear(mapping.instrument, mapping.names)
 
     def _named_by_day(self, batch: Batch, day: int) -> Iterator[Block]:
+        # Before any look-up: what is known of days gone by is forgotten, so memory is bounded.
         self._tables.of_days([day])
         instruments = batch.records["instrument_id"]
         first = instruments[0]
-        # Most files hold one instrument; comparing is a tenth of what sorting for `unique` takes.
+        # Most files hold one instrument: a comparison spares the sort.
         alone = (instruments == first).all()
         present: list[int] = [int(first)] if alone else np.unique(instruments).tolist()
         names = {number: self._tables.name(number, day) for number in present}
         wanted = {number: name for number, name in names.items() if name is not None}
         if len(wanted) < len(present):
+            # Only now are records copied: what is wanted whole stays a view of the buffer.
             batch = self._keep(batch, np.isin(instruments, list(wanted)))
         if wanted:
             in_order = self._counted(batch)
@@ -202,8 +207,10 @@ class RecordFilter:
 
     def _named_by_record(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
         instruments = batch.records["instrument_id"].astype(np.int64)
+        # A live capture: names change between two records of one chunk.
         heard = _newest(mappings, instruments, batch.numbers)
         subjects = np.where(heard < 0, instruments, heard | _IS_MAPPING)
+        # Day, and mapping or instrument, in one int64: so `unique` sorts numbers, not tuples.
         codes, of_record = np.unique((batch.days() << _CODE_BITS) | subjects, return_inverse=True)
         names = self._names_of(codes.tolist(), mappings)
         wanted = np.array([name is not None for name in names])[of_record]
@@ -216,6 +223,7 @@ class RecordFilter:
         texts = list(dict.fromkeys(filter(None, names)))
         number_of = {text: number for number, text in enumerate(texts)}
         name_numbers = np.array([number_of.get(name or "", 0) for name in names])[of_record]
+        # A table names an instrument once, so a block ends where one gets another name.
         for start, stop in pairwise([0, *_changes(instruments, name_numbers), len(batch)]):
             pairs = (instruments[start:stop] << _PLACE_BITS) | name_numbers[start:stop]
             names_of_ids = {
@@ -241,6 +249,7 @@ class RecordFilter:
             code = codes[place]
             names[place] = self._tables.name(code & (_IS_MAPPING - 1), code >> _CODE_BITS)
         for number, heard in enumerate(mappings):
+            # Heard in the file's order: each name is looked up while its own mapping is the newest.
             self._tables.hear(heard.instrument, heard.names)
             for place in places.get(number, ()):
                 names[place] = self._tables.name(heard.instrument, codes[place] >> _CODE_BITS)
@@ -251,8 +260,10 @@ class RecordFilter:
         self._progress.records += len(batch)
         if self._order.follows(batch.records):
             return True
+        # Genuine files do step back (IFEU): rare, so the way there may sort.
         keys, late = self._order.advance(batch.records)
         if late:
+            # A record that stepped back has the key of another, by one of its times.
             stepped = (keys.ts_event_ns != batch.records["ts_event_ns"]) | (
                 keys.ts_recv_ns != batch.records["ts_recv_ns"]
             )
@@ -268,10 +279,12 @@ def invalid(records: Records) -> Iterator[tuple[str, Mask]]:
     """
     for name in ("ts_event", "ts_recv"):
         times = records[f"{name}_ns"]
+        # One pass without a mask where nothing is wrong, as nearly always.
         if times.max() > _LAST_NS:
             yield f"{name} undefined or out of range", times > _LAST_NS
     if records.dtype == FUTURES_TRADE:
         prices = records["price_e9"]
+        # The undefined price is the largest there is, so the largest tells.
         if prices.max() == UNDEF_PRICE:
             yield "trade without a price", prices == UNDEF_PRICE
 
@@ -282,6 +295,7 @@ def _newest(mappings: Sequence[Mapping], instruments: Int64s, numbers: Int64s) -
         return np.full(len(instruments), -1)
     first = min(mappings[0].number, int(numbers[0]))
     mapped = np.array([mapping.instrument for mapping in mappings])
+    # Instrument and place in one number: the newest mapping before a record is a bisection.
     keys = (mapped << _PLACE_BITS) | np.array([mapping.number - first for mapping in mappings])
     order = np.argsort(keys)
     before = (
@@ -293,6 +307,7 @@ def _newest(mappings: Sequence[Mapping], instruments: Int64s, numbers: Int64s) -
 
 def _changes(instruments: Int64s, names: Int64s) -> list[int]:
     """Return the places where an instrument has another name than it had before, rising."""
+    # Stable, so that each instrument's records keep the file's order side by side.
     order = np.argsort(instruments, kind="stable")
     same = np.diff(instruments[order]) == 0
     changed = same & (np.diff(names[order]) != 0)

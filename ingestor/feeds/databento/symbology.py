@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from heapq import nsmallest
 from pathlib import Path
@@ -75,8 +75,11 @@ class HeaderNames:
         else:
             ids = _instrument_ids(mappings.symbols_out)
             self._names, self._rows = mappings.symbols_in, mappings.owners
+        # Stable: of one instrument's names the header's order stays, which is that of preference.
         order = np.argsort(ids, kind="stable")
+        # Names that are no instrument id were given -1, and sort to the front.
         order = order[np.searchsorted(ids, 0, sorter=order) :]
+        # A memoryview: `bisect` on an array would box a NumPy scalar at each step.
         self._sorted_ids, self._rows = ids[order].data, self._rows[order]
         self._first, self._end = mappings.first[order], mappings.end[order]
 
@@ -86,6 +89,7 @@ class HeaderNames:
         stop = bisect_right(self._sorted_ids, instrument, start)
         if start == stop:
             return []
+        # The end of an interval lies outside, as in all of the vendor's dates.
         valid = (self._first[start:stop] <= day) & (day < self._end[start:stop])
         rows = self._rows[start:stop][valid].tolist()
         names = [*dict.fromkeys(filter(is_symbol, map(self._names.__getitem__, rows)))]
@@ -112,6 +116,7 @@ def _instrument_ids(names: Names) -> Int64s:
 
 
 def _numbers(texts: npt.NDArray[np.bytes_]) -> Int64s:
+    # Digit by digit over all names at once: a million calls of `int` would hold up the start.
     characters = texts.view(np.uint8).reshape(len(texts), -1)[:, :_ID_DIGITS]
     digits = characters.astype(np.int64) - ord("0")
     lengths = np.strings.str_len(texts)
@@ -216,21 +221,22 @@ class SymbolFilter:
         where others are asked for.
         """
         if self._symbols:
-            return next(filter(None, map(self._if_asked_for, names)), None)
+            for name in names:
+                new = self._rename.get(name, name)
+                if name in self._symbols or new in self._symbols:
+                    return new
+            return None
         first = next(names)
         if not self._rename or first in self._rename:
             return self._rename.get(first, first)
         return next((self._rename[name] for name in names if name in self._rename), first)
-
-    def _if_asked_for(self, name: str) -> str | None:
-        new = self._rename.get(name, name)
-        return new if name in self._symbols or new in self._symbols else None
 
     def see(self, names: Iterable[str]) -> None:
         """Take names that instruments have; nothing is done once nothing is missing."""
         for name in names if self.missing else ():
             self.tick(name)
             self._near[name] = None
+            # A venue lists a million names; of them only the nearest are ever shown.
             if len(self._near) > _NAMES_HELD:
                 self._more = True
                 self._near = dict.fromkeys(self._nearest())
@@ -251,6 +257,7 @@ class SymbolFilter:
         return f"no file bears the symbol {missing}; there are {names}"
 
     def _nearest(self) -> list[str]:
+        # Each name is compared with each of these, so there are few.
         asked = sorted(self.missing)[:_ASKED_COMPARED]
         return nsmallest(NAMES_SHOWN, self._near, key=lambda name: _distance(name, asked))
 
@@ -290,6 +297,7 @@ class SymbolTables:
     def of_days(self, days: Iterable[int]) -> None:
         """Say which days are looked up next: what is known of others is forgotten in time."""
         wanted = frozenset(days)
+        # A day that is no longer wanted takes all names with it: what is held stays bounded.
         if not self._days <= wanted:
             self._published = {}
         self._days = wanted
@@ -297,6 +305,7 @@ class SymbolTables:
     def hear(self, instrument: int, names: Iterable[str]) -> None:
         """Take what a symbol mapping record says an instrument is called from now on."""
         self._said[instrument] = tuple(dict.fromkeys(filter(is_symbol, names)))
+        # What was looked up before it was heard would be its old name.
         self._published.pop(instrument, None)
         self._filter.see(self._said[instrument])
 
@@ -310,6 +319,7 @@ class SymbolTables:
     def table(self, names: Mapping[int, str]) -> SymbolTable:
         """Return a table in which these instruments have these names."""
         known = self._table.get
+        # Blocks that went out refer to the old table: it is left as it is, and another begins.
         if any(known(number, name) != name for number, name in names.items()):
             self._table = {}
         self._table.update(names)
@@ -318,12 +328,11 @@ class SymbolTables:
     def names_of(self, instrument: int, day: int) -> Iterator[str]:
         """Yield the names of an instrument on a day, in order of preference; its id ends them."""
         own = str(instrument)
-        for source in (self._header.of, self._said_of, self._symbology.of):
-            yield from (name for name in source(instrument, day) if name != own)
+        # A source is asked only when those before it did not do: reading symbology.json may wait.
+        yield from (name for name in self._header.of(instrument, day) if name != own)
+        yield from (name for name in self._said.get(instrument, ()) if name != own)
+        yield from (name for name in self._symbology.of(instrument, day) if name != own)
         yield own
-
-    def _said_of(self, instrument: int, _day: int) -> Sequence[str]:
-        return self._said.get(instrument, ())
 
     def _look_up(self, instrument: int, day: int) -> str | None:
         if self._filter.missing:
