@@ -22,7 +22,7 @@ READ_BYTES: Final = 1024 * 1024
 """How much of a compressed file is read at a time; about 15 MB of depth records."""
 
 PIECES_AT_ONCE: Final = 4096
-"""After so many pieces of a zstd file without content the caller may give a sign of life."""
+"""Pieces of a zstd file without content that are read before the caller gives a sign of life."""
 
 FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_BLOCK_BYTES: Final = 128 * 1024

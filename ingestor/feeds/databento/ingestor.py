@@ -60,7 +60,7 @@ class DBNIngestor:
         symbol_filter: Instead of `symbols` and `elsewhere`, one that several of these share; then
             what it misses is for its owner to say.
         rename: Symbol in the file to symbol to publish.
-        block_bytes: A block holds at most so many bytes.
+        block_bytes: The most that a block holds.
         feed: Passed on in every block.
         source: Passed on in every block.
         progress: Counts of the newest run; a new object with every run.

@@ -39,7 +39,7 @@ MAX_SYMBOLOGY_BYTES: Final = 64 * 1024 * 1024
 """Room for over half a million instruments; a longer file is not read."""
 
 UNKNOWN_TOLD: Final = 100
-"""So many instruments without a symbol are named in the log of a run."""
+"""The most instruments without a symbol that the log of a run names."""
 
 NAMES_SHOWN: Final = 12
 """Of the symbols there are, where one that was asked for is not among them."""
