@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.model.errors import StreamError
-from ingestor.model.subjects import covers, overlap
+from ingestor.model.records import covers, overlap
 from ingestor.nats.connection import Connection
 
 ASK_AGAIN_S: Final = 1.0

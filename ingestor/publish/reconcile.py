@@ -26,13 +26,13 @@ stored, for then all that was on its way has arrived.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ingestor.model.blocks import Encoder, Reply, Runs
 from ingestor.model.errors import StreamError
-from ingestor.model.subjects import mapped_subject
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage, StreamEnd
 from ingestor.publish.ledger import ReconcileRequest, StoredPrefix
 
@@ -40,6 +40,8 @@ NO_REPLY: Final = Reply(b"_", b"")
 
 Message = tuple[str, bytes]
 """Subject and payload."""
+
+_WILDCARD_FUNCTION: Final = re.compile(r"\{\{\s*(\w+)\s*\(([^)]*)\)\s*\}\}|\$(\d+)")
 
 log = logging.getLogger(__name__)
 
@@ -245,3 +247,47 @@ def messages_of(frames: bytes) -> list[Message]:
         messages.append((subject.decode(), payload))
         at = end + 2 + len(payload) + 2
     return messages
+
+
+def mapped_subject(subject: str, transform: tuple[str, str] | None) -> str | None:
+    """Return the subject under which a stream stores what is published to `subject`.
+
+    `transform` is its subject transform, as source and destination. None where the destination
+    holds another function than ``wildcard``: the server alone computes those.
+
+    >>> mapped_subject("market.stocks.trades", ("market.*.>", "kept.{{wildcard(1)}}.>"))
+    'kept.stocks.trades'
+    """
+    if transform is None:
+        return subject
+    source, destination, tokens = (text.split(".") for text in (*transform, subject))
+    wildcards = _wildcards(source, tokens)
+    if wildcards is None:
+        return subject
+    mapped: list[str] = []
+    for part in destination:
+        found = _WILDCARD_FUNCTION.fullmatch(part)
+        if part == ">":
+            mapped += tokens[len(source) - 1 :]
+        elif found is None:
+            mapped.append(part)
+        else:
+            index = found[3] or found[2]
+            known = found[3] or found[1].lower() == "wildcard"
+            if not known or not index.strip().isdecimal() or int(index) > len(wildcards):
+                return None
+            mapped.append(wildcards[int(index) - 1])
+    return ".".join(mapped)
+
+
+def _wildcards(source: list[str], tokens: list[str]) -> list[str] | None:
+    """Return what each ``*`` of a source stands for, None where it does not match."""
+    if source in ([""], [">"]):
+        return []
+    open_ended = source[-1] == ">"
+    fixed = source[:-1] if open_ended else source
+    if len(tokens) < len(fixed) or (len(tokens) > len(fixed)) != open_ended:
+        return None
+    if any(one not in ("*", token) for one, token in zip(fixed, tokens, strict=False)):
+        return None
+    return [token for one, token in zip(fixed, tokens, strict=False) if one == "*"]

@@ -14,7 +14,7 @@ from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ledger import ReconcileRequest, StoredPrefix
-from ingestor.publish.reconcile import StreamLostError, find_stored
+from ingestor.publish.reconcile import StreamLostError, find_stored, mapped_subject
 from tests.publish.plain import TRADES, PlainEncoder, connect, trades
 
 if TYPE_CHECKING:
@@ -232,3 +232,22 @@ def test_a_stream_of_another_time_is_another_stream(any_nats_server: NatsServer)
     with pytest.raises(StreamLostError, match="made anew") as lost:
         found(any_nats_server, Case(ours(0, 50), acked=6), identity="2020-01-01T00:00:00Z")
     assert lost.value.last_seq is None
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mapped"),
+    [
+        ("market.>", "kept.>", "kept.stocks.trades"),
+        (">", "kept.>", "kept.market.stocks.trades"),
+        ("market.*.*", "$2.{{wildcard(1)}}.x", "trades.stocks.x"),
+        ("market.*.*", "{{ Wildcard( 2 ) }}", "trades"),
+        ("other.>", "kept.>", "market.stocks.trades"),
+        ("market.*", "kept.$1", "market.stocks.trades"),
+        ("market.*.*", "kept.{{partition(3,1)}}", None),
+        ("market.*.*", "kept.$3", None),
+    ],
+)
+def test_a_transform_is_followed_as_the_server_follows_it(
+    source: str, destination: str, mapped: str | None
+) -> None:
+    assert mapped_subject("market.stocks.trades", (source, destination)) == mapped
