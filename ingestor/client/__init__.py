@@ -45,7 +45,8 @@ from ingestor.client.subscription import Subscription, Wanted
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
 from ingestor.model.records import overlap
-from ingestor.nats.connection import Connection, NotConnectedError
+from ingestor.nats.answers import NotConnectedError
+from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 
 __all__ = [

@@ -23,8 +23,8 @@ import msgspec
 from ingestor.client.start import AtSequence, From, Start, deliver_policy
 from ingestor.model.errors import StreamError
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.answers import CONSUMER_NOT_FOUND
-from ingestor.nats.connection import Connection, RefusedError
+from ingestor.nats.answers import CONSUMER_NOT_FOUND, RefusedError
+from ingestor.nats.connection import Connection
 
 ACK_WAIT_S: Final = 10.0
 """How long the server waits for an acknowledgement before it delivers again."""

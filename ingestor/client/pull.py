@@ -24,7 +24,8 @@ from ingestor.client.consumer import Opened
 from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.connection import Connection, NoAnswerError
+from ingestor.nats.answers import NoAnswerError
+from ingestor.nats.connection import Connection
 from ingestor.nats.splitter import Frame, Status
 
 REQUEST_MESSAGES: Final = 8_192

@@ -14,8 +14,14 @@ import msgspec
 from ingestor.client.decode import BadMessageError, Cause, Message, Skips
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.feed_status import FeedStatus, decode_status, status_subject
-from ingestor.nats.answers import MESSAGE_NOT_FOUND, STREAM_NOT_FOUND
-from ingestor.nats.connection import Connection, CutOffError, NobodyListensError, RefusedError
+from ingestor.nats.answers import (
+    MESSAGE_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    CutOffError,
+    NobodyListensError,
+    RefusedError,
+)
+from ingestor.nats.connection import Connection
 
 LOOK_AGAIN_S: Final = 1.0
 """How often it is asked whether the stream has been made."""

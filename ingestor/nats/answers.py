@@ -1,4 +1,4 @@
-"""What a stream answers to published messages, as typed values.
+"""What a stream answers to published messages, as typed values, and the errors of asking it.
 
 One JSON object per answer (ADR-50 of the NATS design records): a flow acknowledgement, the report
 of a gap, an error that names its message, or a publish acknowledgement, which may hold an error
@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ingestor.model.bounds import printable
-from ingestor.model.errors import StreamError
+from ingestor.model.errors import IngestorError, NatsRefusedError, StreamError
 
 MAX_ANSWER_BYTES: Final = 16_384
 """Real ones have less than 500."""
@@ -95,6 +95,44 @@ Answer = FlowAck | Gap | PubAck | Refusal
 
 NO_RESPONDERS: Final = Refusal(ApiError(UNAVAILABLE, 0, "no stream takes this subject"))
 """The client library's status 503: nobody listened."""
+
+
+class NotConnectedError(IngestorError):
+    """A client is used outside of ``async with``, where it has no connection."""
+
+
+class ForbiddenError(NatsRefusedError):
+    """The server says that we may not ask on this subject."""
+
+
+class NoAnswerError(StreamError, TimeoutError):
+    """Nobody answered in time: JetStream is off, busy, or just coming up."""
+
+
+class NobodyListensError(NoAnswerError):
+    """Nobody takes requests on this subject."""
+
+
+class CutOffError(NoAnswerError):
+    """The connection was lost before an answer came."""
+
+
+class RefusedError(StreamError):
+    """JetStream answered with an error."""
+
+    def __init__(self, what: str, error: ApiError) -> None:
+        super().__init__(f"{what}: {error}")
+        self.error = error
+
+    @property
+    def transient(self) -> bool:
+        """Whether it may be over soon: a cluster without a leader, a server that starts."""
+        return self.error.code == UNAVAILABLE
+
+
+def nonsense(what: str, text: str) -> RefusedError:
+    """Return an answer that nobody can read as one that may be better next time."""
+    return RefusedError(what, ApiError(UNAVAILABLE, description=text))
 
 
 class _Wire(msgspec.Struct, frozen=True):

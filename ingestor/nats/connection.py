@@ -30,22 +30,25 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError, SecureConnWantedError
 
 from ingestor.model.bounds import printable
-from ingestor.model.errors import (
-    IngestorError,
-    NatsRefusedError,
-    NatsUnreachableError,
-    StreamError,
+from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.nats.answers import (
+    UNAVAILABLE,
+    ApiError,
+    CutOffError,
+    ForbiddenError,
+    NoAnswerError,
+    NobodyListensError,
+    NotConnectedError,
+    RefusedError,
+    nonsense,
 )
-from ingestor.nats.answers import UNAVAILABLE, ApiError
 from ingestor.nats.guarded import GuardedClient, Receiver, is_refusal
 from ingestor.nats.options import ConnectOptions, resolve
 
 OPEN_TIMEOUT_S: Final = 5.0
-"""How long a publisher tries to connect at first: a server that is started beside it is waited
-for."""
+"""How long a publisher tries to connect at first: its server may just be starting."""
 
 HANDSHAKE_TIMEOUT_S: Final = 2
-RECONNECT_PAUSE_S: Final = 0.25
 PING_INTERVAL_S: Final = 10
 """How often an idle connection is probed; two pings without an answer end it."""
 
@@ -62,7 +65,7 @@ the request has timed out, but not after this many others."""
 DEFAULTS: Final[dict[str, Any]] = {
     "name": "ingestor",
     "connect_timeout": HANDSHAKE_TIMEOUT_S,
-    "reconnect_time_wait": RECONNECT_PAUSE_S,
+    "reconnect_time_wait": 0.25,
     "max_reconnect_attempts": -1,
     "ping_interval": PING_INTERVAL_S,
 }
@@ -80,39 +83,6 @@ _FORBIDDEN_SUBJECT: Final = re.compile(
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class NotConnectedError(IngestorError):
-    """A client is used outside of ``async with``, where it has no connection."""
-
-
-class ForbiddenError(NatsRefusedError):
-    """The server says that we may not ask on this subject."""
-
-
-class NoAnswerError(StreamError, TimeoutError):
-    """Nobody answered in time: JetStream is off, busy, or just coming up."""
-
-
-class NobodyListensError(NoAnswerError):
-    """Nobody takes requests on this subject."""
-
-
-class CutOffError(NoAnswerError):
-    """The connection was lost before an answer came."""
-
-
-class RefusedError(StreamError):
-    """JetStream answered with an error."""
-
-    def __init__(self, what: str, error: ApiError) -> None:
-        super().__init__(f"{what}: {error}")
-        self.error = error
-
-    @property
-    def transient(self) -> bool:
-        """Whether it may be over soon: a cluster without a leader, a server that starts."""
-        return self.error.code == UNAVAILABLE
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -472,11 +442,6 @@ class Connection:
             f"the NATS server at {self.servers} does not let us in or publish "
             f"({'TLS' if tls else 'it says'}): {text}"
         )
-
-
-def nonsense(what: str, text: str) -> RefusedError:
-    """Return an answer that nobody can read as one that may be better next time."""
-    return RefusedError(what, ApiError(UNAVAILABLE, description=text))
 
 
 def _is_refusal(error: Exception) -> bool:

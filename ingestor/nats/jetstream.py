@@ -19,8 +19,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.nats.answers import CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND, STREAM_NOT_FOUND
-from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection, RefusedError, nonsense
+from ingestor.nats.answers import (
+    CONSUMER_NOT_FOUND,
+    MESSAGE_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    RefusedError,
+    nonsense,
+)
+from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
 from ingestor.nats.splitter import Frame, Status
 
 Json = dict[str, Any]

@@ -14,8 +14,7 @@ from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP
-from ingestor.nats.connection import RefusedError
+from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP, RefusedError
 from ingestor.nats.jetstream import JetStreamApi, Json, leader_of
 
 DEFAULT_STREAM: Final = "MARKET_DATA"

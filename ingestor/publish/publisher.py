@@ -23,7 +23,7 @@ from typing import Final
 
 from ingestor.model.blocks import Encoder, Runs
 from ingestor.model.errors import IngestorError, NatsRefusedError
-from ingestor.nats.connection import RefusedError
+from ingestor.nats.answers import RefusedError
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S, RETRY_S, AckAction, AckTimer

@@ -25,11 +25,12 @@ from ingestor.nats.answers import (
     WRONG_LAST_SEQUENCE,
     Answer,
     ApiError,
+    NobodyListensError,
     PubAck,
     Refusal,
+    RefusedError,
     parse_answer,
 )
-from ingestor.nats.connection import NobodyListensError, RefusedError
 from ingestor.publish.ack_timer import MAX_RETRY_S
 from ingestor.publish.batches import AckBatch, Batch, FastBatch
 from ingestor.publish.ledger import StoredPrefix

@@ -25,8 +25,17 @@ from ingestor.model.feed_status import (
     encode_status,
     shortened,
 )
-from ingestor.nats.answers import BUSY, Answer, PubAck, Refusal, parse_answer
-from ingestor.nats.connection import Connection, ForbiddenError, NobodyListensError, RefusedError
+from ingestor.nats.answers import (
+    BUSY,
+    Answer,
+    ForbiddenError,
+    NobodyListensError,
+    PubAck,
+    Refusal,
+    RefusedError,
+    parse_answer,
+)
+from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.stream import StreamSettings, set_up
 

@@ -11,13 +11,8 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.connection import (
-    MAX_REMEMBERED,
-    Connection,
-    ForbiddenError,
-    NobodyListensError,
-    RefusedError,
-)
+from ingestor.nats.answers import ForbiddenError, NobodyListensError, RefusedError
+from ingestor.nats.connection import MAX_REMEMBERED, Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
