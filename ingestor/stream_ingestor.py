@@ -11,8 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.config.live import LiveFeedName
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode

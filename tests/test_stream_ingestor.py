@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.config.live import Polygon, Strikes
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, Polygon, Strikes
 from ingestor.model.errors import ConfigurationError
 from ingestor.stream_ingestor import check
 

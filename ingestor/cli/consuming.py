@@ -23,9 +23,7 @@ from ingestor import __version__
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.start import check_start
 from ingestor.config.load import cautions, file_layer, load
-from ingestor.config.schema import Nats
-from ingestor.config.table import MAX_SECONDS
-from ingestor.config.way_in import access_to
+from ingestor.config.schema import MAX_SECONDS, Nats, access_to
 from ingestor.model.bounds import without_logins
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ingestor.config.schema import Config, Embedded, Nats
-from ingestor.config.way_in import access_to
+from ingestor.config.schema import Config, Embedded, Nats, access_to
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.options import Access, prepare

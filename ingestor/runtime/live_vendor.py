@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.config.live import Polygon
+from ingestor.config.schema import Polygon
 from ingestor.model.blocks import Source
 from ingestor.model.errors import VendorRefusedError
 from ingestor.sim.polygon.simulator_process import SimulatorProcess

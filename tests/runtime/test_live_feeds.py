@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestor.config.live import Polygon, Record, Strikes
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, Polygon, Record, Strikes
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.outlet import Outlet
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
