@@ -28,9 +28,8 @@ from ingestor.config.load import (
 from ingestor.config.schema import Config
 from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode
-from ingestor.runtime.log import complain, hide
+from ingestor.runtime.log import complain, hide, say
 from ingestor.runtime.outcome import RunOutcome
-from ingestor.runtime.output import say
 from ingestor.runtime.summary import as_json, as_text
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ingestor.runtime.output import PIECE_BYTES, Pen, say
+from ingestor.runtime.log import PIECE_BYTES, Pen, say
 
 SMALL_PIPE = 4096
 
