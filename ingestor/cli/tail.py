@@ -31,9 +31,8 @@ from ingestor.encode.packed import is_packed
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.events import Event
-from ingestor.model.feed_status import encode_status
+from ingestor.model.feed_status import encode_status, line_of_status
 from ingestor.runtime import log as logs
-from ingestor.runtime.status_text import line_of_status
 
 PROG: Final = "ingestor-tail"
 
