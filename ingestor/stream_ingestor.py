@@ -18,11 +18,11 @@ from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.connect import access_of, make_publisher, server_of
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import Journal, streams
-from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.outcome import RunOutcome, live_outcome
+from ingestor.runtime.progress_reporter import tell_live
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")

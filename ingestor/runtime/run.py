@@ -74,7 +74,7 @@ class Tells(Protocol):
         ...
 
 
-TellsOf = Callable[[Sequence[tuple[str, CounterRow]], CounterRow, float], Tells]
+MakeReporter = Callable[[Sequence[tuple[str, CounterRow]], CounterRow, float], Tells]
 """Makes it from the feeds' names and counters, the publisher's, and the seconds between lines."""
 
 
@@ -84,7 +84,7 @@ class RunPlan:
 
     feeds: Sequence[FeedPlan]
     publish: PublishPlan
-    progress: TellsOf
+    progress: MakeReporter
     run_s: float | None = None
     metrics: MetricsPlan | None = None
 

@@ -7,7 +7,7 @@ import pytest
 from ingestor.model.clock import now_ns
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.live_progress import FeedSnapshot, LiveProgress, LiveSnapshot, age_text
+from ingestor.runtime.progress_reporter import FeedSnapshot, LiveProgress, LiveSnapshot, age_text
 
 
 def test_a_snapshot_reads_as_one_line() -> None:

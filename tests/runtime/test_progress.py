@@ -4,7 +4,7 @@ import time
 
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.progress import ReplayProgress, Snapshot
+from ingestor.runtime.progress_reporter import ReplayProgress, Snapshot
 
 
 def test_a_snapshot_reads_as_one_line() -> None:

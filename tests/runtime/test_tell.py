@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.tell import Rate, Teller
+from ingestor.runtime.progress_reporter import Rate, ProgressReporter
 
 
 @dataclass
@@ -33,7 +33,7 @@ def test_lines_are_logged_as_far_apart_as_was_asked(
     caplog.set_level(logging.INFO)
     seconds = iter((0, 1, 9, 10, 15, 20))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(seconds) * NS_PER_S)
-    teller = Teller(lambda _: Told(), 10)
+    teller = ProgressReporter(lambda _: Told(), 10)
     for _ in range(5):
         teller.tick()
     teller.close()
@@ -49,7 +49,7 @@ def test_where_a_terminal_watches_the_line_is_drawn_and_nothing_is_logged(
     monkeypatch.setattr(os, "isatty", lambda fd: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    teller = Teller(lambda _: Told(), 0.001)
+    teller = ProgressReporter(lambda _: Told(), 0.001)
     teller.tick()
     teller.close()
     assert "half way" in capfd.readouterr().err
