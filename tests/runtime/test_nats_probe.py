@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ingestor.runtime import nats_probe
-from ingestor.runtime.nats_probe import (
+from ingestor.runtime.embedded_server import (
     MAX_LINE_BYTES,
     NotNatsError,
     jetstream_answers,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.progress_reporter import Rate, ProgressReporter
+from ingestor.runtime.progress_reporter import ProgressReporter, Rate
 
 
 @dataclass
