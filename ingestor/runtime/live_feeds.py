@@ -23,7 +23,7 @@ from ingestor.model.errors import ConfigurationError
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter
-from ingestor.runtime.feed_place import FeedPlace
+from ingestor.runtime.feed_process import FeedPlace
 from ingestor.runtime.live_vendor import Vendor
 
 

@@ -18,7 +18,7 @@ from ingestor.journal.writer import JournalCounts
 from ingestor.model.blocks import Block
 from ingestor.model.feed_status import FeedStatus
 from ingestor.runtime.counters import Counter, CounterRow
-from ingestor.runtime.feed_place import (
+from ingestor.runtime.feed_process import (
     FeedMain,
     FeedPlace,
     FeedReport,

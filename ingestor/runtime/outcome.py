@@ -7,7 +7,7 @@ from collections import Counter as Tally
 from dataclasses import dataclass
 
 from ingestor.model.errors import ExitCode
-from ingestor.runtime.feed_place import FeedReport
+from ingestor.runtime.feed_process import FeedReport
 from ingestor.runtime.publisher_process import PublisherReport
 from ingestor.runtime.run import RunReport
 from ingestor.runtime.signals import EXIT_BASE, noted

@@ -19,8 +19,7 @@ from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, NoDataError
-from ingestor.runtime.feed_process import FeedSource, moves
-from ingestor.runtime.merged_files import MergedFiles, lane_bytes
+from ingestor.runtime.feed_process import FeedSource, MergedFiles, lane_bytes, moves
 from ingestor.runtime.run import FeedPlan
 
 FEED_ORDER: Final[tuple[FeedName, ...]] = ("stocks", "options", "trades", "mbp10")

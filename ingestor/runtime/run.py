@@ -23,7 +23,7 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.child import ChildPlan, Outcome, pin
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
-from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, counted_of_feed
+from ingestor.runtime.feed_process import FeedMain, FeedPlace, FeedReport, counted_of_feed
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.publisher_process import (
     Flow,

@@ -8,7 +8,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace, RingWriter
+from ingestor.runtime.feed_process import FeedPlace, RingWriter
 from tests.rows import block, rows
 
 STATUS = FeedStatus(feed="stocks", what=What.GAP, at_ns=1, text="cut")

@@ -10,8 +10,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
-from ingestor.runtime.feed_process import FeedProcess
+from ingestor.runtime.feed_process import FeedPlace, FeedProcess
 from tests.rows import block, rows
 
 

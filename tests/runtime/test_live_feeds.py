@@ -15,7 +15,7 @@ from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
+from ingestor.runtime.feed_process import FeedPlace
 from ingestor.runtime.live_feeds import LiveFeeds, journals, price_of, strike_plan
 from ingestor.runtime.live_process import RingOutlet
 from ingestor.runtime.live_vendor import Vendor

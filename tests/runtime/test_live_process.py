@@ -16,7 +16,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
+from ingestor.runtime.feed_process import FeedPlace
 from ingestor.runtime.live_process import RingOutlet, streams
 from tests.rows import block
 

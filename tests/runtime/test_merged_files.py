@@ -13,7 +13,7 @@ from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.records import Records
 from ingestor.model.symbols import SymbolTable
-from ingestor.runtime.merged_files import MIN_LANE_BYTES, MergedFiles, lane_bytes
+from ingestor.runtime.feed_process import MIN_LANE_BYTES, MergedFiles, lane_bytes
 from tests.dbn_files import trades
 
 BLOCK_BYTES = 480

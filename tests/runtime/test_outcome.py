@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from ingestor.model.errors import ExitCode
-from ingestor.runtime.feed_place import FeedReport
+from ingestor.runtime.feed_process import FeedReport
 from ingestor.runtime.outcome import live_outcome, replay_outcome
 from ingestor.runtime.publisher_process import PublisherReport
 from ingestor.runtime.run import RunReport
