@@ -16,8 +16,7 @@ from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.connect import access_of, make_publisher, server_of
-from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
-from ingestor.runtime.live_process import Journal, streams
+from ingestor.runtime.feed_factory import Journal, LiveFeeds, journals, streams, strike_plan
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening

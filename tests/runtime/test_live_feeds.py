@@ -15,9 +15,8 @@ from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.feed_factory import LiveFeeds, RingOutlet, journals, price_of, strike_plan
 from ingestor.runtime.feed_process import FeedPlace
-from ingestor.runtime.live_feeds import LiveFeeds, journals, price_of, strike_plan
-from ingestor.runtime.live_process import RingOutlet
 from ingestor.runtime.live_vendor import Vendor
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)

@@ -16,8 +16,8 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.feed_factory import RingOutlet, streams
 from ingestor.runtime.feed_process import FeedPlace
-from ingestor.runtime.live_process import RingOutlet, streams
 from tests.rows import block
 
 STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
