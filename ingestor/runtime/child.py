@@ -24,7 +24,7 @@ import msgspec
 
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime import log as logs
-from ingestor.runtime.malloc import keep_freed_memory
+from ingestor.runtime.machine import keep_freed_memory
 from ingestor.runtime.signals import WANTED
 
 _FORK: Final = multiprocessing.get_context("fork")

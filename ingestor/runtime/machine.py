@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -11,6 +12,26 @@ import msgspec
 
 from ingestor.config.schema import Process
 from ingestor.model.errors import ConfigurationError
+
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Free memory at the top of the heap beyond this goes back to the kernel."""
+
+MAPPED_FROM_BYTES: Final = 32 * 1024 * 1024
+"""Only a buffer of this size gets a mapping of its own; glibc allows no larger threshold."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library (mallopt(3)); False where it is none that knows how."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+    mapped = mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+    return bool(kept and mapped)
+
 
 MIN_OPEN_FILES: Final = 128
 """A process opens some 40: its log, rings, doorbell, sockets, the files of a feed, libraries."""

@@ -10,7 +10,7 @@ BUFFER_BYTES = 262_144
 TIMES = 200
 PROGRAM = f"""
 import resource, sys
-from ingestor.runtime.malloc import keep_freed_memory
+from ingestor.runtime.machine import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
