@@ -21,7 +21,6 @@ from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
-from ingestor.runtime.child import ChildPlan, Outcome, pin
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 from ingestor.runtime.feed_process import FeedMain, FeedPlace, FeedReport, counted_of_feed
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
@@ -35,7 +34,15 @@ from ingestor.runtime.publisher_process import (
 )
 from ingestor.runtime.run_view import RunView
 from ingestor.runtime.status_board import StatusBoard
-from ingestor.runtime.supervisor import Failure, Limits, RunResult, Supervisor
+from ingestor.runtime.supervisor import (
+    ChildPlan,
+    Failure,
+    Limits,
+    Outcome,
+    RunResult,
+    Supervisor,
+    pin,
+)
 
 PUBLISHER: Final = "publisher"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.model.errors import BadDataError, ExitCode, IngestorError
-from ingestor.runtime.child import Child, ChildPlan, Outcome, pin, start_child
+from ingestor.runtime.supervisor import Child, ChildPlan, Outcome, pin, start_child
 
 
 def ended(main: Callable[[], object], cpus: tuple[int, ...] = ()) -> Child:

@@ -10,9 +10,8 @@ import pytest
 
 from ingestor.model.errors import BadDataError, ExitCode
 from ingestor.ring.doorbell import Doorbell
-from ingestor.runtime.child import ChildPlan
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.supervisor import Failure, Limits, RunResult, Supervisor
+from ingestor.runtime.supervisor import ChildPlan, Failure, Limits, RunResult, Supervisor
 
 PATIENT = Limits(silence_s=30, stop_s=30)
 
