@@ -8,11 +8,15 @@ of one. The table is made before the processes fork and lives as long as any of 
 from __future__ import annotations
 
 import mmap
+import struct
+import zlib
 from enum import IntEnum
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 
 
 class Counter(IntEnum):
@@ -139,3 +143,39 @@ class CounterRow:
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter; only its own process may."""
         self._cells[counter] += amount
+
+
+SLOT_BYTES: Final = 8_192
+"""A status with the longest text, every character escaped, and a feed's name."""
+
+_HEAD: Final = struct.Struct("<II")
+_READ_TRIES: Final = 3
+
+
+class StatusBoard:
+    """Slots for `feeds` feeds; made before the processes fork."""
+
+    def __init__(self, feeds: int) -> None:
+        self._memory = mmap.mmap(-1, max(feeds, 1) * SLOT_BYTES)
+
+    def put(self, feed: int, status: FeedStatus) -> bool:
+        """Show a status, its text shortened; False when it does not fit. For one process only."""
+        data = encode_status(shortened(status))
+        if len(data) > SLOT_BYTES - _HEAD.size:
+            return False
+        at = feed * SLOT_BYTES
+        self._memory[at + _HEAD.size : at + _HEAD.size + len(data)] = data
+        _HEAD.pack_into(self._memory, at, len(data), zlib.crc32(data))
+        return True
+
+    def get(self, feed: int) -> FeedStatus | None:
+        """Return the last status; None when there is none, or when it changes all the time."""
+        for _ in range(_READ_TRIES):
+            slot = self._memory[feed * SLOT_BYTES : (feed + 1) * SLOT_BYTES]
+            size, checksum = _HEAD.unpack_from(slot)
+            data = slot[_HEAD.size : _HEAD.size + size]
+            if not size:
+                return None
+            if zlib.crc32(data) == checksum:
+                return decode_status(data)
+        return None

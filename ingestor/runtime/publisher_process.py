@@ -31,8 +31,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime import log as logs
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable
-from ingestor.runtime.status_board import StatusBoard
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, StatusBoard
 
 HEARTBEAT_S: Final = 0.1
 IDLE_S: Final = 0.5

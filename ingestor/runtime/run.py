@@ -21,7 +21,7 @@ from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, StatusBoard
 from ingestor.runtime.feed_process import FeedMain, FeedPlace, FeedReport, counted_of_feed
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.publisher_process import (
@@ -33,7 +33,6 @@ from ingestor.runtime.publisher_process import (
     counted_of_publisher,
 )
 from ingestor.runtime.run_view import RunView
-from ingestor.runtime.status_board import StatusBoard
 from ingestor.runtime.supervisor import (
     ChildPlan,
     Failure,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import Counter, CounterRow
-from ingestor.runtime.status_board import StatusBoard
+from ingestor.runtime.counters import Counter, CounterRow, StatusBoard
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import multiprocessing
 from hypothesis import given
 
 from ingestor.model.feed_status import FeedStatus, What, shortened
-from ingestor.runtime.status_board import SLOT_BYTES, StatusBoard
+from ingestor.runtime.counters import SLOT_BYTES, StatusBoard
 from tests.strategies import STATUSES
 
 FORK = multiprocessing.get_context("fork")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingestor.model.feed_status import FeedStatus
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, StatusBoard
 from ingestor.runtime.run_view import RunView
-from ingestor.runtime.status_board import StatusBoard
 
 NAMES = ("stocks", "options", "publisher", "metrics")
 FEEDS = 2
