@@ -30,9 +30,7 @@ from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.errors import ConfigurationError
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.metrics_text import CONTENT_TYPE, exposition
-from ingestor.runtime.run_view import RunView
-from ingestor.runtime.status_page import status_page
+from ingestor.runtime.run_view import CONTENT_TYPE, RunView, exposition, status_page
 
 METRICS: Final = "metrics"
 HEARTBEAT_S: Final = 0.1

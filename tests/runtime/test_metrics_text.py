@@ -9,7 +9,7 @@ from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import MONOTONIC, Counter
-from ingestor.runtime.metrics_text import decimal, descriptions, exposition, metric_of
+from ingestor.runtime.run_view import decimal, descriptions, exposition, metric_of
 from tests.runtime.exposition import Family, parse
 from tests.runtime.views import NAMES, NOW_NS, Looked, looked
 

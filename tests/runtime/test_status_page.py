@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter
-from ingestor.runtime.status_page import REFRESH_S, status_page
+from ingestor.runtime.run_view import REFRESH_S, status_page
 from tests.runtime.views import NOW_NS, Looked, looked
 
 VOID = {"meta", "br"}
