@@ -20,8 +20,8 @@ from ingestor.runtime.feed_factory import Journal, LiveFeeds, journals, streams,
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
-from ingestor.runtime.outcome import RunOutcome, live_outcome
 from ingestor.runtime.progress_reporter import tell_live
+from ingestor.runtime.report import RunOutcome, live_outcome
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")

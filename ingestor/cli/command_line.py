@@ -29,8 +29,7 @@ from ingestor.config.schema import Config
 from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode
 from ingestor.runtime.log import complain, hide, say
-from ingestor.runtime.outcome import RunOutcome
-from ingestor.runtime.summary import as_json, as_text
+from ingestor.runtime.report import RunOutcome, as_json, as_text
 
 
 def commas(text: str) -> list[str]:

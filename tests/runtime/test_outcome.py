@@ -6,10 +6,9 @@ import pytest
 
 from ingestor.model.errors import ExitCode
 from ingestor.runtime.feed_process import FeedReport
-from ingestor.runtime.outcome import live_outcome, replay_outcome
 from ingestor.runtime.publisher_process import PublisherReport
+from ingestor.runtime.report import FeedSummary, LiveSummary, Summary, live_outcome, replay_outcome
 from ingestor.runtime.run import RunReport
-from ingestor.runtime.summary import FeedSummary, LiveSummary, Summary
 from ingestor.runtime.supervisor import Failure
 
 PUBLISHER = PublisherReport(

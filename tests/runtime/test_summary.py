@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from ingestor.runtime.summary import Details, FeedSummary, LiveSummary, Summary, as_json, as_text
+from ingestor.runtime.report import Details, FeedSummary, LiveSummary, Summary, as_json, as_text
 
 SUMMARY = Summary(
     published=1_200,
