@@ -29,10 +29,10 @@ from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
-from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress_reporter import teller_of
+from ingestor.runtime.publisher_factory import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.replay_feeds import feed_plans
 from ingestor.runtime.report import RunOutcome, replay_outcome
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching

@@ -15,12 +15,12 @@ from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
-from ingestor.runtime.connect import access_of, make_publisher, server_of
 from ingestor.runtime.feed_factory import Journal, LiveFeeds, journals, streams, strike_plan
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress_reporter import tell_live
+from ingestor.runtime.publisher_factory import access_of, make_publisher, server_of
 from ingestor.runtime.report import RunOutcome, live_outcome
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 
