@@ -15,7 +15,7 @@ from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
-from ingestor.runtime.feed_factory import Journal, LiveFeeds, journals, streams, strike_plan
+from ingestor.runtime.feed_factory import Journal, LiveFeeds, journals, live_feed_main, strike_plan
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
@@ -54,7 +54,7 @@ class StreamIngestor:
             publish = PublishPlan(
                 lambda: make_publisher(self._config, access, give_up_after_s=math.inf),
                 ArrivalMerge(len(feeds)),
-                drains=True,
+                drain_on_stop=True,
             )
             report = run(
                 RunPlan(feeds, publish, tell_live, self._run_s(), metrics),
@@ -79,7 +79,7 @@ class StreamIngestor:
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
-            FeedPlan(name, streams(mains[name], frame_logs.get(name)), vendor.source, cpus[name])
+            FeedPlan(name, live_feed_main(mains[name], frame_logs.get(name)), vendor.source, cpus[name])
             for name in FEED_ORDER
             if name in self._config.polygon.feeds
         ]

@@ -47,7 +47,7 @@ class _Configured(BaseException):
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replay_feeds, "moves", lambda source: source)
+    monkeypatch.setattr(replay_feeds, "file_feed_main", lambda source: source)
     monkeypatch.setattr(log, "configure", lambda *_: None)
     configs: list[Config] = []
 

@@ -1,6 +1,6 @@
 """A live feed's process: one connection to the vendor, on a uvloop event loop, and its outlet.
 
-The loop drains the socket and nothing else. What a full ring does not take waits in the feed's own
+The loop drain_on_stop the socket and nothing else. What a full ring does not take waits in the feed's own
 backlog, and is dropped and told of where that is full too; the ring is never waited for.
 """
 
@@ -36,7 +36,7 @@ from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_process import (
     FeedMain,
-    FeedPlace,
+    FeedContext,
     FeedReport,
     RingWriter,
     counted_of_feed,
@@ -55,7 +55,7 @@ class LiveFeed(Protocol):
         ...
 
 
-MakeFeed = Callable[[Outlet, FrameLog | None, FeedPlace], LiveFeed]
+MakeFeed = Callable[[Outlet, FrameLog | None, FeedContext], LiveFeed]
 """Makes a feed inside its process."""
 
 
@@ -68,7 +68,7 @@ class Journal(FrameLog, Protocol):
 class RingOutlet:
     """The way from a live feed to the publisher: its ring and its row of counters."""
 
-    def __init__(self, place: FeedPlace, journal: Journal | None = None) -> None:
+    def __init__(self, place: FeedContext, journal: Journal | None = None) -> None:
         self._writer = RingWriter(place)
         self._row = place.row
         self._journal = journal
@@ -103,7 +103,7 @@ class RingOutlet:
 class LiveProcess:
     """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
 
-    def __init__(self, make_feed: MakeFeed, journal: Journal | None, place: FeedPlace) -> None:
+    def __init__(self, make_feed: MakeFeed, journal: Journal | None, place: FeedContext) -> None:
         self._place = place
         self._outlet = RingOutlet(place, journal)
         self._journal = journal
@@ -121,7 +121,7 @@ class LiveProcess:
         return msgspec.structs.replace(counted, skipped=dict(self._outlet.counts.skipped))
 
 
-def streams(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
+def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
     """Return the main function of a live feed's process."""
     return lambda place: LiveProcess(make_feed, journal, place).run()
 
@@ -147,7 +147,7 @@ class LiveFeeds:
     config: Config
     vendor: Vendor
 
-    def stocks(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
+    def stocks(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
         polygon = self.config.polygon
         return PolygonFeed(
@@ -159,7 +159,7 @@ class LiveFeeds:
             reference=ReferencePrice(self.config.strikes.underlying),
         )
 
-    def options(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
+    def options(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedContext) -> PolygonFeed:
         """Return the feed of option trades."""
         strikes = self.config.strikes
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
@@ -176,7 +176,7 @@ class LiveFeeds:
         )
 
     def _settings(
-        self, name: LiveFeedName, url: str, place: FeedPlace, hours: TradingHours
+        self, name: LiveFeedName, url: str, place: FeedContext, hours: TradingHours
     ) -> FeedSettings:
         polygon = self.config.polygon
         return FeedSettings(
@@ -193,7 +193,7 @@ class LiveFeeds:
         )
 
 
-def price_of(config: Config, place: FeedPlace) -> Callable[[], int | None]:
+def price_of(config: Config, place: FeedContext) -> Callable[[], int | None]:
     """Return what asks for the newest price of the underlying in 1e-9, None before the first.
 
     Feed 0, the stocks, shows it in its counters; where there is none the focus is the price.

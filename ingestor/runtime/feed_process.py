@@ -71,7 +71,7 @@ def counted_of_feed(row: CounterRow) -> FeedReport:
 
 
 @dataclass(frozen=True, slots=True)
-class FeedPlace:
+class FeedContext:
     """Feed `index` of a run: what was made for it before the processes forked."""
 
     index: int
@@ -89,7 +89,7 @@ class FeedPlace:
         return self.table.stopping
 
 
-FeedMain = Callable[[FeedPlace], FeedReport]
+FeedMain = Callable[[FeedContext], FeedReport]
 """What a feed process runs, from its first line to its last."""
 
 
@@ -100,7 +100,7 @@ class RingWriter:
     symbols. Another table is compared with the one before it, once.
     """
 
-    def __init__(self, place: FeedPlace) -> None:
+    def __init__(self, place: FeedContext) -> None:
         self._ring = place.ring
         self._row = place.row
         self._symbols_bytes = min(MAX_SYMBOLS_BYTES, place.ring.max_message_bytes // SYMBOLS_SHARE)
@@ -205,7 +205,7 @@ class FeedSource(Protocol):
 class FeedProcess:
     """Moves blocks from `source` to the feed's ring until the source ends or the run is to stop."""
 
-    def __init__(self, source: FeedSource, place: FeedPlace) -> None:
+    def __init__(self, source: FeedSource, place: FeedContext) -> None:
         self._source = source
         self._place = place
         self._row = place.row
@@ -256,8 +256,8 @@ class FeedProcess:
         self._row[Counter.LATE] = progress.late
 
 
-def moves(source: FeedSource) -> FeedMain:
-    """Return the main function of a process that moves blocks from a source."""
+def file_feed_main(source: FeedSource) -> FeedMain:
+    """Return the main function of a process that moves blocks from a source to its ring."""
     return lambda place: FeedProcess(source, place).run()
 
 

@@ -113,7 +113,7 @@ def counted_of_publisher(row: CounterRow) -> PublisherReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Inlet:
+class RingInput:
     """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
 
     ring: BlockRing
@@ -122,21 +122,21 @@ class Inlet:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """What feeds the publisher: inlets by feed index, their doorbell, the order and the pace.
+class PublisherInputs:
+    """What feeds the publisher: inputs by feed index, their doorbell, the order and the pace.
 
     A run that is to stop in order leaves what is in the rings (files can be read again), or first
-    publishes what the feeds still put in until they have ended (a live feed cannot): `drains`.
-    The feeds' statuses are also shown on the `board`. A publisher that `spins` looks at its rings
+    publishes what the feeds still put in until they have ended (a live feed cannot): `drain_on_stop`.
+    The feeds' statuses are also shown on the `board`. A publisher that `busy_poll` looks at its rings
     again and again instead of waiting for the doorbell: a CPU of its own for an earlier start.
     """
 
-    inlets: Sequence[Inlet]
+    inputs: Sequence[RingInput]
     doorbell: Doorbell
     merge: Merge
     pacer: Pacer | None = None
-    drains: bool = False
-    spins: bool = False
+    drain_on_stop: bool = False
+    busy_poll: bool = False
     board: StatusBoard | None = None
 
 
@@ -161,14 +161,14 @@ class PublisherProcess:
     """Runs one merge and one publisher until all feeds have ended, or until told to stop."""
 
     def __init__(
-        self, flow: Flow, publisher: Publisher, table: CounterTable, row: CounterRow, stop_s: float
+        self, flow: PublisherInputs, publisher: Publisher, table: CounterTable, row: CounterRow, stop_s: float
     ) -> None:
-        self._inlets = flow.inlets
+        self._inputs = flow.inputs
         self._doorbell = flow.doorbell
         self._merge = flow.merge
         self._pacer = flow.pacer
-        self._drains = flow.drains
-        self._spins = flow.spins
+        self._drain_on_stop = flow.drain_on_stop
+        self._busy_poll = flow.busy_poll
         self._board = flow.board
         self._publisher = publisher
         self._table = table
@@ -205,7 +205,7 @@ class PublisherProcess:
         finally:
             heart.cancel()
         self._count()
-        if report.lost_messages and not self._drains:
+        if report.lost_messages and not self._drain_on_stop:
             # Files can be published again: a replay whose stream lost a part of it is not done.
             error = error or StreamError(
                 f"stream {report.stream} lost {report.lost_messages} acknowledged messages of "
@@ -221,7 +221,7 @@ class PublisherProcess:
             if runs is not None:
                 await self._send(runs)
             elif not taken:
-                await (asyncio.sleep(0) if self._spins else self._doorbell.wait(IDLE_S))
+                await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
 
     async def _asked(self, answer: Awaitable[None]) -> None:
@@ -245,25 +245,25 @@ class PublisherProcess:
         work.cancel()
 
     def _is_over(self) -> bool:
-        return self._table.stopping and not (self._drains and self._may_come())
+        return self._table.stopping and not (self._drain_on_stop and self._may_come())
 
     def _may_come(self) -> bool:
         """Whether a feed is running or a ring holds something."""
-        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inlets))]
-        return not all(ended) or any(inlet.ring.used_bytes for inlet in self._inlets)
+        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inputs))]
+        return not all(ended) or any(ring_input.ring.used_bytes for ring_input in self._inputs)
 
     def _take(self) -> bool:
         """Move messages from rings to merge as far as it has room; True if any moved."""
         moved = False
-        for feed, inlet in enumerate(self._inlets):
-            for message in inlet.ring.take(self._merge.room(feed)):
+        for feed, ring_input in enumerate(self._inputs):
+            for message in ring_input.ring.take(self._merge.room(feed)):
                 moved = True
-                item = inlet.reader.read(message)
+                item = ring_input.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
                 elif item is not None:
                     self._tell(feed, item)
-            if inlet.reader.ended:
+            if ring_input.reader.ended:
                 self._merge.end(feed)
         return moved
 
@@ -323,8 +323,8 @@ class PublisherProcess:
         if trouble and trouble != self._trouble:
             log.warning("nothing is stored: %s", trouble)
             text = f"nothing is stored: {trouble}"
-            for feed, inlet in enumerate(self._inlets if self._drains else ()):
-                status = FeedStatus(feed=inlet.name, what=What.ALARM, at_ns=now_ns(), text=text)
+            for feed, ring_input in enumerate(self._inputs if self._drain_on_stop else ()):
+                status = FeedStatus(feed=ring_input.name, what=What.ALARM, at_ns=now_ns(), text=text)
                 self._tell(feed, status)
         self._trouble = trouble
 

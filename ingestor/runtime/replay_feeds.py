@@ -19,7 +19,7 @@ from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, NoDataError
-from ingestor.runtime.feed_process import FeedSource, MergedFiles, lane_bytes, moves
+from ingestor.runtime.feed_process import FeedSource, MergedFiles, lane_bytes, file_feed_main
 from ingestor.runtime.run import FeedPlan
 
 FEED_ORDER: Final[tuple[FeedName, ...]] = ("stocks", "options", "trades", "mbp10")
@@ -52,7 +52,7 @@ def feed_plans(config: Config, data_dir: Path) -> list[FeedPlan]:
     catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
     wanted = named or _wanted(replay, catalog, places)
     plans = [
-        FeedPlan(name, moves(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name])
+        FeedPlan(name, file_feed_main(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name])
         for name in wanted
     ]
     if catalog is not None:

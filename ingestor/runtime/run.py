@@ -22,11 +22,11 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable, StatusBoard
-from ingestor.runtime.feed_process import FeedMain, FeedPlace, FeedReport, counted_of_feed
+from ingestor.runtime.feed_process import FeedMain, FeedContext, FeedReport, counted_of_feed
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.publisher_process import (
-    Flow,
-    Inlet,
+    PublisherInputs,
+    RingInput,
     Merge,
     PublisherProcess,
     PublisherReport,
@@ -60,12 +60,12 @@ class FeedPlan:
 
 @dataclass(frozen=True, slots=True)
 class PublishPlan:
-    """The publishing side; `publisher` is made inside its process. For `drains` see `Flow`."""
+    """The publishing side; `publisher` is made inside its process. For `drain_on_stop` see `PublisherInputs`."""
 
     publisher: Callable[[], Publisher]
     merge: Merge
     pacer: Pacer | None = None
-    drains: bool = False
+    drain_on_stop: bool = False
 
 
 class Tells(Protocol):
@@ -134,7 +134,7 @@ def run(plan: RunPlan, process: Process, log: Log, watch: Watch) -> RunReport:
     board = StatusBoard(len(feeds))
     doorbell = Doorbell()
     places = [
-        FeedPlace(index, BlockRing(doorbell, process.ring_bytes), table)
+        FeedContext(index, BlockRing(doorbell, process.ring_bytes), table)
         for index in range(len(feeds))
     ]
     children = [_feed_child(feed, place, log) for feed, place in zip(feeds, places, strict=True)]
@@ -177,30 +177,30 @@ def _report(
     )
 
 
-def _flow(plan: RunPlan, places: Sequence[FeedPlace], doorbell: Doorbell, process: Process) -> Flow:
-    inlets = [
-        Inlet(place.ring, RingReader(place.index, feed.source, {}), feed.name)
+def _flow(plan: RunPlan, places: Sequence[FeedContext], doorbell: Doorbell, process: Process) -> PublisherInputs:
+    inputs = [
+        RingInput(place.ring, RingReader(place.index, feed.source, {}), feed.name)
         for feed, place in zip(plan.feeds, places, strict=True)
     ]
     publish = plan.publish
-    return Flow(
-        inlets,
+    return PublisherInputs(
+        inputs,
         doorbell,
         publish.merge,
         publish.pacer,
-        drains=publish.drains,
-        spins=process.publisher_spins,
+        drain_on_stop=publish.drain_on_stop,
+        busy_poll=process.publisher_spins,
     )
 
 
-def _feed_child(plan: FeedPlan, place: FeedPlace, log: Log) -> ChildPlan:
+def _feed_child(plan: FeedPlan, place: FeedContext, log: Log) -> ChildPlan:
     return ChildPlan(plan.name, lambda: plan.main(place), plan.cpus, log.level)
 
 
 def _publisher_child(
-    flow: Flow, publish: PublishPlan, process: Process, table: CounterTable, log: Log
+    flow: PublisherInputs, publish: PublishPlan, process: Process, table: CounterTable, log: Log
 ) -> ChildPlan:
-    row = table.row(len(flow.inlets))
+    row = table.row(len(flow.inputs))
 
     def main() -> PublisherReport:
         return PublisherProcess(flow, publish.publisher(), table, row, process.stop_s).run()

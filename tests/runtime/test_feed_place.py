@@ -8,7 +8,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_process import FeedPlace, RingWriter
+from ingestor.runtime.feed_process import FeedContext, RingWriter
 from tests.rows import block, rows
 
 STATUS = FeedStatus(feed="stocks", what=What.GAP, at_ns=1, text="cut")
@@ -23,7 +23,7 @@ class Place:
 
     def __post_init__(self) -> None:
         ring = BlockRing(Doorbell(), self.ring_bytes)
-        self.place = FeedPlace(1, ring, CounterTable(2))
+        self.place = FeedContext(1, ring, CounterTable(2))
         self.writer = RingWriter(self.place)
 
     def taken(self) -> list[Block | FeedStatus | None]:

@@ -10,7 +10,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_process import FeedPlace, FeedProcess
+from ingestor.runtime.feed_process import FeedContext, FeedProcess
 from tests.rows import block, rows
 
 
@@ -42,7 +42,7 @@ class Feed:
         self.ring = BlockRing(Doorbell(), ring_bytes)
         self.table = CounterTable(1)
         self.row = self.table.row(0)
-        self.process = FeedProcess(source, FeedPlace(0, self.ring, self.table))
+        self.process = FeedProcess(source, FeedContext(0, self.ring, self.table))
 
     def taken(self) -> tuple[list[Block], RingReader]:
         reader = RingReader(0, Source.REPLAY, {})

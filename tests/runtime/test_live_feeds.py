@@ -16,14 +16,14 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_factory import LiveFeeds, RingOutlet, journals, price_of, strike_plan
-from ingestor.runtime.feed_process import FeedPlace
+from ingestor.runtime.feed_process import FeedContext
 from ingestor.runtime.live_vendor import Vendor
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)
 
 
-def place(index: int) -> FeedPlace:
-    return FeedPlace(index, BlockRing(Doorbell(), 10_000), CounterTable(2))
+def place(index: int) -> FeedContext:
+    return FeedContext(index, BlockRing(Doorbell(), 10_000), CounterTable(2))
 
 
 def test_the_default_plan_is_the_default_of_the_strikes() -> None:

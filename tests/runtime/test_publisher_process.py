@@ -26,7 +26,7 @@ from ingestor.ring.wire import (
 )
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess, PublisherReport
+from ingestor.runtime.publisher_process import PublisherInputs, RingInput, PublisherProcess, PublisherReport
 from tests.publish.plain import connect, messages, publisher, raw_info, stored
 from tests.rows import rows
 
@@ -46,7 +46,7 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
         assert ring.put(symbols_message({0: "ES.c.0"}))
         assert ring.put(records_message(records[at * 10 : at * 10 + 10]))
     assert ring.put(END_MESSAGE)
-    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
+    flow = PublisherInputs([RingInput(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
     table = CounterTable(1)
     publishing = publisher(any_nats_server)
     report = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10).run()
@@ -57,16 +57,16 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
 
 
-@pytest.mark.parametrize("drains", [True, False])
+@pytest.mark.parametrize("drain_on_stop", [True, False])
 def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_live_run(
-    nats_server: NatsServer, drains: bool
+    nats_server: NatsServer, drain_on_stop: bool
 ) -> None:
     doorbell = Doorbell()
     ring = BlockRing(doorbell)
     table = CounterTable(1)
     publishing = publisher(nats_server)
-    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
-    flow = replace(flow, drains=drains)
+    flow = PublisherInputs([RingInput(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
+    flow = replace(flow, drain_on_stop=drain_on_stop)
     process = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10)
 
     def feed() -> None:
@@ -84,7 +84,7 @@ def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_
     thread.join()
     doorbell.close()
     assert (report.published, report.lost_messages) == (15, 10)
-    assert (report.exit_code, report.error is None) == ((0, True) if drains else (7, False))
+    assert (report.exit_code, report.error is None) == ((0, True) if drain_on_stop else (7, False))
     assert asyncio.run(stored(nats_server)) == list(range(5))
 
 
@@ -111,16 +111,16 @@ def test_a_publisher_that_spins_needs_no_doorbell(
 
     thread = threading.Thread(target=feed)
     thread.start()
-    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
-    flow = Flow(inlets, doorbell, ArrivalMerge(1), spins=True)
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), busy_poll=True)
     report = PublisherProcess(flow, publisher(nats_server), table, table.row(0), stop_s=10).run()
     thread.join()
     assert report.published == 10
 
 
-@pytest.mark.parametrize(("drains", "published"), [(True, 30), (False, 10)])
+@pytest.mark.parametrize(("drain_on_stop", "published"), [(True, 30), (False, 10)])
 def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may_be_left(
-    nats_server: NatsServer, drains: bool, published: int
+    nats_server: NatsServer, drain_on_stop: bool, published: int
 ) -> None:
     doorbell = Doorbell()
     ring = BlockRing(doorbell)
@@ -142,8 +142,8 @@ def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may
 
     thread = threading.Thread(target=feed)
     thread.start()
-    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
-    flow = Flow(inlets, doorbell, ArrivalMerge(1), drains=drains)
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), drain_on_stop=drain_on_stop)
     process = PublisherProcess(flow, publisher(nats_server), table, table.row(1), stop_s=10)
     report = process.run()
     thread.join()
@@ -160,11 +160,11 @@ def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_
     for ring in rings:
         assert ring.put(symbols_message({0: "ES.c.0"}))
     assert rings[0].put(records_message(records))
-    inlets = [
-        Inlet(ring, RingReader(index, Source.SIM, {}), name)
+    inputs = [
+        RingInput(ring, RingReader(index, Source.SIM, {}), name)
         for index, (ring, name) in enumerate(zip(rings, ("stocks", "options"), strict=True))
     ]
-    flow = Flow(inlets, doorbell, ArrivalMerge(2), drains=True)
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(2), drain_on_stop=True)
     table = CounterTable(2)
     settings = StreamSettings(discard="new", max_msgs=100)
     process = PublisherProcess(
