@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.cli import consuming
 from ingestor.cli.stream_check import Findings, Publication, StreamCheck
 from ingestor.client import EVERYTHING, From, Subscription, connect

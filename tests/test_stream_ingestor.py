@@ -4,7 +4,7 @@ import pytest
 
 from ingestor.config.schema import Config, Polygon, Strikes
 from ingestor.model.errors import ConfigurationError
-from ingestor.stream_ingestor import check
+from ingestor.runtime.live_run import check
 
 
 @pytest.mark.parametrize(

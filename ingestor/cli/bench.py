@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.bench import live, objects
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table

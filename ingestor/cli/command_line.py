@@ -29,7 +29,7 @@ from ingestor.config.schema import Config
 from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode
 from ingestor.runtime.log import complain, hide, say
-from ingestor.runtime.report import RunOutcome, as_json, as_text
+from ingestor.runtime.report import RunReport, as_json, as_text
 
 
 def commas(text: str) -> list[str]:
@@ -122,14 +122,13 @@ def add_summary(group: Any) -> None:
     )
 
 
-def report(prog: str, outcome: RunOutcome, form: str) -> int:
+def print_report(prog: str, report: RunReport, form: str) -> int:
     """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
-    text = as_text(outcome.summary, outcome.details)
-    if not say(as_json(outcome.summary) if form == "json" else text):
+    if not say(as_json(report) if form == "json" else as_text(report)):
         complain(prog, "the report was not read, or cannot be written")
-    if outcome.error:
-        complain(prog, outcome.error)
-    return outcome.exit_code
+    if report.error:
+        complain(prog, report.error)
+    return report.exit_code
 
 
 def settings_of(

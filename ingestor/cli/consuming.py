@@ -23,7 +23,7 @@ from ingestor import __version__
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.start import check_start
 from ingestor.config.load import cautions, file_layer, load
-from ingestor.config.schema import MAX_SECONDS, Nats, access_to
+from ingestor.config.schema import MAX_SECONDS, Nats
 from ingestor.model.bounds import without_logins
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
@@ -84,7 +84,7 @@ def way_in(given: argparse.Namespace) -> dict[str, Any]:
         nats = load([layer]).config.nats
         for caution in cautions(path, layer):
             log.warning("%s", caution)
-    access = access_to(nats, given.nats or nats.url or DEFAULT_URL)
+    access = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
     return {field.name: getattr(access, field.name) for field in fields(access)}
 
 

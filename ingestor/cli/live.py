@@ -13,7 +13,7 @@ from ingestor.cli.command_line import (
     add_summary,
     hide_secrets,
     parser_of,
-    report,
+    print_report,
     settings_of,
 )
 from ingestor.config.load import Loaded
@@ -67,7 +67,7 @@ exit codes:
 log = logging.getLogger(__name__)
 
 
-def live_main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
     given = live_parser().parse_args(arguments)
     try:
@@ -120,4 +120,4 @@ class _RefuseKey(argparse.Action):
 
 def _live(loaded: Loaded, given: argparse.Namespace) -> int:
     outcome = StreamIngestor(loaded.config, demo=given.demo).run()
-    return report(PROG, outcome, given.summary)
+    return print_report(PROG, outcome, given.summary)

@@ -14,7 +14,7 @@ from ingestor.cli.command_line import (
     commas,
     hide_secrets,
     parser_of,
-    report,
+    print_report,
     settings_of,
 )
 from ingestor.config.load import Loaded
@@ -105,7 +105,7 @@ exit codes:
 log = logging.getLogger(__name__)
 
 
-def replay_main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     parser = replay_parser()
     given = parser.parse_intermixed_args(arguments)
@@ -126,7 +126,7 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
 
 def _replay(loaded: Loaded, given: argparse.Namespace) -> int:
     outcome = ReplayPublisher(loaded.config, demo=given.demo).run()
-    return report("ingestor-replay", outcome, given.summary)
+    return print_report("ingestor-replay", outcome, given.summary)
 
 
 def replay_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.cli import consuming
 from ingestor.cli.event_text import is_of_symbol, line_of
 from ingestor.client import (

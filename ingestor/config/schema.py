@@ -247,6 +247,24 @@ class Nats(Table, frozen=True, kw_only=True):
     """async lets the server acknowledge before it writes: only for streams that may be lost."""
     consumers: tuple[Consumer, ...] = ()
 
+    def connect_options(self, url: str | Sequence[str]) -> Access:
+        """Return how to reach the servers at `url`; not checked yet."""
+        return Access(
+            url=url,
+            user=self.user,
+            password=self.password,
+            token=self.token,
+            credentials_file=self.credentials_file,
+            nkey_file=self.nkey_file,
+            tls_ca_file=self.tls_ca_file,
+            tls_cert_file=self.tls_cert_file,
+            tls_key_file=self.tls_key_file,
+            tls_first=self.tls_first,
+            inbox_prefix=self.inbox_prefix,
+            jetstream_domain=self.jetstream_domain,
+            api_prefix=self.api_prefix,
+        )
+
 
 class Embedded(Table, frozen=True, kw_only=True):
     """The NATS server that is started when none is named and none is there."""
@@ -334,22 +352,3 @@ LIVE_ONLY = frozenset({"polygon", "strikes", "record", "live"})
 def is_among(key: str, names: Collection[str]) -> bool:
     """Whether a dotted key, or its table, is one of `names`."""
     return key in names or key.partition(".")[0] in names
-
-
-def access_to(nats: Nats, url: str | Sequence[str]) -> Access:
-    """Return how to reach the servers at `url`; not checked yet."""
-    return Access(
-        url=url,
-        user=nats.user,
-        password=nats.password,
-        token=nats.token,
-        credentials_file=nats.credentials_file,
-        nkey_file=nats.nkey_file,
-        tls_ca_file=nats.tls_ca_file,
-        tls_cert_file=nats.tls_cert_file,
-        tls_key_file=nats.tls_key_file,
-        tls_first=nats.tls_first,
-        inbox_prefix=nats.inbox_prefix,
-        jetstream_domain=nats.jetstream_domain,
-        api_prefix=nats.api_prefix,
-    )

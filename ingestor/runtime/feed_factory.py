@@ -1,23 +1,25 @@
-"""A live feed's process: one connection to the vendor, on a uvloop event loop, and its outlet.
+"""Live feeds: whose they are, how each is made of the configuration, and what runs its process.
 
-The loop drain_on_stop the socket and nothing else. What a full ring does not take waits in the feed's own
-backlog, and is dropped and told of where that is full too; the ring is never waited for.
+A feed's process has one connection to the vendor, on a uvloop event loop. The loop drains the
+socket and nothing else: what a full ring does not take waits in the feed's own backlog, and is
+dropped and told of where that is full too; the ring is never waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
-import msgspec
 import uvloop
 
-from ingestor.config.schema import Config, LiveFeedName
+from ingestor.config.schema import Config, LiveFeedName, Polygon
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
@@ -28,23 +30,30 @@ from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.writer import JournalCounts, JournalWriter
-from ingestor.model.blocks import Block
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import ConfigurationError, VendorRefusedError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_process import (
-    FeedMain,
     FeedContext,
-    FeedReport,
+    FeedMain,
     RingWriter,
-    counted_of_feed,
 )
-from ingestor.runtime.live_vendor import Vendor
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
+
+
+DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
+"""Events a second: a lively market."""
+DEMO_KEY: Final = "demo"
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+log = logging.getLogger(__name__)
 
 
 class LiveFeed(Protocol):
@@ -68,9 +77,10 @@ class Journal(FrameLog, Protocol):
 class RingOutlet:
     """The way from a live feed to the publisher: its ring and its row of counters."""
 
-    def __init__(self, place: FeedContext, journal: Journal | None = None) -> None:
-        self._writer = RingWriter(place)
-        self._row = place.row
+    def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
+        self._writer = RingWriter(context)
+        self._context = context
+        self._row = context.row
         self._journal = journal
         self.counts = FeedCounts()
 
@@ -84,13 +94,14 @@ class RingOutlet:
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""
-        self._row[Counter.REFERENCE_PRICE_E9] = price_e9
+        self._context.table.reference_price_e9 = price_e9
 
     def beat(self, counts: FeedCounts) -> None:
         """Take a sign of life, and show the totals to the other processes."""
         self.counts = counts
         self._writer.beat()
         _show(counts, self._row)
+        self._context.table.note_skipped(self._context.index, counts.skipped)
         self._row.away(not counts.streaming, time.monotonic_ns())
         if self._journal is not None:
             self._row[Counter.UNRECORDED] = self._journal.counts.lost
@@ -103,33 +114,34 @@ class RingOutlet:
 class LiveProcess:
     """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
 
-    def __init__(self, make_feed: MakeFeed, journal: Journal | None, place: FeedContext) -> None:
-        self._place = place
-        self._outlet = RingOutlet(place, journal)
+    def __init__(self, make_feed: MakeFeed, journal: Journal | None, context: FeedContext) -> None:
+        self._context = context
+        self._outlet = RingOutlet(context, journal)
         self._journal = journal
-        self._feed = make_feed(self._outlet, journal, place)
+        self._feed = make_feed(self._outlet, journal, context)
 
-    def run(self) -> FeedReport:
+    def run(self) -> None:
         """Run to the end. Raises VendorRefusedError."""
         try:
-            uvloop.run(self._feed.run(lambda: self._place.stopping))
+            uvloop.run(self._feed.run(lambda: self._context.stopping))
             self._outlet.end()
         finally:
             if self._journal is not None:
                 self._journal.close()
-        counted = counted_of_feed(self._place.row)
-        return msgspec.structs.replace(counted, skipped=dict(self._outlet.counts.skipped))
 
 
 def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
     """Return the main function of a live feed's process."""
-    return lambda place: LiveProcess(make_feed, journal, place).run()
+
+    def main(context: FeedContext) -> None:
+        LiveProcess(make_feed, journal, context).run()
+
+    return main
 
 
 def _show(counts: FeedCounts, row: CounterRow) -> None:
     row[Counter.FRAMES] = counts.frames
     row[Counter.BYTES_READ] = counts.bytes
-    row[Counter.SKIPPED] = sum(counts.skipped.values())
     row[Counter.ODDITIES] = sum(counts.oddities.values())
     row[Counter.LATE] = counts.late
     row[Counter.RECONNECTS] = counts.reconnects
@@ -140,6 +152,57 @@ def _show(counts: FeedCounts, row: CounterRow) -> None:
     row[Counter.UNDELIVERED] = counts.undelivered
 
 
+def _no_problem() -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Where the feeds are, the key to them, the ``source`` of their events.
+
+    `problem` answers with a sentence when it is known that nothing more will come.
+    """
+
+    stocks_url: str
+    options_url: str
+    api_key: str = field(repr=False)
+    source: Source
+    problem: Callable[[], str | None] = _no_problem
+
+
+@contextlib.contextmanager
+def real_vendor(polygon: Polygon) -> Iterator[Vendor]:
+    """Yield the vendor of the configuration. Raises VendorRefusedError without a key."""
+    if polygon.api_key is None:
+        raise VendorRefusedError(
+            "there is no API key for the live feeds: set POLYGON_API_KEY, or polygon.api_key in a"
+            " file that only you can read (--demo needs none)"
+        )
+    for url in (polygon.stocks_url, polygon.options_url):
+        _warn_of_plain_text(url)
+    yield Vendor(polygon.stocks_url, polygon.options_url, polygon.api_key, Source.POLYGON_WS)
+
+
+@contextlib.contextmanager
+def demo_vendor() -> Iterator[Vendor]:
+    """Run the simulator that comes with this program for as long as the feeds run."""
+    with SimulatorProcess("--api-key", DEMO_KEY, *DEMO_RATES) as simulator:
+        log.info("demo: the feeds are those of the simulator at %s", simulator.stocks_url)
+        yield Vendor(
+            simulator.stocks_url,
+            simulator.options_url,
+            DEMO_KEY,
+            Source.SIM,
+            simulator.problem,
+        )
+
+
+def _warn_of_plain_text(url: str) -> None:
+    address = urlsplit(url)
+    if address.scheme == "ws" and address.hostname not in _LOOPBACK:
+        log.warning("%s is not encrypted: everybody on the way can read the API key", url)
+
+
 @dataclass(frozen=True, slots=True)
 class LiveFeeds:
     """Makes the feeds of one configuration and one vendor, each inside its process."""
@@ -147,11 +210,13 @@ class LiveFeeds:
     config: Config
     vendor: Vendor
 
-    def stocks(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedContext) -> PolygonFeed:
+    def stocks(
+        self, outlet: Outlet, frame_log: FrameLog | None, context: FeedContext
+    ) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
         polygon = self.config.polygon
         return PolygonFeed(
-            self._settings("stocks", self.vendor.stocks_url, place, STOCKS_EXTENDED),
+            self._settings("stocks", self.vendor.stocks_url, context, STOCKS_EXTENDED),
             StockDecoder(_late_after_ns(self.config)),
             outlet,
             names=channel_names(polygon.channels, polygon.stocks),
@@ -159,31 +224,33 @@ class LiveFeeds:
             reference=ReferencePrice(self.config.strikes.underlying),
         )
 
-    def options(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedContext) -> PolygonFeed:
+    def options(
+        self, outlet: Outlet, frame_log: FrameLog | None, context: FeedContext
+    ) -> PolygonFeed:
         """Return the feed of option trades."""
         strikes = self.config.strikes
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
         return PolygonFeed(
-            self._settings("options", self.vendor.options_url, place, OPTIONS),
+            self._settings("options", self.vendor.options_url, context, OPTIONS),
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
             outlet,
             frame_log=frame_log,
             strikes=Strikes(
                 manager=manager,
-                price=price_of(self.config, place),
+                price=price_of(self.config, context),
                 quotes=self.config.polygon.option_quotes,
             ),
         )
 
     def _settings(
-        self, name: LiveFeedName, url: str, place: FeedContext, hours: TradingHours
+        self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours
     ) -> FeedSettings:
         polygon = self.config.polygon
         return FeedSettings(
             name=name,
             url=url,
             api_key=self.vendor.api_key,
-            index=place.index,
+            index=context.index,
             source=self.vendor.source,
             hours=hours,
             silence_limit_ns=int(polygon.silence_s * NS_PER_S),
@@ -193,16 +260,16 @@ class LiveFeeds:
         )
 
 
-def price_of(config: Config, place: FeedContext) -> Callable[[], int | None]:
+def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
     """Return what asks for the newest price of the underlying in 1e-9, None before the first.
 
-    Feed 0, the stocks, shows it in its counters; where there is none the focus is the price.
+    The stocks' feed shows it in the shared memory; where there is none the focus is the price.
     """
     if "stocks" not in config.polygon.feeds:
         focus = strike_plan(config).focus
         return lambda: focus.strike_e9 if focus else None
-    stocks = place.table.row(0)
-    return lambda: stocks[Counter.REFERENCE_PRICE_E9] or None
+    table = context.table
+    return lambda: table.reference_price_e9
 
 
 @contextlib.contextmanager

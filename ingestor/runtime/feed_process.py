@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, Protocol
 
-import msgspec
 import numpy as np
 
 from ingestor.merge.horizon import HorizonMerge
@@ -31,45 +30,6 @@ SYMBOLS_SHARE: Final = 4
 """A message of symbols takes at most a quarter of the ring, so that a table of any size fits."""
 
 
-class FeedReport(msgspec.Struct, frozen=True):
-    """What a feed did: records handed on, skipped by cause, late; and what it broke on, if so.
-
-    What is lost and how often a connection was made anew is of live feeds only; `undelivered`
-    are records that had not been handed on when the run was to stop, or when the process ended.
-    """
-
-    records: int = 0
-    skipped: dict[str, int] = {}
-    late: int = 0
-    error: str | None = None
-    exit_code: int = 0
-    dropped_trades: int = 0
-    dropped_quotes: int = 0
-    gaps: int = 0
-    reconnects: int = 0
-    unrecorded: int = 0
-    undelivered: int = 0
-
-
-UNKNOWN_CAUSE: Final = "of a process that is gone"
-
-
-def counted_of_feed(row: CounterRow) -> FeedReport:
-    """Return the report of a feed that ended without: what it had counted."""
-    skipped = row[Counter.SKIPPED]
-    return FeedReport(
-        records=row[Counter.RECORDS],
-        skipped={UNKNOWN_CAUSE: skipped} if skipped else {},
-        late=row[Counter.LATE],
-        dropped_trades=row[Counter.DROPPED_TRADES],
-        dropped_quotes=row[Counter.DROPPED_QUOTES],
-        gaps=row[Counter.GAPS],
-        reconnects=row[Counter.RECONNECTS],
-        unrecorded=row[Counter.UNRECORDED],
-        undelivered=max(row[Counter.UNDELIVERED], row[Counter.HELD]),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class FeedContext:
     """Feed `index` of a run: what was made for it before the processes forked."""
@@ -89,8 +49,9 @@ class FeedContext:
         return self.table.stopping
 
 
-FeedMain = Callable[[FeedContext], FeedReport]
-"""What a feed process runs, from its first line to its last."""
+FeedMain = Callable[[FeedContext], IngestorError | None]
+"""What a feed process runs; an error that it returns is told at the end of the run, and lets the
+others go on, one that it raises stops them."""
 
 
 class RingWriter:
@@ -100,10 +61,12 @@ class RingWriter:
     symbols. Another table is compared with the one before it, once.
     """
 
-    def __init__(self, place: FeedContext) -> None:
-        self._ring = place.ring
-        self._row = place.row
-        self._symbols_bytes = min(MAX_SYMBOLS_BYTES, place.ring.max_message_bytes // SYMBOLS_SHARE)
+    def __init__(self, context: FeedContext) -> None:
+        self._ring = context.ring
+        self._row = context.row
+        self._symbols_bytes = min(
+            MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
+        )
         self._table: SymbolTable = {}
         self._seen = 0
         self._pending: list[tuple[int, str]] = []
@@ -205,45 +168,40 @@ class FeedSource(Protocol):
 class FeedProcess:
     """Moves blocks from `source` to the feed's ring until the source ends or the run is to stop."""
 
-    def __init__(self, source: FeedSource, place: FeedContext) -> None:
+    def __init__(self, source: FeedSource, context: FeedContext) -> None:
         self._source = source
-        self._place = place
-        self._row = place.row
-        self._writer = RingWriter(place)
+        self._context = context
+        self._row = context.row
+        self._writer = RingWriter(context)
 
-    def run(self) -> FeedReport:
-        """Run to the end. What was whole is in the ring before an error is reported."""
+    def run(self) -> IngestorError | None:
+        """Run to the end. What was whole is in the ring before an error is returned."""
         error: IngestorError | None = None
         try:
             self._move_all()
         except IngestorError as broken:
             error = broken
+        self._count()
         self._wait(lambda: self._writer.end(PUT_TIMEOUT_S))
-        return FeedReport(
-            self._row[Counter.RECORDS],
-            dict(self._source.progress.skipped),
-            self._source.progress.late,
-            str(error) if error else None,
-            error.exit_code if error else 0,
-        )
+        return error
 
     def _move_all(self) -> None:
         for block in self._source.blocks():
             self._count()
             if len(block.records) and not self._hand_on(block):
                 return
-            if self._place.stopping:
+            if self._context.stopping:
                 return
-        self._count()
 
     def _hand_on(self, block: Block) -> bool:
+        # A block is a view of the source's buffer: nothing more is read until the ring has it.
         return self._wait(lambda: self._writer.put(block, PUT_TIMEOUT_S))
 
     def _wait(self, put: Callable[[], bool]) -> bool:
         """Try until there is room in the ring; False when the run is to stop instead."""
         while not put():
             self._writer.beat()
-            if self._place.stopping:
+            if self._context.stopping:
                 return False
         return True
 
@@ -252,13 +210,13 @@ class FeedProcess:
         progress = self._source.progress
         self._row[Counter.BYTES_TOTAL] = progress.bytes_total
         self._row[Counter.BYTES_READ] = progress.bytes_read
-        self._row[Counter.SKIPPED] = sum(progress.skipped.values())
         self._row[Counter.LATE] = progress.late
+        self._context.table.note_skipped(self._context.index, progress.skipped)
 
 
 def file_feed_main(source: FeedSource) -> FeedMain:
     """Return the main function of a process that moves blocks from a source to its ring."""
-    return lambda place: FeedProcess(source, place).run()
+    return lambda context: FeedProcess(source, context).run()
 
 
 MIN_LANE_BYTES: Final = 64 * 1024

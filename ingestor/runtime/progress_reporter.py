@@ -15,13 +15,26 @@ from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.log import FREE, STDERR, Pen
 
+LONG_WAIT_NS: Final = 10 * NS_PER_S
+"""A wait that is told of, since people would take it for a fault."""
+
+AHEAD_NS: Final = NS_PER_S
+"""Clocks that differ by less are as right as clocks are; such an event is 0 ms old."""
+_MINUTE_NS: Final = 60 * NS_PER_S
+_HOUR_NS: Final = 60 * _MINUTE_NS
+
+_LOSSES: Final = {
+    Counter.DROPPED_TRADES: "trades dropped",
+    Counter.DROPPED_QUOTES: "quotes dropped",
+    Counter.GAPS: "gaps",
+}
 _SMOOTHING_S: Final = 2.0
 """The rate shown is that of about the last two seconds."""
 
 log = logging.getLogger(__name__)
 
 
-class Told(Protocol):
+class Snapshot(Protocol):
     """Where a run stands."""
 
     @property
@@ -32,6 +45,18 @@ class Told(Protocol):
     def sentence(self) -> str:
         """One line for people."""
         ...
+
+
+class Progress(Protocol):
+    """Reads the counters of a run."""
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """Return where the run stands at `now_ns` of the monotonic clock."""
+        ...
+
+
+MakeProgress = Callable[[Sequence[tuple[str, CounterRow]], CounterRow], Progress]
+"""Makes it from the feeds' names and counters, and the publisher's."""
 
 
 class Rate:
@@ -55,10 +80,10 @@ class Rate:
 
 
 class ProgressReporter:
-    """Asks where the run stands when it is time to tell it."""
+    """Tells people where a run stands: on the terminal, or every `interval_s` in the log."""
 
-    def __init__(self, snapshot: Callable[[int], Told], interval_s: float) -> None:
-        self._snapshot = snapshot
+    def __init__(self, progress: Progress, interval_s: float) -> None:
+        self._progress = progress
         self._interval_ns = int(interval_s * NS_PER_S)
         self._told_ns = time.monotonic_ns()
         self._watched = os.isatty(STDERR)
@@ -67,13 +92,13 @@ class ProgressReporter:
     def tick(self) -> None:
         """Draw the line again, or log one if it is time for it."""
         now_ns = time.monotonic_ns()
-        told = self._snapshot(now_ns)
+        snapshot = self._progress.snapshot(now_ns)
         if self._watched:
-            self._line = self._line or _Line(endless=told.share is None)
-            self._line.draw(told)
+            self._line = self._line or _Line(endless=snapshot.share is None)
+            self._line.draw(snapshot)
         elif now_ns - self._told_ns >= self._interval_ns:
             self._told_ns = now_ns
-            log.info("%s", told.sentence(), extra=FREE)
+            log.info("%s", snapshot.sentence(), extra=FREE)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -122,24 +147,12 @@ class _Line:
         self._task = self._progress.add_task("starting", total=None if endless else 1.0)
         self._progress.start()
 
-    def draw(self, told: Told) -> None:
-        self._progress.update(
-            self._task, completed=told.share or 0.0, description=told.sentence(), refresh=True
-        )
+    def draw(self, snapshot: Snapshot) -> None:
+        share, sentence = snapshot.share or 0.0, snapshot.sentence()
+        self._progress.update(self._task, completed=share, description=sentence, refresh=True)
 
     def close(self) -> None:
         self._progress.stop()
-
-
-_LOSSES: Final = {
-    Counter.DROPPED_TRADES: "trades dropped",
-    Counter.DROPPED_QUOTES: "quotes dropped",
-    Counter.GAPS: "gaps",
-}
-AHEAD_NS: Final = NS_PER_S
-"""Clocks that differ by less are as right as clocks are; such an event is 0 ms old."""
-_MINUTE_NS: Final = 60 * NS_PER_S
-_HOUR_NS: Final = 60 * _MINUTE_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +213,6 @@ class LiveProgress:
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
 
 
-def tell_live(
-    feeds: Sequence[tuple[str, CounterRow]], publisher: CounterRow, interval_s: float
-) -> ProgressReporter:
-    """Return what tells the progress of a live run."""
-    return ProgressReporter(LiveProgress(feeds, publisher).snapshot, interval_s)
-
-
 def age_text(age_ns: int) -> str:
     """Return an age in the unit that suits it.
 
@@ -231,14 +237,8 @@ def _losses(row: CounterRow) -> tuple[str, ...]:
     return tuple(f"{row[counter]:,} {what}" for counter, what in _LOSSES.items() if row[counter])
 
 
-LONG_WAIT_NS: Final = 10 * NS_PER_S
-"""A wait that is told of, since people would take it for a fault."""
-
-MakeReporter = Callable[[Sequence[tuple[str, CounterRow]], CounterRow, float], ProgressReporter]
-
-
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class ReplaySnapshot:
     """Where a run stands; `rate` in events per second, `share` of the input done (0 to 1)."""
 
     published: int
@@ -273,14 +273,14 @@ class ReplayProgress:
 
     def __init__(
         self,
-        feeds: Sequence[CounterRow],
+        feeds: Sequence[tuple[str, CounterRow]],
         publisher: CounterRow,
         speed: float = 0.0,
         *,
         shortens: bool = False,
     ) -> None:
         """`speed` 0 is as fast as possible; `shortens` says that holes are cut short."""
-        self._feeds = feeds
+        self._feeds = [row for _, row in feeds]
         self._publisher = publisher
         self._paced_speed = speed
         self._shortens = shortens
@@ -289,7 +289,7 @@ class ReplayProgress:
         self._speed: Rate | None = None
         self._first_event_ns = 0
 
-    def snapshot(self, now_ns: int) -> Snapshot:
+    def snapshot(self, now_ns: int) -> ReplaySnapshot:
         """Return where the run stands at `now_ns` of the monotonic clock."""
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
@@ -300,7 +300,7 @@ class ReplayProgress:
             share = self._share(published)
             elapsed_s = (now_ns - self._started_ns) / NS_PER_S
             eta_s = elapsed_s * (1 - share) / share if share else None
-        return Snapshot(
+        return ReplaySnapshot(
             published,
             self._rate.update(now_ns, published),
             event_ns,
@@ -354,19 +354,6 @@ class ReplayProgress:
             for counter in (Counter.BYTES_TOTAL, Counter.BYTES_READ, Counter.RECORDS)
         )
         return read / total * min(published / records, 1.0) if total and records else 0.0
-
-
-def teller_of(speed: float, *, shortens: bool) -> MakeReporter:
-    """Return what makes the teller of a replay; see `ReplayProgress`."""
-
-    def tell(
-        feeds: Sequence[tuple[str, CounterRow]], publisher: CounterRow, interval_s: float
-    ) -> ProgressReporter:
-        rows = [row for _, row in feeds]
-        progress = ReplayProgress(rows, publisher, speed, shortens=shortens)
-        return ProgressReporter(progress.snapshot, interval_s)
-
-    return tell
 
 
 def _clock(seconds: float) -> str:

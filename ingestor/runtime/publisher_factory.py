@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ingestor.config.schema import Config, Embedded, Nats, access_to
+from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.options import Access, prepare
@@ -24,7 +24,7 @@ DEMO_DIR: Final = Path(".data/demo")
 log = logging.getLogger(__name__)
 
 
-def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
+def checked_options(nats: Nats, url: str | Sequence[str]) -> Access:
     """Return how to reach the server at `url`, and warn of what is unsafe about it.
 
     Raises ConfigurationError if it cannot work.
@@ -34,10 +34,10 @@ def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
             f"nats.status_stream and nats.stream are both {nats.stream!r}: "
             "statuses need a stream of their own"
         )
-    access = access_to(nats, url)
-    for caution in prepare(access).cautions:
+    options = nats.connect_options(url)
+    for caution in prepare(options).cautions:
         log.warning("%s", caution)
-    return access
+    return options
 
 
 def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
@@ -52,14 +52,14 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
     return demo_server(url, store if named else DEMO_DIR / "nats")
 
 
-def make_publisher(config: Config, access: Access, *, give_up_after_s: float) -> Publisher:
+def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
     `give_up_after_s` holds where the configuration says nothing.
     """
     publisher = Publisher(
         make_encoder(config.publish.encoding),
-        access=access,
+        access=options,
         stream=_stream(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import msgspec
 import numpy as np
 import uvloop
 
@@ -26,12 +25,12 @@ from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
-from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport
+from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime import log as logs
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable, StatusBoard
+from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 
 HEARTBEAT_S: Final = 0.1
 IDLE_S: Final = 0.5
@@ -74,44 +73,6 @@ class Merge(Protocol):
         ...
 
 
-class PublisherReport(msgspec.Struct, frozen=True):
-    """What was published: acknowledged rows only, by subject; times in ns, sequences or None.
-
-    `unknown` rows were handed to the server, which has not told whether it stored them.
-    """
-
-    published: int = 0
-    unknown: int = 0
-    by_subject: dict[str, int] = {}
-    messages: int = 0
-    elapsed_s: float = 0.0
-    first_ts_event_ns: int | None = None
-    last_ts_event_ns: int | None = None
-    stream: str = ""
-    first_seq: int | None = None
-    last_seq: int | None = None
-    publish_mode: str | None = None
-    reconnects: int = 0
-    lost_messages: int = 0
-    statuses: int = 0
-    late_p50_ns: int | None = None
-    late_p99_ns: int | None = None
-    error: str | None = None
-    exit_code: int = 0
-
-
-def counted_of_publisher(row: CounterRow) -> PublisherReport:
-    """Return the report of a publisher that ended without: what it had counted."""
-    published = row[Counter.PUBLISHED]
-    return PublisherReport(
-        published=published,
-        unknown=max(row[Counter.RECORDS] - published, 0),
-        messages=row[Counter.MESSAGES],
-        reconnects=row[Counter.RECONNECTS],
-        statuses=row[Counter.STATUSES],
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class RingInput:
     """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
@@ -123,21 +84,20 @@ class RingInput:
 
 @dataclass(frozen=True, slots=True)
 class PublisherInputs:
-    """What feeds the publisher: inputs by feed index, their doorbell, the order and the pace.
+    """What feeds the publisher: rings by feed index, their doorbell, the order and the pace.
 
-    A run that is to stop in order leaves what is in the rings (files can be read again), or first
-    publishes what the feeds still put in until they have ended (a live feed cannot): `drain_on_stop`.
-    The feeds' statuses are also shown on the `board`. A publisher that `busy_poll` looks at its rings
-    again and again instead of waiting for the doorbell: a CPU of its own for an earlier start.
+    A run that is to stop in order leaves what is in the rings (files can be read again), or, with
+    `drain_on_stop`, first publishes what the feeds still put in until they have ended (a live feed
+    cannot be asked again). A publisher with `busy_poll` looks at its rings again and again instead
+    of waiting for the doorbell: a CPU of its own for an earlier start.
     """
 
-    inputs: Sequence[RingInput]
+    rings: Sequence[RingInput]
     doorbell: Doorbell
     merge: Merge
     pacer: Pacer | None = None
     drain_on_stop: bool = False
     busy_poll: bool = False
-    board: StatusBoard | None = None
 
 
 @dataclass(slots=True)
@@ -161,29 +121,29 @@ class PublisherProcess:
     """Runs one merge and one publisher until all feeds have ended, or until told to stop."""
 
     def __init__(
-        self, flow: PublisherInputs, publisher: Publisher, table: CounterTable, row: CounterRow, stop_s: float
+        self, inputs: PublisherInputs, publisher: Publisher, table: CounterTable, stop_s: float
     ) -> None:
-        self._inputs = flow.inputs
-        self._doorbell = flow.doorbell
-        self._merge = flow.merge
-        self._pacer = flow.pacer
-        self._drain_on_stop = flow.drain_on_stop
-        self._busy_poll = flow.busy_poll
-        self._board = flow.board
+        """Its row of the table is the one behind the feeds'."""
+        self._rings = inputs.rings
+        self._doorbell = inputs.doorbell
+        self._merge = inputs.merge
+        self._pacer = inputs.pacer
+        self._drain_on_stop = inputs.drain_on_stop
+        self._busy_poll = inputs.busy_poll
         self._publisher = publisher
         self._table = table
-        self._row = row
+        self._row = table.row(len(inputs.rings))
         self._stop_s = stop_s
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
         self._trouble: str | None = None
 
-    def run(self) -> PublisherReport:
-        """Run on a new uvloop loop; a failure is in the report, beside what was published."""
+    def run(self) -> IngestorError | None:
+        """Run on a new uvloop loop; what was published is in the table, also when it failed."""
         return uvloop.run(self._run())
 
-    async def _run(self) -> PublisherReport:
+    async def _run(self) -> IngestorError | None:
         self._doorbell.listen(asyncio.get_running_loop())
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
@@ -205,13 +165,14 @@ class PublisherProcess:
         finally:
             heart.cancel()
         self._count()
+        self._note_end(finished_ns)
         if report.lost_messages and not self._drain_on_stop:
             # Files can be published again: a replay whose stream lost a part of it is not done.
             error = error or StreamError(
                 f"stream {report.stream} lost {report.lost_messages} acknowledged messages of "
                 "this run; what came later is stored: publish the days again"
             )
-        return self._report(report, finished_ns, error)
+        return error
 
     async def _work(self) -> None:
         await self._asked(self._publisher.open())
@@ -249,28 +210,27 @@ class PublisherProcess:
 
     def _may_come(self) -> bool:
         """Whether a feed is running or a ring holds something."""
-        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inputs))]
-        return not all(ended) or any(ring_input.ring.used_bytes for ring_input in self._inputs)
+        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
+        return not all(ended) or any(source.ring.used_bytes for source in self._rings)
 
     def _take(self) -> bool:
         """Move messages from rings to merge as far as it has room; True if any moved."""
         moved = False
-        for feed, ring_input in enumerate(self._inputs):
-            for message in ring_input.ring.take(self._merge.room(feed)):
+        for feed, source in enumerate(self._rings):
+            for message in source.ring.take(self._merge.room(feed)):
                 moved = True
-                item = ring_input.reader.read(message)
+                item = source.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
                 elif item is not None:
                     self._tell(feed, item)
-            if ring_input.reader.ended:
+            if source.reader.ended:
                 self._merge.end(feed)
         return moved
 
     def _tell(self, feed: int, status: FeedStatus) -> None:
         self._publisher.statuses.tell(status)
-        if self._board is not None:
-            self._board.put(feed, status)
+        self._table.note_status(feed, status)
 
     async def _send(self, runs: Runs) -> None:
         if not self._span.started_ns:
@@ -296,7 +256,6 @@ class PublisherProcess:
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
         await self._asked(self._publisher.send(runs))
-        self._row[Counter.PUBLISHED] = self._publisher.acked_rows
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _sleep_until(self, due_ns: int) -> bool:
@@ -323,44 +282,33 @@ class PublisherProcess:
         if trouble and trouble != self._trouble:
             log.warning("nothing is stored: %s", trouble)
             text = f"nothing is stored: {trouble}"
-            for feed, ring_input in enumerate(self._inputs if self._drain_on_stop else ()):
-                status = FeedStatus(feed=ring_input.name, what=What.ALARM, at_ns=now_ns(), text=text)
+            for feed, source in enumerate(self._rings if self._drain_on_stop else ()):
+                status = FeedStatus(feed=source.name, what=What.ALARM, at_ns=now_ns(), text=text)
                 self._tell(feed, status)
         self._trouble = trouble
 
     def _count(self) -> None:
+        """Bring the table up to date, ten times a second: whoever is killed has counted so far."""
         logs.drain()
-        now_ns = self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
-        self._row.away(not self._publisher.connected, now_ns)
-        self._row[Counter.PUBLISHED] = self._publisher.acked_rows
-        self._row[Counter.MESSAGES] = self._publisher.acked_messages
-        self._row[Counter.RECONNECTS] = self._publisher.reconnects
+        row, table, stored = self._row, self._table, self._publisher.report()
+        now_ns = row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        row.away(not self._publisher.connected, now_ns)
+        row[Counter.PUBLISHED] = self._publisher.acked_rows
+        row[Counter.MESSAGES] = stored.messages
+        row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
-        self._row[Counter.STATUSES] = statuses.published
-        self._row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
+        row[Counter.STATUSES] = statuses.published
+        row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
+        table.note_stored(stored.rows_by_subject)
+        table.note(Total.FIRST_SEQ, stored.first_seq)
+        table.note(Total.LAST_SEQ, stored.last_seq)
+        table.note(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
+        table.note(Total.STARTED_NS, self._span.started_ns or None)
+        table.note(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
+        table.note(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
 
-    def _report(
-        self, report: PublishReport, finished_ns: int, error: IngestorError | None
-    ) -> PublisherReport:
-        published = sum(report.rows_by_subject.values())
-        started_ns = self._span.started_ns or finished_ns
-        return PublisherReport(
-            published=published,
-            unknown=self._publisher.unacked_rows,
-            by_subject=report.rows_by_subject,
-            messages=report.messages,
-            elapsed_s=(finished_ns - started_ns) / NS_PER_S,
-            first_ts_event_ns=self._span.first_ts_event_ns if published else None,
-            last_ts_event_ns=self._span.last_ts_event_ns if published else None,
-            stream=report.stream,
-            first_seq=report.first_seq,
-            last_seq=report.last_seq,
-            publish_mode=report.mode,
-            reconnects=report.reconnects,
-            lost_messages=report.lost_messages,
-            statuses=self._publisher.statuses.published,
-            late_p50_ns=self._lateness.percentile_ns(50),
-            late_p99_ns=self._lateness.percentile_ns(99),
-            error=str(error) if error else None,
-            exit_code=error.exit_code if error else 0,
-        )
+    def _note_end(self, finished_ns: int) -> None:
+        self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
+        self._table.note(Total.LATE_P50_NS, self._lateness.percentile_ns(50))
+        self._table.note(Total.LATE_P99_NS, self._lateness.percentile_ns(99))
+        self._table.note(Total.FINISHED_NS, finished_ns)

@@ -1,35 +1,72 @@
-"""A run as it is seen from outside: its processes' counters and its feeds' last statuses."""
+"""A run as it is seen from outside, by Prometheus and by people: metrics and the status page.
+
+Every column of the counters becomes one metric, whose name, type and unit follow from the column's
+name alone, so that a new column appears by itself:
+
+    RECORDS         counter  ingestor_records_total{process="trades"} 1200
+    BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (one of `GAUGES`)
+    EVENT_TIME_NS   gauge    ingestor_event_time_seconds{...} 1765895400.0171509
+
+Times are left out while they are 0, which is "none yet". Columns of a clock that nobody else has
+(`MONOTONIC`) are told as ages. Prometheus knows 64-bit floats only: a time is good to 240 ns there.
+"""
 
 from __future__ import annotations
 
-import ast
-import functools
-import inspect
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final, NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from ingestor import __version__
 from ingestor.model.clock import iso_utc
 from ingestor.model.feed_status import FeedStatus, line_of_status
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, StatusBoard
+from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable
+
+REFRESH_S: Final = 2
+
+_DECIMALS: Final = 9
+_PRICE: Final = "reference price"
+_ABOUT_PRICE: Final = "Newest price of the options' underlying; 0 before the first."
+_AGE: Final = "Time since the last sign of life."
+_PAGE_HEAD: Final = f"""\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
+<meta name="viewport" content="width=device-width"><title>ingestor</title><style>
+:root {{ color-scheme: light dark }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .2em .9em; border-bottom: 1px solid #8884; text-align: left }}
+td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
+td.about {{ opacity: .65 }}
+.bad {{ color: #d22; font-weight: bold }}
+pre {{ white-space: pre-wrap }}
+</style></head><body>
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Names and counters of all processes, feeds first, and the board of the feeds' statuses."""
+    """The names of all processes, in the order of their rows, and the shared memory of a run."""
 
-    processes: Sequence[tuple[str, CounterRow]]
-    feeds: int
-    board: StatusBoard
+    names: Sequence[str]
+    table: CounterTable
+
+    @property
+    def processes(self) -> list[tuple[str, CounterRow]]:
+        """Every process with its counters."""
+        return [(name, self.table.row(index)) for index, name in enumerate(self.names)]
 
     def statuses(self) -> Iterator[tuple[str, FeedStatus]]:
         """Yield the last status of each feed that has told any, with the name of its process."""
-        for feed, (name, _) in enumerate(self.processes[: self.feeds]):
-            status = self.board.get(feed)
+        for process, name in enumerate(self.names):
+            status = self.table.status(process)
             if status is not None:
                 yield name, status
 
@@ -62,147 +99,107 @@ def heartbeat_age_s(row: CounterRow, now_ns: int) -> float | None:
     return max(now_ns - row[Counter.HEARTBEAT_NS], 0) / NS_PER_S
 
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-_DECIMALS: Final = 9
-_UNITS: Final = {"_ns": "_seconds", "_e9": ""}
-"""Endings of columns in 1e-9 of something, and what a metric in that something ends in."""
-
-
-class Metric(NamedTuple):
-    """What a column is for Prometheus; `scaled` values are integers of 1e-9."""
+class Series(NamedTuple):
+    """What a column is for Prometheus; `scaled` values are integers of 1e-9 and told in units."""
 
     name: str
     kind: str
     scaled: bool
 
 
-def metric_of(counter: Counter) -> Metric:
+def series_of(counter: Counter) -> Series:
     """Return name and type of a column."""
     name = f"ingestor_{counter.name.lower()}"
-    for ending, unit in _UNITS.items():
-        if name.endswith(ending):
-            return Metric(name.removesuffix(ending) + unit, "gauge", scaled=True)
+    if name.endswith("_ns"):
+        return Series(f"{name.removesuffix('_ns')}_seconds", "gauge", scaled=True)
     if counter in GAUGES:
-        return Metric(name.removesuffix("_total"), "gauge", scaled=False)
-    return Metric(f"{name}_total", "counter", scaled=False)
-
-
-@functools.cache
-def descriptions() -> Mapping[Counter, str]:
-    """Return the text that stands under each column in the source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(Counter)))
-    definition = tree.body[0]
-    assert isinstance(definition, ast.ClassDef)
-    found: dict[Counter, str] = {}
-    name = ""
-    for line in definition.body:
-        match line:
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                pass
-            case ast.Expr(value=ast.Constant(value=str(text))) if name:
-                found[Counter[name]] = " ".join(text.split())
-    return found
+        return Series(name.removesuffix("_total"), "gauge", scaled=False)
+    return Series(f"{name}_total", "counter", scaled=False)
 
 
 def exposition(view: RunView, now_ns: int) -> str:
-    """Return everything there is to scrape; `now_ns` is of the monotonic clock."""
-    lines = [
-        *_family("ingestor_build_info", "gauge", "The version that runs."),
-        f"ingestor_build_info{_labels(version=__version__)} 1",
-        *_heartbeats(view, now_ns),
-        *_away(view, now_ns),
-    ]
-    for counter in Counter:
-        if counter not in MONOTONIC:
-            lines += _column(view, counter)
-    lines += _statuses(view)
-    return "\n".join(lines) + "\n"
+    """Return everything there is to scrape, in text format 0.0.4; `now_ns` is monotonic."""
+    return generate_latest(_RunCollector(view, now_ns)).decode()
 
 
-def decimal(value: int) -> str:
-    """Return an integer of 1e-9 as an exact decimal."""
-    sign, digits = "-" if value < 0 else "", f"{abs(value):0{_DECIMALS + 1}d}"
-    return f"{sign}{digits[:-_DECIMALS]}.{digits[-_DECIMALS:]}"
+class _RunCollector(Collector):
+    """What `prometheus_client` asks for its metrics: one look at the table."""
 
+    def __init__(self, view: RunView, now_ns: int) -> None:
+        self._view = view
+        self._now_ns = now_ns
 
-def _column(view: RunView, counter: Counter) -> Iterable[str]:
-    metric = metric_of(counter)
-    yield from _family(metric.name, metric.kind, descriptions().get(counter, counter.name))
-    for process, row in view.processes:
-        value = row[counter]
-        if value or not metric.scaled:
-            text = decimal(value) if metric.scaled else str(value)
-            yield f"{metric.name}{_labels(process=process)} {text}"
+    def collect(self) -> Iterable[Metric]:
+        build = GaugeMetricFamily(
+            "ingestor_build_info", "The version that runs.", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        yield build
+        yield self._ages(
+            "ingestor_heartbeat_age_seconds",
+            "Time since the last sign of life; none once it has ended.",
+            heartbeat_age_s,
+        )
+        yield self._ages(
+            "ingestor_away_seconds",
+            "Time that a live feed has been without its vendor, or the publisher without its"
+            " server.",
+            away_s,
+        )
+        for counter in Counter:
+            if counter not in MONOTONIC:
+                yield self._column(counter)
+        price = GaugeMetricFamily("ingestor_reference_price", _ABOUT_PRICE, labels=["process"])
+        if price_e9 := self._view.table.reference_price_e9:
+            # Feed 0 is the stocks' wherever there is a price.
+            price.add_metric([self._view.names[0]], price_e9 / 10**_DECIMALS)
+        yield price
+        yield self._statuses()
 
+    def _ages(
+        self, name: str, about: str, age_s: Callable[[CounterRow, int], float | None]
+    ) -> Metric:
+        family = GaugeMetricFamily(name, about, labels=["process"])
+        for process, row in self._view.processes:
+            if (value := age_s(row, self._now_ns)) is not None:
+                family.add_metric([process], round(value, 3))
+        return family
 
-def _heartbeats(view: RunView, now_ns: int) -> Iterable[str]:
-    name = "ingestor_heartbeat_age_seconds"
-    yield from _family(name, "gauge", "Time since the last sign of life; none once it has ended.")
-    for process, row in view.processes:
-        age_s = heartbeat_age_s(row, now_ns)
-        if age_s is not None:
-            yield f"{name}{_labels(process=process)} {age_s:.3f}"
+    def _column(self, counter: Counter) -> Metric:
+        name, kind, scaled = series_of(counter)
+        made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+        family = made(name, counter.about, labels=["process"])
+        for process, row in self._view.processes:
+            value = row[counter]
+            if value or not scaled:
+                # Dividing integers rounds once, to the nearest float.
+                family.add_metric([process], value / 10**_DECIMALS if scaled else value)
+        return family
 
-
-def _away(view: RunView, now_ns: int) -> Iterable[str]:
-    name = "ingestor_away_seconds"
-    text = "Time that a live feed has been without its vendor, or the publisher without its server."
-    yield from _family(name, "gauge", text)
-    for process, row in view.processes:
-        yield f"{name}{_labels(process=process)} {away_s(row, now_ns):.3f}"
-
-
-def _statuses(view: RunView) -> Iterable[str]:
-    name = "ingestor_last_status_time_seconds"
-    yield from _family(name, "gauge", "When a live feed told something last, and what it was.")
-    for process, status in view.statuses():
-        labels = _labels(process=process, feed=status.feed, what=status.what)
-        yield f"{name}{labels} {decimal(status.at_ns)}"
-
-
-def _family(name: str, kind: str, text: str) -> tuple[str, str]:
-    escaped = text.replace("\\", r"\\").replace("\n", r"\n")
-    return f"# HELP {name} {escaped}", f"# TYPE {name} {kind}"
-
-
-def _labels(**labels: str) -> str:
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return "{" + ",".join(pairs) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-REFRESH_S: Final = 2
-
-_HEAD: Final = f"""\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
-<meta name="viewport" content="width=device-width"><title>ingestor</title><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2em .9em; border-bottom: 1px solid #8884; text-align: left }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
-td.about {{ opacity: .65 }}
-.bad {{ color: #d22; font-weight: bold }}
-pre {{ white-space: pre-wrap }}
-</style></head><body>
-"""
+    def _statuses(self) -> Metric:
+        family = GaugeMetricFamily(
+            "ingestor_last_status_time_seconds",
+            "When a live feed told something last, and what it was.",
+            labels=["process", "feed", "what"],
+        )
+        for process, status in self._view.statuses():
+            family.add_metric([process, status.feed, status.what], status.at_ns / NS_PER_S)
+        return family
 
 
 def status_page(view: RunView, now_ns: int, wall_ns: int, stale_after_s: float) -> str:
-    """Return the page; `now_ns` is of the monotonic clock, `wall_ns` UTC."""
-    names = "".join(f"<th>{escape(name)}</th>" for name, _ in view.processes)
+    """Return one plain HTML document that loads itself again.
+
+    `now_ns` is of the monotonic clock, `wall_ns` UTC.
+    """
+    names = "".join(f"<th>{escape(name)}</th>" for name in view.names)
     states = "".join(_state(row, now_ns, stale_after_s) for _, row in view.processes)
-    rows = "\n".join(_row(view, counter) for counter in Counter if _is_shown(view, counter))
+    rows = "\n".join(_rows(view))
     return (
-        f"{_HEAD}<h1>ingestor {escape(__version__)}</h1>\n<p>{iso_utc(wall_ns)[:19]}Z</p>\n"
+        f"{_PAGE_HEAD}<h1>ingestor {escape(__version__)}</h1>\n<p>{iso_utc(wall_ns)[:19]}Z</p>\n"
         f"<table>\n<tr><th></th>{names}<th></th></tr>\n"
-        f'<tr><th>state</th>{states}<td class="about">Time since the last sign of life.</td></tr>\n'
-        f"{rows}\n</table>\n{''.join(_statuses(view))}"
+        f'<tr><th>state</th>{states}<td class="about">{_AGE}</td></tr>\n'
+        f"{rows}\n</table>\n{_last_statuses(view)}"
         '<p><a href="metrics">metrics</a> <a href="healthz">health</a></p>\n</body></html>\n'
     )
 
@@ -218,30 +215,39 @@ def _state(row: CounterRow, now_ns: int, stale_after_s: float) -> str:
     return f'<td class="n">runs, {age_s:.1f} s</td>'
 
 
-def _is_shown(view: RunView, counter: Counter) -> bool:
-    """A column that nobody has counted in yet would only be in the way."""
-    return counter not in (*MONOTONIC, Counter.ENDED) and any(
-        row[counter] for _, row in view.processes
-    )
+def _rows(view: RunView) -> Iterator[str]:
+    for counter in Counter:
+        values = [row[counter] for _, row in view.processes]
+        # A column that nobody has counted in yet would only be in the way.
+        if any(values) and counter not in (*MONOTONIC, Counter.ENDED):
+            name = counter.name.lower().removesuffix("_ns").replace("_", " ")
+            yield _row(name, [_cell(counter, value) for value in values], counter.about)
+    if price_e9 := view.table.reference_price_e9:
+        cells = [decimal(price_e9), *[""] * (len(view.names) - 1)]
+        yield _row(_PRICE, cells, _ABOUT_PRICE)
 
 
-def _row(view: RunView, counter: Counter) -> str:
-    cells = "".join(f'<td class="n">{_value(counter, row)}</td>' for _, row in view.processes)
-    name = counter.name.lower().removesuffix("_ns").removesuffix("_e9").replace("_", " ")
-    about = escape(descriptions().get(counter, ""))
-    return f'<tr><th>{escape(name)}</th>{cells}<td class="about">{about}</td></tr>'
+def _row(name: str, cells: Iterable[str], about: str) -> str:
+    row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+    return f'<tr><th>{escape(name)}</th>{row}<td class="about">{escape(about)}</td></tr>'
 
 
-def _value(counter: Counter, row: CounterRow) -> str:
-    value = row[counter]
+def _cell(counter: Counter, value: int) -> str:
     if not value:
         return ""
     if counter is Counter.EVENT_TIME_NS:
         return f"{iso_utc(value)[:23]}Z"
-    return decimal(value) if metric_of(counter).scaled else f"{value:,}"
+    return decimal(value) if series_of(counter).scaled else f"{value:,}"
 
 
-def _statuses(view: RunView) -> Iterable[str]:
+def _last_statuses(view: RunView) -> str:
     lines = [escape(line_of_status(status)) for _, status in view.statuses()]
-    if lines:
-        yield "<h2>last status of each feed</h2>\n<pre>" + "\n".join(lines) + "</pre>\n"
+    if not lines:
+        return ""
+    return "<h2>last status of each feed</h2>\n<pre>" + "\n".join(lines) + "</pre>\n"
+
+
+def decimal(value: int) -> str:
+    """Return an integer of 1e-9 as an exact decimal."""
+    sign, digits = "-" if value < 0 else "", f"{abs(value):0{_DECIMALS + 1}d}"
+    return f"{sign}{digits[:-_DECIMALS]}.{digits[-_DECIMALS:]}"

@@ -11,7 +11,6 @@ Time in which the supervisor itself did not run (a suspended machine, SIGSTOP) c
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import multiprocessing
@@ -19,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final
@@ -31,36 +30,35 @@ from ingestor.model.units import NS_PER_S
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.machine import keep_freed_memory
-from ingestor.runtime.signals import WANTED, noted, noting
+from ingestor.runtime.machine import die_with_parent, keep_freed_memory, pin
+from ingestor.runtime.signals import EXIT_BASE, WANTED, noted, noting
 
 _FORK: Final = multiprocessing.get_context("fork")
-_PR_SET_PDEATHSIG: Final = 1
-_PR_SET_TIMERSLACK: Final = 29
-_TIMER_SLACK_NS: Final = 1
-"""The kernel may delay every sleep by this; its default of 50 us is half of a paced send."""
 
 log = logging.getLogger(__name__)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a process ended: its exit code, the sentence for people, and its report as JSON."""
+    """How a process, or the whole run, ended: its exit code and the sentence for people.
+
+    A `fatal` one stops the others; what is not is told when all have come to their end.
+    """
 
     exit_code: int = ExitCode.OK
     error: str | None = None
-    report: msgspec.Raw = msgspec.Raw(b"null")
+    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """A process to start. `main` returns a report that msgspec can write, or None.
+    """A process to start. An error that `main` returns lets the others go on; see `Outcome`.
 
     When a process that `ends_run` has ended, however, the others are asked to stop. Without an
     `optional` one that failed the run goes on.
     """
 
     name: str
-    main: Callable[[], object]
+    main: Callable[[], IngestorError | None]
     cpus: tuple[int, ...] = ()
     log_level: str = "INFO"
     ends_run: bool = False
@@ -99,22 +97,11 @@ def start_child(plan: ChildPlan) -> Child:
     return Child(plan.name, process, receive)
 
 
-def pin(cpus: tuple[int, ...]) -> None:
-    """Bind this process to CPUs; no CPUs leave it to the kernel.
-
-    Raises IngestorError for a CPU that this machine does not have.
-    """
-    if not cpus:
-        return
-    try:
-        os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        there = sorted(os.sched_getaffinity(0))
-        raise IngestorError(f"cannot be pinned to CPUs {list(cpus)}: there are {there}") from error
-
-
 def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
-    _arrange_with_the_kernel(parent_pid)
+    for number in WANTED:
+        signal.signal(number, signal.SIG_IGN)
+    if not die_with_parent(parent_pid):
+        os._exit(ExitCode.CHILD_FAILED)
     keep_freed_memory()
     logs.configure(plan.name, plan.log_level)
     # What was imported is never garbage: going through it would stop the process for milliseconds.
@@ -128,24 +115,14 @@ def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
 def _outcome_of(plan: ChildPlan) -> Outcome:
     try:
         pin(plan.cpus)
-        report = plan.main()
-    except IngestorError as error:
-        return Outcome(error.exit_code, str(error))
-    except Exception as error:
+        error = plan.main()
+    except IngestorError as fatal:
+        return Outcome(fatal.exit_code, str(fatal), fatal=True)
+    except Exception as fault:
         log.exception("ended by an error that is a fault of this program")
-        return Outcome(ExitCode.INTERNAL, f"{plan.name}: {type(error).__name__}: {error}")
-    return Outcome(report=msgspec.Raw(msgspec.json.encode(report)))
-
-
-def _arrange_with_the_kernel(parent_pid: int) -> None:
-    """Signals are the supervisor's business, its death is ours, and sleeps end on time."""
-    for number in WANTED:
-        signal.signal(number, signal.SIG_IGN)
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS)
-    if os.getppid() != parent_pid:
-        os._exit(ExitCode.CHILD_FAILED)
+        sentence = f"{plan.name}: {type(fault).__name__}: {fault}"
+        return Outcome(ExitCode.INTERNAL, sentence, fatal=True)
+    return Outcome() if error is None else Outcome(error.exit_code, str(error))
 
 
 TICK_S: Final = 0.1
@@ -165,27 +142,6 @@ class Limits:
     silence_s: float
     stop_s: float
     run_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The first thing that went wrong."""
-
-    exit_code: int
-    sentence: str
-
-
-@dataclass(slots=True)
-class RunResult:
-    """Outcomes by process name, the first failure, and the signal that stopped the run.
-
-    `stopped_first` says that there was no failure before the signal.
-    """
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    failure: Failure | None = None
-    stopped_by: signal.Signals | None = None
-    stopped_first: bool = False
 
 
 class Supervisor:
@@ -208,9 +164,31 @@ class Supervisor:
         self._looked_ns = 0
         self._woke_ns = 0
         self._forced = False
-        self._result = RunResult()
+        self._failure: Outcome | None = None
+        self._stopped_by: signal.Signals | None = None
+        self._stopped_first = False
+        self.outcomes: dict[str, Outcome] = {}
+        """How each process that has ended did, by its name."""
 
-    def run(self, tick: Callable[[], Failure | None]) -> RunResult:
+    @property
+    def outcome(self) -> Outcome:
+        """How the run ended: by the signal or the first failure, whichever came first.
+
+        To be asked once everything is closed, since a signal may also come then.
+        """
+        broken = [self._failure] if self._failure else []
+        # The process that ends the run knows what is stored: its word comes before the feeds'.
+        for plan in sorted(self._plans, key=lambda plan: not plan.ends_run):
+            ended = self.outcomes.get(plan.name)
+            if ended is not None and ended.exit_code and not plan.optional:
+                broken.append(ended)
+        number = self._stopped_by or next(iter(noted()), None)
+        if number is not None and (self._stopped_first or not broken):
+            also = f"; also: {broken[0].error}" if broken else ""
+            return Outcome(EXIT_BASE + number, f"{number.name}: stopped before the end{also}")
+        return broken[0] if broken else Outcome()
+
+    def run(self, tick: Callable[[], Outcome | None]) -> None:
         """Start everything and return when all processes have ended.
 
         `tick` is called every `TICK_S`; a failure it returns stops the run.
@@ -224,7 +202,6 @@ class Supervisor:
                 self._look(tick)
             finally:
                 self._kill()
-        return self._result
 
     def _start(self) -> None:
         now_ns = self._looked_ns = time.monotonic_ns()
@@ -237,7 +214,7 @@ class Supervisor:
     def _running(self) -> list[Child]:
         return [child for child in self._children if not child.ended]
 
-    def _look(self, tick: Callable[[], Failure | None]) -> None:
+    def _look(self, tick: Callable[[], Outcome | None]) -> None:
         logs.drain()
         self._forgive_missed_time()
         self._heed_signals()
@@ -264,7 +241,7 @@ class Supervisor:
         log.warning("the run stood still for %.1f s", missed_ns / NS_PER_S)
 
     def _look_at(self, index: int, child: Child) -> None:
-        if child.name in self._result.outcomes:
+        if child.name in self.outcomes:
             return
         child.collect()
         if child.outcome is None and child.process.exitcode is not None:
@@ -272,10 +249,9 @@ class Supervisor:
             child.outcome = child.outcome or _died(child)
         if child.outcome is None:
             return
-        self._result.outcomes[child.name] = child.outcome
-        if child.outcome.exit_code != ExitCode.OK:
-            reason = child.outcome.error or "no reason given"
-            self._blame(index, child.outcome.exit_code, reason)
+        self.outcomes[child.name] = child.outcome
+        if child.outcome.fatal:
+            self._blame(index, child.outcome)
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1
@@ -289,24 +265,23 @@ class Supervisor:
             row = self._table.row(index)
             alive_ns = max(row[Counter.HEARTBEAT_NS], self._woke_ns)
             if not child.ended and alive_ns < oldest_ns:
-                self._blame(
-                    index,
-                    ExitCode.CHILD_FAILED,
+                sentence = (
                     f"process {child.name} (pid {child.process.pid}) has given no sign of life"
-                    f" for {self._limits.silence_s:g} s",
+                    f" for {self._limits.silence_s:g} s"
                 )
+                self._blame(index, Outcome(ExitCode.CHILD_FAILED, sentence, fatal=True))
                 child.process.kill()
 
-    def _blame(self, index: int, exit_code: int, sentence: str) -> None:
+    def _blame(self, index: int, failure: Outcome) -> None:
         if not self._plans[index].optional:
-            self._fail(Failure(exit_code, sentence))
+            self._fail(failure)
         elif self._stop_by_ns is None:
-            log.warning("%s; the run goes on without it", sentence)
+            log.warning("%s; the run goes on without it", failure.error)
 
-    def _fail(self, failure: Failure) -> None:
-        if self._result.failure is None:
-            self._result.failure = failure
-            log.error("%s", failure.sentence)
+    def _fail(self, failure: Outcome) -> None:
+        if self._failure is None:
+            self._failure = failure
+            log.error("%s", failure.error)
         self._stop(give_up=failure.exit_code == ExitCode.EMBEDDED_SERVER)
 
     def _stop(self, *, give_up: bool = False) -> None:
@@ -324,9 +299,9 @@ class Supervisor:
 
     def _heed_signals(self) -> None:
         heard = noted()
-        if heard and self._result.stopped_by is None:
-            self._result.stopped_by = heard[0]
-            self._result.stopped_first = self._result.failure is None
+        if heard and self._stopped_by is None:
+            self._stopped_by = heard[0]
+            self._stopped_first = self._failure is None
             log.warning(
                 "%s: stopping in order, within %g s; once more stops now",
                 *(heard[0].name, self._limits.stop_s),
@@ -351,4 +326,6 @@ class Supervisor:
 def _died(child: Child) -> Outcome:
     code = child.process.exitcode or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-    return Outcome(ExitCode.CHILD_FAILED, f"process {child.name} {how} without a report")
+    return Outcome(
+        ExitCode.CHILD_FAILED, f"process {child.name} {how} without a report", fatal=True
+    )

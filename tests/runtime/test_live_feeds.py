@@ -14,10 +14,16 @@ from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_factory import LiveFeeds, RingOutlet, journals, price_of, strike_plan
+from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.feed_factory import (
+    LiveFeeds,
+    RingOutlet,
+    Vendor,
+    journals,
+    price_of,
+    strike_plan,
+)
 from ingestor.runtime.feed_process import FeedContext
-from ingestor.runtime.live_vendor import Vendor
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)
 
@@ -56,7 +62,7 @@ def test_the_price_is_what_the_process_of_the_stocks_shows() -> None:
     here = place(1)
     price = price_of(Config(), here)
     assert price() is None
-    here.table.row(0)[Counter.REFERENCE_PRICE_E9] = 686_000_000_000
+    here.table.reference_price_e9 = 686_000_000_000
     assert price() == 686_000_000_000
 
 

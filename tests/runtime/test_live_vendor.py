@@ -7,7 +7,7 @@ import pytest
 from ingestor.config.schema import Polygon
 from ingestor.model.blocks import Source
 from ingestor.model.errors import VendorRefusedError
-from ingestor.runtime.live_vendor import DEMO_KEY, demo_vendor, real_vendor
+from ingestor.runtime.feed_factory import DEMO_KEY, demo_vendor, real_vendor
 from tests.sim.polygon.helpers import client
 
 

@@ -33,9 +33,7 @@ class Served:
             self.beat(name)
         self.port: int = plan.listener.getsockname()[1]
         run = self.run
-        self.child: Child = start_child(
-            ChildPlan("metrics", lambda: serve(plan, run.view, run.table))
-        )
+        self.child: Child = start_child(ChildPlan("metrics", lambda: serve(plan, NAMES, run.table)))
 
     def beat(self, name: str, age_s: float = 0.0) -> None:
         row = self.run.row(name)

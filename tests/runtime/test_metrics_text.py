@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import MONOTONIC, Counter
-from ingestor.runtime.run_view import decimal, descriptions, exposition, metric_of
+from ingestor.runtime.run_view import decimal, exposition, series_of
 from tests.runtime.exposition import Family, parse
 from tests.runtime.views import NAMES, NOW_NS, Looked, looked
 
@@ -22,7 +23,7 @@ def scraped(run: Looked) -> dict[str, Family]:
 
 
 @given(ROWS)
-def test_every_counter_of_every_process_is_read_back_exactly(
+def test_every_counter_of_every_process_is_read_back_as_the_nearest_float(
     rows: list[tuple[str, Counter, int]],
 ) -> None:
     run = looked()
@@ -30,31 +31,31 @@ def test_every_counter_of_every_process_is_read_back_exactly(
         run.row(name)[counter] = value
     families = scraped(run)
     for counter in set(Counter) - MONOTONIC:
-        metric = metric_of(counter)
-        unit = Decimal("1e-9") if metric.scaled else 1
-        told = {dict(labels)["process"]: v for labels, v in families[metric.name].samples.items()}
-        held = {name: run.row(name)[counter] * unit for name in NAMES}
-        if metric.scaled:
+        series = series_of(counter)
+        samples = families[series.name].samples
+        told = {dict(labels)["process"]: float(value) for labels, value in samples.items()}
+        unit = Fraction(1, 10**9) if series.scaled else 1
+        held = {name: float(run.row(name)[counter] * unit) for name in NAMES}
+        if series.scaled:
             held = {name: value for name, value in held.items() if value}
         assert told == held
-        assert (families[metric.name].help, families[metric.name].kind) == (
-            descriptions()[counter],
-            metric.kind,
+        assert (families[series.name].help, families[series.name].kind) == (
+            counter.about,
+            series.kind,
         )
 
 
 def test_every_counter_is_described_by_its_own_text_in_one_line() -> None:
-    assert set(descriptions()) == set(Counter)
-    assert descriptions()[Counter.PUBLISHED] == "Rows that the server has acknowledged."
-    assert all("\n" not in text for text in descriptions().values())
+    assert Counter.PUBLISHED.about == "Rows that the server has acknowledged."
+    assert all(counter.about and "\n" not in counter.about for counter in Counter)
+    assert len({counter.about for counter in Counter}) == len(Counter)
 
 
 def test_names_say_the_unit_and_the_kind_and_are_all_different() -> None:
-    names = {counter: metric_of(counter)[:2] for counter in Counter}
+    names = {counter: series_of(counter)[:2] for counter in Counter}
     assert names[Counter.RECORDS] == ("ingestor_records_total", "counter")
     assert names[Counter.BYTES_TOTAL] == ("ingestor_bytes", "gauge")
     assert names[Counter.EVENT_TIME_NS] == ("ingestor_event_time_seconds", "gauge")
-    assert names[Counter.REFERENCE_PRICE_E9] == ("ingestor_reference_price", "gauge")
     assert len({name for name, _ in names.values()}) == len(Counter)
 
 
@@ -71,8 +72,17 @@ def test_the_last_status_of_each_feed_is_a_time_with_its_kind() -> None:
     at_ns = 1_765_895_400 * NS_PER_S + 17
     run.tell(FeedStatus(feed="stocks", what=What.SILENCE, at_ns=at_ns, text='a "quoted" \\ text'))
     samples = scraped(run)["ingestor_last_status_time_seconds"].samples
-    labels = (("process", "stocks"), ("feed", "stocks"), ("what", "silence"))
-    assert samples == {labels: Decimal("1765895400.000000017")}
+    [(labels, value)] = samples.items()
+    assert dict(labels) == {"process": "stocks", "feed": "stocks", "what": "silence"}
+    assert float(value) == at_ns / NS_PER_S
+
+
+def test_the_reference_price_is_a_gauge_of_the_feed_that_sets_it_once_there_is_one() -> None:
+    run = looked()
+    family = scraped(run)["ingestor_reference_price"]
+    assert (family.kind, family.samples) == ("gauge", {})
+    run.table.reference_price_e9 = 686_010_000_000
+    assert scraped(run)["ingestor_reference_price"].of("stocks") == Decimal("686.01")
 
 
 def test_the_version_is_told() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ingestor.runtime import nats_probe
+from ingestor.runtime import embedded_server
 from ingestor.runtime.embedded_server import (
     MAX_LINE_BYTES,
     NotNatsError,
@@ -93,7 +93,7 @@ def test_whatever_does_not_greet_like_nats_is_not_nats(said: bytes) -> None:
 
 
 def test_a_silent_listener_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nats_probe, "ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(embedded_server, "ANSWER_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with pytest.raises(NotNatsError, match="timed out"):
             server_info(listener.getsockname()[1])

@@ -4,24 +4,24 @@ import time
 
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.progress_reporter import ReplayProgress, Snapshot
+from ingestor.runtime.progress_reporter import ReplayProgress, ReplaySnapshot
 
 
 def test_a_snapshot_reads_as_one_line() -> None:
-    snapshot = Snapshot(1_234_567, 98_765.4, 1_703_548_800 * NS_PER_S, 120.0, 0.5, 3_725)
+    snapshot = ReplaySnapshot(1_234_567, 98_765.4, 1_703_548_800 * NS_PER_S, 120.0, 0.5, 3_725)
     assert snapshot.sentence() == (
         "1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z, x120, 50% done, 1:02:05 left"
     )
 
 
 def test_before_the_first_event_no_time_is_told() -> None:
-    assert Snapshot(0, 0.0, 0, 0.0, 0.0, None).sentence() == "0 events, 0/s, 0% done"
+    assert ReplaySnapshot(0, 0.0, 0, 0.0, 0.0, None).sentence() == "0 events, 0/s, 0% done"
 
 
 def test_rate_speed_share_and_time_left_come_from_the_counters() -> None:
     table = CounterTable(2)
     feed, publisher = table.row(0), table.row(1)
-    progress = ReplayProgress([feed], publisher)
+    progress = ReplayProgress([("trades", feed)], publisher)
     started_ns = time.monotonic_ns()
     publisher[Counter.EVENT_TIME_NS] = 1_000 * NS_PER_S
     progress.snapshot(started_ns)
@@ -48,7 +48,9 @@ class Paced:
     def __init__(self, speed: float, *, shortens: bool = False) -> None:
         table = CounterTable(2)
         self.feed, self.publisher = table.row(0), table.row(1)
-        self.progress = ReplayProgress([self.feed], self.publisher, speed, shortens=shortens)
+        self.progress = ReplayProgress(
+            [("trades", self.feed)], self.publisher, speed, shortens=shortens
+        )
         self.now_ns = time.monotonic_ns()
         self.publisher[Counter.EVENT_TIME_NS] = DAY_NS
         self.progress.snapshot(self.now_ns)
@@ -56,7 +58,7 @@ class Paced:
         self.feed[Counter.EVENT_TIME_NS] = DAY_NS + 2 * HOUR_NS
         self.publisher[Counter.EVENT_TIME_NS] = DAY_NS + HOUR_NS
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> ReplaySnapshot:
         return self.progress.snapshot(self.now_ns)
 
 

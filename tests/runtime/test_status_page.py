@@ -72,7 +72,7 @@ def test_who_runs_who_is_silent_and_who_has_ended_is_told() -> None:
 def test_times_and_prices_are_readable() -> None:
     run = looked()
     run.row("stocks")[Counter.EVENT_TIME_NS] = 1_765_895_400_017_150_864
-    run.row("stocks")[Counter.REFERENCE_PRICE_E9] = 686_010_000_000
+    run.table.reference_price_e9 = 686_010_000_000
     cells = {row[0]: row[1] for row in page(run).rows}
     assert cells["event time"] == "2025-12-16T14:30:00.017Z"
     assert cells["reference price"] == "686.010000000"

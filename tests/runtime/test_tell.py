@@ -11,11 +11,14 @@ from ingestor.runtime.progress_reporter import ProgressReporter, Rate
 
 
 @dataclass
-class Told:
+class Half:
     share: float | None = None
 
     def sentence(self) -> str:
         return "half way"
+
+    def snapshot(self, now_ns: int) -> Half:
+        return self
 
 
 def test_a_rate_is_that_of_the_last_two_seconds_or_since_the_beginning() -> None:
@@ -33,10 +36,10 @@ def test_lines_are_logged_as_far_apart_as_was_asked(
     caplog.set_level(logging.INFO)
     seconds = iter((0, 1, 9, 10, 15, 20))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(seconds) * NS_PER_S)
-    teller = ProgressReporter(lambda _: Told(), 10)
+    reporter = ProgressReporter(Half(), 10)
     for _ in range(5):
-        teller.tick()
-    teller.close()
+        reporter.tick()
+    reporter.close()
     assert caplog.messages == ["half way", "half way"]
 
 
@@ -49,8 +52,8 @@ def test_where_a_terminal_watches_the_line_is_drawn_and_nothing_is_logged(
     monkeypatch.setattr(os, "isatty", lambda fd: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    teller = ProgressReporter(lambda _: Told(), 0.001)
-    teller.tick()
-    teller.close()
+    reporter = ProgressReporter(Half(), 0.001)
+    reporter.tick()
+    reporter.close()
     assert "half way" in capfd.readouterr().err
     assert caplog.messages == []
