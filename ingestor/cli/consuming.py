@@ -15,44 +15,24 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import uvloop
 
-from ingestor import __version__
+from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.start import check_start
 from ingestor.config.load import cautions, file_layer, load
 from ingestor.config.schema import MAX_SECONDS, Nats
-from ingestor.model.bounds import without_logins
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import INT64_MAX, NS_PER_S
+from ingestor.runtime.signals import EXIT_BASE, noted
 
 log = logging.getLogger(__name__)
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGO: Final = re.compile(r"(\d{1,10})([smhd])").fullmatch
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends with our exit code for a wrong command line."""
-
-    def __init__(self, prog: str, about: str, more: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=about,
-            epilog=more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit."""
-        self.print_usage(sys.stderr)
-        told = without_logins(message)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
 
 
 def add_where(parser: Parser) -> None:
@@ -142,4 +122,4 @@ def run(prog: str, work: Coroutine[Any, Any, int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return ExitCode.INTERRUPTED
+        return EXIT_BASE + heard[0] if (heard := noted()) else ExitCode.INTERRUPTED

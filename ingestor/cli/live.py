@@ -21,7 +21,7 @@ from ingestor.config.schema import REPLAY_ONLY
 from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime import log as logs
-from ingestor.stream_ingestor import StreamIngestor
+from ingestor.runtime.live_run import StreamIngestor
 
 PROG: Final = "ingestor-live"
 

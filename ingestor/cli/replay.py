@@ -21,8 +21,8 @@ from ingestor.config.load import Loaded
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.replay_publisher import ReplayPublisher
 from ingestor.runtime import log as logs
+from ingestor.runtime.replay_run import ReplayPublisher
 
 REPLAY_ENVIRONMENT: Final = {
     "NATS_URL": "nats.url",

@@ -94,7 +94,7 @@ def _exit_code(module: str, function: str) -> int:
         try:
             main = getattr(importlib.import_module(module), function)
             _State.phase = _Phase.STARTING
-            return int(main())
+            return int(main() or 0)
         finally:
             _State.phase = _Phase.NOTING
     except Stopped:
