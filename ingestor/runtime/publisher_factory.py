@@ -16,7 +16,7 @@ from ingestor.nats.options import Access, prepare
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
-from ingestor.runtime.embedded_server import Server, demo_server, local_server
+from ingestor.runtime.embedded_server import Server, local_server
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -45,11 +45,10 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
 
     Entering raises EmbeddedServerError.
     """
-    url, store = config.nats.url, config.embedded.data_dir
-    if not demo:
-        return local_server(url, store)
-    named = store != Embedded().data_dir
-    return demo_server(url, store if named else DEMO_DIR / "nats")
+    store = config.embedded.data_dir
+    if demo and store == Embedded().data_dir:
+        store = DEMO_DIR / "nats"
+    return local_server(config.nats.url, store, own=demo)
 
 
 def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -> Publisher:
