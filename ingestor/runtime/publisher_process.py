@@ -256,6 +256,8 @@ class PublisherProcess:
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
         await self._asked(self._publisher.send(runs))
+        if not self._row[Counter.PUBLISHED] and self._publisher.acked_rows:
+            self._count()  # From the first row on a killed publisher has counted; then by the beat.
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _sleep_until(self, due_ns: int) -> bool:
