@@ -187,15 +187,15 @@ def test_a_killed_publisher_has_counted_what_is_stored_by_subject(
     programs: Mapping[str, Program], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     process = begin(programs["replay"], nats_server, tmp_path)
-    until(lambda: stored(nats_server.url) > 2_000, "both subjects have events")
+    until(lambda: stored(nats_server.url) > 12_000, "both subjects have events")
     publisher = children(process.pid)[-1]
     os.kill(publisher, signal.SIGKILL)
     summary = finish(process).summary
     by_subject = by_subject_of(nats_server)
-    # Counted ten times a second, at 4,000 events a second; a busy machine may take twice as long.
-    assert list(summary["by_subject"]) == ["market.futures.trades", "market.futures.mbp10"]
+    # 4,000 events a second, counted within 20 ms of being acknowledged: 0.3 s on a busy machine.
+    assert list(summary["by_subject"]) == list(by_subject)
     for subject, there in by_subject.items():
-        assert there - 800 < summary["by_subject"][subject] <= there
+        assert there - 1_200 < summary["by_subject"][subject] <= there
     assert summary["elapsed_s"] > 0
     assert summary["first_ts_event_ns"] < summary["last_ts_event_ns"]
 

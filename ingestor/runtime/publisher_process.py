@@ -33,6 +33,8 @@ from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 
 HEARTBEAT_S: Final = 0.1
+COUNT_NS: Final = 20_000_000
+"""How old the counts in the table are at most while rows are sent."""
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 LOOP_TIMER_ERROR_NS: Final = 2_000_000
@@ -137,6 +139,7 @@ class PublisherProcess:
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
+        self._count_due_ns = 0
         self._trouble: str | None = None
 
     def run(self) -> IngestorError | None:
@@ -256,8 +259,8 @@ class PublisherProcess:
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
         await self._asked(self._publisher.send(runs))
-        if not self._row[Counter.PUBLISHED] and self._publisher.acked_rows:
-            self._count()  # From the first row on a killed publisher has counted; then by the beat.
+        if time.monotonic_ns() >= self._count_due_ns:
+            self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _sleep_until(self, due_ns: int) -> bool:
@@ -290,10 +293,12 @@ class PublisherProcess:
         self._trouble = trouble
 
     def _count(self) -> None:
-        """Bring the table up to date, ten times a second: whoever is killed has counted so far."""
+        """Bring the table up to date: a publisher that is killed has counted so far."""
         logs.drain()
         row, table, stored = self._row, self._table, self._publisher.report()
         now_ns = row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        # Until something is stored each block counts, so that the first row is not missed.
+        self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
         row.away(not self._publisher.connected, now_ns)
         row[Counter.PUBLISHED] = self._publisher.acked_rows
         row[Counter.MESSAGES] = stored.messages
