@@ -138,7 +138,8 @@ def _texts(value: object) -> list[str]:
 def _secrets_in(url: str) -> tuple[str, ...]:
     """Return what a URL tells besides the name of a user, as written and as meant."""
     user, colon, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
-    secret = password if colon else user  # a name alone is a token
+    # The user part alone is how NATS writes a token.
+    secret = password if colon else user
     return secret, unquote(secret)
 
 

@@ -57,6 +57,7 @@ def add_where(parser: Parser) -> None:
 
 def way_in(given: argparse.Namespace) -> dict[str, Any]:
     """Return what `ingestor.client.connect` is to be called with. Raises ConfigurationError."""
+    # A consumer needs no configuration; a file only says how to be let in.
     nats = Nats()
     if given.config is not None:
         path = Path(given.config)

@@ -108,6 +108,7 @@ log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     parser = replay_parser()
+    # Files may stand between the flags, as a shell's globs put them.
     given = parser.parse_intermixed_args(arguments)
     try:
         loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW))

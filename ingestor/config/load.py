@@ -73,6 +73,7 @@ def load(layers: Sequence[Layer]) -> Loaded:
     merged: dict[str, Setting] = {}
     for layer in layers:
         merged.update({key: _with_our_words(key, setting) for key, setting in layer.items()})
+    # Each key by itself first, so that an error names the key, its value and its origin.
     for key, setting in merged.items():
         _check(key, setting)
     config = _convert(merged, strict=False)
@@ -105,6 +106,7 @@ def _check_dots(text: str) -> None:
 
 
 def _float(text: str) -> float:
+    # TOML reads 1e999 as infinity, which no bound would name as what was written.
     value = float(text)
     if math.isinf(value) and "inf" not in text:
         raise ValueError("a number is out of range")

@@ -102,6 +102,7 @@ def jetstream_answers(port: int) -> bool:
             lines = connection.makefile("rb")
             if not _read_info(lines).jetstream:
                 return False
+            # Listening is not enough: JetStream may still be starting.
             connection.sendall(_ASK_JETSTREAM)
             return _has_account_info(lines)
     except (OSError, NotNatsError):
@@ -217,6 +218,7 @@ class EmbeddedServer:
             except BaseException:
                 self.stop()
                 raise
+            # Last: whoever reads the URL finds a server that answers.
             os.pwrite(lock, self.url.encode(), 0)
 
     def stop(self) -> None:
@@ -283,6 +285,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                # The server inherits the lock and holds it for as long as it lives.
                 pass_fds=(lock,),
                 start_new_session=True,
             )

@@ -123,6 +123,7 @@ class LiveProcess:
     def run(self) -> None:
         """Run to the end. Raises VendorRefusedError."""
         try:
+            # Raises what the vendor refuses; the journal is closed all the same.
             uvloop.run(self._feed.run(lambda: self._context.stopping))
             self._outlet.end()
         finally:
@@ -289,6 +290,7 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
 
 
 def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalWriter:
+    # The journal keeps the roots beside the frames, so that a replay decodes without this file.
     roots = (option_root(config.strikes.underlying),) if name == "options" else ()
     return JournalWriter(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
 

@@ -99,6 +99,7 @@ class RingWriter:
 
     def _announce(self, symbols: SymbolTable, timeout_s: float) -> bool:
         """Put the symbols of a table that the reader does not know; False when the ring is full."""
+        # Tables only grow, so their length says whether there is anything new: no comparing.
         if symbols is not self._table or len(symbols) != self._seen:
             self._pending += self._news(symbols)
             self._table, self._seen = symbols, len(symbols)
@@ -114,6 +115,7 @@ class RingWriter:
         """Return what a table holds beyond what was seen of it, or of the table before it."""
         if symbols is self._table:
             return [*islice(reversed(symbols.items()), len(symbols) - self._seen)][::-1]
+        # A table that grew since it was announced tells nothing of what the reader knows.
         known = self._table if self._seen == len(self._table) else {}
         return [pair for pair in symbols.items() if known.get(pair[0]) != pair[1]]
 
@@ -283,6 +285,7 @@ class MergedFiles:
                 if block is None:
                     merge.end(lane)
                     continue
+                # The merge holds a view: the next block is asked for only when this is used up.
                 merge.push(replace(block, feed=lane))
                 yield replace(block, records=block.records[:0])
             ordered = merge.pull()
@@ -335,6 +338,7 @@ class _Tables:
 
 def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     """Return a copy of the rows in their order."""
+    # Only the span of each block that is wanted is copied, then rows are picked from the copy.
     low = np.full(len(runs.blocks), np.iinfo(np.int64).max)
     high = np.zeros(len(runs.blocks), np.int64)
     np.minimum.at(low, runs.block_of_run, runs.start)

@@ -48,6 +48,7 @@ class StreamIngestor:
     def run(self) -> RunReport:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
         config = self._config
+        # Before anything is bound, locked or started: a wrong configuration changes nothing.
         check(config)
         with (
             self._vendor() as vendor,

@@ -233,6 +233,7 @@ class _Handler(logging.Handler):
         place = record.name, record.levelno, str(record.msg)
         if not getattr(record, "free", False) and not self._repeats.told(place, time.monotonic()):
             return
+        # What was left out before this line belongs before it.
         self.drain()
         try:
             message = record.getMessage()

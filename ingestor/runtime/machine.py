@@ -66,6 +66,7 @@ def _check_spinning(process: Process) -> None:
         return
     there = os.sched_getaffinity(0)
     others = (cpus for name, cpus in _named(process).items() if name != "publisher_cpus")
+    # Busy polling on a shared CPU takes whole time slices from the feed that is to wake it.
     own = set(process.publisher_cpus or there).difference(*others)
     if not own or len(there) == 1:
         raise ConfigurationError(

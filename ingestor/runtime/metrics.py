@@ -204,6 +204,7 @@ def _bound(listen: str) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        # Bound before the run starts, and inherited: a port that is taken costs no run.
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -72,6 +72,7 @@ class Rate:
         """Return the rate over about the last `_SMOOTHING_S` seconds, or since the beginning."""
         passed_s = (now_ns - self._marked_ns) / NS_PER_S
         full = passed_s >= _SMOOTHING_S
+        # Until the first span is full, the rate since the beginning: 0 would look like a fault.
         if passed_s > 0 and (full or self._young):
             self._per_s = (value - self._marked) / passed_s
         if full:
@@ -317,6 +318,7 @@ class ReplayProgress:
             return 0.0, None
         at_ns = event_ns
         if waits_for_ns := self._publisher[Counter.WAITS_FOR_NS]:
+            # In a hole of the data the schedule goes on though no event is sent.
             due_ns = max(self._publisher[Counter.WAITS_UNTIL_NS] - now_ns, 0)
             at_ns = max(at_ns, waits_for_ns - int(due_ns * self._paced_speed))
         whole_ns, left_ns = ends_ns - self._first_event_ns, max(ends_ns - at_ns, 0)
@@ -329,6 +331,7 @@ class ReplayProgress:
         total, read = row[Counter.BYTES_TOTAL], row[Counter.BYTES_READ]
         if row[Counter.ENDED] or not read or read >= total or event_ns <= first_ns:
             return event_ns
+        # Bytes are no time, but all there is to go by before the end of the file is read.
         return first_ns + (event_ns - first_ns) * total // read
 
     def _waits(self, now_ns: int) -> str | None:

@@ -45,6 +45,7 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
 
     Entering raises EmbeddedServerError.
     """
+    # What is made up must not stand among a user's real days.
     store = config.embedded.data_dir
     if demo and store == Embedded().data_dir:
         store = DEMO_DIR / "nats"

@@ -185,6 +185,7 @@ class PublisherProcess:
             if runs is not None:
                 await self._send(runs)
             elif not taken:
+                # Nothing to take, nothing to send: the loop goes round once, or sleeps to the bell.
                 await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
 
@@ -199,6 +200,7 @@ class PublisherProcess:
         while not self._table.stopping:
             await asyncio.sleep(HEARTBEAT_S)
         now_s = progress_s = time.monotonic()
+        # The supervisor kills at `stop_s`: what closing takes must be left of it.
         end_s = now_s + max(self._stop_s - CLOSE_S, self._stop_s / 2)
         stored = self._publisher.acked_rows
         while now_s < min(end_s, progress_s + STALLED_S) and not self._table.giving_up:
@@ -214,6 +216,7 @@ class PublisherProcess:
     def _may_come(self) -> bool:
         """Whether a feed is running or a ring holds something."""
         ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
+        # A feed that is killed has ended with rows in its ring: they count as received.
         return not all(ended) or any(source.ring.used_bytes for source in self._rings)
 
     def _take(self) -> bool:
@@ -249,6 +252,7 @@ class PublisherProcess:
             if not await self._sleep_until(int(due_ns[done])):
                 return
             self._row[Counter.WAITS_FOR_NS] = 0
+            # What has come due while this slept goes along: sleeping for each would fall behind.
             ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
             await self._hand_over(runs.part(done, ready))
             self._lateness.add(time.monotonic_ns() - due_ns[done:ready])
@@ -271,6 +275,7 @@ class PublisherProcess:
             loop_s = (left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S
             await asyncio.sleep(min(loop_s, IDLE_S))
         if left_ns > 0:
+            # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
             time.sleep(left_ns / NS_PER_S)
         return True
 

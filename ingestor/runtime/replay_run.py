@@ -107,6 +107,7 @@ def _sample_day() -> Path:
         unfinished = SAMPLE_DAY.with_name(f"sample-day-{os.getpid()}")
         try:
             write_sample_day(unfinished, DEMO_DATE)
+            # Made beside and renamed: a demo that is killed leaves no half day to the next.
             with contextlib.suppress(OSError):  # another demo was faster
                 unfinished.rename(SAMPLE_DAY)
         finally:
@@ -220,6 +221,7 @@ def _source(
     if catalog is None or name in MARKETS:
         return _journal(config, name)
     others = [feed for feed in feeds if feed != name]
+    # A symbol that another feed bears is no mistake here.
     elsewhere = _borne_by(others, config.replay, catalog) if config.replay.symbols else frozenset()
     return _files(config, catalog, SCHEMAS[name], elsewhere)
 

@@ -91,8 +91,11 @@ class Child:
 def start_child(plan: ChildPlan) -> Child:
     """Fork a process that runs the plan."""
     receive, send = _FORK.Pipe(duplex=False)
+    # Forked, not spawned: no thread runs here, so what is inherited is whole, and nothing is
+    # imported again.
     process = _FORK.Process(target=_run, args=(plan, send, os.getpid()), name=plan.name)
     process.start()
+    # While the parent holds this end too, the death of the child closes no pipe.
     send.close()
     return Child(plan.name, process, receive)
 
@@ -237,6 +240,7 @@ class Supervisor:
             return
         self._woke_ns = now_ns
         if self._stop_by_ns is not None:
+            # Time in which nobody ran counts for nobody.
             self._stop_by_ns += missed_ns
         log.warning("the run stood still for %.1f s", missed_ns / NS_PER_S)
 
@@ -245,6 +249,7 @@ class Supervisor:
             return
         child.collect()
         if child.outcome is None and child.process.exitcode is not None:
+            # It may have reported between the first look at the pipe and its end.
             child.collect()
             child.outcome = child.outcome or _died(child)
         if child.outcome is None:
@@ -263,6 +268,7 @@ class Supervisor:
         oldest_ns = time.monotonic_ns() - int(self._limits.silence_s * NS_PER_S)
         for index, child in enumerate(self._children):
             row = self._table.row(index)
+            # After a suspension every heartbeat is old: each gets a whole span to give one again.
             alive_ns = max(row[Counter.HEARTBEAT_NS], self._woke_ns)
             if not child.ended and alive_ns < oldest_ns:
                 sentence = (
@@ -318,6 +324,7 @@ class Supervisor:
 
     def _kill(self) -> None:
         for child in self._children:
+            # One that has reported is about to exit by itself, and its pipe is read.
             if child.process.exitcode is None and child.outcome is None:
                 child.process.kill()
             child.process.join(_KILLED_S)
