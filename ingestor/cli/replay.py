@@ -17,7 +17,6 @@ from ingestor.cli.command_line import (
     print_report,
     settings_of,
 )
-from ingestor.config.load import Loaded
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
@@ -119,15 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure("ingestor", loaded.config.log.level)
         for caution in loaded.cautions:
             log.warning("%s", caution)
-        return _replay(loaded, given)
+        report = ReplayPublisher(loaded.config, demo=given.demo).run()
+        return print_report("ingestor-replay", report, given.summary)
     except IngestorError as error:
         logs.complain("ingestor-replay", error)
         return error.exit_code
-
-
-def _replay(loaded: Loaded, given: argparse.Namespace) -> int:
-    outcome = ReplayPublisher(loaded.config, demo=given.demo).run()
-    return print_report("ingestor-replay", outcome, given.summary)
 
 
 def replay_parser() -> argparse.ArgumentParser:

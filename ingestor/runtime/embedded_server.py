@@ -331,24 +331,19 @@ def local_server(
         return
     with contextlib.ExitStack() as stack:
         if own:
-            yield _start(data_dir, port if _is_free(port) else ANY_PORT, stack)
+            try:
+                free = server_info(port) is None
+            except NotNatsError:
+                free = False
+            yield _start(data_dir, port if free else ANY_PORT, stack)
         else:
             yield _find(port, stack) or _start(data_dir, port, stack)
 
 
-def _is_free(port: int) -> bool:
-    try:
-        return server_info(port) is None
-    except NotNatsError:
-        return False
-
-
 def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     url = f"nats://{LOOPBACK}:{port}"
-    if port == ANY_PORT:
-        return None
     try:
-        info = server_info(port)
+        info = None if port == ANY_PORT else server_info(port)
     except NotNatsError as error:
         raise EmbeddedServerError(
             f"port {port} is taken by something that is no NATS server ({error}):"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -51,7 +50,7 @@ class StreamIngestor:
         # Before anything is bound, locked or started: a wrong configuration changes nothing.
         check(config)
         with (
-            self._vendor() as vendor,
+            demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
             journals(config) as frame_logs,
             listening(config.metrics) as metrics,
             server_of(config, demo=self._demo) as server,
@@ -73,9 +72,6 @@ class StreamIngestor:
                 (ExitCode.CHILD_FAILED, vendor.problem),
             )
         return run.report()
-
-    def _vendor(self) -> AbstractContextManager[Vendor]:
-        return demo_vendor() if self._demo else real_vendor(self._config.polygon)
 
     def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
         process = self._config.process

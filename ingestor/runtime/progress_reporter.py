@@ -204,13 +204,17 @@ class LiveProgress:
 
     def snapshot(self, now_ns: int) -> LiveSnapshot:
         """Return where the run stands at `now_ns` of the monotonic clock."""
-        published = self._publisher[Counter.PUBLISHED]
-        feeds = (
-            FeedSnapshot(
-                name, rate.update(now_ns, row[Counter.RECORDS]), _age_ns(row), _losses(row)
+        published, feeds = self._publisher[Counter.PUBLISHED], []
+        for (name, row), rate in zip(self._feeds, self._rates, strict=True):
+            event_ns = row[Counter.EVENT_TIME_NS]
+            feeds.append(
+                FeedSnapshot(
+                    name,
+                    rate.update(now_ns, row[Counter.RECORDS]),
+                    wall_ns() - event_ns if event_ns else None,
+                    tuple(f"{row[one]:,} {what}" for one, what in _LOSSES.items() if row[one]),
+                )
             )
-            for (name, row), rate in zip(self._feeds, self._rates, strict=True)
-        )
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
 
 
@@ -227,15 +231,6 @@ def age_text(age_ns: int) -> str:
     if age_ns < 2 * _HOUR_NS:
         return f"{age_ns // _MINUTE_NS} min"
     return f"{age_ns // _HOUR_NS} h"
-
-
-def _age_ns(row: CounterRow) -> int | None:
-    event_ns = row[Counter.EVENT_TIME_NS]
-    return wall_ns() - event_ns if event_ns else None
-
-
-def _losses(row: CounterRow) -> tuple[str, ...]:
-    return tuple(f"{row[counter]:,} {what}" for counter, what in _LOSSES.items() if row[counter])
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,12 +63,10 @@ def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -
         stream=_stream(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )
-    publisher.statuses.stream = _status_stream(config.nats)
+    publisher.statuses.stream = replace(
+        STATUS_SETTINGS, name=config.nats.status_stream, replicas=config.nats.replicas
+    )
     return publisher
-
-
-def _status_stream(nats: Nats) -> StreamSettings:
-    return replace(STATUS_SETTINGS, name=nats.status_stream, replicas=nats.replicas)
 
 
 def _stream(nats: Nats) -> StreamSettings:

@@ -211,13 +211,12 @@ class PublisherProcess:
         work.cancel()
 
     def _is_over(self) -> bool:
-        return self._table.stopping and not (self._drain_on_stop and self._may_come())
-
-    def _may_come(self) -> bool:
-        """Whether a feed is running or a ring holds something."""
+        """Whether the run is to stop and nothing more comes that is to be published first."""
+        if not self._table.stopping or not self._drain_on_stop:
+            return self._table.stopping
         ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
         # A feed that is killed has ended with rows in its ring: they count as received.
-        return not all(ended) or any(source.ring.used_bytes for source in self._rings)
+        return all(ended) and not any(source.ring.used_bytes for source in self._rings)
 
     def _take(self) -> bool:
         """Move messages from rings to merge as far as it has room; True if any moved."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ingestor.config.schema import Config
@@ -103,14 +104,21 @@ class Run:
             return PublisherProcess(inputs, publisher(), table, process.stop_s).run()
 
         children = [
-            _feed_child(feed, FeedContext(index, ring, table), config.log.level)
+            ChildPlan(
+                feed.name,
+                partial(feed.main, FeedContext(index, ring, table)),
+                feed.cpus,
+                config.log.level,
+            )
             for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
         ]
         children.append(
             ChildPlan(PUBLISHER, publish, process.publisher_cpus, config.log.level, ends_run=True)
         )
         if metrics is not None:
-            children.append(_metrics_child(metrics, self._names, table, config.log.level))
+            names = (*self._names, PUBLISHER, METRICS)
+            shows = partial(serve, metrics, names, table)
+            children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
         limits = Limits(process.silence_s, process.stop_s, run_s)
         self._supervisor = Supervisor(children, table, self._doorbell, limits)
 
@@ -144,14 +152,3 @@ class Run:
             error=ended.error,
             exit_code=ended.exit_code,
         )
-
-
-def _feed_child(feed: FeedPlan, context: FeedContext, log_level: str) -> ChildPlan:
-    return ChildPlan(feed.name, lambda: feed.main(context), feed.cpus, log_level)
-
-
-def _metrics_child(
-    plan: MetricsPlan, feeds: Sequence[str], table: CounterTable, log_level: str
-) -> ChildPlan:
-    names = (*feeds, PUBLISHER, METRICS)
-    return ChildPlan(METRICS, lambda: serve(plan, names, table), log_level=log_level, optional=True)
