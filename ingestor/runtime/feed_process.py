@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from ingestor.merge.horizon import HorizonMerge
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Block, Int64s, Runs
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus
@@ -19,6 +19,7 @@ from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import (
     END_MESSAGE,
     MAX_SYMBOLS_BYTES,
+    order_message,
     records_message,
     status_message,
     symbols_messages,
@@ -70,6 +71,7 @@ class RingWriter:
         self._table: SymbolTable = {}
         self._seen = 0
         self._pending: list[tuple[int, str]] = []
+        self._in_order = False
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block that is not empty, and count it; False when the ring is still full.
@@ -78,6 +80,10 @@ class RingWriter:
         """
         if not self._announce(block.symbols, timeout_s):
             return False
+        if block.in_order is not self._in_order:
+            if not self._put(order_message(in_order=block.in_order), timeout_s):
+                return False
+            self._in_order = block.in_order
         if not self._put(records_message(block.records), timeout_s):
             return False
         self._row.add(Counter.RECORDS, len(block.records))
@@ -273,7 +279,7 @@ class MergedFiles:
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks in order, empty ones as signs of life; each is valid until the next."""
-        merge = HorizonMerge(len(self.lanes))
+        merge = WatermarkMerge(len(self.lanes))
         runs = [lane.blocks() for lane in self.lanes]
         broken: IngestorError | None = None
         while not merge.done:
@@ -299,7 +305,8 @@ class MergedFiles:
         table = self._tables.joined(runs.blocks)
         if table is None or len(runs.start) == 1:
             for block, records in runs.pieces():
-                yield Block(0, records, block.symbols if table is None else table, block.source)
+                symbols = block.symbols if table is None else table
+                yield Block(0, records, symbols, block.source, block.in_order)
             return
         records = _gathered(runs)
         step = max(1, self.block_bytes // records.itemsize)

@@ -21,14 +21,14 @@ from ingestor.config.schema import Config, FeedName, Replay
 from ingestor.feeds.databento.files import DbnSchema, days_of
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import Catalog
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.feeds.dates import shortened
+from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
-from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Source
+from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
@@ -79,7 +79,7 @@ class ReplayPublisher:
                 feeds,
                 config,
                 publisher=lambda: make_publisher(config, options, give_up_after_s=GIVE_UP_AFTER_S),
-                merge=HorizonMerge(len(feeds)),
+                merge=WatermarkMerge(len(feeds)),
                 progress=lambda rows, publisher: ReplayProgress(
                     rows, publisher, speed, shortens=gap_ns is not None
                 ),
@@ -209,8 +209,8 @@ def _nothing_recorded(
             " or options-..."
         )
     return (
-        f"the journal in {journal_dir} holds nothing of {shortened(sorted(dates))}; dates there "
-        f"are: {shortened(there)}"
+        f"the journal in {journal_dir} holds nothing of {dates_text(sorted(dates))}; dates there "
+        f"are: {dates_text(there)}"
     )
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.model.blocks import Block, Source
@@ -80,6 +80,21 @@ def test_a_block_that_was_refused_is_put_again_and_its_symbols_are_announced_onc
     assert len(here.taken()) == len(("symbols", "records"))
     assert here.writer.put(large)
     assert len(here.taken()) == len(("records",))
+
+
+@given(st.lists(st.booleans(), max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_whether_a_block_is_in_order_comes_out_with_it_also_of_a_ring_that_is_full(
+    orders: list[bool],
+) -> None:
+    here = Place(ring_bytes=150)
+    out: list[Block | FeedStatus | None] = []
+    for in_order in orders:
+        one = replace(block([(1, 1, 1)]), in_order=in_order)
+        while not here.writer.put(one):
+            out += here.taken()
+    out += here.taken()
+    assert [one.in_order for one in out if isinstance(one, Block)] == orders
 
 
 def test_only_symbols_that_are_new_are_announced() -> None:
@@ -223,6 +238,21 @@ def test_what_was_whole_is_in_the_ring_before_an_error_is_reported() -> None:
     assert reader.ended
     assert error is not None
     assert (str(error), error.exit_code) == ("the file is cut", ExitCode.BAD_DATA)
+
+
+def test_what_was_skipped_up_to_the_break_is_counted() -> None:
+    source = Blocks(block([(1, 1, 1)]))
+
+    def breaking() -> Iterator[Block]:
+        yield block([(1, 1, 1)])
+        source.progress = Progress(bytes_read=90, late=5, skipped={"cut": 4})
+        raise BadDataError("the file is cut")
+
+    source.blocks = breaking  # type: ignore[method-assign]
+    feed = Feed(source)
+    assert feed.process.run() is not None
+    assert feed.table.skipped(0) == {"cut": 4}
+    assert (feed.row[Counter.BYTES_READ], feed.row[Counter.LATE]) == (90, 5)
 
 
 def test_empty_blocks_are_signs_of_life_and_nothing_else() -> None:

@@ -158,6 +158,36 @@ def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may
     assert (error, table.stored) == (None, {"market.futures.trades": published})
 
 
+def test_a_feed_that_has_ended_does_not_cut_short_what_others_still_put_in(
+    nats_server: NatsServer,
+) -> None:
+    doorbell = Doorbell()
+    rings = [BlockRing(doorbell) for _ in range(2)]
+    table = CounterTable(3)
+    records = records_message(rows([(at, at, at) for at in range(10)]))
+    assert rings[1].put(symbols_message({0: "ES.c.0"}))
+    assert rings[1].put(records)
+
+    def feeds() -> None:
+        while table.row(2)[Counter.RECORDS] < 10:
+            time.sleep(0.01)
+        table.row(0)[Counter.ENDED] = 1
+        table.stop()
+        time.sleep(0.2)
+        rings[1].put(records)
+        table.row(1)[Counter.ENDED] = 1
+        doorbell.ring()
+
+    thread = threading.Thread(target=feeds)
+    thread.start()
+    inputs = [RingInput(ring, RingReader(at, Source.SIM, {})) for at, ring in enumerate(rings)]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(2), drain_on_stop=True)
+    PublisherProcess(flow, publisher(nats_server), table, stop_s=10).run()
+    thread.join()
+    doorbell.close()
+    assert table.stored == {"market.futures.trades": 20}
+
+
 def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_once_it_has_room(
     any_nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
