@@ -173,6 +173,7 @@ def test_a_feed_that_has_ended_does_not_cut_short_what_others_still_put_in(
             time.sleep(0.01)
         table.row(0)[Counter.ENDED] = 1
         table.stop()
+        doorbell.ring()
         time.sleep(0.2)
         rings[1].put(records)
         table.row(1)[Counter.ENDED] = 1
