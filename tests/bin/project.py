@@ -55,7 +55,7 @@ class Project:
         for name in ("pyproject.toml", "setup.cfg", "constraints.txt"):
             (root / name).write_text(name)
         package = root / "ingestor"
-        package.mkdir()
+        (package / "runtime").mkdir(parents=True)
         (package / "__main__.py").write_text(_MODULE)
         self.tools.mkdir()
         for tool in _TOOLS:
