@@ -16,6 +16,13 @@ setup(
             optional=True,
         ),
         Extension(
+            "ingestor.encode._parse",
+            ["ingestor/encode/_parse.pyx"],
+            depends=["ingestor/encode/_layout.pxd"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        ),
+        Extension(
             "ingestor.model._keys",
             ["ingestor/model/_keys.pyx"],
             extra_compile_args=["-O3"],

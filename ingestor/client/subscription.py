@@ -19,22 +19,14 @@ from ingestor.client.connection import (
     NoAnswerError,
     NotConnectedError,
 )
-from ingestor.client.consumer import Consumer
-from ingestor.client.decode import (
-    Cause,
-    Message,
-    Skips,
-    bad_message,
-    read_json,
-)
-from ingestor.client.gaps import GapWatch, OnGap
-from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
-from ingestor.client.start import AtSequence
+from ingestor.client.consumer import AtSequence, Consumer
+from ingestor.client.decode import Cause, Message, Skips, bad_message
+from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
 from ingestor.client.wire import Frame
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
-from ingestor.model.events import Event
+from ingestor.model.events import Event, read_json
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
@@ -90,7 +82,7 @@ class Subscription:
     since is repeated. `ack` acknowledges at once, and says whether the server has it.
 
     `gaps.count` is how often the stream dropped messages before they were read, `gaps.messages`
-    how many those were at most (`ingestor.client.gaps`).
+    how many those were at most (`ingestor.client.Gap`).
     """
 
     def __init__(
