@@ -110,16 +110,48 @@ class _InexactError(Exception):
     """A price is too large to be read as a double."""
 
 
-def read_rows(frames: Sequence[Frame], *, compiled: bool = True) -> JsonFound:
+class _Named(msgspec.Struct):
+    symbol: str
+
+
+class _NamedOption(msgspec.Struct):
+    option_symbol: str
+
+
+@lru_cache(SYMBOLS_HELD)
+def symbol_read(kind: EventType, text: bytes) -> str | None:
+    """Return the symbol that a message names by these bytes, from its key on.
+
+    None unless they are what an encoder writes for it, and it is a symbol.
+    """
+    is_option = kind.rtype == RType.OPTION_TRADE
+    try:
+        said: Any = msgspec.json.decode(b"{%b}" % text, type=_NamedOption if is_option else _Named)
+        symbol: str = said.option_symbol if is_option else said.symbol
+        written = option_json(symbol) if is_option else symbol_json(symbol)
+    except (ValueError, RecursionError, BadDataError):
+        return None
+    return symbol if written == text and is_symbol(symbol) else None
+
+
+def _make_parser() -> Any:
+    try:
+        return import_module("ingestor.encode._parse").Parser(symbol_read, _PUBLISHER_OF_EXCHANGE)
+    except ImportError:
+        return None
+
+
+PARSER: Final = _make_parser()
+"""The compiled reader; None where there was no compiler."""
+
+
+def read_rows(frames: Sequence[Frame], parser: Any = PARSER) -> JsonFound:
     """Return the JSON among messages as records, one array an event type and source.
 
-    Without `compiled`, msgspec reads them all.
+    Without a parser, msgspec reads them all.
     """
-    if compiled and _PARSER is not None:
-        known, left = _PARSER.parse(frames)
-        found = JsonFound([JsonRows(*rows) for rows in known])
-    else:
-        left, found = range(len(frames)), JsonFound([])
+    known, left = parser.parse(frames) if parser else ([], range(len(frames)))
+    found = JsonFound([JsonRows(*rows) for rows in known])
     if left:
         _read_left(frames, left, found)
     return found
@@ -369,38 +401,3 @@ _SYMBOL_FIELD: Final = {
     RType.FUTURES_TRADE: "symbol",
     RType.MBP10: "symbol",
 }
-
-
-class _Named(msgspec.Struct):
-    symbol: str
-
-
-class _NamedOption(msgspec.Struct):
-    option_symbol: str
-
-
-@lru_cache(SYMBOLS_HELD)
-def symbol_read(kind: EventType, text: bytes) -> str | None:
-    """Return the symbol that a message names by these bytes, from its key on.
-
-    None unless they are what an encoder writes for it, and it is a symbol.
-    """
-    is_option = kind.rtype == RType.OPTION_TRADE
-    try:
-        said: Any = msgspec.json.decode(b"{%b}" % text, type=_NamedOption if is_option else _Named)
-        symbol: str = said.option_symbol if is_option else said.symbol
-        written = option_json(symbol) if is_option else symbol_json(symbol)
-    except (ValueError, RecursionError, BadDataError):
-        return None
-    return symbol if written == text and is_symbol(symbol) else None
-
-
-def _parser() -> Any:
-    try:
-        return import_module("ingestor.encode._parse").Parser(symbol_read, _PUBLISHER_OF_EXCHANGE)
-    except ImportError:
-        return None
-
-
-_PARSER: Final = _parser()
-"""None where there was no compiler."""

@@ -53,7 +53,7 @@ def test_without_a_compiler_the_build_succeeds_and_leaves_extensions_out(tmp_pat
     done = build(tmp_path, CC="/nonexistent/compiler")
 
     assert done.returncode == 0, done.stderr
-    for name in ("ingestor.encode._fast", "ingestor.model._keys"):
+    for name in ("ingestor.encode._fast", "ingestor.encode._parse", "ingestor.model._keys"):
         assert f'extension "{name}" failed' in done.stderr
     assert not list(tmp_path.rglob("*.so"))
 
@@ -64,19 +64,21 @@ def test_no_function_can_lose_an_exception(tmp_path: Path) -> None:
 
     written = sorted(tmp_path.glob("ingestor/**/*.c"))
 
-    assert [source.stem for source in written] == ["_fast", "_keys"]
+    assert [source.stem for source in written] == ["_fast", "_parse", "_keys"]
     # What Cython has a `noexcept` function do with an exception that it cannot raise.
     assert [source for source in written if "__Pyx_WriteUnraisable" in source.read_text()] == []
 
 
 @needs_cython
 @needs_compiler
+@pytest.mark.timeout(400)  # it compiles for 20 s, and on a busy machine for minutes
 def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
     if not Path(library("libasan.so")).is_absolute():
         pytest.skip("gcc has no AddressSanitizer here")
     flags = "-fsanitize=address -fno-omit-frame-pointer -g"
     built = build(tmp_path, CFLAGS=flags, LDFLAGS="-fsanitize=address")
-    extensions = [next(tmp_path.glob(f"ingestor/**/{name}.*.so")) for name in ("_fast", "_keys")]
+    names = ("_fast", "_keys", "_parse")
+    extensions = [next(tmp_path.glob(f"ingestor/**/{name}.*.so")) for name in names]
 
     done = subprocess.run(
         [sys.executable, str(PROGRAM), *map(str, extensions)],
@@ -99,4 +101,5 @@ def test_no_memory_is_overrun_under_address_sanitizer(tmp_path: Path) -> None:
         "json: 265 of 275 compared, 20 refused",
         "packed: 223 of 275 compared, 20 refused",
         "keys: 60 compared",
+        "messages: 15 read, 24825 compared",
     ]

@@ -56,7 +56,7 @@ def parsed(*frames: Frame) -> list[int]:
 
 
 def check_both(frames: Sequence[Frame]) -> None:
-    assert as_told(read_rows(frames)) == as_told(read_rows(frames, compiled=False))
+    assert as_told(read_rows(frames)) == as_told(read_rows(frames, parser=None))
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
