@@ -56,7 +56,7 @@ from ingestor.client.decode import (
     decode,
 )
 from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
-from ingestor.client.subscription import Subscription, Wanted
+from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.feed_status import (
@@ -167,8 +167,11 @@ class Client:
             self._connection,
             self._stream,
             consumer,
-            Wanted(follow, on_gap, from_event_ns, to_event_ns),
             self._skips,
+            follow=follow,
+            on_gap=on_gap,
+            from_event_ns=from_event_ns,
+            to_event_ns=to_event_ns,
         )
         self._subscriptions.append(subscription)
         return subscription
@@ -215,7 +218,7 @@ class Client:
         subject = status_subject(feed) if feed else ALL_SUBJECTS
         place = (self._connection, self._status_stream, subject)
         consumer = Ephemeral(*place, start)
-        subscription = Subscription(*place[:2], consumer, Wanted(follow), self._skips)
+        subscription = Subscription(*place[:2], consumer, self._skips, follow=follow)
         self._subscriptions.append(subscription)
         try:
             async for message in subscription.messages():

@@ -64,7 +64,9 @@ class Batch:
         records = self.records
         columns: dict[str, Any] = {"stream_seq": np.ma.array(self.seqs)}
         columns["source"] = np.ma.array(np.full(len(records), self.source.value))
-        columns["symbol"] = np.ma.array(_symbols(self))
+        ids, rows = np.unique(records["instrument_id"], return_inverse=True)
+        symbols = np.array([symbol_of(self.symbols, number) for number in ids.tolist()])
+        columns["symbol"] = np.ma.array(symbols[rows])
         for name in records.dtype.names or ():
             if name not in _LEFT_OUT:
                 columns[name] = _masked(name, records[name], self.event_type)
@@ -93,6 +95,7 @@ class Batch:
                 times = values.filled(0).astype(np.int64)
                 columns[name] = pa.array(times, pa.timestamp("ns", "UTC"), mask=mask)
             elif values.ndim > 1:
+                # Conditions: a list a record, as long as it has some.
                 rows = [
                     row[~hidden].tolist() for row, hidden in zip(values.data, mask, strict=True)
                 ]
@@ -186,6 +189,7 @@ class _Packed:
         try:
             return [self._joined(self._rows, self._seqs)]
         except BadDataError:
+            # Rare, so only now each message is looked at alone.
             sound = [
                 (rows, seq)
                 for rows, seq in zip(self._rows, self._seqs, strict=True)
@@ -218,11 +222,6 @@ def _imported(name: str) -> Any:
         raise ConfigurationError(
             f"this needs {name}: pip install 'ingestor[tables]' ({error})"
         ) from error
-
-
-def _symbols(batch: Batch) -> npt.NDArray[Any]:
-    ids, rows = np.unique(batch.records["instrument_id"], return_inverse=True)
-    return np.array([symbol_of(batch.symbols, number) for number in ids.tolist()])[rows]
 
 
 def _masked(name: str, values: npt.NDArray[Any], kind: EventType) -> Any:

@@ -207,7 +207,7 @@ class Ephemeral:
         config = {
             "name": name,
             "ack_policy": "none",
-            "mem_storage": True,
+            "mem_storage": True,  # its state is ours: a restarted server need not remember it
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
             "filter_subject": self.subject,
@@ -248,8 +248,17 @@ class Durable:
             self._check(info.config)
         else:
             start = await self._first_start() if last_seq is None else AtSequence(last_seq + 1)
-            info = await self._make(self._name, self._config() | deliver_policy(start))
+            config = {
+                "ack_policy": "all",
+                "ack_wait": int(ACK_WAIT_S * NS_PER_S),
+                "max_ack_pending": MAX_ACK_PENDING,
+                "filter_subject": self.subject,
+                **deliver_policy(start),
+            }
+            info = await self._make(self._name, config)
         if info.num_ack_pending:
+            # Delivered and never acknowledged, in a life before: else they come again only after
+            # `ACK_WAIT_S`, in no certain order.
             info = await self._set_back(info)
         return _opened(info)
 
@@ -286,6 +295,7 @@ class Durable:
     async def _set_back(self, info: ConsumerInfo) -> ConsumerInfo:
         if self._can_reset:
             return await self._ask("RESET", self._name, ConsumerInfo)
+        # A floor of 0 is a consumer that never acknowledged: it begins where it began.
         config, floor = info.config, info.ack_floor
         if floor.consumer_seq:
             kept = {key: value for key, value in config.items() if not key.startswith("opt_start")}
@@ -317,14 +327,6 @@ class Durable:
     @property
     def _spare(self) -> str:
         return f"{self._name}{SPARE_SUFFIX}"
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "ack_policy": "all",
-            "ack_wait": int(ACK_WAIT_S * NS_PER_S),
-            "max_ack_pending": MAX_ACK_PENDING,
-            "filter_subject": self.subject,
-        }
 
     async def _make(self, name: str, config: dict[str, Any]) -> ConsumerInfo:
         named = config | {"durable_name": name, "name": name}

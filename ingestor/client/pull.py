@@ -135,7 +135,11 @@ class Pull:
 
     async def next(self) -> Chunk | None:
         """Return what arrived next, None at the stream's end. Raises `ConsumerLostError`."""
-        while not self._take_stock():
+        while True:
+            # Cleared before looking: what changes from here on wakes `_wait`.
+            self._changed.clear()
+            if self._chunks:
+                break
             if self._broken is not None:
                 raise ConsumerLostError(self._broken)
             if self._ended:
@@ -189,12 +193,14 @@ class Pull:
             self._left = 0
             if code in (_NO_MESSAGES, _EXPIRED):
                 self._ended = not self._follow
+            # 409 is all of these: a request served, a consumer deleted, a server going down.
             elif code != _CONFLICT or not any(words in text for words in _ANSWERED):
                 self.lose(f"the server says {code} {printable(status.text)}")
         self._changed.set()
 
     def _checked(self, frames: list[Frame]) -> Chunk:
         tokens = [reply.split(b".") for _, reply, _ in frames]
+        # All of one consumer have one form, so the first tells where the numbers stand.
         at = _stream_seq_at(tokens[0])
         numbers = [int(token[at + 1]) for token in tokens]
         seqs = [int(token[at]) for token in tokens]
@@ -207,11 +213,6 @@ class Pull:
         kept = frames[:whole]
         return Chunk(kept, seqs[:whole], sum(len(payload) for _, _, payload in kept))
 
-    def _take_stock(self) -> bool:
-        """Return whether messages wait here; what changes from now on will wake `_wait`."""
-        self._changed.clear()
-        return bool(self._chunks)
-
     async def _request(self) -> None:
         """Ask for more if nothing is asked for and there is room."""
         room = (
@@ -222,18 +223,17 @@ class Pull:
             return
         self._requests += 1
         self._left = REQUEST_MESSAGES
-        payload = msgspec.json.encode(self._wanted())
-        await self._connection.publish(self._ask_at, payload, f"{self._inbox[0]}.{self._requests}")
-
-    def _wanted(self) -> dict[str, Any]:
+        # A server that is asked for less than its largest message would send nothing at all.
         max_bytes = max(REQUEST_BYTES, 2 * self._connection.max_payload_bytes)
         wanted: dict[str, Any] = {"batch": REQUEST_MESSAGES, "max_bytes": max_bytes}
-        if not self._follow:
-            return wanted | {"no_wait": True}
-        return wanted | {
-            "expires": REQUEST_EXPIRES_S * NS_PER_S,
-            "idle_heartbeat": HEARTBEAT_S * NS_PER_S,
-        }
+        if self._follow:
+            wanted["expires"] = REQUEST_EXPIRES_S * NS_PER_S
+            wanted["idle_heartbeat"] = HEARTBEAT_S * NS_PER_S
+        else:
+            wanted["no_wait"] = True
+        # The number of the request ends the subject of its answers: a late one is told by it.
+        reply = f"{self._inbox[0]}.{self._requests}"
+        await self._connection.publish(self._ask_at, msgspec.json.encode(wanted), reply)
 
     async def _wait(self) -> None:
         try:
@@ -324,6 +324,7 @@ class GapWatch:
     async def open(self) -> None:
         """Look at the stream. Raises StreamError if no subject of it can match."""
         config = (await self._info()).config
+        # What these hold need not lie under the subjects that are configured.
         if config.mirror or config.sources or config.subject_transform:
             return
         if not any(overlap(self._subject, subject) for subject in config.subjects):
@@ -335,6 +336,7 @@ class GapWatch:
 
     async def look(self, last_seq: int | None, seqs: Sequence[int]) -> None:
         """Look between `last_seq` (None at first) and messages that arrived together."""
+        # Without a hole the last one is as far away as there are messages: one subtraction a chunk.
         if last_seq is None or not seqs or seqs[-1] - last_seq == len(seqs):
             return
         for gap in await self._gaps(last_seq, seqs, asyncio.get_running_loop().time()):
@@ -349,6 +351,7 @@ class GapWatch:
         if self._sees_all:
             pairs = zip([last_seq, *seqs], seqs, strict=False)
             return [Gap(one + 1, other - 1, True) for one, other in pairs if other > one + 1]
+        # A stream drops its front, so what it dropped lies before the first of these.
         if seqs[0] == last_seq + 1 or now_s - self._asked_s < ASK_AGAIN_S:
             return []
         self._asked_s = now_s

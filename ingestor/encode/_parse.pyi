@@ -10,7 +10,7 @@ from ingestor.model.symbols import SymbolTable
 class Parser:
     def __init__(
         self,
-        symbol_read: Callable[[EventType, bytes], str | None],
+        symbol_read: Callable[[bool, bytes], str | None],
         publishers: Mapping[str, int],
     ) -> None: ...
     def parse(

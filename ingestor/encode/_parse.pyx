@@ -413,7 +413,7 @@ cdef class Group:
         key = PyBytes_FromStringAndSize(text.data, text.size)
         number = self.ids.get(key)
         if number is None:
-            symbol = symbol_read(self.kind, key)
+            symbol = symbol_read(self.kind.rtype == OPTION_TRADE, key)
             number = 0 if symbol is None else len(self.symbols) + 1
             if number:
                 self.symbols[number] = symbol

@@ -119,12 +119,11 @@ class _NamedOption(msgspec.Struct):
 
 
 @lru_cache(SYMBOLS_HELD)
-def symbol_read(kind: EventType, text: bytes) -> str | None:
-    """Return the symbol that a message names by these bytes, from its key on.
+def symbol_read(is_option: bool, text: bytes) -> str | None:
+    """Return the symbol that a message names by these bytes, its key and all, or its five keys.
 
     None unless they are what an encoder writes for it, and it is a symbol.
     """
-    is_option = kind.rtype == RType.OPTION_TRADE
     try:
         said: Any = msgspec.json.decode(b"{%b}" % text, type=_NamedOption if is_option else _Named)
         symbol: str = said.option_symbol if is_option else said.symbol
@@ -150,6 +149,7 @@ def read_rows(frames: Sequence[Frame], parser: Any = PARSER) -> JsonFound:
 
     Without a parser, msgspec reads them all.
     """
+    # Packed messages are left, too: they fail at their first byte.
     known, left = parser.parse(frames) if parser else ([], range(len(frames)))
     found = JsonFound([JsonRows(*rows) for rows in known])
     if left:
@@ -158,6 +158,7 @@ def read_rows(frames: Sequence[Frame], parser: Any = PARSER) -> JsonFound:
 
 
 def _read_left(frames: Sequence[Frame], left: Iterable[int], found: JsonFound) -> None:
+    # By subject and source, the events by the index of their message.
     events: dict[tuple[bytes, str], dict[int, Event]] = {}
     for index in left:
         subject, _, payload = frames[index]
@@ -226,8 +227,10 @@ Prices = Callable[[list[Any]], Any]
 def _prices_of_doubles(prices: list[Any]) -> Any:
     doubles = np.array(prices, np.float64)
     unknown = np.isnan(doubles)
+    # Not a number is no integer either: its conversion is undefined, and warns.
     doubles[unknown] = 0.0
     if doubles.size and np.abs(doubles).max() >= EXACT_BELOW:
+        # All of the batch is read again, so that a price means the same whatever is beside it.
         raise _InexactError
     units = np.rint(doubles * PRICE_SCALE).astype(np.int64)
     units[unknown] = UNDEF_PRICE

@@ -226,6 +226,7 @@ def _looked_up(table: list[Any], column: npt.NDArray[Any]) -> Columns:
 
 def _prices(units: npt.NDArray[np.int64]) -> list[Any]:
     prices: list[Any] = (units / PRICE_SCALE).tolist()
+    # NumPy rounds these twice, to a double and then when it divides; Python's integers only once.
     for at in np.flatnonzero((units >= _EXACT_UNITS) | (units <= -_EXACT_UNITS)).tolist():
         price_e9 = int(units[at])
         prices[at] = None if price_e9 == UNDEF_PRICE else price_e9 / PRICE_SCALE

@@ -1,6 +1,6 @@
 """Run as a program under AddressSanitizer: the extensions on the worst they can be given.
 
-argv[1] is the encoders', argv[2] that of keys and argv[3] the parser's. Every output is compared
+argv[1] is the encoders', argv[2] the parser's and argv[3] that of keys. Every output is compared
 with that of plain Python, so that the run also shows that the sanitized build is the same.
 """
 
@@ -127,9 +127,9 @@ def main() -> int:
         compared = sum(same(fast, reference, runs) for runs in good)
         stopped = sum(stops(fast, runs) for runs in refused())
         print(f"{name}: {compared} of {len(good)} compared, {stopped} refused")
-    print(f"keys: {same_keys(load('ingestor.model._keys', sys.argv[2]))} compared")
-    parse = load("ingestor.encode._parse", sys.argv[3])
+    parse = load("ingestor.encode._parse", sys.argv[2])
     print("messages: {} read, {} compared".format(*same_messages(parse)))
+    print(f"keys: {same_keys(load('ingestor.model._keys', sys.argv[3]))} compared")
     return 0
 
 
@@ -145,15 +145,12 @@ def same_messages(parse: Any) -> tuple[int, int]:
         table = dict.fromkeys(range(3), LONG_TICKER if kind.name == "OptionTrade" else '"' * 71)
         for byte in (0x00, 0x01, 0x7F):
             block = Block(0, rows_of(kind, byte, 1), table, Source.SIM)
-            ((subject, payload),) = payloads(whole_block(block))
-            whole.append((subject.encode(), b"", payload))
+            ((_, payload),) = payloads(whole_block(block))
+            whole.append((kind.subject.encode(), b"", payload))
     for subject, _, payload in whole:
         for at in range(len(payload)):
-            changed.append((subject, b"", payload[:at]))
-            changed += [
-                (subject, b"", payload[:at] + bytes([byte]) + payload[at + 1 :])
-                for byte in b'9-"\\\0'
-            ]
+            other = [payload[:at] + bytes([byte]) + payload[at + 1 :] for byte in b'9-"\\\0']
+            changed += [(subject, b"", one) for one in (payload[:at], *other)]
     _, left = parser.parse(whole)
     for frames in (whole, changed):
         found, expected = read_rows(frames, parser), read_rows(frames, parser=None)
