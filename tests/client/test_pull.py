@@ -220,6 +220,20 @@ def test_no_more_waits_here_than_is_said_however_fast_the_server_is(
     assert 1 in (most_messages / MAX_WAITING_MESSAGES, most_bytes / MAX_WAITING_BYTES)
 
 
+def test_a_request_that_was_served_to_the_last_message_leads_to_the_next_without_a_word() -> None:
+    async def requests_after(messages: int) -> int:
+        asked = Asked()
+        pull = Pull(asked, "S", Opened("c", 0, 1), follow=True)
+        await pull.open()
+        await pull._request()
+        pull.receive(delivered(*range(1, messages + 1)))
+        await pull.next()
+        return len(asked.requests)
+
+    assert asyncio.run(requests_after(REQUEST_MESSAGES - 1)) == 1
+    assert asyncio.run(requests_after(REQUEST_MESSAGES)) == 2
+
+
 def test_heartbeats_change_nothing() -> None:
     assert ended(Status("inbox.0", 100, "Idle Heartbeat"), follow=False) is False
 

@@ -151,6 +151,7 @@ def same_messages(parse: Any) -> tuple[int, int]:
         for at in range(len(payload)):
             other = [payload[:at] + bytes([byte]) + payload[at + 1 :] for byte in b'9-"\\\0']
             changed += [(subject, b"", one) for one in (payload[:at], *other)]
+    # Prices of 0x7F bytes have ten digits before the point, and are left to the other reader.
     _, left = parser.parse(whole)
     for frames in (whole, changed):
         found, expected = read_rows(frames, parser), read_rows(frames, parser=None)
