@@ -193,10 +193,12 @@ def test_a_level_is_copied_only_from_the_message_before_of_its_own_source() -> N
     other = [(subject, payload.replace(b"replay", b"sim")) for subject, payload in as_json(rows)]
     messages = as_json(rows)
     mixed = [one for pair in zip(messages, reversed(other), strict=True) for one in pair]
-    # One that ends behind its levels must leave nothing for the next.
+    # Those that are left behind their levels must leave nothing for the next.
     mixed[20] = (DEPTH, mixed[20][1][:-3])
+    mixed[30] = (DEPTH, mixed[30][1][:-1])
+    mixed[41] = (DEPTH, mixed[41][1] + b" ")
     frames = frames_of(mixed)
-    assert len(parsed(*frames)) == len(frames) - 1
+    assert len(parsed(*frames)) == len(frames) - 3
     check_both(frames)
 
 
