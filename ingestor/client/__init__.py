@@ -67,7 +67,7 @@ from ingestor.model.feed_status import (
     decode_status,
     status_subject,
 )
-from ingestor.model.subjects import overlap
+from ingestor.model.records import overlap
 
 __all__ = [
     "DEFAULT_STREAM",

@@ -32,7 +32,7 @@ from ingestor.client.consumer import Opened
 from ingestor.client.wire import Frame, Status
 from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
-from ingestor.model.subjects import covers, overlap
+from ingestor.model.records import covers, overlap
 from ingestor.model.units import NS_PER_S
 
 REQUEST_MESSAGES: Final = 8_192
