@@ -21,7 +21,7 @@ import uvloop
 
 from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
-from ingestor.client.start import check_start
+from ingestor.client.consumer import check_start
 from ingestor.config.load import cautions, file_layer, load
 from ingestor.config.schema import MAX_SECONDS, Nats
 from ingestor.model.clock import to_ns
