@@ -23,13 +23,13 @@ import zstandard
 
 from ingestor.bench.inputs import blocks, make_day, merged
 from ingestor.client.batches import batches_of, events_by_seq
-from ingestor.client.decode import read_json
 from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import find_files
 from ingestor.model.blocks import Reply
+from ingestor.model.events import read_json
 from ingestor.nats.splitter import Frame
 
 CHUNK: Final = 64
