@@ -17,8 +17,7 @@ import numpy as np
 from ingestor.model.blocks import Int64s
 from ingestor.model.records import LEVELS, MBP10, Records, RType
 from ingestor.model.units import NS_PER_US, PRICE_SCALE
-from ingestor.sim.book import BookTape
-from ingestor.sim.market import Draws
+from ingestor.sim.book import BookTape, Draws
 
 TICK_E9: Final = PRICE_SCALE // 4
 PUBLISHER_ID: Final = 1

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from ingestor.model.errors import BadDataError
 from ingestor.model.symbols import OptionTicker, parse_option_ticker
 from ingestor.model.units import PRICE_SCALE
-from ingestor.sim.polygon.market_tape import (
+from ingestor.sim.polygon.event_stream import (
     CENTS_PER_UNIT,
     MILLS_PER_CENT,
     Bools,

@@ -29,6 +29,9 @@ TOPICS: Final = {
 }
 """Topics the vendor knows; any other is met with silence."""
 
+API_KEY: Final = "simulator"
+"""The key that is accepted unless another is set."""
+
 OPTION_QUOTE_LIMIT: Final = 1_000
 """Contracts whose quotes one connection may subscribe to (vendor's documentation)."""
 

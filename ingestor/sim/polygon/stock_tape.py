@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from ingestor.sim.polygon.market_tape import (
+from ingestor.sim.polygon.event_stream import (
     MILLS_PER_CENT,
     Bools,
     DueTimes,

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingestor.model.errors import ChildFailedError
-from ingestor.sim.polygon.control_commands import ELEMENTS, FRAMES
+from ingestor.sim.polygon.control_handler import ELEMENTS, FRAMES
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import WAIT_S, client, subscriber
