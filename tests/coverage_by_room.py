@@ -1,0 +1,56 @@
+"""How much of each room its own tests cover: ``bin/test --coverage [ROOM ...]``.
+
+The tests of a room are those in ``tests/ROOM``: what the tests of whole runs cover besides does not
+count here. Processes that a test starts are measured too. Ends with 1 where a room is below
+``fail_under`` in setup.cfg, or a test fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import coverage
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+ROOMS: Final = tuple(
+    path.name
+    for path in sorted((_ROOT / "tests").iterdir())
+    if path.is_dir() and (_ROOT / "ingestor" / path.name / "__init__.py").exists()
+)
+
+
+def measure(room: str, folder: Path) -> tuple[float, bool]:
+    """Run a room's own tests; return the percentage of it that they cover, and if all passed."""
+    data = folder / room / ".coverage"
+    data.parent.mkdir()
+    run = [sys.executable, "-P", "-m", "coverage", "run", f"--rcfile={_ROOT / 'setup.cfg'}"]
+    run += [f"--data-file={data}", f"--source={_ROOT / 'ingestor' / room}"]
+    tests = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"tests/{room}"]
+    done = subprocess.run([*run, *tests], cwd=_ROOT, env=os.environ, stdout=subprocess.PIPE)
+    sys.stderr.buffer.write(done.stdout if done.returncode else b"")
+    measured = coverage.Coverage(data_file=data, config_file=str(_ROOT / "setup.cfg"))
+    measured.combine([str(data.parent)])
+    with open(os.devnull, "w", encoding="ascii") as nowhere:
+        return measured.report(file=nowhere), done.returncode == 0
+
+
+def main(rooms: list[str]) -> int:
+    """Measure rooms, all of them unless some are named, and print a table."""
+    least = float(coverage.Coverage(config_file=str(_ROOT / "setup.cfg")).get_option("report:fail_under"))
+    fine = True
+    with tempfile.TemporaryDirectory(prefix="coverage-") as name:
+        print(f"{'room':10} covered   at least {least:.0f} %")
+        for room in rooms or ROOMS:
+            percent, passed = measure(room, Path(name))
+            fine &= passed and percent >= least
+            print(f"{room:10} {percent:5.1f} %{'' if passed else '   tests failed'}", flush=True)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
