@@ -88,11 +88,13 @@ class Pace:
     def place(self, units: Int64s, plus_ns: Int64s) -> Int64s:
         """Return times of units, each moved on by `plus_ns` but never out of its minute."""
         minute = np.searchsorted(self.from_unit, units, side="right") - 1
+        # The last unit lies on the last edge, which begins no minute.
         minute = np.minimum(minute, len(self.from_ns) - 2)
         start, begin = self.from_unit[minute], self.from_ns[minute]
         end = self.from_ns[minute + 1]
         share = np.maximum(self.from_unit[minute + 1] - start, 1)
         placed: Int64s = begin + (units - start) * (end - begin) // share + plus_ns
+        # A burst at the end of a minute must not overtake what the next minute begins with.
         return np.minimum(placed, end - 1)
 
 
@@ -111,6 +113,7 @@ class Hours:
     def pace(self, units: int) -> Pace:
         """Spread `units` over the minutes by weight."""
         ends = np.cumsum(self.weights)
+        # In Python's integers, which no product overflows, whatever the day's size.
         shares = [units * int(end) // self.weight for end in ends]
         return Pace(np.array([0, *shares], np.int64), self.edges_ns)
 
@@ -181,6 +184,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     Each array is valid until the next is asked for; none is longer than a script.
     """
     draws = Draws([seed, date.toordinal()])
+    # 65,536 rows are 24 MB; a day of 10**8 events plays them 1,500 times.
     script = trading_script(draws, min(SCRIPT_ROWS, depth_events))
     hours = hours_of(date)
     plan = plan_rows(script, hours, depth_events)
@@ -189,6 +193,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     trading = _Trading(script, player, draws)
     yield _snapshot(touch, hours.midnight_ns, draws)
     yield from trading.play(plan.first, touch, hours.first)
+    # The last part may have ended in the middle of a script: the book is read back from its row.
     book = _book_of(player.last)
     opening = book.halves[BID].touch
     cross(book, draws, plan.gathering)
@@ -213,6 +218,7 @@ def plan_rows(script: Script, hours: DayHours, depth_events: int) -> Plan:
     trading = depth_events - SNAPSHOT_ROWS - AUCTION_ROWS - gathering
     weight = hours.second.weight
     second = _whole_events(script, trading * weight // (hours.first.weight + weight))
+    # What whole events leave over goes to the gathering, whose events have one row each.
     first = _whole_events(script, trading - second)
     return Plan(first, gathering + trading - first - second, second)
 
@@ -245,6 +251,7 @@ class _Trading:
 
     def _way(self, wandered: int) -> Script:
         coin = self._draws.below(2)
+        # Drawn in any case, so that turning back does not shift the chances after it.
         if abs(wandered) > WANDER_TICKS:
             return self._down if wandered > 0 else self._up
         return self._up if coin else self._down
@@ -256,6 +263,7 @@ def _snapshot(touch: int, midnight_ns: int, draws: Draws) -> Records:
     records = as_records(write_script(book.tape, draws).words)
     records["flags"] = SNAPSHOT_FLAGS
     records["ts_event_ns"] = midnight_ns - SNAPSHOT_AGE_NS
+    # As in real files: the snapshot is hours older than its receipt, which opens the file.
     records["ts_recv_ns"] = midnight_ns
     records["ts_in_delta_ns"] = 0
     records["sequence"] = FIRST_SEQUENCE

@@ -98,6 +98,7 @@ def encode_header(schema: str, mapping: SymbolMapping) -> bytes:
 @contextmanager
 def open_new(path: Path, header: bytes) -> Iterator[BinaryIO]:
     """Open a DBN file for its records; it gets its name when the block ends without error."""
+    # Two runs into one folder must not write into each other's file.
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as file, _after_header(file, header, path.suffix) as sink:
@@ -114,6 +115,7 @@ def _after_header(file: BinaryIO, header: bytes, suffix: str) -> Iterator[Binary
         yield file
         return
     compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
+    # A frame of its own, as the vendor's files have it: readers must cope with several frames.
     file.write(compressor.compress(header))
     with compressor.stream_writer(file, closefd=False) as sink:
         yield sink
@@ -245,12 +247,14 @@ def write_sample_day(
             path.parent.mkdir(parents=True, exist_ok=True)
         paths = _paths(data_dir, date, COMPRESSED_SUFFIX if compress else "")
         trades = _write(paths, mapping, seed, depth_events, progress)
+        # The other form of an earlier sample would be a second delivery of the same day.
         for path in _paths(data_dir, date, "" if compress else COMPRESSED_SUFFIX):
             path.unlink(missing_ok=True)
         for path in paths:
             write_symbology(path.parent, mapping)
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
+        # A full disk is no wrong setting: a supervisor may try again when there is room.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         kind = IngestorError if full else ConfigurationError
         raise kind(f"cannot write a sample day to {data_dir}: {error}") from error

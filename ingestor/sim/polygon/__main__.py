@@ -136,6 +136,7 @@ def _stop_with_stdin(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def read() -> None:
+        # What is typed is read and dropped; only the end of the input counts.
         if not os.read(sys.stdin.fileno(), 4_096):
             loop.remove_reader(sys.stdin.fileno())
             stop.set()

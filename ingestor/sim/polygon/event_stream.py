@@ -2,6 +2,10 @@
 
 Events are written ahead in batches of about a tenth of a second, each with the time it is due as
 its ``t``. A sender that falls behind therefore sends old times: the delay shows, and shows as ours.
+
+The price of SPY is a seeded random walk in cents plus moves that are ordered. It is sampled every
+10 ms and does not depend on how many events are asked for, so stocks and options see one price, and
+a higher event rate does not make it wilder.
 """
 
 from __future__ import annotations
@@ -59,6 +63,9 @@ def prices(mills: Ints) -> list[float]:
 
 def write(is_quote: Bools, trades: Iterable[object], quotes: Iterable[object]) -> list[bytes]:
     """JSON of trades and quotes, each taken in its order where ``is_quote`` says so."""
+    # A plain loop over msgspec costs 1.4 us an event, rows of prebuilt JSON text cost 0.9 (best of
+    # ten runs in turns on a busy machine; 2.5 and 1.5 in its slow spells). That is 5 to 10 % of a
+    # core at 96,000 events/s, for a module less.
     next_trade, next_quote, encode = iter(trades), iter(quotes), msgspec.json.Encoder().encode
     return [encode(next(next_quote if quote else next_trade)) for quote in is_quote.tolist()]
 
@@ -90,6 +97,7 @@ class EventBatch:
 
     def wanted_by(self, wants: Callable[[str], bool]) -> Bools | None:
         """Which events a subscriber gets, or None for all of them."""
+        # Asked per channel that occurs, not per event: with 20,000 stocks a batch has 2,000 events.
         present, channel = np.unique(self.channel, return_inverse=True)
         names = (self.channels[index] for index in present.tolist())
         wanted = np.fromiter(map(wants, names), np.bool_, len(present))
@@ -170,6 +178,7 @@ class Underlying:
             up = (draws > 1 - self._half_chance).astype(np.int64)
             steps = (up - (draws < self._half_chance)) * self._jump
             grown = np.concatenate((self._walk, self._walk[-1] + np.cumsum(steps)))
+            # 30 s of prices: batches are written a tenth of a second ahead and may be rewritten.
             self._walk = grown[-BLOCKS_KEPT * BLOCK_STEPS :]
             self._first_step += len(grown) - len(self._walk)
 
@@ -207,6 +216,7 @@ class Schedule:
 
     def due_at(self, event: int) -> int:
         """Due time of one event; the rate must not be 0."""
+        # Python's integers: an event a long way from its anchor overflows no product here.
         return self._time_ns - (self._event - event) * NS_PER_S // self.rate
 
     def due_ns(self, first: int, count: int) -> Ints:
@@ -326,6 +336,7 @@ class EventStream:
             return
         self.behind_ns = max(0, now_ns - next_due_ns - tolerance_ns)
         self.behind_max_ns = max(self.behind_max_ns, self.behind_ns)
+        # A sender that was stopped for a while catches up in portions, the rest at the next tick.
         due = min(self._schedule.due(now_ns), self.sent + TICK_EVENTS)
         due = min(due, self._limit) if self._limit else due
         while self.sent < due:

@@ -136,6 +136,7 @@ class ServerSession:
         change = {"subscribe": self._subscribe, "unsubscribe": self._unsubscribe}
         if request.action not in change:
             return SILENCE
+        # The vendor refuses a list of names with one unnamed error, however many it refuses.
         statuses = _said_once(map(change[request.action], request.params.split(",")))
         self.key = tuple(sorted(self.subscriptions))
         return Answer(tuple(statuses))

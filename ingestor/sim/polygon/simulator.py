@@ -180,6 +180,7 @@ class MarketHub:
     def _select(self) -> None:
         wanted = dict.fromkeys(name for c in self.members for name in c.session.subscriptions)
         self.stream.select(wanted, monotonic_ns())
+        # Masks say who gets what of a batch: they are wrong once anybody has asked for more.
         self._batch = None
 
     def _remember(self, connection: ClientConnection, request: Request, answer: Answer) -> None:
@@ -227,6 +228,7 @@ class MarketHub:
         index = np.arange(rows.start, rows.stop)
         twice = min(self._duplicates, len(index))
         self._duplicates -= twice
+        # Sorted, a duplicate stands right behind its original, as a resending vendor's does.
         return np.sort(np.concatenate((index, index[:twice])))
 
     def _share(
@@ -293,6 +295,7 @@ class Simulator:
         if self._timer is not None:
             self._timer.cancel()
         for hub in self.hubs.values():
+            # A copy: a connection that is closed leaves its hub.
             for connection in list(hub.connections):
                 connection.close(GOING_AWAY)
         # The connections leave one by one, each when its client has answered the close frame.
@@ -370,6 +373,7 @@ class Simulator:
             self.port,
             ssl=_tls(self.settings),
         )
+        # Kept: after a refusal it listens on the same port, as its clients expect.
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _stop_listening(self) -> None:
@@ -387,6 +391,7 @@ class Simulator:
 
     def _tick(self) -> None:
         """Send what is due; ticks lie at least ``frame_ms`` apart."""
+        # One reading for both markets: their frames of a tick share their lateness.
         self._last_tick_ns = now_ns = monotonic_ns()
         for hub in self.hubs.values():
             hub.tick(now_ns, self.settings.frame_ms * NS_PER_MS)

@@ -134,6 +134,7 @@ class StockTape:
         self, seed: int, underlying: Underlying, quote_share: float, stocks: int = 1
     ) -> None:
         self._rng = np.random.default_rng([seed, 1])
+        # Draws of its own: with one stock the tape is the same as before there were more.
         self._stock_rng = np.random.default_rng([seed, 3])
         self._symbols = symbols_of(stocks)
         self._channels = tuple(f"{topic}.{symbol}" for symbol in self._symbols for topic in "TQ")
@@ -160,6 +161,7 @@ class StockTape:
 
     def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events."""
+        # Always eight draws an event, used or not: another batch size gives the same tape.
         draws = self._rng.random((len(due), _DRAWS))
         is_quote = draws[:, _KIND] < self._quote_share
         stock = (self._stock_rng.random(len(due)) * len(self._symbols)).astype(np.int64)
