@@ -28,7 +28,7 @@ FLAG_LAST: Final = 128
 
 STORM_EVERY: Final = 1_000
 STORM_EVENTS: Final = 32
-"""Of so many events, so many in a row share one ts_event."""
+"""Of `STORM_EVERY` events, `STORM_EVENTS` in a row share one ts_event."""
 
 _WORDS: Final = MBP10.itemsize // 8
 _PRICE_WORDS: Final = [2, *(6 + 4 * level + side for level in range(LEVELS) for side in (0, 1))]

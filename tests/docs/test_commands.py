@@ -22,6 +22,9 @@ from ingestor.model.errors import ExitCode
 from tests.docs.pages import PAGES, ROOT, Block, Step, blocks_of, is_shown
 from tests.nats_servers import NatsServer
 
+_SLOW: Final = ("replay", "live")
+"""Pages that take 7 s each, of what other tests run as well."""
+
 _OURS: Final = re.compile(r"NATS_URL|REPLAY_\w+|DBN_DATA_DIR|POLYGON_\w+")
 _STEP_TIMEOUT_S: Final = 60
 _LISTENS_TIMEOUT_S: Final = 20
@@ -141,7 +144,14 @@ def _is_run(page: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("page", list(filter(_is_run, PAGES)), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in _SLOW else (), id=page.stem)
+        for page in PAGES
+        if _is_run(page)
+    ],
+)
 def test_what_a_page_tells_to_type_shows_what_the_page_shows(
     page: Path, tmp_path: Path, nats_server: NatsServer
 ) -> None:

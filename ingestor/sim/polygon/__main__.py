@@ -315,7 +315,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--rate", type=int, help="stock events a second, 0 for none (1000)")
     group.add_argument("--options-rate", type=int, help="option events a second (100)")
-    group.add_argument("--count", type=int, default=0, help="fall silent after so many a market")
+    group.add_argument(
+        "--count", type=int, default=0, help="fall silent after this many events a market"
+    )
     group.add_argument(
         "--quote-share",
         type=float,
@@ -326,13 +328,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--stocks",
         type=int,
         default=_DEFAULTS.stocks,
-        help="SPY and so many less one made-up stocks, all at SPY's price (%(default)s)",
+        help="number of stocks: SPY and made-up ones, all at SPY's price (%(default)s)",
     )
     group.add_argument(
         "--frame-ms",
         type=int,
         default=_DEFAULTS.frame_ms,
-        help="frames lie at least so far apart (%(default)s)",
+        help="least milliseconds between two frames (%(default)s)",
     )
     _add_price(group)
     group.add_argument(
@@ -354,7 +356,7 @@ def _add_price(group: argparse._ArgumentGroup) -> None:
         type=_path,
         default=_DEFAULTS.path,
         metavar="linear:+20:60s",
-        help="move the price by so much, over so long, from the first subscription on",
+        help="move the price by this much over this long, from the first subscription on",
     )
 
 

@@ -53,7 +53,7 @@ REFUSE_NEWER: Final = "refuse-newer"
 
 @dataclass(frozen=True, slots=True)
 class PricePath:
-    """A move of the price from the opening on: by so many cents, over so long."""
+    """A move of the price from the opening on: `by_cents` cents within `over_ns`."""
 
     by_cents: int
     over_ns: int

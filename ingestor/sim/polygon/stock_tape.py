@@ -100,7 +100,7 @@ _DRAWS: Final = 8
 
 
 def symbols_of(stocks: int) -> tuple[str, ...]:
-    """Return SPY and made-up symbols of five letters, so many in all."""
+    """Return `stocks` symbols: SPY, then made-up ones of five letters."""
     letters, places = ascii_uppercase, (1, 26, 26**2, 26**3)
     made = (f"Z{''.join(letters[n // p % 26] for p in places)}" for n in range(stocks - 1))
     return (SYMBOL, *made)
