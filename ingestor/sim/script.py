@@ -108,7 +108,8 @@ def moved_by(price_e9: int, sequence: int) -> Int64s:
 
 def write_script(tape: BookTape, draws: Draws, shift: int = 0) -> Script:
     """Turn a tape into a script, with timing drawn for it."""
-    heads = dict(zip(BookTape.HEAD_FIELDS, _columns(tape), strict=True))
+    rows = np.array(tape.heads, np.int64).reshape(len(tape), len(BookTape.HEAD_FIELDS))
+    heads = dict(zip(BookTape.HEAD_FIELDS, rows.T, strict=True))
     event = heads["event"] - heads["event"][0]
     gaps, after_ns, tied = _gaps(int(event[-1]) + 1, draws)
     joins = _joins_packet(heads["packet"], tied[event], draws)
@@ -124,11 +125,6 @@ def write_script(tape: BookTape, draws: Draws, shift: int = 0) -> Script:
         _LATENCY_MIN_NS + _skewed(draws, len(packet), _LATENCY_NS)[packet],
         shift,
     )
-
-
-def _columns(tape: BookTape) -> Int64s:
-    heads = np.array(tape.heads, np.int64)
-    return heads.reshape(len(tape), len(BookTape.HEAD_FIELDS)).T
 
 
 def _records(tape: BookTape, heads: dict[str, Int64s]) -> Records:

@@ -105,10 +105,15 @@ def test_a_slow_client_far_behind_is_cut(start: Start) -> None:
         assert closed(joined).rcvd is None
 
 
-def test_refuse_stops_listening_for_a_while(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("how", "error"), [("port", ConnectionRefusedError), ("http", InvalidStatus)]
+)
+def test_a_refusal_lasts_for_a_while_and_ends(
+    start: Start, how: str, error: type[Exception]
+) -> None:
     simulator = start()
-    simulator.control("refuse", for_s=0.3)
-    with pytest.raises(ConnectionRefusedError), client(simulator.stocks_url):
+    simulator.control("refuse", for_s=0.5, how=how)
+    with pytest.raises(error), client(simulator.stocks_url):
         pass
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -116,7 +121,7 @@ def test_refuse_stops_listening_for_a_while(start: Start) -> None:
             with client(simulator.stocks_url) as joined:
                 joined.log_in()
                 return
-        except ConnectionRefusedError:
+        except error:
             time.sleep(0.02)
     pytest.fail("it never listened again")
 

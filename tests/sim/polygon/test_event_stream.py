@@ -134,6 +134,17 @@ def test_who_comes_back_finds_a_hole_in_the_sequence_and_no_flood() -> None:
     assert after[0]["t"] % 100_000 == 10_000
 
 
+def test_the_hole_is_as_large_as_what_was_due_meanwhile() -> None:
+    stream, twin = running(1_000), running(1_000)
+    run(stream, 0.1)
+    stream.select([], START_NS + NS_PER_S // 10)
+    stream.select(["T.SPY"], START_NS + 10 * NS_PER_S)
+    run(twin, 0.1)
+    twin.tape.skip(9_900)
+    twin.set_rate(1_000, START_NS + 10 * NS_PER_S)
+    assert sent(run(stream, 10.02)) == sent(run(twin, 10.02))
+
+
 def test_the_vendors_clock_can_jump() -> None:
     stream, time = market(1_000)
     stream.select(["T.SPY"], START_NS)
