@@ -1,8 +1,8 @@
 """How much of each room its own tests cover: ``bin/test --coverage [ROOM ...]``.
 
 The tests of a room are those in ``tests/ROOM``: what the tests of whole runs cover besides does not
-count here. Processes that a test starts are measured too, as far as they are not killed. Ends with 1
-where a room is below its minimum in setup.cfg, or a test fails.
+count here. Processes that a test starts are measured too, as far as they are not killed. Ends
+with 1 where a room is below its minimum in setup.cfg, or a test fails.
 """
 
 from __future__ import annotations

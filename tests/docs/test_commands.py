@@ -144,6 +144,14 @@ def _is_run(page: Path) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def installed() -> None:
+    """A program that finds its environment out of date renews it; half-way it would be killed."""
+    ready = ["bash", "-c", f"source '{ROOT}/bin/_env.sh' && ready run"]
+    assert subprocess.run(ready, check=False).returncode == 0, "bin/test makes the environment"
+
+
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     "page",
     [
