@@ -153,6 +153,18 @@ def test_evict_says_max_connections_and_closes_with_1008(start: Start) -> None:
         assert joined.frames[-1][0]["status"] == "max_connections"
 
 
+def test_a_clock_jump_reaches_what_the_options_have_written_ahead(start: Start) -> None:
+    hour_ms = 3_600_000
+    simulator = start("--options-rate", "100")
+    with subscriber(simulator.options_url, "T.*") as joined:
+        joined.take(5)
+        jumped_ms = simulator.control("clock_jump", ms=hour_ms)["wall_ms"]
+        times_ms = [event["t"] for event in joined.take(40)]
+    old_ms = [t_ms for t_ms in times_ms if t_ms < jumped_ms - hour_ms // 2]
+    assert len(old_ms) < len(times_ms)
+    assert max(old_ms, default=0) <= jumped_ms - hour_ms
+
+
 def test_duplicate_sends_the_next_events_twice(start: Start) -> None:
     simulator = start("--rate", "0", "--quote-share", "0")
     with subscriber(simulator.stocks_url, "T.SPY") as joined:
