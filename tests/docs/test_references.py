@@ -22,11 +22,11 @@ _CODE: Final = re.compile(r"`([^`\n]+)`")
 _TABLES: Final = frozenset(key.partition(".")[0] for key in defaults())
 _FOLDERS: Final = ("bin", "configs", "docs", "ingestor", "tests")
 PROGRAMS: Final = {
-    path.name: found[1]
-    for path in (ROOT / "bin").glob("ingestor-*")
-    if (found := re.search(r" (ingestor\.[\w.]+) \"\$@\"", path.read_text()))
+    path.name: tuple(found[1].split())
+    for path in (ROOT / "bin").glob("ingestor*")
+    if (found := re.search(r" (ingestor(?: \w+)?) \"\$@\"", path.read_text()))
 }
-"""Module of each program in ``bin/``; run as such, since a program may install something first."""
+"""Module and subcommand of each program in ``bin/``; run so, since a program may install first."""
 
 _ALL_PAGES = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 CONFIGURATION: Final = ROOT / "docs" / "configuration.md"
@@ -58,8 +58,8 @@ def program_of(command: str) -> tuple[str, ...]:
         return (module,) if module.startswith("ingestor") else ()
     if words[0].removeprefix("bin/") not in PROGRAMS:
         return ()
-    module = PROGRAMS[words[0].removeprefix("bin/")]
-    return (module, *(word for word in words[1:2] if word in ("live", "consume")))
+    program = PROGRAMS[words[0].removeprefix("bin/")]
+    return (*program, *(word for word in words[1:2] if word in ("live", "consume")))
 
 
 @_ALL_PAGES
@@ -91,13 +91,13 @@ def test_a_setting_is_one_that_there_is(page: Path) -> None:
 
 
 def test_every_program_in_bin_is_known() -> None:
-    assert len(PROGRAMS) == len(list((ROOT / "bin").glob("ingestor-*")))
+    assert len(PROGRAMS) == len(list((ROOT / "bin").glob("ingestor*")))
 
 
 @_ALL_PAGES
 def test_a_flag_is_one_that_a_program_has(page: Path) -> None:
     known = set(re.findall(r"--[a-z]+", (ROOT / "bin" / "test").read_text()))
-    for program in (*((module,) for module in PROGRAMS.values()), ("ingestor.encode.schemas",)):
+    for program in (*PROGRAMS.values(), ("ingestor.encode.schemas",)):
         known |= set(re.findall(r"--[\w-]+", help_of(*program)))
     for code in code_in(page):
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
