@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from ingestor.feed_status import FeedStatus, What
 from ingestor.publish.access import Access
 from ingestor.publish.publisher import PublishReport
 from ingestor.publish.stream import ConsumerSettings, StreamSettings
+from tests.ports import free_port
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import PlainEncoder, publisher, trades
 from tests.publish.test_access import SEED
@@ -50,12 +50,6 @@ def permitted(*features: str, **instead: str) -> str:
     for old, new in instead.items():
         text = text.replace({"inbox": "_INBOX", "api": "$JS.API"}[old], new)
     return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def user(permissions: str) -> str:

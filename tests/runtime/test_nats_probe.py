@@ -18,6 +18,7 @@ from ingestor.runtime.nats_probe import (
 )
 from tests.conftest import StartNatsServer
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 
 _INFO = b'INFO {"version":"9.9.9","jetstream":true}\r\n'
 
@@ -44,12 +45,6 @@ def _speaker(*answers: bytes) -> Iterator[int]:
         assert not thread.is_alive()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_a_server_tells_its_version(nats_server: NatsServer) -> None:
     info = server_info(nats_server.port)
     assert info is not None
@@ -62,7 +57,7 @@ def test_jetstream_of_both_generations_answers(any_nats_server: NatsServer) -> N
 
 
 def test_nothing_listens_on_a_free_port() -> None:
-    port = _free_port()
+    port = free_port()
     assert server_info(port) is None
     assert not jetstream_answers(port)
 
