@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import zstandard
 
-from ingestor.blocks import Block, Source
-from ingestor.bounds import is_symbol
 from ingestor.feeds.databento import DBNIngestor
 from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
@@ -24,9 +22,11 @@ from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import Fail, Reconnect, Report
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
-from ingestor.feeds.streams import open_stream
-from ingestor.symbols import parse_option_ticker
-from ingestor.units import NS_PER_S
+from ingestor.files.streams import open_stream
+from ingestor.model.blocks import Block, Source
+from ingestor.model.bounds import is_symbol
+from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import NS_PER_S
 from tests.dbn_files import ES, dbn_path, depth, header_bytes, other_record, trades, with_ts_out
 from tests.feeds.polygon.wire import (
     CONTRACT,

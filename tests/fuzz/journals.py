@@ -9,8 +9,8 @@ from zlib import crc32
 
 import zstandard
 
-from ingestor.feeds.polygon.journal.feed import MIN_BLOCK_BYTES, JournalFeed
-from ingestor.feeds.polygon.journal.format import (
+from ingestor.feeds.polygon.journal_feed import MIN_BLOCK_BYTES, JournalFeed
+from ingestor.journal.format import (
     CHECKSUM,
     HEADER,
     MAGIC,
@@ -20,10 +20,10 @@ from ingestor.feeds.polygon.journal.format import (
     pack_header,
     seed_of,
 )
-from tests.feeds.polygon.journal.tapes import HEADER as SOUND
-from tests.feeds.polygon.journal.tapes import OPEN_NS, stock_frames
 from tests.fuzz.mutator import EDGES, Mutator
 from tests.fuzz.target import Target, check_publishable
+from tests.journal.tapes import HEADER as SOUND
+from tests.journal.tapes import OPEN_NS, stock_frames
 
 _FRAMES: Final = [data for data, _, _ in stock_frames(6)]
 

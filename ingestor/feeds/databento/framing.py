@@ -18,7 +18,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.feeds.databento.control import ControlRType
-from ingestor.records import HEAD, Records
+from ingestor.model.records import HEAD, Records
 
 WORD_BYTES: Final = 4
 MAX_RECORD_BYTES: Final = 255 * WORD_BYTES

@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ingestor.bounds import MAX_TIME_NS
-from ingestor.errors import BadDataError
 from ingestor.feeds.databento.buffer import ReadBuffer
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.errors import BadDataError
 
 MAGIC: Final = b"DBN"
 VERSIONS: Final = (1, 2, 3)

@@ -27,8 +27,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from ingestor.bounds import printable
 from ingestor.feeds.polygon.pieces import PIECE_BYTES, elements, parts, pieces
+from ingestor.model.bounds import printable
 
 M = TypeVar("M")
 
