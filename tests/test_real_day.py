@@ -28,6 +28,9 @@ DAY = "2023-12-25"
 TRADES, DEPTH = "market.futures.trades", "market.futures.mbp10"
 UNDEFINED = 2**63 - 1
 
+# The day is worked out once, not once for each worker.
+pytestmark = pytest.mark.xdist_group("real day")
+
 
 def vendor_records(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
@@ -126,7 +129,7 @@ def decoded(message: Stored) -> tuple[str, dict[str, Any]]:
     return message.subject, event
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def day(real_day: Path) -> list[tuple[str, dict[str, Any]]]:
     return expected_day(real_day)
 
