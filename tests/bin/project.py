@@ -53,9 +53,9 @@ class Project:
         shutil.copytree(REPOSITORY / "bin", root / "bin")
         for name in ("pyproject.toml", "setup.cfg", "constraints.txt"):
             (root / name).write_text(name)
-        package = root / "ingestor" / "runtime"
+        package = root / "ingestor" / "cli"
         package.mkdir(parents=True)
-        (package / "nats_main.py").write_text(_MODULE)
+        (package / "nats.py").write_text(_MODULE)
         self.tools.mkdir()
         for tool in _TOOLS:
             found = shutil.which(tool)
