@@ -28,9 +28,6 @@ DAY = "2023-12-25"
 TRADES, DEPTH = "market.futures.trades", "market.futures.mbp10"
 UNDEFINED = 2**63 - 1
 
-# The day is worked out once, not once for each worker.
-pytestmark = pytest.mark.xdist_group("real day")
-
 
 def vendor_records(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:

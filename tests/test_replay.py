@@ -327,11 +327,8 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing_and_repeats_nothin
     assert keys == sorted(keys)
 
 
-@pytest.mark.xdist_group("default port")
+@pytest.mark.usefixtures("default_port")
 def test_an_embedded_server_is_started_told_of_and_stopped(data: Path) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 4222)) == 0:
-            pytest.skip("something listens on the default port of this machine")
     finished = replay("--data-dir", str(data), cwd=data.parent)
     assert finished.exit_code == 0, finished.err
     assert "started an embedded NATS server" in finished.err
@@ -341,11 +338,8 @@ def test_an_embedded_server_is_started_told_of_and_stopped(data: Path) -> None:
         assert probe.connect_ex(("127.0.0.1", 4222)) != 0
 
 
-@pytest.mark.xdist_group("default port")
+@pytest.mark.usefixtures("default_port")
 def test_a_killed_embedded_server_is_noticed_at_once_and_has_its_exit_code(data: Path) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 4222)) == 0:
-            pytest.skip("something listens on the default port of this machine")
     process = start("--data-dir", str(data), "--speed", "0.1", cwd=data.parent)
     pid_file = data.parent / ".data" / "nats" / "nats-server.pid"
     deadline = time.monotonic() + PATIENCE_S

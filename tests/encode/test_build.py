@@ -20,8 +20,6 @@ needs_cython = pytest.mark.skipif(
     importlib.util.find_spec("Cython") is None or not (ROOT / "setup.py").exists(),
     reason="Cython or the source tree is missing, so the extension cannot be built here",
 )
-# The three share what Cython writes.
-pytestmark = pytest.mark.xdist_group("build")
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
 
 

@@ -20,10 +20,6 @@ SLOW_INPUTS: Final = int(os.environ.get("INGESTOR_FUZZ_INPUTS", "1000000"))
 SLOW_SEED: Final = int(os.environ.get("INGESTOR_FUZZ_SEED", "1"))
 
 
-# The fixture `short` runs all inputs: once, not once for each worker.
-pytestmark = pytest.mark.xdist_group("fuzz")
-
-
 def told(report: Report) -> str:
     return "\n".join(map(str, report.findings))
 

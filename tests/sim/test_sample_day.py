@@ -38,9 +38,6 @@ from tests.sim.tape_checker import (
 
 DATE = dt.date(2025, 12, 16)
 MIDNIGHT_NS = to_ns(dt.datetime(2025, 12, 16, tzinfo=dt.UTC))
-# `a_day` is made once, not once for each worker.
-pytestmark = pytest.mark.xdist_group("sample day")
-
 REAL = Path(__file__).parents[2].parent / "shared/data/dbn-data"
 
 
