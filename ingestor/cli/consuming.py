@@ -21,7 +21,7 @@ import uvloop
 
 from ingestor import __version__
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
-from ingestor.client.start import check_start
+from ingestor.client.consumer import check_start
 from ingestor.config.load import cautions, file_layer, load
 from ingestor.config.schema import Nats
 from ingestor.config.table import MAX_SECONDS

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ingestor.client.decode import EVENT_TYPE_BY_SUBJECT, read_json
-from ingestor.client.json_records import EXACT_BELOW, check_record, records_of
+from ingestor.encode.json_records import EXACT_BELOW, check_record, records_of
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, whole_block
 from ingestor.model.errors import BadDataError
-from ingestor.model.events import MAX_PRICE
-from ingestor.model.records import MAX_CONDITIONS, Records, RType
+from ingestor.model.events import MAX_PRICE, read_json
+from ingestor.model.records import EVENT_TYPES, MAX_CONDITIONS, Records, RType
 from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE, price_text
 from tests import strategies
 from tests.encode import examples
@@ -28,7 +27,8 @@ def from_json(subject: str, *messages: bytes) -> tuple[Records, dict[int, str]]:
     events = [read_json(subject.encode(), message) for message in messages]
     for event in events:
         check_record(event)
-    return records_of(EVENT_TYPE_BY_SUBJECT[subject], events, messages)
+    (kind,) = (kind for kind in EVENT_TYPES if kind.subject == subject)
+    return records_of(kind, events, messages)
 
 
 def changed(index: int, **fields: Any) -> tuple[str, bytes]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ingestor.client import AtSequence, From, Since
-from ingestor.client.start import deliver_policy
+from ingestor.client.consumer import deliver_policy
 
 
 def test_the_beginning_and_new_are_policies_of_the_server() -> None:
