@@ -83,9 +83,9 @@ def test_the_exit_code_of_the_program_is_passed_on(project: Project) -> None:
         "setup.cfg",
         "constraints.txt",
         "setup.py",
-        "ingestor/cli/x.pyx",
-        "ingestor/cli/x.pxd",
-        "ingestor/cli/x.pxi",
+        "ingestor/runtime/x.pyx",
+        "ingestor/runtime/x.pxd",
+        "ingestor/runtime/x.pxi",
         "ingestor/x.pyx",
     ],
 )
@@ -102,14 +102,14 @@ def test_a_change_of_what_is_installed_installs_into_the_same_environment(
 
 
 def test_a_module_that_could_not_be_compiled_is_said_so(project: Project) -> None:
-    (project.root / "ingestor" / "cli" / "x.pyx").touch()
+    (project.root / "ingestor" / "runtime" / "x.pyx").touch()
     assert "x.pyx was not compiled" in project.run().stderr
 
 
 def test_what_an_earlier_build_compiled_does_not_outlive_its_source(project: Project) -> None:
     project.run()
     suffix = f".cpython-3{sys.version_info.minor}-x86_64-linux-gnu.so"
-    compiled = project.root / "ingestor" / "cli" / f"x{suffix}"
+    compiled = project.root / "ingestor" / "runtime" / f"x{suffix}"
     compiled.touch()
     compiled.with_name("x.pyx").write_text("newer")
     project.run()

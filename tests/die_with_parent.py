@@ -21,7 +21,7 @@ def _main(arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # A parent that ended before the line above is not noticed by the kernel any more.
     if os.getppid() == int(parent):
-        os.execv(program[0], program)  # noqa: S606  (no shell is wanted)
+        os.execv(program[0], program)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from hypothesis import given
 
 from ingestor.model.bounds import printable
 from ingestor.model.clock import iso_utc
-from ingestor.model.feed_status import FeedStatus, What
-from ingestor.runtime.status_text import line_of_status
+from ingestor.model.feed_status import FeedStatus, What, line_of_status
 from tests.strategies import STATUSES
 
 AT_NS = 1_765_895_400_017_150_864

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config, Embedded, Nats
-from ingestor.config.way_in import access_to
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.options import Access, prepare
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
-from ingestor.runtime.embedded_server import Server, demo_server, local_server
+from ingestor.runtime.embedded_server import Server, local_server
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -25,7 +24,7 @@ DEMO_DIR: Final = Path(".data/demo")
 log = logging.getLogger(__name__)
 
 
-def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
+def checked_options(nats: Nats, url: str | Sequence[str]) -> Access:
     """Return how to reach the server at `url`, and warn of what is unsafe about it.
 
     Raises ConfigurationError if it cannot work.
@@ -35,10 +34,10 @@ def access_of(nats: Nats, url: str | Sequence[str]) -> Access:
             f"nats.status_stream and nats.stream are both {nats.stream!r}: "
             "statuses need a stream of their own"
         )
-    access = access_to(nats, url)
-    for caution in prepare(access).cautions:
+    options = nats.connect_options(url)
+    for caution in prepare(options).cautions:
         log.warning("%s", caution)
-    return access
+    return options
 
 
 def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
@@ -46,30 +45,28 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
 
     Entering raises EmbeddedServerError.
     """
-    url, store = config.nats.url, config.embedded.data_dir
-    if not demo:
-        return local_server(url, store)
-    named = store != Embedded().data_dir
-    return demo_server(url, store if named else DEMO_DIR / "nats")
+    # What is made up must not stand among a user's real days.
+    store = config.embedded.data_dir
+    if demo and store == Embedded().data_dir:
+        store = DEMO_DIR / "nats"
+    return local_server(config.nats.url, store, own=demo)
 
 
-def make_publisher(config: Config, access: Access, *, give_up_after_s: float) -> Publisher:
+def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
     `give_up_after_s` holds where the configuration says nothing.
     """
     publisher = Publisher(
         make_encoder(config.publish.encoding),
-        access=access,
+        access=options,
         stream=_stream(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )
-    publisher.statuses.stream = _status_stream(config.nats)
+    publisher.statuses.stream = replace(
+        STATUS_SETTINGS, name=config.nats.status_stream, replicas=config.nats.replicas
+    )
     return publisher
-
-
-def _status_stream(nats: Nats) -> StreamSettings:
-    return replace(STATUS_SETTINGS, name=nats.status_stream, replicas=nats.replicas)
 
 
 def _stream(nats: Nats) -> StreamSettings:

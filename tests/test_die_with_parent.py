@@ -8,7 +8,7 @@ import sys
 
 import psutil
 
-from ingestor.runtime import die_with_parent
+from tests import die_with_parent
 from tests.processes import ended
 
 _WRAPPER = [sys.executable, "-I", "-S", die_with_parent.__file__]

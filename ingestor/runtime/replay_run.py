@@ -1,12 +1,21 @@
-"""Which feeds a replay has: those that are named, else those that there is data for."""
+"""A replay: which feeds it has, in what order and at what pace they go into the stream.
+
+The feeds are those that are named, else those that there is data for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime as dt
 import logging
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from ingestor.config.schema import Config, FeedName, Replay
 from ingestor.feeds.databento.files import DbnSchema, days_of
@@ -16,12 +25,21 @@ from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
+from ingestor.merge.pace import Pacer
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Source
 from ingestor.model.clock import dates_text
-from ingestor.model.errors import ConfigurationError, NoDataError
-from ingestor.runtime.feed_process import FeedSource, moves
-from ingestor.runtime.merged_files import MergedFiles, lane_bytes
-from ingestor.runtime.run import FeedPlan
+from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
+from ingestor.model.units import NS_PER_S
+from ingestor.publish.publisher import GIVE_UP_AFTER_S
+from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
+from ingestor.runtime.machine import check_machine
+from ingestor.runtime.metrics import listening
+from ingestor.runtime.progress_reporter import ReplayProgress
+from ingestor.runtime.publisher_factory import DEMO_DIR, checked_options, make_publisher, server_of
+from ingestor.runtime.report import RunReport
+from ingestor.runtime.run import FeedPlan, Run
+from ingestor.sim.sample_day import write_sample_day
 
 FEED_ORDER: Final[tuple[FeedName, ...]] = ("stocks", "options", "trades", "mbp10")
 """Where whole keys tie, trades precede depth, and an underlying its options."""
@@ -32,7 +50,69 @@ SCHEMAS: Final[dict[FeedName, DbnSchema]] = {
 }
 MARKETS: Final[dict[FeedName, Market]] = {"stocks": Market.STOCKS, "options": Market.OPTIONS}
 
+SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
+DEMO_DATE: Final = dt.date(2025, 12, 16)
+
 log = logging.getLogger(__name__)
+
+
+class ReplayPublisher:
+    """Replays DBN files and journals into JetStream, as the configuration says."""
+
+    def __init__(self, config: Config, *, demo: bool = False) -> None:
+        self._config = config
+        self._demo = demo
+
+    def run(self) -> RunReport:
+        """Replay everything. Raises IngestorError for what is wrong before anything starts."""
+        config = self._config
+        check_machine(config.process)
+        feeds = self._feeds()
+        speed, gap_s = config.replay.speed, config.replay.max_gap_s
+        gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
+        with (
+            listening(config.metrics) as metrics,
+            server_of(config, demo=self._demo) as server,
+        ):
+            options = checked_options(config.nats, server.url)
+            run = Run(
+                feeds,
+                config,
+                publisher=lambda: make_publisher(config, options, give_up_after_s=GIVE_UP_AFTER_S),
+                merge=WatermarkMerge(len(feeds)),
+                progress=lambda rows, publisher: ReplayProgress(
+                    rows, publisher, speed, shortens=gap_ns is not None
+                ),
+                pacer=Pacer(speed, gap_ns) if speed else None,
+                metrics=metrics,
+            )
+            run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
+        return run.report()
+
+    def _feeds(self) -> list[FeedPlan]:
+        """Return what is replayed; a demo is the made-up day, whatever else lies there."""
+        config = self._config
+        if not self._demo:
+            return feed_plans(config, config.replay.data_dir)
+        day = _sample_day()
+        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day, files=())
+        feeds = feed_plans(msgspec.structs.replace(config, replay=replay), day)
+        return [dataclasses.replace(feed, source=Source.SIM) for feed in feeds]
+
+
+def _sample_day() -> Path:
+    """Make the sample day once; later demos find it. One that is there is whole."""
+    if not SAMPLE_DAY.exists():
+        log.info("demo: making a sample day in %s", SAMPLE_DAY)
+        unfinished = SAMPLE_DAY.with_name(f"sample-day-{os.getpid()}")
+        try:
+            write_sample_day(unfinished, DEMO_DATE)
+            # Made beside and renamed: a demo that is killed leaves no half day to the next.
+            with contextlib.suppress(OSError):  # another demo was faster
+                unfinished.rename(SAMPLE_DAY)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return SAMPLE_DAY
 
 
 def feed_plans(config: Config, data_dir: Path) -> list[FeedPlan]:
@@ -53,7 +133,9 @@ def feed_plans(config: Config, data_dir: Path) -> list[FeedPlan]:
     catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
     wanted = named or _wanted(replay, catalog, places)
     plans = [
-        FeedPlan(name, moves(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name])
+        FeedPlan(
+            name, file_feed_main(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name]
+        )
         for name in wanted
     ]
     if catalog is not None:
@@ -139,6 +221,7 @@ def _source(
     if catalog is None or name in MARKETS:
         return _journal(config, name)
     others = [feed for feed in feeds if feed != name]
+    # A symbol that another feed bears is no mistake here.
     elsewhere = _borne_by(others, config.replay, catalog) if config.replay.symbols else frozenset()
     return _files(config, catalog, SCHEMAS[name], elsewhere)
 
