@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats.test_guarded import ABSURD, GREETINGS
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 from tests.publish.rude_server import RudeServer, info_line
 
 
@@ -29,12 +29,6 @@ def enter(url: str, **options: Any) -> None:
             pass
 
     asyncio.run(entering())
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Recorder:
@@ -55,13 +49,13 @@ class Recorder:
 
 
 def test_no_server_is_said_at_once_and_by_name() -> None:
-    port = closed_port()
+    port = free_port()
     with pytest.raises(NatsUnreachableError, match=f"no NATS server answers at 127.0.0.1:{port}"):
         enter(f"nats://127.0.0.1:{port}")
 
 
 def test_one_server_of_several_is_enough(nats_server: NatsServer) -> None:
-    enter(f"nats://127.0.0.1:{closed_port()},{nats_server.url}", dont_randomize=True)
+    enter(f"nats://127.0.0.1:{free_port()},{nats_server.url}", dont_randomize=True)
 
 
 def test_wrong_credentials_are_refused_at_once(start_nats_server: StartNatsServer) -> None:
@@ -74,7 +68,7 @@ def test_wrong_credentials_are_refused_at_once(start_nats_server: StartNatsServe
 @pytest.mark.parametrize("start", ["nats://ann:secret@", "ann:secret@", "nats://secret@"])
 def test_no_message_holds_a_secret(start: str) -> None:
     with pytest.raises(NatsUnreachableError) as caught:
-        enter(f"{start}127.0.0.1:{closed_port()}")
+        enter(f"{start}127.0.0.1:{free_port()}")
     assert "secret" not in str(caught.value)
 
 

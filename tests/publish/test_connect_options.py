@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import PublishReport
 from tests.nats.test_options import SEED
+from tests.ports import free_port
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import PlainEncoder, publisher, trades
 
@@ -50,12 +50,6 @@ def permitted(*features: str, **instead: str) -> str:
     for old, new in instead.items():
         text = text.replace({"inbox": "_INBOX", "api": "$JS.API"}[old], new)
     return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def user(permissions: str) -> str:
