@@ -16,8 +16,8 @@ from ingestor.cli.command_line import (
     print_report,
     settings_of,
 )
+from ingestor.config.load import show
 from ingestor.config.schema import REPLAY_ONLY
-from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime import log as logs
 from ingestor.runtime.live_run import StreamIngestor

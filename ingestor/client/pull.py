@@ -146,7 +146,11 @@ class Pull:
             if self._ended:
                 return None
             await self._request()
-            await self._wait()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                self.lose(f"nothing heard from the server for {SILENCE_S:g} s")
         chunk = self._chunks.popleft()
         self.waiting_messages -= len(chunk)
         self.waiting_bytes -= chunk.payload_bytes
@@ -235,13 +239,6 @@ class Pull:
         # The number of the request ends the subject of its answers: a late one is told by it.
         reply = f"{self._inbox[0]}.{self._requests}"
         await self._connection.publish(self._ask_at, msgspec.json.encode(wanted), reply)
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                await self._changed.wait()
-        except TimeoutError:
-            self.lose(f"nothing heard from the server for {SILENCE_S:g} s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import logging
 from importlib import import_module
 from typing import Any, Final, cast
 
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
 from ingestor.model.blocks import Encoder
 from ingestor.model.errors import ConfigurationError

@@ -238,12 +238,11 @@ def _prices_of_doubles(prices: list[Any]) -> Any:
 
 
 def _prices_of_decimals(prices: list[Any]) -> Any:
-    units = (UNDEF_PRICE if price is None else _units(price) for price in prices)
+    units = (
+        UNDEF_PRICE if price is None else int(price.scaleb(PRICE_DIGITS).to_integral_value())
+        for price in prices
+    )
     return np.array(list(units), np.int64)
-
-
-def _units(price: Decimal) -> int:
-    return int(price.scaleb(PRICE_DIGITS).to_integral_value())
 
 
 def _exact_events(kind: EventType, payloads: Sequence[bytes]) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
+from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
@@ -103,7 +103,11 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
             fields_of = _FIELDS[kind.rtype]
             for row in _plain_rows(typed):
                 symbol = symbol_of(block.symbols, row["instrument_id"])
-                fields = _envelope(row, block.source) | fields_of(row, symbol)
+                fields = {
+                    "ts_event_ns": row["ts_event_ns"],
+                    "ts_recv_ns": row["ts_recv_ns"],
+                    "source": block.source.value,
+                } | fields_of(row, symbol)
                 yield kind.subject, _json(fields)
 
 
@@ -160,14 +164,6 @@ def _conditions(row: Row) -> list[int]:
 
 def _code(value: int, allowed: frozenset[int]) -> str | None:
     return chr(value) if value in allowed else None
-
-
-def _envelope(row: Row, source: Source) -> Row:
-    return {
-        "ts_event_ns": row["ts_event_ns"],
-        "ts_recv_ns": row["ts_recv_ns"],
-        "source": source.value,
-    }
 
 
 def _symbol_fields(symbol: str) -> Row:

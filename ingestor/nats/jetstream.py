@@ -172,28 +172,28 @@ class JetStreamApi:
         name, left = looker
         try:
             while left > 0:
-                chunk = await self._pull(stream, name, min(left, CHUNK_MESSAGES))
+                messages = min(left, CHUNK_MESSAGES)
+                if self._inbox is None:
+                    self._inbox, _ = await self._connection.tap(self)
+                self._pulls += 1
+                inbox = f"{self._inbox}.{self._pulls}"
+                self._looker = name.encode()
+                self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
+                body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
+                subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
+                # A frame: a request would go through nats-py's one inbox, message by message.
+                self._connection.write(
+                    f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n"
+                )
+                async with asyncio.timeout(PULL_TIMEOUT_S):
+                    await self._arrived.wait()
+                chunk = self._pulled
                 if not chunk:
                     return  # The rest was removed meanwhile.
                 left -= len(chunk)
                 yield chunk
         finally:
             await self._drop_looker(stream, name)
-
-    async def _pull(self, stream: str, name: str, messages: int) -> list[tuple[int, bytes]]:
-        if self._inbox is None:
-            self._inbox, _ = await self._connection.tap(self)
-        self._pulls += 1
-        inbox = f"{self._inbox}.{self._pulls}"
-        self._looker = name.encode()
-        self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
-        body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
-        subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
-        # Written as a frame: a request would go through nats-py's one inbox, message by message.
-        self._connection.write(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
-        async with asyncio.timeout(PULL_TIMEOUT_S):
-            await self._arrived.wait()
-        return self._pulled
 
     def receive(self, frames: list[Frame]) -> None:
         """Take messages that were pulled; called by the connection."""

@@ -160,7 +160,7 @@ def resolve(options: ConnectOptions) -> Credentials:
     if options.credentials_file is not None:
         _check_credentials(options.credentials_file)
     if options.nkey_file is not None:
-        _check_nkey(options.nkey_file)
+        _check_seed(_key_file("the nkey file", options.nkey_file), "nkey file", options.nkey_file)
     # One tls:// makes all of them TLS: nats-py has one context for the whole pool.
     context = options.tls or _tls(options, any(url.scheme == "tls" for url in urls))
     return Credentials(
@@ -305,10 +305,6 @@ def _check_credentials(path: Path) -> None:
         raise ConfigurationError(f"{path} is no NATS credentials file: it holds no JWT and seed")
     seed = text.partition(_CREDENTIALS_MARKS[1])[2].partition("\n")[2].partition("\n")[0]
     _check_seed(seed, "NATS credentials file", path)
-
-
-def _check_nkey(path: Path) -> None:
-    _check_seed(_key_file("the nkey file", path), "nkey file", path)
 
 
 def _check_seed(seed: str, what: str, path: Path) -> None:

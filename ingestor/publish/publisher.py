@@ -333,8 +333,11 @@ class Publisher:
         if action is AckAction.REST and ledger.next_runs() is not None:
             # All is stored, and an answer without which no more may be sent is lost.
             link.wake(recover=True)
-        elif asks or (action is AckAction.REST and not ledger.exact):
-            self._put_question(recover=action is AckAction.RECONCILE)
+        elif (asks or (action is AckAction.REST and not ledger.exact)) and (
+            self._question is None or self._question.done()
+        ):
+            recover = action is AckAction.RECONCILE
+            self._question = asyncio.create_task(self._question_leader(recover))
         if action is not AckAction.REST:
             self._set_timer(next_s)
 
@@ -342,10 +345,6 @@ class Publisher:
         ledger = self._link.ledger
         oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
         return now_s() - self._batch_began_s > (oldest_s if ledger.alone else SHARED_BATCH_AGE_S)
-
-    def _put_question(self, *, recover: bool) -> None:
-        if self._question is None or self._question.done():
-            self._question = asyncio.create_task(self._question_leader(recover))
 
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.

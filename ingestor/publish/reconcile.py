@@ -126,16 +126,16 @@ class _Search:
             return False
         # Equal payloads: the server counts, since the message at the floor proves nothing.
         if len(places) > 1:
-            return await self._none_foreign()
+            ours = await self._count(self._mapped(), self._request.floor + 1)
+            everything = await self._count([">"], self._request.floor + 1)
+            return self._request.alone if ours is None else ours == everything
         return place == behind or self._request.alone
 
-    async def _none_foreign(self) -> bool:
-        ours = await self._count(self._mapped(), self._request.floor + 1)
-        everything = await self._count([">"], self._request.floor + 1)
-        return self._request.alone if ours is None else ours == everything
-
     async def _amid_others(self) -> StoredPrefix:
-        ends = {one: await self._last_under(mapped) for one, mapped in self._subjects.items()}
+        ends = {
+            one: (await self._message(last_by_subj=mapped) if mapped else None)
+            for one, mapped in self._subjects.items()
+        }
         newest = max((end for end in ends.values() if end), key=lambda end: end.seq, default=None)
         subject_ends = {}
         # After a transform a guard would name a subject that the message is not stored under.
@@ -145,22 +145,16 @@ class _Search:
             if self._end.first_seq > self._request.floor + 1 or self._end.removed_amid:
                 self._tell_unknown()
             return StoredPrefix(0, subject_ends=subject_ends)
-        count = await self._place_of(newest)
-        if count is None:
-            return await self._compare()
-        first = newest.seq if count == 1 else await self._first_seq() if count else None
-        return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
-
-    async def _last_under(self, subject: str | None) -> StoredMessage | None:
-        return await self._message(last_by_subj=subject) if subject else None
-
-    async def _place_of(self, newest: StoredMessage) -> int | None:
         places = self._places(newest.payload)
         if len(places) > 1:
             ours = await self._count(self._mapped(), self._request.anchor + 1)
             counted = (ours or 0) - self._request.acked
             places = [counted] if counted in places else []
-        return places[0] if places else None
+        count = places[0] if places else None
+        if count is None:
+            return await self._compare()
+        first = newest.seq if count == 1 else await self._first_seq() if count else None
+        return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
 
     async def _compare(self) -> StoredPrefix:
         """Read what lies behind the floor: ours is in it in order, whatever lies between.

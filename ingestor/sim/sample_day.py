@@ -392,16 +392,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted, nothing was written", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    print(_summary(day))
-    return ExitCode.OK
-
-
-def _summary(day: SampleDay) -> str:
-    return (
+    print(
         f"wrote {day.depth_events:,} MBP-10 records ({day.depth_bytes / 1e6:,.1f} MB) to "
         f"{day.depth_path} and {day.trades:,} trades ({day.trades_bytes / 1e6:,.1f} MB) to "
         f"{day.trades_path}"
     )
+    return ExitCode.OK
 
 
 if __name__ == "__main__":

@@ -87,7 +87,16 @@ class Catalog:
         items = self._covering(schema, dates)
         choice = choose(items, frozenset(dates))
         for item, other in choice.left_out:
-            self._leave_out(item, other)
+            if item.path.parent == other.path.parent and item.stem == other.stem:
+                logger.info(
+                    "%s holds both %s and %s: reading the plain one",
+                    other.path.parent,
+                    other.path.name,
+                    item.path.name,
+                )
+                self._used.add(item.path)
+            else:
+                self._doubles[item.path] = f"{other.path} holds the same data, and is read"
         for item, _ in choice.taken:
             # Only of what is asked for: a file beside it that cannot be opened harms nobody.
             if item.listed.problem is not None:
@@ -218,18 +227,6 @@ class Catalog:
                 # One sibling speaks for all: of thousands of files no second header is read.
                 return _span(path) == (first, last)
         return False
-
-    def _leave_out(self, item: Candidate, other: Candidate) -> None:
-        if item.path.parent == other.path.parent and item.stem == other.stem:
-            logger.info(
-                "%s holds both %s and %s: reading the plain one",
-                other.path.parent,
-                other.path.name,
-                item.path.name,
-            )
-            self._used.add(item.path)
-        else:
-            self._doubles[item.path] = f"{other.path} holds the same data, and is read"
 
     def _what_is_missing(
         self, schema: DbnSchema, missing: Sequence[dt.date], items: Sequence[Candidate]
