@@ -119,7 +119,7 @@ def run(prog: str, work: Coroutine[Any, Any, int]) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read has seen enough; without this Python complains once more when it exits.
+        # The reader closed the pipe; without this Python prints a second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, asyncio.CancelledError):

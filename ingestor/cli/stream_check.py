@@ -75,7 +75,7 @@ EXAMPLES_KEPT: Final = 10
 """Violations of a kind that are kept in words; the others are only counted."""
 
 STEP_BACK_NS: Final = 60 * NS_PER_S
-"""No file steps back so far in both of its times."""
+"""No file steps back this far in both times."""
 
 SCHEMA: Final = "schema"
 GAP: Final = "gap"

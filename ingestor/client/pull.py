@@ -1,4 +1,4 @@
-"""One life of a consumer: asks for messages, keeps them in bounds, and tells what is missing.
+"""One session of a consumer: asks for messages, keeps them in bounds, and tells what is missing.
 
 At most one request is open. The next is made when none is and what waits here has shrunk to half
 a request, so that a consumer that keeps up never waits for one, and one that does not is not sent
@@ -258,7 +258,7 @@ class Gap:
         return self.last_seq - self.first_seq + 1
 
     def __str__(self) -> str:
-        """Say it in a sentence."""
+        """Return one sentence for people."""
         most = "" if self.exact else "up to "
         return (
             f"the stream dropped {most}{self.messages:,} messages before they were read:"

@@ -1,4 +1,4 @@
-"""A subscription: what a consumer iterates over, come what may on the way from the server."""
+"""A subscription: what a consumer iterates over, across reconnects."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ class Subscription:
         """Return it with what has arrived since; what waits in the socket is read meanwhile."""
         frames, seqs, size = list(chunk.frames), list(chunk.seqs), chunk.payload_bytes
         while len(frames) < BATCH_MESSAGES and size < limit_bytes:
-            # One turn of the loop: whatever lies in the socket by now becomes chunks of the pull.
+            # One turn of the loop: what lies in the socket by now becomes chunks of the pull.
             await asyncio.sleep(0)
             if self._pull is None or not self._pull.ready:
                 break
@@ -306,7 +306,7 @@ class Subscription:
         """Leave out what a durable delivers again although it was handed out before."""
         last = self._received_seq or 0
         self._received_seq = max(last, *chunk.seqs)
-        # All but always so.
+        # Nearly always so.
         if chunk.seqs[0] > last and chunk.seqs == sorted(chunk.seqs):
             return chunk
         kept = []

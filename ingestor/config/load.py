@@ -34,12 +34,12 @@ MAX_DOTS: Final = 16
 gigabytes for one of 100,000 parts. No key of ours has more than one."""
 
 MAX_VALUE_CHARS: Final = 80
-"""A value is shown so far in a sentence about it."""
+"""Values are cut to this length in error messages."""
 
 _TEXTS: Final = re.compile(r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|#[^\n]*""")
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _ALIASES: Final = {"replay.feeds": {"mbp-10": "mbp10"}}
-"""Other words for the values of a key: the vendor's name of a schema."""
+"""Aliases of values: the vendor's name of a schema."""
 _WRITTEN_DATE: Final = re.compile(r"(\d{4})[-/.]?(\d\d?)[-/.]?(\d\d?)", re.ASCII)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'(?= - at|$)")
 

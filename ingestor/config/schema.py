@@ -222,7 +222,7 @@ class Nats(Table, frozen=True, kw_only=True):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_first: bool = False
-    """TLS begins before the server says a word, as one with ``handshake_first`` wants it."""
+    """TLS starts before the server's INFO (its ``handshake_first``)."""
     inbox_prefix: SubjectPrefix = "_INBOX"
     """What the subjects of answers to us begin with."""
     jetstream_domain: StreamName | None = None

@@ -2,7 +2,7 @@ r"""The packed encoding: many records of one subject in one message, as raw dtyp
 
 For consumers that want millions of events a second: a message is a short header that says what
 follows, and then the records exactly as `model.records` lays them out (for futures, the bytes
-of DBN's own structs). A program in any language can read it from this page alone.
+of DBN's own structs). This page is enough to read it in any language.
 
 All integers are little-endian and unsigned. A message is ``header_bytes`` of header, then
 ``row_count`` times ``row_bytes`` of rows, and nothing after them.

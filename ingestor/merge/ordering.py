@@ -1,14 +1,14 @@
 """Merge by watermark: several feeds into one order, without touching a single record.
 
 Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
-oldest block, its head, takes part. The last key of a head says how far that feed is known: nothing
-that still comes from it is smaller. The smallest of these (key, feed) pairs is the *watermark*:
+oldest block, its head, takes part. The last key of a head says how far that feed is known: no
+later record of that feed is smaller. The smallest of these (key, feed) pairs is the *watermark*:
 every row at or before it can be ordered now, for good, by one stable sort, feeds concatenated in
 their rank so that trades precede depth where whole keys tie. The head that set the watermark is
 then used up, so every step finishes at least one block.
 
-A feed without a head and not ended blocks the merge: nothing is known of it. That is the only
-waiting there is; a feed that has ended no longer counts, an empty one never did.
+A feed without a head and not ended blocks the merge: nothing is known of it. Nothing else makes it
+wait: ended feeds and empty feeds do not count.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def joined(parts: Sequence[Records]) -> Records:
     """Return arrays of one dtype, at least one, as one read-only array.
 
     By way of their bytes: NumPy's own concatenation compares structured dtypes field by field in
-    Python, for every part anew, which takes longer than to decode a short frame.
+    Python, again for each part, which takes longer than decoding a short frame.
     """
     return np.frombuffer(b"".join(part.data for part in parts), parts[0].dtype)
 

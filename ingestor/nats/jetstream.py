@@ -214,7 +214,7 @@ class JetStreamApi:
     async def _make_looker(
         self, stream: str, subjects: Sequence[str], start: int
     ) -> tuple[str, int] | None:
-        """Make a consumer that only looks; return its name and what it has to look at."""
+        """Make a consumer that acknowledges nothing; return its name and what it has to look at."""
         config: Json = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": start,
@@ -254,7 +254,7 @@ def leader_of(info: Json) -> str:
 
 @contextlib.contextmanager
 def _sense(what: str) -> Any:
-    """Turn an answer whose parts are missing or of another type into no answer."""
+    """Treat an answer with missing or mistyped fields as no answer."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):

@@ -1,6 +1,6 @@
 """When to ask what is stored, when to reconcile, and how long to bear it. No clock is read here.
 
-The stream acknowledges every so many messages by itself: the *flow* of a batch, which follows the
+The stream acknowledges every N messages by itself: the *flow* of a batch, which follows the
 pace, so that acknowledgements come about as often as anybody wants to know: every message of a
 quiet feed, one in hundreds of a busy one. What is left is the tail of a burst, shorter than the
 flow. What was under way at a mark is due one delay later; if it is not acknowledged by then, and

@@ -1,7 +1,7 @@
 """Reconciling: how many of the messages that were sent does the stream hold?
 
-After a lost connection, a silence or a change of leader nobody has said what became of the messages
-under way. They were sent in order and are stored in order, so the answer is one number: the stream
+After a lost connection, a silence or a change of leader the fate of the messages under way is
+unknown. They were sent in order and are stored in order, so the answer is one number: the stream
 holds the first k of them. Nothing is ever read back message by message to find it.
 
 1. Sequences say it where we write alone. Every message that is stored raises the stream's last
@@ -10,8 +10,9 @@ holds the first k of them. Nothing is ever read back message by message to find 
    message. That nobody else writes is checked: a message at floor + i must be our i-th one.
 2. Where others write other subjects, the newest message under our own subjects is looked up by the
    server. Its payload is one of those under way, and its place among them is k.
-3. Equal payloads are real. Where one payload has several places, the server counts what is stored
-   under our subjects behind the *anchor*, the last message of ours whose sequence is known.
+3. Equal payloads occur in real data. Where one payload has several places, the server counts what
+   is stored under our subjects behind the *anchor*, the last message of ours whose sequence is
+   known.
 4. Only where others write the same subjects is what lies behind the floor read and compared.
 
 Messages are compared by payload, since a stream may store them under other subjects than those

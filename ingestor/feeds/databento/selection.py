@@ -63,11 +63,6 @@ class Catalog:
             if listed.name is not None:
                 self._siblings[_delivery(listed)].append((listed.path, listed.name))
 
-    @property
-    def has_files(self) -> bool:
-        """Whether there is a file that may hold DBN."""
-        return bool(self._listing.files)
-
     def schemas(self) -> list[DbnSchema]:
         """Return the schemas there are files of; reads every header."""
         items = list(self._known(self._listing.files))
