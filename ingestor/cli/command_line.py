@@ -59,6 +59,7 @@ WHERE: Final = (
 
 def parser_of(prog: str, about: str, more: str) -> Parser:
     """Return a parser with the flags of every program; a flag's ``dest`` is the key it sets."""
+    # Suppressed: a flag that is not given leaves no value that would beat the file's.
     parser = Parser(prog, about, more, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
     parser.add_argument(
@@ -80,6 +81,7 @@ def add(group: Any, flags: Sequence[Flag]) -> None:
             )
             continue
         action = "append" if flag.repeated else "store"
+        # Each use is a list already: they are joined, not nested.
         if flag.repeated and flag.kind is commas:
             action = "extend"
         group.add_argument(
@@ -130,6 +132,7 @@ def run(
         complain(prog, error)
         return error.exit_code
     form = given.summary
+    # A reader that is gone must not turn a finished run into a traceback.
     if not say(as_json(report) if form == "json" else as_text(report)):
         complain(prog, "the report was not read, or cannot be written")
     if report.error:
@@ -148,6 +151,7 @@ def settings_of(
         layers.append(file_layer(path))
         warned = cautions(path, layers[0])
     layers.append(environment_layer(os.environ, environment))
+    # The last layer wins: a flag beats the environment, which beats the file.
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)
 

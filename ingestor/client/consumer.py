@@ -196,6 +196,7 @@ class Ephemeral:
             "name": name,
             "ack_policy": "none",
             "mem_storage": True,  # its state is ours: a restarted server need not remember it
+            # A quorum for what is made again in a moment would only cost time.
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
             "filter_subject": self.subject,
@@ -210,6 +211,7 @@ class Ephemeral:
         name, self._name = self._name, None
         if name is not None:
             api = self._connection.api_prefix
+            # Not asked: whether it is gone already changes nothing here.
             await self._connection.publish(f"{api}.CONSUMER.DELETE.{self._stream}.{name}")
 
 

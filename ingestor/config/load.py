@@ -85,6 +85,7 @@ def load(layers: Sequence[Layer]) -> Loaded:
             value = getattr(getattr(_convert({key: setting}, strict=setting.typed), table), name)
         except msgspec.ValidationError as error:
             raise _not_allowed(key, setting, _plain(str(error), key)) from error
+        # nan passes every bound, as it compares with nothing.
         if isinstance(value, float) and not math.isfinite(value):
             raise _not_allowed(key, setting, "expected a finite number")
         if key == "replay.speed" and 0 < value < MIN_SPEED:
@@ -315,6 +316,7 @@ def _text(key: str, value: Any) -> str:
         return "(unset)"
     if key in SECRETS:
         return HIDDEN
+    # The host is worth showing; a password in the URL is not.
     if key in URLS:
         return f'"{without_secrets(value)}"'
     if isinstance(value, str):

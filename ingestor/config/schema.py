@@ -25,6 +25,7 @@ Seconds = Annotated[
 ]
 
 
+# Unknown keys are refused: a mistyped one would silently leave the default in force.
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file."""
 
@@ -40,6 +41,7 @@ WebSocketUrl = Annotated[
     ),
 ]
 ALL_SYMBOLS: Final = "*"
+# Lower case occurs in tickers: a preferred share is BACpK.
 Symbol = Annotated[
     str,
     Meta(
@@ -135,6 +137,7 @@ class Live(Table, frozen=True, kw_only=True):
     """The run ends by itself after so long; unset runs until it is stopped."""
 
 
+# From 1 on: port 0 would listen where nobody finds it.
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _ENDPOINT = "HOST:PORT, the port 1 to 65535"
 Date = Annotated[dt.date, Meta(description="YYYY-MM-DD, such as 2025-12-16")]
@@ -336,6 +339,7 @@ class Config(Table, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
 
 
+# Both sets are read by whatever shows a value: the configuration, errors, the log.
 URLS = frozenset({"nats.url"})
 """Keys whose values may hold secrets beside what may be shown."""
 

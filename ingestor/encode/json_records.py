@@ -351,6 +351,7 @@ def _option_trade(events: Sequence[Event], prices: Prices) -> Columns:
         "sequence": _or(_column(events, "seq"), UNDEF_SEQUENCE),
         "opt_bid_e9": prices(_column(events, "opt_bid")),
         "opt_ask_e9": prices(_column(events, "opt_ask")),
+        # The JSON of an option's trade has no exchange.
         "exchange": UNDEF_EXCHANGE,
         "aggressor": _column(events, "aggressor"),
     }

@@ -181,12 +181,14 @@ def take_apart(payload: bytes) -> tuple[bytes, memoryview]:
         len(payload) == start + head.row_count * head.row_bytes,
         f"has {len(payload)} bytes, not what its header says",
     )
+    # Without the count, messages of one instrument open alike, and are found in the cache.
     opening = payload[: ROW_COUNT.start] + bytes(4) + payload[ROW_COUNT.stop : start]
     return opening, memoryview(payload)[start:]
 
 
 def read_header(opening: bytes) -> Header:
     """Read what `take_apart` returns. Raises `BadDataError`, `UnknownVersionError`."""
+    # Longer ones are not kept: with 65,536 symbols a header takes 17 MB.
     return (_read_cached if len(opening) <= CACHED_HEADER_BYTES else _read)(opening)
 
 
@@ -215,6 +217,7 @@ def _read(opening: bytes) -> Header:
     source = _source(texts.take_text(head.source_bytes))
     symbols = _read_symbols(texts, head.symbol_count)
     texts.finish()
+    # Checked once a header: every event is built from the ticker.
     if kind.rtype == RType.OPTION_TRADE:
         for symbol in symbols.values():
             parse_option_ticker(symbol)
@@ -277,6 +280,7 @@ def _read_symbols(texts: _Texts, count: int) -> dict[int, str]:
     last = -1
     for _ in range(count):
         instrument_id, size = ENTRY.unpack(texts.take(ENTRY.size))
+        # Rising ids rule out an instrument that is listed twice.
         _require(instrument_id > last, "has a symbol table that is not in order")
         symbol = symbols[instrument_id] = texts.take_text(size)
         _require(bounds.is_symbol(symbol), f"has the symbol {symbol!r}")
@@ -338,6 +342,7 @@ def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int
 
     Raises `BadDataError` where not even one does.
     """
+    # The first row of an instrument pays for its entry, so that sizes are one running sum.
     ids, first = np.unique(records["instrument_id"], return_index=True)
     texts = np.zeros(len(records), np.int64)
     entries = (entry(number, symbol_of(block.symbols, number)) for number in ids.tolist())
@@ -345,6 +350,7 @@ def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int
     header = HEAD.size + len(kind.schema) + len(block.source.value) + np.cumsum(texts)
     header += -header % ALIGNMENT
     sizes = header + kind.dtype.itemsize * np.arange(1, len(records) + 1)
+    # A row that does not fit alone can be cut no further.
     check_payload(int(sizes[0]), max_bytes)
     return int(np.searchsorted(sizes, max_bytes, "right"))
 
@@ -356,6 +362,7 @@ def _header(kind: EventType, block: Block, records: Records) -> bytes:
     texts = b"".join(entry(number, symbol_of(block.symbols, number)) for number in numbers)
     header = opening(kind) + source + texts
     header += bytes(-len(header) % ALIGNMENT)
+    # The template of `opening` has zeros where counts stand: they are known only now.
     head = Head(*HEAD.unpack_from(header))._replace(
         row_count=len(records),
         header_bytes=len(header),

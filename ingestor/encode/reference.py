@@ -103,6 +103,7 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
             fields_of = _FIELDS[kind.rtype]
             for row in _plain_rows(typed):
                 symbol = symbol_of(block.symbols, row["instrument_id"])
+                # The order of the keys is part of the contract: the envelope comes first.
                 fields = {
                     "ts_event_ns": row["ts_event_ns"],
                     "ts_recv_ns": row["ts_recv_ns"],
@@ -138,6 +139,7 @@ def _plain_rows(records: Records) -> Iterator[Row]:
 
 
 def _price(price_e9: int) -> msgspec.Raw:
+    # Digits and not a double, which is inexact from 2**53 units on (9,007,199.25).
     return msgspec.Raw(price_text(price_e9).encode())
 
 
@@ -232,6 +234,7 @@ def _futures_trade(row: Row, symbol: str) -> Row:
 
 
 def _level(level: tuple[int, ...]) -> Row:
+    # An empty side may come with a size: the contract says 0.
     bid_px_e9, ask_px_e9, bid_sz, ask_sz, *_ = level
     return {
         "bid_px": _price_or_null(bid_px_e9),

@@ -114,6 +114,7 @@ class Runs:
                 runs = self.block_of_run == index
                 start = self.start[runs]
                 stop = self.stop[runs]
+                # The rows of all runs one after another, without a Python step a run.
                 lengths = stop - start
                 ends = np.cumsum(lengths)
                 rows_of_block = np.arange(int(lengths.sum())) + np.repeat(stop - ends, lengths)

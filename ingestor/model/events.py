@@ -348,6 +348,7 @@ def _levels(records: Records) -> Iterator[tuple[Level, ...]]:
         units = records["levels"][f"{side}_px_e9"].ravel()
         sizes = records["levels"][f"{side}_sz"].ravel()
         columns += [_prices(units), np.where(units == UNDEF_PRICE, 0, sizes).tolist()]
+    # One iterator ten times: each record takes the next ten levels from it.
     return zip(*[map(Level, *columns)] * LEVELS, strict=True)
 
 

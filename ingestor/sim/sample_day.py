@@ -180,6 +180,7 @@ def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
         "status": 0,
     }
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    # Replaced as a whole: a replay that reads it meanwhile sees the old or the new one.
     partial.write_text(json.dumps(symbology, indent=4) + "\n")
     partial.replace(path)
 
@@ -187,6 +188,7 @@ def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
 def _read_symbology(path: Path) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads(path.read_text())
+        # Raises AttributeError for JSON that is no table.
         known.get("result", {}).values()
     except (ValueError, AttributeError) as error:
         raise BadDataError(f"{path} is not a symbology file: {error}") from error
