@@ -114,7 +114,7 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
 
 def symbol_json(symbol: str) -> bytes:
     """Return ``"symbol":"..."`` as it stands in an event. Raises `BadDataError`."""
-    return _json(_symbol_fields(symbol))[1:-1]
+    return _json({"symbol": symbol})[1:-1]
 
 
 def option_json(symbol: str) -> bytes:
@@ -168,10 +168,6 @@ def _code(value: int, allowed: frozenset[int]) -> str | None:
     return chr(value) if value in allowed else None
 
 
-def _symbol_fields(symbol: str) -> Row:
-    return {"symbol": symbol}
-
-
 def _option_fields(symbol: str) -> Row:
     ticker = parse_option_ticker(symbol)
     return {
@@ -185,7 +181,7 @@ def _option_fields(symbol: str) -> Row:
 
 def _stock_trade(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "price": _price(row["price_e9"]),
         "size": row["size"],
         "exchange": _exchange(row["exchange"]),
@@ -197,7 +193,7 @@ def _stock_trade(row: Row, symbol: str) -> Row:
 
 def _stock_quote(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "bid_px": _price_or_null(row["bid_px_e9"]),
         "ask_px": _price_or_null(row["ask_px_e9"]),
         "bid_sz": row["bid_sz"],
@@ -223,7 +219,7 @@ def _option_trade(row: Row, symbol: str) -> Row:
 
 def _futures_trade(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "price": _price(row["price_e9"]),
         "size": row["size"],
         "aggressor": AGGRESSOR_OF_SIDE.get(row["side"], Aggressor.MID),
@@ -246,7 +242,7 @@ def _level(level: tuple[int, ...]) -> Row:
 
 def _mbp10(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "levels": [_level(level) for level in row["levels"]],
         "is_snapshot": bool(row["flags"] & FLAG_SNAPSHOT),
         "seq": row["sequence"],

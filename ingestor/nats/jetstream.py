@@ -96,14 +96,20 @@ class JetStreamApi:
         api, timeout_s = self._connection.api, self._timeout_s
         return await api(what, subject, dict, body, timeout_s=timeout_s)
 
-    async def stream_info(self, stream: str) -> Json | None:
-        """Return configuration and state, or None when there is no such stream."""
+    async def _find(
+        self, missing: int, what: str, subject: str, body: Json | None = None
+    ) -> Json | None:
+        """Make a request; None if the server's error is `missing`."""
         try:
-            return await self.call(f"stream {stream}", f"STREAM.INFO.{stream}")
+            return await self.call(what, subject, body)
         except RefusedError as refused:
-            if refused.error.err_code == STREAM_NOT_FOUND:
+            if refused.error.err_code == missing:
                 return None
             raise
+
+    async def stream_info(self, stream: str) -> Json | None:
+        """Return configuration and state, or None when there is no such stream."""
+        return await self._find(STREAM_NOT_FOUND, f"stream {stream}", f"STREAM.INFO.{stream}")
 
     async def stream_end(self, stream: str) -> StreamEnd | None:
         """Return where a stream ends, or None when there is no such stream."""
@@ -123,12 +129,8 @@ class JetStreamApi:
 
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:
         """Return a consumer's configuration and state, or None when there is no such consumer."""
-        try:
-            return await self.call(f"consumer {consumer}", f"CONSUMER.INFO.{stream}.{consumer}")
-        except RefusedError as refused:
-            if refused.error.err_code == CONSUMER_NOT_FOUND:
-                return None
-            raise
+        subject = f"CONSUMER.INFO.{stream}.{consumer}"
+        return await self._find(CONSUMER_NOT_FOUND, f"consumer {consumer}", subject)
 
     async def message(self, stream: str, **which: Any) -> StoredMessage | None:
         """Read a stored message, or None when it is gone.
@@ -136,12 +138,9 @@ class JetStreamApi:
         `which` is ``seq=``, ``last_by_subj=``, or ``next_by_subj=`` with the lowest ``seq=``.
         """
         what = f"a message of stream {stream}"
-        try:
-            values = await self.call(what, f"STREAM.MSG.GET.{stream}", which)
-        except RefusedError as refused:
-            if refused.error.err_code == MESSAGE_NOT_FOUND:
-                return None
-            raise
+        values = await self._find(MESSAGE_NOT_FOUND, what, f"STREAM.MSG.GET.{stream}", which)
+        if values is None:
+            return None
         with _sense(what):
             message = values["message"]
             # JSON carries bytes as base64; a message without payload leaves the key out.
