@@ -168,9 +168,7 @@ def parser() -> Parser:
         help=f"one subject, or several with * (a word) and > (the rest) (default {EVERYTHING})",
     )
     what.add_argument(
-        "--symbol",
-        metavar="A,B",
-        help="only these symbols; a stock's also means the options on it",
+        "--symbol", metavar="A,B", help="only these symbols; a stock's also means the options on it"
     )
     what.add_argument(
         "--status",

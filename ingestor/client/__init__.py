@@ -30,15 +30,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from ingestor.client.batches import Batch
-from ingestor.client.consumer import (
-    AtSequence,
-    Durable,
-    Ephemeral,
-    From,
-    Since,
-    Start,
-    check_start,
-)
+from ingestor.client.consumer import AtSequence, Durable, Ephemeral, From, Since, Start, check_start
 from ingestor.client.decode import (
     SUBJECTS,
     BadMessageError,
@@ -208,11 +200,7 @@ class Client:
         return decode_status(answer.data)
 
     async def statuses(
-        self,
-        feed: str | None = None,
-        *,
-        start: Start = From.LAST_PER_SUBJECT,
-        follow: bool = True,
+        self, feed: str | None = None, *, start: Start = From.LAST_PER_SUBJECT, follow: bool = True
     ) -> AsyncIterator[FeedStatus]:
         """Yield what one feed or every feed tells: by default the last of each, then what is new.
 

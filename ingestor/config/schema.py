@@ -43,11 +43,7 @@ WebSocketUrl = Annotated[
 ALL_SYMBOLS: Final = "*"
 # Lower case occurs in tickers: a preferred share is BACpK.
 Symbol = Annotated[
-    str,
-    Meta(
-        pattern=r"^(\*|[A-Z][A-Za-z0-9./]{0,15})$",
-        description="a ticker such as SPY",
-    ),
+    str, Meta(pattern=r"^(\*|[A-Z][A-Za-z0-9./]{0,15})$", description="a ticker such as SPY")
 ]
 Underlying = Annotated[
     str,
@@ -166,8 +162,7 @@ SubjectPrefix = Annotated[
 ]
 FeedName = Literal["trades", "mbp10", "stocks", "options"]
 Endpoint = Annotated[
-    str,
-    Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):{_PORT}$", description=_ENDPOINT),
+    str, Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):{_PORT}$", description=_ENDPOINT)
 ]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 

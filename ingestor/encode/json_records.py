@@ -316,10 +316,7 @@ def _conditions(events: Sequence[Event]) -> Columns:
 
 
 def _trade(events: Sequence[Event], prices: Prices) -> Columns:
-    return {
-        "price_e9": prices(_column(events, "price")),
-        "size": _column(events, "size"),
-    }
+    return {"price_e9": prices(_column(events, "price")), "size": _column(events, "size")}
 
 
 def _stock_trade(events: Sequence[Event], prices: Prices) -> Columns:

@@ -26,12 +26,7 @@ from ingestor.model.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import (
-    PUBLISHER_EXCHANGE,
-    SymbolTable,
-    parse_option_ticker,
-    symbol_of,
-)
+from ingestor.model.symbols import PUBLISHER_EXCHANGE, SymbolTable, parse_option_ticker, symbol_of
 from ingestor.model.units import UNDEF_PRICE, price_text
 
 LENGTH_DIGITS: Final = 8

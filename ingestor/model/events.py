@@ -39,12 +39,7 @@ from ingestor.model.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import (
-    PUBLISHER_EXCHANGE,
-    OptionTicker,
-    parse_option_ticker,
-    symbol_of,
-)
+from ingestor.model.symbols import PUBLISHER_EXCHANGE, OptionTicker, parse_option_ticker, symbol_of
 from ingestor.model.units import PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 

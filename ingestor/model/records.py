@@ -145,18 +145,10 @@ class EventType:
 
 EVENT_TYPES: Final = (
     EventType(
-        "StockTrade",
-        RType.STOCK_TRADE,
-        "market.stocks.trades",
-        "stocks.trades.v1",
-        STOCK_TRADE,
+        "StockTrade", RType.STOCK_TRADE, "market.stocks.trades", "stocks.trades.v1", STOCK_TRADE
     ),
     EventType(
-        "StockQuote",
-        RType.STOCK_QUOTE,
-        "market.stocks.quotes",
-        "stocks.quotes.v1",
-        STOCK_QUOTE,
+        "StockQuote", RType.STOCK_QUOTE, "market.stocks.quotes", "stocks.quotes.v1", STOCK_QUOTE
     ),
     EventType(
         "OptionTrade",

@@ -32,13 +32,7 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import (
-    FLOW_MESSAGES,
-    AckBatch,
-    Batch,
-    FastBatch,
-    Window,
-)
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, Window
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Most bytes under way; the server drops messages once 128 MiB wait."""

@@ -25,13 +25,7 @@ from ingestor.feeds.databento.candidates import (
     front_of,
     laid,
 )
-from ingestor.feeds.databento.files import (
-    DbnFile,
-    DbnSchema,
-    Listed,
-    Listing,
-    VendorName,
-)
+from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, Listing, VendorName
 from ingestor.model.bounds import printable
 from ingestor.model.clock import EPOCH_DATE, dates_text
 from ingestor.model.errors import BadDataError, NoDataError

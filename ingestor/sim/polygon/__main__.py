@@ -29,12 +29,7 @@ import uvloop
 
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
-from ingestor.sim.polygon.control_handler import (
-    COMMANDS,
-    KINDS,
-    MAX_RATE,
-    ControlHandler,
-)
+from ingestor.sim.polygon.control_handler import COMMANDS, KINDS, MAX_RATE, ControlHandler
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import (
     EVICT_OLDER,

@@ -55,8 +55,7 @@ NO_ACCESS: Final = StatusElement("auth_failed", "Your plan doesn't include webso
 AUTH_TIMEOUT: Final = StatusElement("auth_timeout", "No authentication request received.")
 NOT_AUTHORIZED: Final = StatusElement("error", "not authorized")
 QUOTE_LIMIT: Final = StatusElement(
-    "error",
-    "Subscription limit reached for feed. Please remove some subscriptions and try again.",
+    "error", "Subscription limit reached for feed. Please remove some subscriptions and try again."
 )
 MAX_CONNECTIONS: Final = StatusElement(
     "max_connections",
