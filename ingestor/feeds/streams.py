@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -72,11 +72,17 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
         raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
     with file:
         try:
-            head = file.read(_MAGIC_BYTES)
-            file.seek(0)
+            stream = stream_of(file)
         except OSError as error:
             raise BadDataError(f"{path} {_unreadable(0, error)}") from error
-        yield _Compressed(file) if is_zstd(head) else _Plain(file)
+        yield stream
+
+
+def stream_of(file: FileIO | BytesIO) -> ByteStream:
+    """Read what is open at its front, or held in memory. Raises `OSError` when it cannot be."""
+    head = file.read(_MAGIC_BYTES)
+    file.seek(0)
+    return _Compressed(file) if is_zstd(head) else _Plain(file)
 
 
 def _opened(path: Path) -> int:
@@ -95,7 +101,7 @@ class _Plain:
 
     slack = 0
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO | BytesIO) -> None:
         self._file = file
         self.position = 0
         self.failure: str | None = None
@@ -115,7 +121,7 @@ class _Compressed:
 
     slack = MAX_BLOCK_BYTES
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO | BytesIO) -> None:
         self._walker = FrameWalker(BufferedReader(file, READ_BYTES))
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         self._frame: Any = None

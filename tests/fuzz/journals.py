@@ -35,8 +35,12 @@ def journal(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
-        feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
-        for block in feed.blocks():
+        if is_one_of(_SHARE, data):
+            feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
+            blocks = feed.blocks()
+        else:
+            blocks = _blocks_of(Segment(path, OPEN_DATE, 1, len(data)))
+        for block in blocks:
             check_publishable(block)
 
     def finish(rng: Random, data: bytes) -> bytes:
@@ -46,6 +50,28 @@ def journal(folder: Path) -> Target:
         return _compressed(rng, header + b"".join(_entries(rng, header, mutator)))
 
     return Target(samples=[_segment()], run=run, finish=finish)
+
+
+def _blocks_of(segment: Segment) -> Iterator[Block]:
+    """Read as `JournalFeed` does, but for looking what else there is."""
+    playback, progress = Playback(), JournalProgress()
+    rows = bytearray()
+    for entry in SegmentFrames(segment, progress, playback.begin).entries():
+        if entry is None or playback.is_known(entry):
+            continue
+        missing = playback.missing(entry)
+        if entry.connection == NOTE:
+            playback.note(entry)
+        else:
+            decoded = playback.decode(entry)
+            progress.count(decoded, missing)
+            rows += decoded.records.tobytes()
+    for records in Choice(Market.STOCKS, frozenset(), MIN_BLOCK_BYTES).of(
+        rows, playback.symbols, progress
+    ):
+        yield Block(0, records, playback.symbols, Source.REPLAY)
+    if progress.damaged:
+        raise BadDataError(progress.damaged)
 
 
 def _segment() -> bytes:
