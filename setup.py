@@ -16,8 +16,8 @@ setup(
             optional=True,
         ),
         Extension(
-            "ingestor._keys",
-            ["ingestor/_keys.pyx"],
+            "ingestor.model._keys",
+            ["ingestor/model/_keys.pyx"],
             extra_compile_args=["-O3"],
             optional=True,
         ),

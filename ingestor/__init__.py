@@ -9,8 +9,8 @@ TYPE_CHECKING = False  # importing `typing` would be a third of what comes befor
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from ingestor.blocks import Source as EventSource
     from ingestor.dbn_ingestor import DBNIngestor
+    from ingestor.model.blocks import Source as EventSource
     from ingestor.replay_publisher import ReplayPublisher
     from ingestor.stream_ingestor import StreamIngestor
     from ingestor.strike_manager import StrikeManager
@@ -28,7 +28,7 @@ __all__ = [
 
 _LAZY: Final = {
     "DBNIngestor": ("ingestor.dbn_ingestor", "DBNIngestor"),
-    "EventSource": ("ingestor.blocks", "Source"),
+    "EventSource": ("ingestor.model.blocks", "Source"),
     "ReplayPublisher": ("ingestor.replay_publisher", "ReplayPublisher"),
     "StreamIngestor": ("ingestor.stream_ingestor", "StreamIngestor"),
     "StrikeManager": ("ingestor.strike_manager", "StrikeManager"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before all that is heavy, so that signals are heard from the start
     from ingestor.runtime.signals import run_program
 
-    run_program("ingestor-replay", "ingestor.cli", "replay_main")
+    run_program("ingestor-replay", "ingestor.cli.replay", "replay_main")
 
 import contextlib
 import dataclasses
@@ -21,22 +21,22 @@ from typing import Final
 
 import msgspec
 
-import ingestor.one_thread  # noqa: F401 (before NumPy)
-from ingestor.blocks import Source
+import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.config.schema import Config
-from ingestor.errors import ExitCode
 from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
-from ingestor.outcome import RunOutcome, replay_outcome
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
-from ingestor.replay_feeds import feed_plans
 from ingestor.runtime.connect import DEMO_DIR, access_of, make_publisher, server_of
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
+from ingestor.runtime.outcome import RunOutcome, replay_outcome
 from ingestor.runtime.progress import teller_of
+from ingestor.runtime.replay_feeds import feed_plans
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 from ingestor.sim.sample_day import write_sample_day
-from ingestor.units import NS_PER_S
 
 SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
 DEMO_DATE: Final = dt.date(2025, 12, 16)

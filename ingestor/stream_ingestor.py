@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError, ExitCode
 from ingestor.feeds.polygon.outputs import shown
 from ingestor.merge.arrival import ArrivalMerge
-from ingestor.outcome import RunOutcome, live_outcome
+from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.connect import access_of, make_publisher, server_of
 from ingestor.runtime.live_feeds import LiveFeeds, journals, strike_plan
 from ingestor.runtime.live_process import Journal, streams
@@ -24,6 +23,7 @@ from ingestor.runtime.live_progress import tell_live
 from ingestor.runtime.live_vendor import Vendor, demo_vendor, real_vendor
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
+from ingestor.runtime.outcome import RunOutcome, live_outcome
 from ingestor.runtime.run import FeedPlan, PublishPlan, RunPlan, run, watching
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")

@@ -16,14 +16,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-import ingestor.one_thread  # noqa: F401 (before NumPy)
-from ingestor import client_cli
-from ingestor import log as logs
+import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
+from ingestor.cli import consuming
+from ingestor.cli.stream_check import Findings, Publication, StreamCheck
 from ingestor.client import EVERYTHING, From, Subscription, connect
-from ingestor.clock import iso_utc
-from ingestor.errors import ExitCode
+from ingestor.model.clock import iso_utc
+from ingestor.model.errors import ExitCode
+from ingestor.runtime import log as logs
 from ingestor.runtime.signals import EXIT_BASE, noted
-from ingestor.stream_check import Findings, Publication, StreamCheck
 
 PROG: Final = "ingestor.test_stream"
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     logs.configure(PROG, "WARNING")
     check = StreamCheck(whole=given.subject in (EVERYTHING, ">"))
-    exit_code = client_cli.run(PROG, _read(given, check))
+    exit_code = consuming.run(PROG, _read(given, check))
     if exit_code == ExitCode.INTERRUPTED and (heard := noted()):
         exit_code = EXIT_BASE + heard[0]
     if check.findings.messages or not exit_code:
@@ -65,20 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ExitCode.INTERNAL if check.findings.violations else exit_code
 
 
-def parser() -> client_cli.Parser:
+def parser() -> consuming.Parser:
     """Return the parser of the test client."""
-    made = client_cli.Parser(f"python -m {PROG}", _ABOUT, _MORE)
-    client_cli.add_where(made)
+    made = consuming.Parser(f"python -m {PROG}", _ABOUT, _MORE)
+    consuming.add_where(made)
     what = made.add_argument_group("what")
     what.add_argument("--subject", default=EVERYTHING, help="what to read (default %(default)s)")
     what.add_argument("--new", action="store_true", help="only what is stored from now on")
     what.add_argument(
-        "--count", metavar="N", type=client_cli.positive, help="stop after this many messages"
+        "--count", metavar="N", type=consuming.positive, help="stop after this many messages"
     )
     what.add_argument(
         "--idle",
         metavar="SECONDS",
-        type=client_cli.seconds,
+        type=consuming.seconds,
         help="stop when nothing comes for so long",
     )
     what.add_argument(
@@ -92,7 +92,7 @@ def parser() -> client_cli.Parser:
 
 async def _read(given: argparse.Namespace, check: StreamCheck) -> int:
     start = From.NEW if given.new else From.BEGINNING
-    async with connect(**client_cli.way_in(given), stream=given.stream, name=PROG) as client:
+    async with connect(**consuming.way_in(given), stream=given.stream, name=PROG) as client:
         subscription = client.subscribe(given.subject, start=start, follow=given.follow)
         reading = asyncio.create_task(_check_all(subscription, check, given.count))
         try:

@@ -14,8 +14,8 @@ import numpy as np
 import zstandard
 from databento_dbn import Metadata, Schema, SType
 
-from ingestor.records import FUTURES_TRADE, MBP10, Records, RType
-from ingestor.units import NS_PER_S, UNDEF_PRICE
+from ingestor.model.records import FUTURES_TRADE, MBP10, Records, RType
+from ingestor.model.units import NS_PER_S, UNDEF_PRICE
 
 INSTRUMENT: Final = 17077
 DAY: Final = dt.date(2024, 1, 2)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from databento_dbn import Metadata, Schema, SType
 
-from ingestor.records import Records
-from ingestor.units import NS_PER_S
+from ingestor.model.records import Records
+from ingestor.model.units import NS_PER_S
 from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, compressed, trades
 
 ONE: Final = dt.timedelta(days=1)

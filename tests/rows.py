@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ingestor.blocks import Block, Runs, Source
-from ingestor.records import FUTURES_TRADE, Records
+from ingestor.model.blocks import Block, Runs, Source
+from ingestor.model.records import FUTURES_TRADE, Records
 
 Key = tuple[int, int, int]
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Runs, Source
-from ingestor.bounds import MAX_TIME_NS, is_symbol
-from ingestor.events import MAX_PRICE
-from ingestor.feed_status import FeedStatus, What
-from ingestor.records import (
+from ingestor.model.blocks import Block, Runs, Source
+from ingestor.model.bounds import MAX_TIME_NS, is_symbol
+from ingestor.model.events import MAX_PRICE
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import (
     EVENT_TYPE_BY_RTYPE,
     FLAG_SNAPSHOT,
     FUTURES_TRADE,
@@ -33,8 +33,8 @@ from ingestor.records import (
     Records,
     RType,
 )
-from ingestor.symbols import STRIKE_E9_PER_UNIT, OptionTicker
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, OptionTicker
+from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
 
 _UNKNOWN_OR_NATURAL: Final = st.none() | st.integers(0, 2**63 - 1)
 STATUSES: Final = st.builds(

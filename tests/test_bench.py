@@ -12,10 +12,10 @@ import pytest
 from ingestor.bench import turns
 from ingestor.bench.ceiling import MAX_AHEAD_BYTES, MAX_FLOW, OUTSTANDING, flow_of
 from ingestor.bench.inputs import make_day, prebuilt
-from ingestor.bench.main import main
 from ingestor.bench.turns import WAYS
-from ingestor.errors import ExitCode
+from ingestor.cli.bench import main
 from ingestor.feeds.databento.files import DbnSchema
+from ingestor.model.errors import ExitCode
 from tests.replay_cli import read_stream, replay
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ EVENTS = 2_000
 
 
 def command(*arguments: str, dir_: Path) -> list[str]:
-    words = [sys.executable, "-m", "ingestor.bench.main", "--rounds", "1"]
+    words = [sys.executable, "-m", "ingestor.cli.bench", "--rounds", "1"]
     return [*words, "--events", str(EVENTS), "--dir", str(dir_), *arguments]
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import pytest
 
-from ingestor.errors import ExitCode
+from ingestor.model.errors import ExitCode
 from tests.conftest import StartNatsServer
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.live_cli import feeds_of, simulator, stored, until

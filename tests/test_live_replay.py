@@ -7,7 +7,7 @@ import signal
 from collections import defaultdict
 from pathlib import Path
 
-from ingestor.errors import ExitCode
+from ingestor.model.errors import ExitCode
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.conftest import StartNatsServer
 from tests.live_cli import feeds_of, simulator, start, stored, subscriptions, until

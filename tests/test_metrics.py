@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ingestor.errors import ExitCode
-from ingestor.feed_status import What, decode_status
+from ingestor.model.errors import ExitCode
+from ingestor.model.feed_status import What, decode_status
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.processes import ended

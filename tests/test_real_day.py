@@ -18,9 +18,9 @@ import databento_dbn
 import pytest
 import zstandard
 
-from ingestor.blocks import Block, whole_block
 from ingestor.encode.packed import decode_packed
 from ingestor.encode.reference import payloads
+from ingestor.model.blocks import Block, whole_block
 from tests.nats_servers import NatsServer, old_executable
 from tests.replay_cli import Finished, Stored, read_stream, replay
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingestor.errors import ExitCode
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import UNDEF_PRICE
 from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingestor.errors import ExitCode
-from ingestor.units import NS_PER_S
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S
 from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, depth, trades
 from tests.deliveries import ONE, Row, at, by_symbol, deliver, hourly, job, merged, rows
 from tests.nats_servers import NatsServer

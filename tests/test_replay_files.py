@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingestor import cli, log, replay_feeds
+from ingestor.cli import replay as cli
 from ingestor.config.schema import Config
-from ingestor.errors import ExitCode
 from ingestor.feeds.databento.selection import MAX_LANES
-from ingestor.records import Records
+from ingestor.model.errors import ExitCode
+from ingestor.model.records import Records
+from ingestor.model.units import NS_PER_S
+from ingestor.runtime import log, replay_feeds
 from ingestor.runtime.feed_process import FeedSource
-from ingestor.units import NS_PER_S
 from tests.dbn_files import DAY, INSTRUMENT, depth, trades, write_dbn
 from tests.deliveries import (
     DAY_LONG_NS,

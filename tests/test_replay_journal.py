@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from ingestor.blocks import Block, Source, whole_block
-from ingestor.clock import new_york_ns
 from ingestor.encode.reference import payloads
-from ingestor.errors import ExitCode
-from ingestor.feeds.polygon.journal.compress import compress
-from ingestor.feeds.polygon.journal.format import Market
-from ingestor.feeds.polygon.journal.segments import list_segments
-from ingestor.records import Records
-from ingestor.units import NS_PER_S, UINT64_MAX
+from ingestor.journal.compress import compress
+from ingestor.journal.format import Market
+from ingestor.journal.segments import list_segments
+from ingestor.model.blocks import Block, Source, whole_block
+from ingestor.model.clock import new_york_ns
+from ingestor.model.errors import ExitCode
+from ingestor.model.records import Records
+from ingestor.model.units import NS_PER_S, UINT64_MAX
 from tests.dbn_files import DAY, INSTRUMENT, dbn_path, depth, trades, write_dbn
-from tests.feeds.polygon.journal.tapes import (
+from tests.journal.tapes import (
     Message,
     Received,
     live_messages,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.errors import ExitCode
+from ingestor.model.errors import ExitCode
 from tests.dbn_files import dbn_path, trades, write_dbn
 from tests.publish.rude_server import RudeServer, info_line
 
@@ -50,7 +50,7 @@ def test_publisher_and_tail_end_with_a_sentence_and_exit_code_5(
             url = server.url.replace("//", "//jo:s3cret@")
             ended = await asyncio.gather(
                 run("ingestor.replay_publisher", url, *DATA, cwd=tmp_path),
-                run("ingestor.tail", url, "--no-follow", cwd=tmp_path),
+                run("ingestor.cli.tail", url, "--no-follow", cwd=tmp_path),
             )
         for code, err in ended:
             assert code == ExitCode.NATS_UNREACHABLE, err
@@ -62,7 +62,7 @@ def test_publisher_and_tail_end_with_a_sentence_and_exit_code_5(
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("module", ["ingestor.replay_publisher", "ingestor.tail"])
+@pytest.mark.parametrize("module", ["ingestor.replay_publisher", "ingestor.cli.tail"])
 @pytest.mark.parametrize(
     "url", ["nats://jo:s3/cret@h", "nats://jo:s3cret", "nats://jo:s3#cret@h", "nats://jo:s3@cret@h"]
 )

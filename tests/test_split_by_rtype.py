@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingestor.errors import BadDataError
-from ingestor.records import (
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import (
     LIVE_HEAD,
     MBP10,
     STOCK_QUOTE,

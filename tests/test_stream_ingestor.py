@@ -4,7 +4,7 @@ import pytest
 
 from ingestor.config.live import Polygon, Strikes
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 from ingestor.stream_ingestor import check
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ingestor import test_stream
-from ingestor.errors import ExitCode
+from ingestor.model.errors import ExitCode
 from tests.client.streams import (
     DEPTH,
     TRADES,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.errors import StreamError
+from ingestor.model.errors import StreamError
 
 MAX_FLOW: Final = 500
 """Messages between acknowledgements; the server grants no more."""

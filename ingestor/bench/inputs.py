@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.bench.ceiling import MAX_FLOW, Chunk, FramesAhead, flow_of
-from ingestor.blocks import Block, Encoder, Reply, Runs, Source
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.merge.horizon import HorizonMerge
+from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source
 from ingestor.sim.sample_day import write_sample_day
 
 DATE: Final = dt.date(2025, 12, 16)

@@ -26,7 +26,7 @@ import uvloop
 
 from ingestor.bench.measure import cpu_s, family, family_pss_bytes
 from ingestor.client import EVERYTHING, connect
-from ingestor.errors import IngestorError
+from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
 from ingestor.sim.polygon.arguments import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess

@@ -23,8 +23,8 @@ from nats.js import JetStreamContext
 
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.records import EVENT_TYPE_BY_RTYPE, FLAG_SNAPSHOT, RType
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, FLAG_SNAPSHOT, RType
+from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
 
 WINDOW: Final = 1_000
 """Publishes that may be under way at once."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.bench.inputs import blocks, merged
-from ingestor.blocks import Block, Encoder, Reply, Runs
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
+from ingestor.model.blocks import Block, Encoder, Reply, Runs
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader, records_message
-from ingestor.runtime.heap import keep_freed_memory
+from ingestor.runtime.malloc import keep_freed_memory
 
 _REPEATS: Final = 3
 _REPLY: Final = Reply(b"_INBOX.0123456789abcdef012345.0123456789abcdef.500.fail.", b".1.$FI")

@@ -16,8 +16,8 @@ from typing import Final
 from ingestor.bench.ceiling import RawConnection
 from ingestor.bench.inputs import prebuilt
 from ingestor.bench.measure import cpu_s, run_measured
-from ingestor.errors import IngestorError
 from ingestor.feeds.databento.files import DbnSchema
+from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
 
 STREAM: Final = "MARKET_DATA"

@@ -27,7 +27,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ingestor.bounds import MAX_TIME_NS
 from ingestor.client import statuses as _statuses
 from ingestor.client.batches import Batch
 from ingestor.client.connection import Connection, NotConnectedError
@@ -44,8 +43,9 @@ from ingestor.client.decode import (
 from ingestor.client.gaps import Gap, OnGap, OvertakenError, raise_overtaken
 from ingestor.client.start import AtSequence, From, Since, Start, check_start
 from ingestor.client.subscription import Subscription, Wanted
-from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
-from ingestor.subjects import overlap
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
+from ingestor.model.subjects import overlap
 
 __all__ = [
     "DEFAULT_STREAM",
@@ -99,7 +99,7 @@ class Client:
         """Messages that all subscriptions passed over, by cause (`Subscription.skipped`)."""
         return dict(self._skips.counts)
 
-    def subscribe(  # noqa: PLR0913  (all but one by name)
+    def subscribe(
         self,
         subject: str = EVERYTHING,
         *,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.blocks import Block, Source
 from ingestor.client.decode import (
     EVENT_TYPE_BY_SUBJECT,
     BadMessageError,
@@ -27,17 +26,18 @@ from ingestor.client.json_records import check_record, records_of
 from ingestor.client.tables import arrow_of, columns_of, pandas_of, polars_of
 from ingestor.client.wire import Frame
 from ingestor.encode.packed import check_rows, is_packed, read_header, take_apart
-from ingestor.errors import BadDataError
-from ingestor.events import Event, events_of
-from ingestor.records import EventType, Records
-from ingestor.symbols import SymbolTable
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import BadDataError
+from ingestor.model.events import Event, events_of
+from ingestor.model.records import EventType, Records
+from ingestor.model.symbols import SymbolTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Records of one event type and source, in stream order.
 
-    `records` is an array of ``event_type.dtype`` (`ingestor.records`): times in int ns UTC,
+    `records` is an array of ``event_type.dtype`` (`ingestor.model.records`): times in int ns UTC,
     prices in int 1e-9, read-only where the messages were packed. `symbols` tells what their
     ``instrument_id`` stands for, in this batch only. `seqs` (int64, one per record) holds the
     stream sequence of each record's message: with it, batches that arrived together can be

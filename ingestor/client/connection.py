@@ -2,7 +2,7 @@
 
 The client's parser (``_ps``) is replaced by one that cuts out JetStream deliveries itself
 (`ingestor.client.wire` says why); besides, a subscription's number (``_id``) is used. What the
-server cannot do to us is in `ingestor.publish.guarded`.
+server cannot do to us is in `ingestor.nats.guarded`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error, NoRespondersError
 
-from ingestor.bounds import printable
 from ingestor.client.wire import Frame, Splitter, Status
-from ingestor.errors import (
+from ingestor.model.bounds import printable
+from ingestor.model.errors import (
     BadDataError,
     IngestorError,
     NatsRefusedError,
     NatsUnreachableError,
     StreamError,
 )
-from ingestor.publish.access import Access, Login, prepare
-from ingestor.publish.guarded import GuardedClient, GuardedParser, NonsenseError, is_refusal
+from ingestor.nats.guarded import GuardedClient, GuardedParser, NonsenseError, is_refusal
+from ingestor.nats.options import Access, Login, prepare
 
 REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0

@@ -22,8 +22,8 @@ import msgspec
 
 from ingestor.client.connection import ApiRefusedError, Connection
 from ingestor.client.start import AtSequence, From, Start, deliver_policy
-from ingestor.errors import StreamError
-from ingestor.units import NS_PER_S
+from ingestor.model.errors import StreamError
+from ingestor.model.units import NS_PER_S
 
 ACK_WAIT_S: Final = 10.0
 """How long the server waits for an acknowledgement before it delivers again."""

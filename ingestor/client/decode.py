@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor import events
-from ingestor.blocks import Block
-from ingestor.bounds import is_symbol, printable
 from ingestor.encode.packed import UnknownVersionError, decode_packed, is_packed
-from ingestor.errors import BadDataError
-from ingestor.events import Event, events_of
-from ingestor.records import EVENT_TYPES, UNDEF_SEQUENCE, EventType, RType
-from ingestor.symbols import OptionTicker, parse_option_ticker
-from ingestor.units import PRICE_SCALE
+from ingestor.model import events
+from ingestor.model.blocks import Block
+from ingestor.model.bounds import is_symbol, printable
+from ingestor.model.errors import BadDataError
+from ingestor.model.events import Event, events_of
+from ingestor.model.records import EVENT_TYPES, UNDEF_SEQUENCE, EventType, RType
+from ingestor.model.symbols import OptionTicker, parse_option_ticker
+from ingestor.model.units import PRICE_SCALE
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 
 from ingestor.client.decode import EVENT_CLASS, NoRecordError
-from ingestor.events import AGGRESSOR_OF_SIDE, MBP10, Event, FuturesTrade, Level, Price
-from ingestor.records import (
+from ingestor.model.events import AGGRESSOR_OF_SIDE, MBP10, Event, FuturesTrade, Level, Price
+from ingestor.model.records import (
     FLAG_SNAPSHOT,
     LEVEL,
     LEVELS,
@@ -34,8 +34,8 @@ from ingestor.records import (
     Records,
     RType,
 )
-from ingestor.symbols import PUBLISHER_EXCHANGE
-from ingestor.units import PRICE_DIGITS, PRICE_SCALE, UNDEF_PRICE
+from ingestor.model.symbols import PUBLISHER_EXCHANGE
+from ingestor.model.units import PRICE_DIGITS, PRICE_SCALE, UNDEF_PRICE
 
 EXACT_BELOW: Final = 2**51 / PRICE_SCALE
 """Doubles of smaller prices round back to the exact price."""

@@ -20,12 +20,12 @@ from typing import Any, Final
 import msgspec
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from ingestor.bounds import printable
 from ingestor.client.connection import Connection, NoAnswerError
 from ingestor.client.consumer import Opened
 from ingestor.client.wire import Frame, Status
-from ingestor.errors import StreamError
-from ingestor.units import NS_PER_S
+from ingestor.model.bounds import printable
+from ingestor.model.errors import StreamError
+from ingestor.model.units import NS_PER_S
 
 REQUEST_MESSAGES: Final = 8_192
 REQUEST_BYTES: Final = 16 * 1024 * 1024

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from ingestor.bounds import MAX_TIME_NS
-from ingestor.clock import iso_utc, now_ns, to_ns
-from ingestor.errors import ConfigurationError
-from ingestor.units import NS_PER_S
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.clock import iso_utc, now_ns, to_ns
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import NS_PER_S
 
 
 class From(Enum):

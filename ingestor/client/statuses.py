@@ -18,8 +18,8 @@ from ingestor.client.connection import (
     NobodyListensError,
 )
 from ingestor.client.decode import BadMessageError, Cause, Message, Skips
-from ingestor.errors import BadDataError, StreamError
-from ingestor.feed_status import FeedStatus, decode_status, status_subject
+from ingestor.model.errors import BadDataError, StreamError
+from ingestor.model.feed_status import FeedStatus, decode_status, status_subject
 
 LOOK_AGAIN_S: Final = 1.0
 """How often it is asked whether the stream has been made."""

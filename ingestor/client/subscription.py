@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.bounds import MAX_TIME_NS
 from ingestor.client.batches import Batch, batches_of, events_by_seq
 from ingestor.client.connection import (
     ApiRefusedError,
@@ -33,8 +32,9 @@ from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
 from ingestor.client.start import AtSequence
 from ingestor.client.wire import Frame
 from ingestor.encode.packed import is_packed
-from ingestor.errors import BadDataError, StreamError
-from ingestor.events import Event
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.errors import BadDataError, StreamError
+from ingestor.model.events import Event
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
@@ -158,7 +158,7 @@ class Subscription:
         return None if position is None else position.seq - (not position.row)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield typed events (`ingestor.events`); `seq` and `position` tell where one stands.
+        """Yield typed events (`ingestor.model.events`); `seq` and `position` tell where one stands.
 
         Raises StreamError, NatsUnreachableError, NatsRefusedError when the stream cannot be read.
         """

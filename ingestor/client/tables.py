@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.blocks import Source
-from ingestor.errors import ConfigurationError
-from ingestor.records import LEVELS, UNDEF_EXCHANGE, UNDEF_SEQUENCE, EventType, Records, RType
-from ingestor.symbols import SymbolTable, symbol_of
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.records import LEVELS, UNDEF_EXCHANGE, UNDEF_SEQUENCE, EventType, Records, RType
+from ingestor.model.symbols import SymbolTable, symbol_of
+from ingestor.model.units import UNDEF_PRICE
 
 _LETTERS: Final = ("action", "side")
 _TIMES: Final = ("ts_event_ns", "ts_recv_ns")

@@ -21,7 +21,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from ingestor.errors import BadDataError
+from ingestor.model.errors import BadDataError
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Longest line; a cluster's ``INFO`` with all its addresses is the longest there is."""

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.bounds import printable
 from ingestor.config.schema import MIN_SPEED, SECRETS, URLS, Config
-from ingestor.errors import ConfigurationError
-from ingestor.files import others_may_read, read_small_file
+from ingestor.files.small import others_may_read, read_small_file
+from ingestor.model.bounds import printable
+from ingestor.model.errors import ConfigurationError
 
 DEFAULT_ORIGIN: Final = "default"
 MAX_CONFIG_BYTES: Final = 256 * 1024

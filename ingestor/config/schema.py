@@ -15,7 +15,7 @@ from msgspec import Meta, field
 
 from ingestor.config.live import Live, Polygon, Record, Strikes
 from ingestor.config.table import Seconds, Table
-from ingestor.feed_status import STATUS_STREAM
+from ingestor.model.feed_status import STATUS_STREAM
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"

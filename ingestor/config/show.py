@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ingestor.config.load import DEFAULT_ORIGIN, Loaded, values
 from ingestor.config.schema import SECRETS, URLS, is_among
-from ingestor.publish.access import without_secrets
+from ingestor.nats.options import without_secrets
 
 HIDDEN: Final = "(hidden)"
 

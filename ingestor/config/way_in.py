@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ingestor.config.schema import Nats
-from ingestor.publish.access import Access
+from ingestor.nats.options import Access
 
 
 def access_to(nats: Nats, url: str | Sequence[str]) -> Access:

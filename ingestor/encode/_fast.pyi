@@ -1,4 +1,4 @@
-from ingestor.blocks import Frames, Reply, Runs
+from ingestor.model.blocks import Frames, Reply, Runs
 
 ROW_BYTES: dict[int, int]
 

@@ -4,7 +4,7 @@
 Packed messages are in ``_packing.pxi``, which is part of this module; the rest is JSON.
 
 How it works. A block's records are read in place, as the packed C structs of ``_layout.pxd``,
-which mirror the dtypes of `ingestor.records`. A row becomes a frame in one pass over a growing
+which mirror the dtypes of `ingestor.model.records`. A row becomes a frame in one pass over a growing
 bytes object: `Output.reserve` makes room for the longest frame the row could become, and the
 ``put_*`` functions (``_text.pxd`` and below) then write without looking. The payload's length has
 a fixed width and is filled in last.
@@ -46,17 +46,17 @@ from ingestor.encode._text cimport (
 
 import numpy as np
 
-from ingestor.blocks import SEQUENCE_DIGITS, Frames
-from ingestor.bounds import MAX_PAYLOAD_BYTES
+from ingestor.model.blocks import SEQUENCE_DIGITS, Frames
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import ALIGNMENT, HEAD, MAX_ROW_BYTES, MAX_ROWS
 from ingestor.encode.packer import entry, fitting_rows, opening
 from ingestor.encode.reference import (
     LENGTH_DIGITS, MAX_SEQUENCE, check_payload, check_sequences, option_json, symbol_json
 )
 from ingestor.encode.texts import TableTexts
-from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
-from ingestor.symbols import PUBLISHER_EXCHANGE
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
+from ingestor.model.symbols import PUBLISHER_EXCHANGE
 
 cdef extern from *:
     PyObject* PyBytes_FromStringAndSize(const char* data, Py_ssize_t size) except NULL

@@ -1,4 +1,4 @@
-"""The dtypes of `ingestor.records` as packed C structs, for records that are read in place."""
+"""The dtypes of `ingestor.model.records` as packed C structs, for records that are read in place."""
 
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -9,10 +9,10 @@ import logging
 from importlib import import_module
 from typing import Any, Final, cast
 
-from ingestor.blocks import Encoder
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
-from ingestor.errors import ConfigurationError
+from ingestor.model.blocks import Encoder
+from ingestor.model.errors import ConfigurationError
 
 ENCODINGS: Final = ("json", "packed")
 

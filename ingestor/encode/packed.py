@@ -1,7 +1,7 @@
 r"""The packed encoding: many records of one subject in one message, as raw dtype rows.
 
 For consumers that want millions of events a second: a message is a short header that says what
-follows, and then the records exactly as `ingestor.records` lays them out (for futures, the bytes
+follows, and then the records exactly as `model.records` lays them out (for futures, the bytes
 of DBN's own structs). A program in any language can read it from this page alone.
 
 All integers are little-endian and unsigned. A message is ``header_bytes`` of header, then
@@ -30,7 +30,7 @@ offset bytes field
 
 The table lists every instrument_id that occurs in the rows; one that the feed has no symbol for
 is listed under its id as text, as in JSON. Unknown values in rows are the sentinels of
-`ingestor.records` (a price of 2**63-1, a sequence of 2**64-1, an exchange of -1).
+`model.records` (a price of 2**63-1, a sequence of 2**64-1, an exchange of -1).
 
 One message is one piece of a run, so the stream keeps the exact published order across
 subjects. A piece ends where the run ends, where the rtype changes, at `MAX_ROWS`, at
@@ -62,12 +62,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ingestor import bounds
-from ingestor.blocks import Source
-from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
-from ingestor.symbols import SymbolTable, parse_option_ticker
-from ingestor.units import UNDEF_PRICE
+from ingestor.model import bounds
+from ingestor.model.blocks import Source
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
+from ingestor.model.symbols import SymbolTable, parse_option_ticker
+from ingestor.model.units import UNDEF_PRICE
 
 MAGIC: Final = b"\xabMDP"
 VERSION: Final = 1

@@ -11,8 +11,6 @@ from itertools import islice
 
 import numpy as np
 
-from ingestor.blocks import Block, Frames, Reply, Runs
-from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import (
     ALIGNMENT,
     ENTRY,
@@ -25,9 +23,11 @@ from ingestor.encode.packed import (
     Head,
 )
 from ingestor.encode.reference import CRLF, check_payload, check_sequences, frame_head
-from ingestor.errors import BadDataError
-from ingestor.records import EventType, Records, split_by_rtype
-from ingestor.symbols import symbol_of
+from ingestor.model.blocks import Block, Frames, Reply, Runs
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EventType, Records, split_by_rtype
+from ingestor.model.symbols import symbol_of
 
 
 class PackedEncoder:

@@ -14,11 +14,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ingestor.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
-from ingestor.bounds import MAX_PAYLOAD_BYTES
-from ingestor.errors import BadDataError
-from ingestor.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
-from ingestor.records import (
+from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
+from ingestor.model.errors import BadDataError
+from ingestor.model.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
+from ingestor.model.records import (
     FLAG_SNAPSHOT,
     UNDEF_EXCHANGE,
     UNDEF_SEQUENCE,
@@ -26,8 +26,8 @@ from ingestor.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
-from ingestor.units import UNDEF_PRICE, price_text
+from ingestor.model.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
+from ingestor.model.units import UNDEF_PRICE, price_text
 
 LENGTH_DIGITS: Final = 8
 """Zero-padded width of the payload length; a server's largest payload, 64 MiB, has as many."""

@@ -16,11 +16,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.blocks import Source
-from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
-from ingestor.events import DBN_ACTIONS, DBN_SIDES, Aggressor
-from ingestor.records import EVENT_TYPES, LEVELS, MAX_CONDITIONS, EventType
-from ingestor.units import UINT32_MAX, UINT64_MAX
+from ingestor.model.blocks import Source
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
+from ingestor.model.events import DBN_ACTIONS, DBN_SIDES, Aggressor
+from ingestor.model.records import EVENT_TYPES, LEVELS, MAX_CONDITIONS, EventType
+from ingestor.model.units import UINT32_MAX, UINT64_MAX
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -1,6 +1,6 @@
 """What symbols become in messages, made once for as long as their table is in use.
 
-In one table an id keeps its symbol (`ingestor.symbols.SymbolTable`), so what was made of it holds
+In one table an id keeps its symbol (`SymbolTable`), so what was made of it holds
 as long as the table is the same object. An id that a table does not list stands for itself until
 the table may list it: what is made of such a one is not for here.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ingestor.symbols import SymbolTable
+from ingestor.model.symbols import SymbolTable
 
 TEXTS_HELD: Final = 262_144
 """Texts that are kept, some 100 bytes each: of two feeds with all the symbols one may have."""

@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.clock import new_york_ns
-from ingestor.units import INT64_MAX, NS_PER_S
+from ingestor.model.clock import new_york_ns
+from ingestor.model.units import INT64_MAX, NS_PER_S
 
 UInt64s = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]

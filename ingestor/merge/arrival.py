@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.blocks import Block, Runs
+from ingestor.model.blocks import Block, Runs
 
 MAX_PENDING_BLOCKS: Final = 256
 """Blocks held over all feeds; beyond that `push` answers False and the rings fill up instead."""

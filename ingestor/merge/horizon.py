@@ -1,6 +1,6 @@
 """Merge by horizon: several feeds into one order, without touching a single record.
 
-Every feed hands in blocks whose keys never decrease (`ingestor.keys`). Of each feed only the
+Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
 oldest block, its head, takes part. The last key of a head says how far that feed is known: nothing
 that still comes from it is smaller. The smallest of these (key, feed) pairs is the *horizon*, and
 every row at or before it can be ordered now, for good: one stable sort, feeds concatenated in
@@ -20,8 +20,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from ingestor.blocks import Block, Int64s, Runs
-from ingestor.keys import Keys, RunningKey
+from ingestor.model.blocks import Block, Int64s, Runs
+from ingestor.model.keys import Keys, RunningKey
 
 MAX_PENDING_BLOCKS: Final = 8
 """Blocks held per feed; beyond that `push` answers False and the ring fills up instead."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.blocks import Int64s
+from ingestor.model.blocks import Int64s
 
 _STEPS_PER_OCTAVE: Final = 16
 _OCTAVES: Final = 48

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingestor.blocks import Int64s
+from ingestor.model.blocks import Int64s
 
 
 class Pacer:

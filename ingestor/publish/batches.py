@@ -19,8 +19,8 @@ import re
 import sys
 from typing import Final, Protocol
 
-from ingestor.blocks import SEQUENCE_DIGITS, Reply
-from ingestor.publish.answers import NO_RESPONDERS, Answer, ApiError, FlowAck, Gap, PubAck
+from ingestor.model.blocks import SEQUENCE_DIGITS, Reply
+from ingestor.nats.answers import NO_RESPONDERS, Answer, ApiError, FlowAck, Gap, PubAck
 
 FLOW_MESSAGES: Final = 500
 """Messages between two flow acknowledgements that we ask for; the server's own limit."""

@@ -15,14 +15,14 @@ import secrets
 from collections import Counter, deque
 from typing import Final
 
-from ingestor.blocks import Frames, Runs
-from ingestor.errors import StreamError
-from ingestor.publish.answers import NO_RESPONDERS, ApiError, parse_answer
+from ingestor.model.blocks import Frames, Runs
+from ingestor.model.errors import StreamError
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE
+from ingestor.nats.answers import NO_RESPONDERS, ApiError, parse_answer
+from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch
 from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix
-from ingestor.publish.stream import StreamState
 from ingestor.publish.window import Window
-from ingestor.records import EVENT_TYPE_BY_RTYPE
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""

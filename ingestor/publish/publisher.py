@@ -30,13 +30,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ingestor.blocks import Encoder, Runs
-from ingestor.bounds import MAX_PAYLOAD_BYTES
-from ingestor.clock import now_ns
-from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.publish.access import Access
-from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
-from ingestor.publish.answers import (
+from ingestor.model.blocks import Encoder, Runs
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
+from ingestor.model.clock import now_ns
+from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
+from ingestor.nats.answers import (
     NO_RESPONDERS,
     Answer,
     ApiError,
@@ -44,14 +42,16 @@ from ingestor.publish.answers import (
     Refusal,
     parse_answer,
 )
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, RefusedError
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings, set_up
+from ingestor.publish.ack_timer import ACK_DELAY_S, AckAction, AckTimer
 from ingestor.publish.batches import FLOW_MESSAGES, Batch, FastBatch
-from ingestor.publish.connection import Connection
-from ingestor.publish.jetstream import JetStreamApi, RefusedError
 from ingestor.publish.ledger import FULL, TRANSIENT, WRONG_LAST_SEQUENCE, Ledger
 from ingestor.publish.reconcile import NO_REPLY, StreamLostError, find_stored
 from ingestor.publish.status import StatusPublisher
 from ingestor.publish.stored_prefix import StoredPrefix, messages_of
-from ingestor.publish.stream import StreamSettings, set_up
 
 RETRY_S: Final = 0.1
 """Pause before trying again what has just failed."""

@@ -30,9 +30,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from ingestor.blocks import Encoder, Reply, Runs
-from ingestor.errors import StreamError
-from ingestor.publish.jetstream import JetStreamApi, StoredMessage, StreamEnd
+from ingestor.model.blocks import Encoder, Reply, Runs
+from ingestor.model.errors import StreamError
+from ingestor.nats.jetstream import JetStreamApi, StoredMessage, StreamEnd
 from ingestor.publish.stored_prefix import (
     Message,
     ReconcileRequest,

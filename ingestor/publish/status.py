@@ -17,12 +17,18 @@ from collections import deque
 from typing import Final
 from uuid import uuid4
 
-from ingestor.errors import StreamError
-from ingestor.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, encode_status, shortened
-from ingestor.publish.answers import Answer, PubAck, Refusal, parse_answer
-from ingestor.publish.connection import Connection
-from ingestor.publish.jetstream import JetStreamApi, RefusedError
-from ingestor.publish.stream import StreamSettings, set_up
+from ingestor.model.errors import StreamError
+from ingestor.model.feed_status import (
+    ALL_SUBJECTS,
+    STATUS_STREAM,
+    FeedStatus,
+    encode_status,
+    shortened,
+)
+from ingestor.nats.answers import Answer, PubAck, Refusal, parse_answer
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, RefusedError
+from ingestor.nats.stream import StreamSettings, set_up
 
 MAX_PENDING_STATUSES: Final = 1_024
 """What waits to be acknowledged; beyond, the oldest is dropped, so that the last one stays true."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ingestor.blocks import Runs
+from ingestor.model.blocks import Runs
 
 Message = tuple[str, bytes]
 """Subject and payload."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from ingestor.blocks import Frames, Int64s, Runs
+from ingestor.model.blocks import Frames, Int64s, Runs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

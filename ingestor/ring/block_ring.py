@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from faster_fifo import Queue
 
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 from ingestor.ring.doorbell import Doorbell
 
 DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024

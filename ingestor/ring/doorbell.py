@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 
 
 class Doorbell:

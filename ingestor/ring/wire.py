@@ -20,12 +20,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import BadDataError
-from ingestor.feed_status import FeedStatus, decode_status, encode_status
-from ingestor.records import EVENT_TYPE_BY_RTYPE, Records, as_bytes_matrix
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import BadDataError
+from ingestor.model.feed_status import FeedStatus, decode_status, encode_status
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, Records, as_bytes_matrix
+from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import Message
-from ingestor.symbols import SymbolTable
 
 MAX_SYMBOLS_BYTES: Final = 64 * 1024
 """Of one message of symbols, some 700; a quarter of the ring where that is less."""

@@ -22,9 +22,9 @@ from typing import Final
 
 import msgspec
 
-from ingestor import log as logs
-from ingestor.errors import ExitCode, IngestorError
-from ingestor.runtime.heap import keep_freed_memory
+from ingestor.model.errors import ExitCode, IngestorError
+from ingestor.runtime import log as logs
+from ingestor.runtime.malloc import keep_freed_memory
 from ingestor.runtime.signals import WANTED
 
 _FORK: Final = multiprocessing.get_context("fork")

@@ -12,11 +12,11 @@ from typing import Final
 from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.config.way_in import access_to
 from ingestor.encode import make_encoder
-from ingestor.errors import ConfigurationError
-from ingestor.publish.access import Access, prepare
+from ingestor.model.errors import ConfigurationError
+from ingestor.nats.options import Access, prepare
+from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
-from ingestor.publish.stream import ConsumerSettings, StreamSettings
 from ingestor.runtime.embedded_server import Server, demo_server, local_server
 
 DEMO_DIR: Final = Path(".data/demo")

@@ -32,8 +32,8 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from ingestor.bounds import printable
-from ingestor.errors import EmbeddedServerError
+from ingestor.model.bounds import printable
+from ingestor.model.errors import EmbeddedServerError
 from ingestor.runtime import server_keeper
 from ingestor.runtime.nats_probe import (
     LOOPBACK,

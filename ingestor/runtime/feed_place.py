@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from ingestor import log as logs
-from ingestor.blocks import Block
-from ingestor.feed_status import FeedStatus
+from ingestor.model.blocks import Block
+from ingestor.model.feed_status import FeedStatus
+from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import (
     END_MESSAGE,
@@ -21,8 +21,8 @@ from ingestor.ring.wire import (
     status_message,
     symbols_messages,
 )
+from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
-from ingestor.symbols import SymbolTable
 
 SYMBOLS_SHARE: Final = 4
 """A message of symbols takes at most a quarter of the ring, so that a table of any size fits."""

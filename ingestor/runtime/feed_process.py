@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from ingestor.blocks import Block
-from ingestor.errors import IngestorError
+from ingestor.model.blocks import Block
+from ingestor.model.errors import IngestorError
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
 

@@ -10,22 +10,22 @@ from pathlib import Path
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.journal.writer import JournalWriter
 from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
 from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
+from ingestor.journal.writer import JournalWriter
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_place import FeedPlace
 from ingestor.runtime.live_vendor import Vendor
-from ingestor.symbols import STRIKE_E9_PER_UNIT
-from ingestor.units import NS_PER_S, PRICE_SCALE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 import msgspec
 import uvloop
 
-from ingestor.blocks import Block
-from ingestor.feed_status import FeedStatus
-from ingestor.feeds.polygon.journal.writer import JournalCounts
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
+from ingestor.journal.writer import JournalCounts
+from ingestor.model.blocks import Block
+from ingestor.model.feed_status import FeedStatus
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_place import (
     FeedMain,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingestor.clock import now_ns as wall_ns
+from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.tell import Rate, Teller
-from ingestor.units import NS_PER_MS, NS_PER_S
 
 _LOSSES: Final = {
     Counter.DROPPED_TRADES: "trades dropped",

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.blocks import Source
 from ingestor.config.live import Polygon
-from ingestor.errors import VendorRefusedError
+from ingestor.model.blocks import Source
+from ingestor.model.errors import VendorRefusedError
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ingestor.config.schema import Process
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 
 MIN_OPEN_FILES: Final = 128
 """A process opens some 40: its log, rings, doorbell, sockets, the files of a feed, libraries."""

@@ -16,11 +16,11 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.blocks import Block, Int64s, Runs
-from ingestor.errors import IngestorError
 from ingestor.merge.horizon import HorizonMerge
+from ingestor.model.blocks import Block, Int64s, Runs
+from ingestor.model.errors import IngestorError
+from ingestor.model.symbols import SymbolTable
 from ingestor.runtime.feed_process import FeedSource
-from ingestor.symbols import SymbolTable
 
 MIN_LANE_BYTES: Final = 64 * 1024
 """A lane's block is never smaller, since a step of the merge costs the same for few rows."""

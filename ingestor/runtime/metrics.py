@@ -25,10 +25,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from ingestor import log as logs
-from ingestor.clock import now_ns as wall_ns
 from ingestor.config.schema import Metrics
-from ingestor.errors import ConfigurationError
+from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.errors import ConfigurationError
+from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.metrics_text import CONTENT_TYPE, exposition
 from ingestor.runtime.run_view import RunView

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingestor.clock import iso_utc
+from ingestor.model.clock import iso_utc
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.live_progress import age_text
 from ingestor.runtime.tell import Rate, Teller
-from ingestor.units import NS_PER_S
 
 LONG_WAIT_NS: Final = 10 * NS_PER_S
 """A wait that is told of, since people would take it for a fault."""

@@ -19,20 +19,20 @@ import msgspec
 import numpy as np
 import uvloop
 
-from ingestor import log as logs
-from ingestor.blocks import Block, Runs
-from ingestor.clock import now_ns
-from ingestor.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.feed_status import FeedStatus, What
 from ingestor.merge.lateness import LatenessHistogram
 from ingestor.merge.pace import Pacer
+from ingestor.model.blocks import Block, Runs
+from ingestor.model.clock import now_ns
+from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
+from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 from ingestor.runtime.status_board import StatusBoard
-from ingestor.units import NS_PER_S
 
 HEARTBEAT_S: Final = 0.1
 IDLE_S: Final = 0.5

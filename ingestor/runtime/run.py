@@ -13,10 +13,10 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from ingestor.blocks import Source
 from ingestor.config.schema import Log, Process
-from ingestor.errors import ExitCode
 from ingestor.merge.pace import Pacer
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ExitCode
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell

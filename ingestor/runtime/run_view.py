@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ingestor.feed_status import FeedStatus
+from ingestor.model.feed_status import FeedStatus
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.status_board import StatusBoard
-from ingestor.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)

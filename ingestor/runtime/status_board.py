@@ -14,7 +14,7 @@ import struct
 import zlib
 from typing import Final
 
-from ingestor.feed_status import FeedStatus, decode_status, encode_status, shortened
+from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 
 SLOT_BYTES: Final = 8_192
 """A status with the longest text, every character escaped, and a feed's name."""

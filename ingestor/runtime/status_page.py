@@ -7,11 +7,11 @@ from html import escape
 from typing import Final
 
 from ingestor import __version__
-from ingestor.clock import iso_utc
+from ingestor.model.clock import iso_utc
 from ingestor.runtime.counters import MONOTONIC, Counter, CounterRow
 from ingestor.runtime.metrics_text import decimal, descriptions, metric_of
 from ingestor.runtime.run_view import RunView, away_s, heartbeat_age_s
-from ingestor.status_text import line_of_status
+from ingestor.runtime.status_text import line_of_status
 
 REFRESH_S: Final = 2
 

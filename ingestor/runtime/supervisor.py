@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Final
 
-from ingestor import log as logs
-from ingestor.errors import ExitCode
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S
 from ingestor.ring.doorbell import Doorbell
+from ingestor.runtime import log as logs
 from ingestor.runtime.child import Child, ChildPlan, Outcome, start_child
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.signals import noted, noting
-from ingestor.units import NS_PER_S
 
 TICK_S: Final = 0.1
 _KILLED_S: Final = 5.0

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import IO, Final, Protocol, cast
 
-from ingestor.log import FREE, STDERR
-from ingestor.output import Pen
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
+from ingestor.runtime.log import FREE, STDERR
+from ingestor.runtime.output import Pen
 
 _SMOOTHING_S: Final = 2.0
 """The rate shown is that of about the last two seconds."""

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.records import LEVELS
+from ingestor.model.records import LEVELS
 
 BID: Final = 0
 ASK: Final = 1

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.blocks import Int64s
-from ingestor.records import MBP10, Records
+from ingestor.model.blocks import Int64s
+from ingestor.model.records import MBP10, Records
+from ingestor.model.units import NS_PER_S
 from ingestor.sim.book import ASK, BID, Book, BookTape, Half, resting_halves, settle
 from ingestor.sim.day_hours import DayHours, Hours, Pace, hours_of
 from ingestor.sim.market import Draws, cross, trade
 from ingestor.sim.script import TICK_E9, Script, as_records, moved_by, write_script
-from ingestor.units import NS_PER_S
 
 SCRIPT_ROWS: Final = 65_536
 """Rows after which trading repeats itself; bounds the memory used, whatever the day's size."""

@@ -17,9 +17,9 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.blocks import Int64s
-from ingestor.clock import new_york_ns, to_ns
-from ingestor.units import NS_PER_MS, NS_PER_S
+from ingestor.model.blocks import Int64s
+from ingestor.model.clock import new_york_ns, to_ns
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 
 MINUTE_NS: Final = 60 * NS_PER_S
 _MINUTES_A_DAY: Final = 1_440

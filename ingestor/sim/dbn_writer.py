@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final
 import zstandard
 from databento_dbn import DBNError, Metadata, Schema, SType
 
-from ingestor.clock import to_ns
-from ingestor.errors import BadDataError, ConfigurationError
+from ingestor.model.clock import to_ns
+from ingestor.model.errors import BadDataError, ConfigurationError
 
 DBN_VERSION: Final = 3
 DATASET: Final = "GLBX.MDP3"

@@ -27,8 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from ingestor.errors import ConfigurationError, ExitCode, IngestorError
-from ingestor.records import FUTURES_TRADE, MBP10, Records, RType, as_bytes_matrix
+from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
+from ingestor.model.records import FUTURES_TRADE, MBP10, Records, RType, as_bytes_matrix
 from ingestor.sim.day import day_records
 from ingestor.sim.dbn_writer import (
     COMPRESSED_SUFFIX,
@@ -59,7 +59,7 @@ class SampleDay:
     depth_bytes: int
 
 
-def write_sample_day(  # noqa: PLR0913 - all but two are keywords
+def write_sample_day(
     data_dir: Path,
     date: dt.date,
     *,

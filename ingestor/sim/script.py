@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.blocks import Int64s
-from ingestor.records import LEVELS, MBP10, Records, RType
+from ingestor.model.blocks import Int64s
+from ingestor.model.records import LEVELS, MBP10, Records, RType
+from ingestor.model.units import NS_PER_US, PRICE_SCALE
 from ingestor.sim.book import BookTape
 from ingestor.sim.market import Draws
-from ingestor.units import NS_PER_US, PRICE_SCALE
 
 TICK_E9: Final = PRICE_SCALE // 4
 PUBLISHER_ID: Final = 1

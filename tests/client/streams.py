@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import nats
 import numpy as np
 
-from ingestor.blocks import Block, Runs, Source, whole_block
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import payloads
-from ingestor.records import Records
+from ingestor.model.blocks import Block, Runs, Source, whole_block
+from ingestor.model.records import Records
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of
 from tests.nats_servers import NatsServer

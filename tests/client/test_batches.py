@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from ingestor.blocks import Block, Runs, Source, whole_block
 from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import BadMessageError, Cause, UnknownSubjectError
 from ingestor.client.wire import Frame
 from ingestor.encode.reference import payloads
-from ingestor.errors import BadDataError
+from ingestor.model.blocks import Block, Runs, Source, whole_block
+from ingestor.model.errors import BadDataError
 from tests import strategies
 from tests.client.streams import (
     DEPTH,

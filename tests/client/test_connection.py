@@ -14,12 +14,12 @@ import pytest
 from ingestor.client import connect
 from ingestor.client.connection import Connection
 from ingestor.client.wire import Frame, Status
-from ingestor.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
+from tests.nats.test_guarded import ABSURD, GREETINGS
 from tests.nats_servers import NatsServer
 from tests.publish.rude_server import RudeServer, info_line
-from tests.publish.test_guarded import ABSURD, GREETINGS
 
 
 def enter(url: str, **options: Any) -> None:

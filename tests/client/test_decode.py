@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from ingestor.blocks import Block, whole_block
 from ingestor.client import BadMessageError, Message, UnknownSubjectError, decode
 from ingestor.encode.reference import payloads
-from ingestor.events import MBP10, Aggressor, FuturesTrade, Level, OptionTrade, events_of
+from ingestor.model.blocks import Block, whole_block
+from ingestor.model.events import MBP10, Aggressor, FuturesTrade, Level, OptionTrade, events_of
 from tests import strategies
 from tests.client.streams import DEPTH, TRADES, as_json, depth, packed, trades
 from tests.encode import examples

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, whole_block
 from ingestor.client.decode import EVENT_TYPE_BY_SUBJECT, read_json
 from ingestor.client.json_records import EXACT_BELOW, check_record, records_of
 from ingestor.encode.reference import payloads
-from ingestor.errors import BadDataError
-from ingestor.events import MAX_PRICE
-from ingestor.records import MAX_CONDITIONS, Records, RType
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE, price_text
+from ingestor.model.blocks import Block, whole_block
+from ingestor.model.errors import BadDataError
+from ingestor.model.events import MAX_PRICE
+from ingestor.model.records import MAX_CONDITIONS, Records, RType
+from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE, price_text
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import block_of, record

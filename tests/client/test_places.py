@@ -26,7 +26,7 @@ from ingestor.client import (
     connect,
     raise_overtaken,
 )
-from ingestor.errors import ConfigurationError, StreamError
+from ingestor.model.errors import ConfigurationError, StreamError
 from tests.client.streams import (
     DEPTH,
     FIRST_NS,

@@ -11,7 +11,7 @@ import pytest
 
 from ingestor.client import Client, FeedStatus, From, What, connect
 from ingestor.client import statuses as statuses_module
-from ingestor.feed_status import encode_status
+from ingestor.model.feed_status import encode_status
 from tests.publish.plain import publisher
 
 if TYPE_CHECKING:

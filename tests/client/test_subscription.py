@@ -25,8 +25,8 @@ from ingestor.client import (
     pull,
 )
 from ingestor.client.connection import Connection
-from ingestor.errors import StreamError
-from ingestor.events import MBP10, Event, FuturesTrade
+from ingestor.model.errors import StreamError
+from ingestor.model.events import MBP10, Event, FuturesTrade
 from tests.client.streams import (
     DEPTH,
     STREAM,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ingestor.client.batches import Batch, batches_of
-from ingestor.errors import ConfigurationError
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import UNDEF_PRICE
 from tests.client.streams import FIRST_NS, depth, packed, trades
 from tests.encode import examples
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.client.wire import MAX_LINE_BYTES, MAX_PAYLOAD_BYTES, Frame, Splitter, Status
-from ingestor.errors import BadDataError
+from ingestor.model.errors import BadDataError
 
 TAPPED, OTHER = b"7", b"8"
 

@@ -21,7 +21,7 @@ from ingestor.config.load import (
     load,
 )
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 
 
 def file(tmp_path: Path, text: str) -> Path:

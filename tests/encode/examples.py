@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ingestor.blocks import Block, Reply, Runs, Source, whole_block
-from ingestor.records import (
+from ingestor.model.blocks import Block, Reply, Runs, Source, whole_block
+from ingestor.model.records import (
     EVENT_TYPE_BY_RTYPE,
     LEVEL,
     LEVELS,
     Records,
     RType,
 )
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.units import UNDEF_PRICE
 
 REPLY = Reply(b"_INBOX.abc.b1.500.fail.", b".1.$FI")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
-from ingestor.errors import BadDataError
-from ingestor.keys import rises_by_columns
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
+from ingestor.model.errors import BadDataError
+from ingestor.model.keys import rises_by_columns
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
+from ingestor.model.units import UNDEF_PRICE
 
 ALL = 10**6
 LONG_TICKER = "O:ABCDEF991231P99999999"
@@ -126,7 +126,7 @@ def main() -> int:
         compared = sum(same(fast, reference, runs) for runs in good)
         stopped = sum(stops(fast, runs) for runs in refused())
         print(f"{name}: {compared} of {len(good)} compared, {stopped} refused")
-    print(f"keys: {same_keys(load('ingestor._keys', sys.argv[2]))} compared")
+    print(f"keys: {same_keys(load('ingestor.model._keys', sys.argv[2]))} compared")
     return 0
 
 

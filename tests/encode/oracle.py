@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from ingestor.blocks import Block, Reply, Runs
-from ingestor.records import EVENT_TYPE_BY_RTYPE, RType
-from ingestor.symbols import PUBLISHER_EXCHANGE as VENUES
+from ingestor.model.blocks import Block, Reply, Runs
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
+from ingestor.model.symbols import PUBLISHER_EXCHANGE as VENUES
 
 
 def frames(runs: Runs, reply: Reply, first_sequence: int) -> bytes:

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.encode import make_encoder
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
 from ingestor.encode.texts import TABLES_HELD
-from ingestor.errors import BadDataError, ConfigurationError
-from ingestor.records import EVENT_TYPES, MBP10, EventType, RType
-from ingestor.units import UINT32_MAX, UINT64_MAX
+from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
+from ingestor.model.errors import BadDataError, ConfigurationError
+from ingestor.model.records import EVENT_TYPES, MBP10, EventType, RType
+from ingestor.model.units import UINT32_MAX, UINT64_MAX
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of, record, runs_with

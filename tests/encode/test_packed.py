@@ -8,8 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ingestor import bounds
-from ingestor.blocks import Block, Frames, Reply, Runs, Source, whole_block
 from ingestor.encode.packed import (
     ENTRY,
     HEAD,
@@ -24,9 +22,11 @@ from ingestor.encode.packed import (
 )
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
-from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, Records, RType
-from ingestor.units import UNDEF_PRICE
+from ingestor.model import bounds
+from ingestor.model.blocks import Block, Frames, Reply, Runs, Source, whole_block
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, Records, RType
+from ingestor.model.units import UNDEF_PRICE
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of, record, runs_with

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Encoder, Frames, Reply, Runs, Source, whole_block
-from ingestor.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES, decode_packed
 from ingestor.encode.packer import PackedEncoder
-from ingestor.errors import BadDataError
+from ingestor.model.blocks import Block, Encoder, Frames, Reply, Runs, Source, whole_block
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EVENT_TYPES, EventType, RType
 from ingestor.publish.stored_prefix import messages_of
-from ingestor.records import EVENT_TYPES, EventType, RType
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of, record, runs_with

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor import events
-from ingestor.blocks import Block, Runs, Source, whole_block
-from ingestor.bounds import MAX_JSON_EVENT_BYTES, MAX_SYMBOL_BYTES
 from ingestor.encode.reference import MAX_SEQUENCE, JsonEncoder, payloads
-from ingestor.errors import BadDataError
-from ingestor.records import EVENT_TYPE_BY_RTYPE, RType
-from ingestor.symbols import OPTION_ROOT_MAX_CHARS
-from ingestor.units import UNDEF_PRICE
+from ingestor.model import events
+from ingestor.model.blocks import Block, Runs, Source, whole_block
+from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_SYMBOL_BYTES
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
+from ingestor.model.symbols import OPTION_ROOT_MAX_CHARS
+from ingestor.model.units import UNDEF_PRICE
 from tests import strategies
 from tests.encode import examples, oracle
 from tests.encode.examples import REPLY, Example, block_of, record, runs_with

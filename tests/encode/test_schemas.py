@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from jsonschema import Draft202012Validator
 
-from ingestor import events
-from ingestor.blocks import Block, whole_block
-from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.encode.reference import payloads
 from ingestor.encode.schemas import Schema, by_subject, json_schema, main
-from ingestor.records import EVENT_TYPES, EventType
+from ingestor.model import events
+from ingestor.model.blocks import Block, whole_block
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
+from ingestor.model.records import EVENT_TYPES, EventType
 from tests import strategies
 from tests.encode import examples
 

@@ -14,10 +14,10 @@ from typing import IO
 import numpy as np
 import pytest
 
-from ingestor.blocks import Encoder, Reply
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import decode_packed
 from ingestor.encode.reference import payloads
+from ingestor.model.blocks import Encoder, Reply
 from tests.encode import examples
 from tests.encode.examples import runs_with
 

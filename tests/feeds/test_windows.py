@@ -6,7 +6,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.clock import iso_utc
 from ingestor.feeds.windows import (
     EVERYTHING,
     NS_PER_DAY,
@@ -15,7 +14,8 @@ from ingestor.feeds.windows import (
     Window,
     inside,
 )
-from ingestor.units import INT64_MAX
+from ingestor.model.clock import iso_utc
+from ingestor.model.units import INT64_MAX
 
 WINTER = dt.date(2024, 1, 10)
 SUMMER = dt.date(2024, 7, 10)

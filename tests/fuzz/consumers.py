@@ -14,10 +14,10 @@ from ingestor.client.decode import Message, decode
 from ingestor.client.wire import Splitter
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import payloads
-from ingestor.errors import BadDataError
-from ingestor.feed_status import FeedStatus, What, decode_status, encode_status
-from ingestor.records import EVENT_TYPES
-from ingestor.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.model.errors import BadDataError
+from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
+from ingestor.model.records import EVENT_TYPES
+from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
 from tests.encode.examples import (
     FUTURES_TRADE,
     MBP10,

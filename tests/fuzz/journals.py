@@ -9,8 +9,9 @@ from zlib import crc32
 
 import zstandard
 
-from ingestor.feeds.polygon.journal.feed import MIN_BLOCK_BYTES, JournalFeed
-from ingestor.feeds.polygon.journal.format import (
+from ingestor.feeds.polygon.journal_feed import MIN_BLOCK_BYTES, JournalFeed
+from ingestor.journal.days import Reading
+from ingestor.journal.format import (
     CHECKSUM,
     HEADER,
     MAGIC,
@@ -20,10 +21,14 @@ from ingestor.feeds.polygon.journal.format import (
     pack_header,
     seed_of,
 )
-from tests.feeds.polygon.journal.tapes import HEADER as SOUND
-from tests.feeds.polygon.journal.tapes import OPEN_NS, stock_frames
+from ingestor.journal.segments import Segment
 from tests.fuzz.mutator import EDGES, Mutator
-from tests.fuzz.target import Target, check_publishable
+from tests.fuzz.target import Target, check_publishable, is_one_of
+from tests.journal.tapes import DAY, OPEN_NS, stock_frames
+from tests.journal.tapes import HEADER as SOUND
+
+_SHARE: Final = 16
+"""One in so many inputs is looked for in its folder too."""
 
 _FRAMES: Final = [data for data, _, _ in stock_frames(6)]
 
@@ -35,11 +40,10 @@ def journal(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         path.write_bytes(data)
-        if is_one_of(_SHARE, data):
-            feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
-            blocks = feed.blocks()
-        else:
-            blocks = _blocks_of(Segment(path, OPEN_DATE, 1, len(data)))
+        feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
+        whole_way = is_one_of(_SHARE, data)
+        one = Reading(Segment(path, DAY, 1, len(data)), DAY)
+        blocks = feed.blocks() if whole_way else feed.blocks_of([one])
         for block in blocks:
             check_publishable(block)
 
@@ -50,28 +54,6 @@ def journal(folder: Path) -> Target:
         return _compressed(rng, header + b"".join(_entries(rng, header, mutator)))
 
     return Target(samples=[_segment()], run=run, finish=finish)
-
-
-def _blocks_of(segment: Segment) -> Iterator[Block]:
-    """Read as `JournalFeed` does, but for looking what else there is."""
-    playback, progress = Playback(), JournalProgress()
-    rows = bytearray()
-    for entry in SegmentFrames(segment, progress, playback.begin).entries():
-        if entry is None or playback.is_known(entry):
-            continue
-        missing = playback.missing(entry)
-        if entry.connection == NOTE:
-            playback.note(entry)
-        else:
-            decoded = playback.decode(entry)
-            progress.count(decoded, missing)
-            rows += decoded.records.tobytes()
-    for records in Choice(Market.STOCKS, frozenset(), MIN_BLOCK_BYTES).of(
-        rows, playback.symbols, progress
-    ):
-        yield Block(0, records, playback.symbols, Source.REPLAY)
-    if progress.damaged:
-        raise BadDataError(progress.damaged)
 
 
 def _segment() -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ingestor.blocks import Source
 from ingestor.config.load import file_layer, load
-from ingestor.errors import ConfigurationError
-from ingestor.publish.access import Access, prepare
-from ingestor.publish.answers import parse_answer
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ConfigurationError
+from ingestor.nats.answers import parse_answer
+from ingestor.nats.options import Access, prepare
+from ingestor.nats.stream import StreamState
 from ingestor.publish.ledger import Ledger
-from ingestor.publish.stream import StreamState
 from ingestor.ring.wire import RingReader, records_message, symbols_message
 from tests.dbn_files import trades as trade_records
 from tests.encode.examples import STOCK_TRADE

@@ -8,9 +8,9 @@ from random import Random
 from typing import Final
 from zlib import crc32
 
-from ingestor.blocks import Block, Reply, whole_block
-from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 from ingestor.encode.fast import make_encoder
+from ingestor.model.blocks import Block, Reply, whole_block
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 
 _ENCODERS: Final = [make_encoder(name) for name in ("json", "packed")]
 _REPLY: Final = Reply(b"_INBOX.a.1.", b"")

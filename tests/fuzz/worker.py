@@ -25,7 +25,7 @@ from random import Random
 from types import FrameType
 from typing import Any, Final
 
-from ingestor.errors import IngestorError
+from ingestor.model.errors import IngestorError
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.target import Target
 from tests.fuzz.targets import EVIL, TARGETS

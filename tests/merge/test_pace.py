@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.merge.pace import Pacer
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
 
 NOW_NS = 1_700_000_000 * NS_PER_S
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from nats.aio.client import Client
 
-from ingestor.blocks import SEQUENCE_DIGITS, Block, Frames, Reply, Runs, Source, whole_block
-from ingestor.publish.access import Access
+from ingestor.model.blocks import SEQUENCE_DIGITS, Block, Frames, Reply, Runs, Source, whole_block
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, FUTURES_TRADE, RType
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
-from ingestor.publish.stream import StreamSettings
-from ingestor.records import EVENT_TYPE_BY_RTYPE, FUTURES_TRADE, RType
 from tests.nats_servers import NatsServer
 
 TRADES = "market.futures.trades"

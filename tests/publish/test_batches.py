@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.publish.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
+from ingestor.nats.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
 from ingestor.publish.batches import (
     A_WHOLE_WRITE,
     ACK_WINDOW_MESSAGES,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from ingestor.errors import NatsUnreachableError
-from ingestor.publish.access import Access
-from ingestor.publish.stream import StreamSettings
+from ingestor.model.errors import NatsUnreachableError
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings
 from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
 from tests.publish.proxy import Proxy
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingestor.publish.access import Access
+from ingestor.nats.options import Access
 from tests.publish.cluster import Cluster
 from tests.publish.plain import publisher, stored, trades, until
 

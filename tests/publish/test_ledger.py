@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from ingestor.blocks import Frames, Runs
+from ingestor.model.blocks import Frames, Runs
+from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
 from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
 from ingestor.publish.stored_prefix import StoredPrefix
-from ingestor.publish.stream import StreamState
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from ingestor.publish.access import Access
-from ingestor.publish.stream import StreamSettings
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings
 from tests.conftest import _old_executable_or_skip
 from tests.nats_servers import start_server
 from tests.publish.cluster import Cluster

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import uvloop
 
-from ingestor.blocks import Block, Runs, Source
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import decode_packed
-from ingestor.errors import (
+from ingestor.model.blocks import Block, Runs, Source
+from ingestor.model.errors import (
     BadDataError,
     ConfigurationError,
     NatsRefusedError,
     NatsUnreachableError,
     StreamError,
 )
-from ingestor.publish.access import Access
+from ingestor.model.records import MBP10, RType
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S
 from ingestor.publish.batches import FLOW_MESSAGES
 from ingestor.publish.publisher import Publisher, PublishReport
-from ingestor.publish.stream import StreamSettings
-from ingestor.records import MBP10, RType
 from tests.publish.plain import (
     TRADES,
     PlainEncoder,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from nats.aio.msg import Msg
 
-    from ingestor.blocks import Frames, Reply
+    from ingestor.model.blocks import Frames, Reply
     from tests.conftest import StartNatsServer
     from tests.nats_servers import NatsServer
 

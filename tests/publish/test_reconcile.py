@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ingestor.blocks import Runs
-from ingestor.publish.access import Access
-from ingestor.publish.connection import Connection
-from ingestor.publish.jetstream import JetStreamApi
+from ingestor.model.blocks import Runs
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi
+from ingestor.nats.options import Access
+from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.reconcile import StreamLostError, find_stored
 from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix, mapped_subject
-from ingestor.publish.stream import StreamSettings, StreamState, set_up
 from tests.publish.plain import TRADES, PlainEncoder, connect, trades
 
 if TYPE_CHECKING:

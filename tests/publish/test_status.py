@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from ingestor.feed_status import MAX_TEXT_CHARS, FeedStatus, What, decode_status, encode_status
+from ingestor.model.feed_status import (
+    MAX_TEXT_CHARS,
+    FeedStatus,
+    What,
+    decode_status,
+    encode_status,
+)
+from ingestor.model.units import NS_PER_S
+from ingestor.nats.jetstream import JetStreamApi
+from ingestor.nats.options import Access
 from ingestor.publish import status as status_module
-from ingestor.publish.access import Access
-from ingestor.publish.jetstream import JetStreamApi
 from ingestor.publish.status import (
     CLOSE_TIMEOUT_S,
     MAX_PENDING_STATUSES,
     NEW_MAX_AGE_S,
 )
-from ingestor.units import NS_PER_S
 from tests.publish.plain import connect, messages, publisher, raw_info, stored, trades, until
 from tests.publish.proxy import Proxy
 

@@ -17,14 +17,14 @@ from nats.errors import NoRespondersError
 import ingestor
 from ingestor.client import connect
 from ingestor.client.connection import Connection
-from ingestor.errors import NatsRefusedError
-from ingestor.feed_status import FeedStatus, What
-from ingestor.publish.access import Access
+from ingestor.model.errors import NatsRefusedError
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.nats.options import Access
+from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import PublishReport
-from ingestor.publish.stream import ConsumerSettings, StreamSettings
+from tests.nats.test_options import SEED
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import PlainEncoder, publisher, trades
-from tests.publish.test_access import SEED
 
 if TYPE_CHECKING:
     from tests.conftest import StartNatsServer

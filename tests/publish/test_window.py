@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.blocks import Frames, Runs
+from ingestor.model.blocks import Frames, Runs
 from ingestor.publish.window import Window
 from tests.publish.plain import trades
 

@@ -156,7 +156,7 @@ def test_a_doorbell_rung_by_another_process_wakes_the_loop() -> None:
 def test_what_the_machine_does_not_give_is_a_sentence(limit: str, made: str, told: str) -> None:
     code = f"""
 import resource
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 resource.setrlimit(resource.{limit}, (3, 3))

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import BadDataError
-from ingestor.feed_status import FeedStatus
-from ingestor.records import STOCK_TRADE, RType
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import BadDataError
+from ingestor.model.feed_status import FeedStatus
+from ingestor.model.records import STOCK_TRADE, RType
 from ingestor.ring.wire import (
     END_MESSAGE,
     Kind,

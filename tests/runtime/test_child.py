@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.errors import BadDataError, ExitCode, IngestorError
+from ingestor.model.errors import BadDataError, ExitCode, IngestorError
 from ingestor.runtime.child import Child, ChildPlan, Outcome, pin, start_child
 
 

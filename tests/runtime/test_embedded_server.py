@@ -17,7 +17,7 @@ import nats
 import psutil
 import pytest
 
-from ingestor.errors import EmbeddedServerError, ExitCode
+from ingestor.model.errors import EmbeddedServerError, ExitCode
 from ingestor.runtime import embedded_server
 from ingestor.runtime.embedded_server import (
     ANY_PORT,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ingestor.blocks import Block, Source
-from ingestor.feed_status import FeedStatus, What
+from ingestor.model.blocks import Block, Source
+from ingestor.model.feed_status import FeedStatus, What
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader

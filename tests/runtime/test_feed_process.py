@@ -4,8 +4,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import BadDataError, ExitCode
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import BadDataError, ExitCode
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader

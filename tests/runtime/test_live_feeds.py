@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestor.blocks import Source
 from ingestor.config.live import Polygon, Record, Strikes
 from ingestor.config.schema import Config
-from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.outlet import Outlet
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable

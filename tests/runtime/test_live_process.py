@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import VendorRefusedError
-from ingestor.feed_status import FeedStatus, What
-from ingestor.feeds.polygon.journal.writer import JournalCounts
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
+from ingestor.journal.writer import JournalCounts
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import VendorRefusedError
+from ingestor.model.feed_status import FeedStatus, What
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from ingestor.clock import now_ns
+from ingestor.model.clock import now_ns
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.live_progress import FeedSnapshot, LiveProgress, LiveSnapshot, age_text
-from ingestor.units import NS_PER_MS, NS_PER_S
 
 
 def test_a_snapshot_reads_as_one_line() -> None:

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from ingestor.blocks import Source
 from ingestor.config.live import Polygon
-from ingestor.errors import VendorRefusedError
+from ingestor.model.blocks import Source
+from ingestor.model.errors import VendorRefusedError
 from ingestor.runtime.live_vendor import DEMO_KEY, demo_vendor, real_vendor
 from tests.sim.polygon.helpers import client
 

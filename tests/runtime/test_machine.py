@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ingestor.config.schema import Process
-from ingestor.errors import ConfigurationError, ExitCode
+from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import BadDataError, NoDataError
-from ingestor.records import Records
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import BadDataError, NoDataError
+from ingestor.model.records import Records
+from ingestor.model.symbols import SymbolTable
 from ingestor.runtime.merged_files import MIN_LANE_BYTES, MergedFiles, lane_bytes
-from ingestor.symbols import SymbolTable
 from tests.dbn_files import trades
 
 BLOCK_BYTES = 480

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ingestor.config.schema import Metrics
-from ingestor.errors import ConfigurationError, ExitCode
-from ingestor.feed_status import FeedStatus, What
+from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.child import Child, ChildPlan, start_child
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.metrics import MAX_REQUESTS, MetricsPlan, listening, serve
-from ingestor.units import NS_PER_S
 from tests.runtime.exposition import parse
 from tests.runtime.http import fetch
 from tests.runtime.views import NAMES, Looked, looked

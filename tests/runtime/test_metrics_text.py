@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor import __version__
-from ingestor.feed_status import FeedStatus, What
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import MONOTONIC, Counter
 from ingestor.runtime.metrics_text import decimal, descriptions, exposition, metric_of
-from ingestor.units import NS_PER_S
 from tests.runtime.exposition import Family, parse
 from tests.runtime.views import NAMES, NOW_NS, Looked, looked
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import time
 
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.progress import ReplayProgress, Snapshot
-from ingestor.units import NS_PER_S
 
 
 def test_a_snapshot_reads_as_one_line() -> None:

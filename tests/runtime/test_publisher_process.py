@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingestor.blocks import Source
-from ingestor.feed_status import FeedStatus, What, decode_status
 from ingestor.merge.arrival import ArrivalMerge
-from ingestor.publish.stream import StreamSettings
+from ingestor.model.blocks import Source
+from ingestor.model.feed_status import FeedStatus, What, decode_status
+from ingestor.nats.stream import StreamSettings
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import (

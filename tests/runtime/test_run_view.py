@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from ingestor.feed_status import FeedStatus, What
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter
-from ingestor.units import NS_PER_S
 from tests.runtime.views import NOW_NS, looked
 
 

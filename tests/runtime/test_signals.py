@@ -11,7 +11,8 @@ import pytest
 
 from ingestor.config.schema import Process
 from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.publish import connection, status
+from ingestor.nats import connection
+from ingestor.publish import status
 from ingestor.runtime import live_process, publisher_process
 from ingestor.runtime.signals import WANTED
 

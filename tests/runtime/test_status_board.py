@@ -4,7 +4,7 @@ import multiprocessing
 
 from hypothesis import given
 
-from ingestor.feed_status import FeedStatus, What, shortened
+from ingestor.model.feed_status import FeedStatus, What, shortened
 from ingestor.runtime.status_board import SLOT_BYTES, StatusBoard
 from tests.strategies import STATUSES
 

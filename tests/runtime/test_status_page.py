@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from ingestor.feed_status import FeedStatus, What
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.status_page import REFRESH_S, status_page
-from ingestor.units import NS_PER_S
 from tests.runtime.views import NOW_NS, Looked, looked
 
 VOID = {"meta", "br"}

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from ingestor.errors import BadDataError, ExitCode
+from ingestor.model.errors import BadDataError, ExitCode
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.child import ChildPlan
 from ingestor.runtime.counters import Counter, CounterTable

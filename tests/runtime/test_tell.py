@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.tell import Rate, Teller
-from ingestor.units import NS_PER_S
 
 
 @dataclass

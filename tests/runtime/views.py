@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingestor.feed_status import FeedStatus
+from ingestor.model.feed_status import FeedStatus
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 from ingestor.runtime.run_view import RunView
 from ingestor.runtime.status_board import StatusBoard

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ingestor.records import Records
+from ingestor.model.records import Records
 
 Levels = list[tuple[int, int, int]]
 """Price, size, count; best first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from ingestor.feeds.streams import ByteStream
+from ingestor.files.streams import ByteStream
 
 
 class ReadBuffer:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from ingestor.records import HEAD
+from ingestor.model.records import HEAD
 
 
 class ControlRType(IntEnum):

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from ingestor.errors import NoDataError
+from ingestor.model.errors import NoDataError
 
 MAX_DEPTH: Final = 6
 """Folders below the data folder that are looked into."""

@@ -18,12 +18,12 @@ from typing import Final
 
 from zstandard import ZstdDecompressor, ZstdError
 
-from ingestor.bounds import MAX_TIME_NS
-from ingestor.errors import BadDataError, NoDataError
 from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.header import MAGIC, PRELUDE_BYTES, SCHEMAS, VERSIONS, read_header
-from ingestor.feeds.zstd import is_zstd
-from ingestor.units import NS_PER_S
+from ingestor.files.zstd import is_zstd
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.errors import BadDataError, NoDataError
+from ingestor.model.units import NS_PER_S
 
 GLANCE_BYTES: Final = 4 * 1024
 READ_BYTES: Final = 128 * 1024

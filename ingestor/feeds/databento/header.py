@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ingestor.bounds import MAX_TIME_NS
-from ingestor.errors import BadDataError
 from ingestor.feeds.databento.buffer import ReadBuffer
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.errors import BadDataError
 
 MAGIC: Final = b"DBN"
 VERSIONS: Final = (1, 2, 3)
@@ -360,6 +360,8 @@ class _Parser:
 
     def _days(self, places: Int64s, what: str) -> Days:
         """Return dates as days since 1970."""
+        if not len(places):
+            return np.empty(0, np.int32)
         written = _gathered(self._data, places, _DATE_BYTES).view("<u4")[:, 0].astype(np.int64)
         years, months, days = written // 10_000, written // 100 % 100, written % 100
         month = (years - _EPOCH.year) * 12 + months - 1

@@ -10,9 +10,6 @@ from types import TracebackType
 from typing import Final, Self, cast
 from weakref import WeakSet
 
-from ingestor.blocks import Block, Source
-from ingestor.errors import ConfigurationError, NoDataError
-from ingestor.events import MBP10, FuturesTrade, events_of
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
 from ingestor.feeds.databento.passes import FilePass
 from ingestor.feeds.databento.progress import Progress, Remarks
@@ -20,8 +17,11 @@ from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
 from ingestor.feeds.databento.selection import find_files
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
-from ingestor.feeds.streams import open_stream
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Session, Window
+from ingestor.files.streams import open_stream
+from ingestor.model.blocks import Block, Source
+from ingestor.model.errors import ConfigurationError, NoDataError
+from ingestor.model.events import MBP10, FuturesTrade, events_of
 
 BLOCK_BYTES: Final = 1020 * 1024
 """Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.

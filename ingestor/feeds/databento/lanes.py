@@ -23,9 +23,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ingestor.errors import ConfigurationError
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, days_between
 from ingestor.feeds.databento.front import Contents, Front, contents_of
+from ingestor.model.errors import ConfigurationError
 
 _CONTENTS_HELD: Final = 4096
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.records import FUTURES_TRADE, Records
-from ingestor.units import INT64_MAX, UNDEF_PRICE
+from ingestor.model.records import FUTURES_TRADE, Records
+from ingestor.model.units import INT64_MAX, UNDEF_PRICE
 
 Mask = npt.NDArray[np.bool_]
 

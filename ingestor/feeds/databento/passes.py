@@ -27,9 +27,9 @@ from ingestor.feeds.databento.progress import Progress, Remarks
 from ingestor.feeds.databento.reader import DbnReader
 from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables
 from ingestor.feeds.windows import DailyWindows, Window, inside
-from ingestor.keys import RunningKey
-from ingestor.records import Records
-from ingestor.symbols import SymbolTable
+from ingestor.model.keys import RunningKey
+from ingestor.model.records import Records
+from ingestor.model.symbols import SymbolTable
 
 Mask = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ingestor.bounds import printable
+from ingestor.model.bounds import printable
 
 logger = logging.getLogger(__name__)
 

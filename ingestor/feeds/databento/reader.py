@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.errors import BadDataError
 from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.framing import (
@@ -21,8 +20,9 @@ from ingestor.feeds.databento.framing import (
     frame,
 )
 from ingestor.feeds.databento.header import Header, header_steps
-from ingestor.feeds.streams import ByteStream
-from ingestor.records import FUTURES_TRADE, MBP10, Records, RType
+from ingestor.files.streams import ByteStream
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import FUTURES_TRADE, MBP10, Records, RType
 
 RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}
 DTYPES: Final = {DbnSchema.TRADES: FUTURES_TRADE, DbnSchema.MBP10: MBP10}

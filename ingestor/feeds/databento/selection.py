@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ingestor.bounds import printable
-from ingestor.errors import BadDataError, NoDataError
 from ingestor.feeds.databento.files import (
     DbnFile,
     DbnSchema,
@@ -27,6 +25,8 @@ from ingestor.feeds.databento.files import (
 from ingestor.feeds.databento.front import Front, contents_of, front_of
 from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
 from ingestor.feeds.dates import shortened
+from ingestor.model.bounds import printable
+from ingestor.model.errors import BadDataError, NoDataError
 
 logger = logging.getLogger(__name__)
 

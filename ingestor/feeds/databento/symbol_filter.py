@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from heapq import nsmallest
 from typing import Final
 
-from ingestor.bounds import printable
+from ingestor.model.bounds import printable
 
 NAMES_SHOWN: Final = 12
 _NAMES_HELD: Final = 4096

@@ -25,11 +25,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.bounds import is_symbol, printable
 from ingestor.feeds.databento.header import Header, Names
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.symbols import SymbolTable
-from ingestor.units import NS_PER_S, UINT32_MAX
+from ingestor.model.bounds import is_symbol, printable
+from ingestor.model.symbols import SymbolTable
+from ingestor.model.units import NS_PER_S, UINT32_MAX
 
 logger = logging.getLogger(__name__)
 

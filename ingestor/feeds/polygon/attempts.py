@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
 
 REPEAT_NS: Final = 60 * NS_PER_S
 """An unchanged reason is told again so often."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
-from ingestor.records import Records, RType, joined
+from ingestor.model.records import Records, RType, joined
 
 SLACK_SHARE: Final = 64
 """When rows must go, a further 64th of the limit goes too: not every frame is to cost a search."""

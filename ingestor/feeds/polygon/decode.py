@@ -1,6 +1,6 @@
 """From typed messages to records: one frame in, one array out.
 
-Rows are packed straight into the record layouts of `ingestor.records`, one `struct` call each.
+Rows are packed straight into the record layouts of `model.records`, one `struct` call each.
 The aggressor is judged here, since only here is known in which order quotes and trades arrived,
 within a frame too. A print is late when the exchange stamped it (``pt``) more than a set span
 before the tape did (``t``); it says nothing about the quotes of now, so its aggressor is MID.
@@ -19,8 +19,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.bounds import MAX_SYMBOL_BYTES
-from ingestor.errors import BadDataError
 from ingestor.feeds.polygon.admission import Admission
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
 from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
@@ -36,7 +34,9 @@ from ingestor.feeds.polygon.messages import (
     StockQuote,
     StockTrade,
 )
-from ingestor.records import (
+from ingestor.model.bounds import MAX_SYMBOL_BYTES
+from ingestor.model.errors import BadDataError
+from ingestor.model.records import (
     MAX_CONDITIONS,
     OPTION_TRADE,
     STOCK_QUOTE,
@@ -46,8 +46,8 @@ from ingestor.records import (
     Records,
     RType,
 )
-from ingestor.symbols import parse_option_ticker
-from ingestor.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
+from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 LATE_AFTER_NS: Final = NS_PER_S
 MAX_CONDITION_SETS: Final = 4096

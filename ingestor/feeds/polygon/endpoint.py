@@ -8,8 +8,8 @@ from typing import Protocol
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
-from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.model.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

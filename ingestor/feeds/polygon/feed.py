@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ingestor.blocks import Block
-from ingestor.errors import VendorRefusedError
 from ingestor.feeds.polygon.attempts import Attempts
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
@@ -37,8 +35,10 @@ from ingestor.feeds.polygon.settings import FeedSettings, Strikes
 from ingestor.feeds.polygon.socket import FeedSocket
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.feeds.polygon.watchdog import Watchdog
-from ingestor.records import Records
-from ingestor.units import NS_PER_MS, NS_PER_S
+from ingestor.model.blocks import Block
+from ingestor.model.errors import VendorRefusedError
+from ingestor.model.records import Records
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 
 __all__ = ["FeedSettings", "PolygonFeed", "Strikes"]
 
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 class PolygonFeed:
     """One feed, from the socket to the outlet; `run` it once, on an event loop (uvloop)."""
 
-    def __init__(  # noqa: PLR0913 - everything that a feed is connected with
+    def __init__(
         self,
         settings: FeedSettings,
         decoder: StockDecoder | OptionDecoder,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ingestor.clock import new_york_date
 from ingestor.feeds.polygon.hours import MarketHours
 from ingestor.feeds.polygon.outputs import Output, Report, ReportKind, channel_names
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.settings import Strikes
 from ingestor.feeds.polygon.strikes import Action
-from ingestor.units import NS_PER_S
+from ingestor.model.clock import new_york_date
+from ingestor.model.units import NS_PER_S
 
 TRADES: Final = ("T",)
 TRADES_AND_QUOTES: Final = ("T", "Q")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingestor.records import Records
+from ingestor.model.records import Records
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ingestor.blocks import Block
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS
 from ingestor.feeds.polygon.outlet import Outlet
-from ingestor.records import Records
+from ingestor.model.blocks import Block
+from ingestor.model.records import Records
 
 
 class Handover:

@@ -6,13 +6,13 @@ import logging
 from collections import defaultdict, deque
 from typing import Final
 
-from ingestor.clock import iso_utc
-from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.backlog import Losses
 from ingestor.feeds.polygon.gaps import Gap
 from ingestor.feeds.polygon.outlet import Outlet
 from ingestor.feeds.polygon.totals import Totals
-from ingestor.units import NS_PER_S
+from ingestor.model.clock import iso_utc
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.units import NS_PER_S
 
 ALARMS_AT_ONCE: Final = 10
 """Alarms of one kind that are told as they come."""

@@ -14,7 +14,7 @@ from typing import Final
 import holidays
 from holidays.constants import HALF_DAY
 
-from ingestor.clock import new_york_date, new_york_ns
+from ingestor.model.clock import new_york_date, new_york_ns
 
 MAX_SESSIONS_HELD: Final = 512
 _ONE_DAY: Final = dt.timedelta(days=1)

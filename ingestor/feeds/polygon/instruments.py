@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ingestor.symbols import SymbolTable
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.symbols import SymbolTable
+from ingestor.model.units import UNDEF_PRICE
 
 NO_BID: Final = 0
 NO_ASK: Final = UNDEF_PRICE

@@ -16,7 +16,7 @@ from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.pieces import PIECE_BYTES, pieces
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
-from ingestor.records import Records, joined
+from ingestor.model.records import Records, joined
 
 TOGETHER_ROWS: Final = 256
 """Short frames of one read make one block; so many rows are not kept waiting for more."""

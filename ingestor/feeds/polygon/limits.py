@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
-from ingestor.units import NS_PER_MS, UINT32_MAX
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
+from ingestor.model.units import NS_PER_MS, UINT32_MAX
 
 MIN_MS: Final = 10**12
 """Milliseconds since 1970 have 13 digits from 2001 on; fewer are another unit."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ingestor.blocks import Block
-from ingestor.feed_status import FeedStatus
+from ingestor.model.blocks import Block
+from ingestor.model.feed_status import FeedStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.blocks import Int64s
 from ingestor.feeds.polygon.decode import Decoded
-from ingestor.records import STOCK_QUOTE, RType
-from ingestor.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, price_text
+from ingestor.model.blocks import Int64s
+from ingestor.model.records import STOCK_QUOTE, RType
+from ingestor.model.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, price_text
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
 SPREAD_SHARE: Final = 1_000

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
-from ingestor.bounds import printable, without
 from ingestor.feeds.polygon.backoff import Backoff
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
@@ -34,7 +33,8 @@ from ingestor.feeds.polygon.outputs import (
     auth,
 )
 from ingestor.feeds.polygon.subscriptions import Subscriptions
-from ingestor.units import NS_PER_S
+from ingestor.model.bounds import printable, without
+from ingestor.model.units import NS_PER_S
 
 OUT_OF_TURN: Final = frozenset(("connected", "auth_success"))
 """Statuses that mean nothing but at their moment of the handshake."""

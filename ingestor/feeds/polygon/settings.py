@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ingestor.blocks import Source
-from ingestor.bounds import MAX_LINE_CHARS, printable, without
-from ingestor.clock import now_ns
 from ingestor.feeds.polygon.hours import TradingHours
 from ingestor.feeds.polygon.limits import BacklogLimits, SessionLimits, SocketLimits
 from ingestor.feeds.polygon.strikes import StrikeManager
 from ingestor.feeds.polygon.watchdog import SILENCE_LIMIT_NS
+from ingestor.model.blocks import Source
+from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
+from ingestor.model.clock import now_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final, Literal
 
-from ingestor.errors import ConfigurationError
-from ingestor.symbols import STRIKE_E9_PER_UNIT, OptionTicker
-from ingestor.units import PRICE_SCALE, price_text
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, OptionTicker
+from ingestor.model.units import PRICE_SCALE, price_text
 
 MAX_CONTRACTS: Final = 950
 """The vendor takes quotes of 1,000 contracts on one connection; the rest is room to churn."""

@@ -19,7 +19,7 @@ from ingestor.feeds.polygon.outputs import (
     shown,
     subscription,
 )
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
 
 MAX_REASONS: Final = 8
 """Of refusals that are told together; further ones are only counted."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ingestor.feeds.polygon.hours import MarketHours
-from ingestor.units import NS_PER_S
+from ingestor.model.units import NS_PER_S
 
 SILENCE_LIMIT_NS: Final = 30 * NS_PER_S
 MAX_SILENCE_LIMIT_NS: Final = 3600 * NS_PER_S

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from ingestor.errors import ConfigurationError, ExitCode, IngestorError
+from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.sim.polygon.arguments import SimulatorSettings, read_settings
 from ingestor.sim.polygon.control_handler import ControlHandler, ControlServer
 from ingestor.sim.polygon.market_hub import MarketHub

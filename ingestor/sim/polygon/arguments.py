@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.control_commands import COMMANDS, KINDS, MAX_RATE
 from ingestor.sim.polygon.server_session import Market, Rules
 from ingestor.sim.polygon.stock_tape import MAX_STOCKS
-from ingestor.units import NS_PER_S
 
 PLAN: Final = frozenset(f"{market}-{topic}" for market in Market for topic in ("T", "Q", "A", "AM"))
 API_KEY: Final = "simulator"

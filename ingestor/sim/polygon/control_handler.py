@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon import control_commands as commands
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.market_hub import MarketHub
 from ingestor.sim.polygon.market_tape import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import Simulator
-from ingestor.units import NS_PER_MS, NS_PER_S
 
 LINE_BYTES: Final = 16 * 1024 * 1024
 """Longest command: an exact frame may be large."""

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon.market_tape import DueTimes, EventBatch, Ints, MarketTape
-from ingestor.units import NS_PER_MS, NS_PER_S
 
 AHEAD_PER_S: Final = 10
 """A batch holds a tenth of a second of events, within the next bound."""

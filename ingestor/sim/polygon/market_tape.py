@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -15,7 +15,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from ingestor.errors import BadDataError
+from ingestor.model.errors import BadDataError
+from ingestor.model.symbols import OptionTicker, parse_option_ticker
+from ingestor.model.units import PRICE_SCALE
 from ingestor.sim.polygon.market_tape import (
     CENTS_PER_UNIT,
     MILLS_PER_CENT,
@@ -31,8 +33,6 @@ from ingestor.sim.polygon.market_tape import (
     write,
 )
 from ingestor.sim.polygon.stock_tape import SYMBOL
-from ingestor.symbols import OptionTicker, parse_option_ticker
-from ingestor.units import PRICE_SCALE
 
 ALL_TRADES: Final = "T.*"
 EXPIRIES: Final = 4

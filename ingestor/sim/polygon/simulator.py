@@ -10,7 +10,8 @@ from http import HTTPStatus
 from time import monotonic_ns, time_ns
 from typing import Final
 
-from ingestor.clock import new_york_date
+from ingestor.model.clock import new_york_date
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon.arguments import SimulatorSettings
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.event_stream import EventStream, MarketTime
@@ -19,7 +20,6 @@ from ingestor.sim.polygon.market_tape import MarketTape, Underlying
 from ingestor.sim.polygon.option_tape import OptionTape
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.stock_tape import StockTape
-from ingestor.units import NS_PER_MS, NS_PER_S
 
 GOING_AWAY: Final = 1001
 STOP_S: Final = 1.0

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from ingestor.errors import ChildFailedError
+from ingestor.model.errors import ChildFailedError
 
 READY_S: Final = 20.0
 ANSWER_S: Final = 10.0

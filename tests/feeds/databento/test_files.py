@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.errors import NoDataError
 from ingestor.feeds.databento import (
     Catalog,
     DbnSchema,
@@ -17,6 +16,7 @@ from ingestor.feeds.databento import (
 )
 from ingestor.feeds.databento.files import VendorName, vendor_name
 from ingestor.feeds.databento.front import Front, front_of
+from ingestor.model.errors import NoDataError
 from tests.dbn_files import dbn_path
 
 FIRST, SECOND, THIRD = (dt.date(2024, 1, day) for day in (2, 3, 4))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.framing import MAX_RECORD_BYTES, Framed, Layout, frame
-from ingestor.records import FUTURES_TRADE, MBP10, Records
+from ingestor.model.records import FUTURES_TRADE, MBP10, Records
 from tests.dbn_files import depth, other_record, trades, with_ts_out
 from tests.feeds.databento.oracle import read_plainly
 

@@ -12,10 +12,10 @@ from databento_dbn import Metadata, Schema, SType, VersionUpgradePolicy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.errors import BadDataError
 from ingestor.feeds.databento import header as header_module
 from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.header import MAX_HEADER_BYTES, Header, read_header
+from ingestor.model.errors import BadDataError
 from tests.dbn_files import DAY, VENDOR_FILES, header_bytes
 from tests.feeds.databento.test_buffer import Trickle
 

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import zstandard
 
-from ingestor import records
-from ingestor.blocks import Source
 from ingestor.encode.packed import MAX_ROW_BYTES
-from ingestor.errors import BadDataError, ConfigurationError, NoDataError
-from ingestor.events import MBP10, Aggressor, FuturesTrade
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
 from ingestor.feeds.databento.symbology import NS_PER_DAY
-from ingestor.feeds.streams import READ_BYTES
-from ingestor.feeds.zstd import MAX_BLOCK_BYTES
+from ingestor.files.streams import READ_BYTES
+from ingestor.files.zstd import MAX_BLOCK_BYTES
+from ingestor.model import records
+from ingestor.model.blocks import Source
+from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.model.events import MBP10, Aggressor, FuturesTrade
+from ingestor.model.units import NS_PER_S
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
-from ingestor.units import NS_PER_S
 from tests.dbn_files import (
     DAY,
     DAY_NS,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.databento.nonsense import nonsense
-from ingestor.records import Records
-from ingestor.units import INT64_MAX, UNDEF_PRICE, UNDEF_TIMESTAMP
+from ingestor.model.records import Records
+from ingestor.model.units import INT64_MAX, UNDEF_PRICE, UNDEF_TIMESTAMP
 from tests.dbn_files import depth, records_of, trades
 
 

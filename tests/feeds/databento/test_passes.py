@@ -17,11 +17,11 @@ from ingestor.feeds.databento.progress import TEXTS_TOLD, Progress, Remarks
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.feeds.databento.symbology import NS_PER_DAY, HeaderNames, SymbolTables
-from ingestor.feeds.streams import open_stream
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Window
-from ingestor.records import Records
-from ingestor.symbols import SymbolTable
-from ingestor.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
+from ingestor.files.streams import open_stream
+from ingestor.model.records import Records
+from ingestor.model.symbols import SymbolTable
+from ingestor.model.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
 from tests.dbn_files import (
     DAY,
     DAY_NS,

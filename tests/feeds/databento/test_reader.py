@@ -7,11 +7,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.errors import BadDataError
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.framing import MAX_RECORD_BYTES
 from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.streams import open_stream
+from ingestor.files.streams import open_stream
+from ingestor.model.errors import BadDataError
 from tests.dbn_files import (
     compressed,
     depth,

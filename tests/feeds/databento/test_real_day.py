@@ -10,8 +10,8 @@ import pytest
 import zstandard
 from databento_dbn import DBNDecoder, Metadata
 
-from ingestor.blocks import Block
 from ingestor.feeds.databento import DBNIngestor, DbnSchema, available_dates, find_files
+from ingestor.model.blocks import Block
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "dbn-data"
 DAY = dt.date(2023, 12, 25)

@@ -20,13 +20,13 @@ from databento_dbn import (
     VersionUpgradePolicy,
 )
 
-from ingestor.blocks import Block, Reply, whole_block
 from ingestor.client import Message, decode
 from ingestor.encode.fast import make_encoder
-from ingestor.events import AGGRESSOR_OF_SIDE, Aggressor
 from ingestor.feeds.databento import DBNIngestor, DbnSchema
-from ingestor.symbols import PUBLISHER_EXCHANGE
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.blocks import Block, Reply, whole_block
+from ingestor.model.events import AGGRESSOR_OF_SIDE, Aggressor
+from ingestor.model.symbols import PUBLISHER_EXCHANGE
+from ingestor.model.units import UNDEF_PRICE
 from tests.dbn_files import DAY, VENDOR_FILES, dbn_path
 from tests.encode.test_packed import messages
 

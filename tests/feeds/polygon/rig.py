@@ -11,20 +11,20 @@ from typing import Any, Final
 import numpy as np
 import uvloop
 
-from ingestor.blocks import Block, Source
-from ingestor.clock import new_york_ns, now_ns
-from ingestor.events import Event, events_of
-from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed, Strikes
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.limits import SessionLimits, SocketLimits
 from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog
 from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.records import RType, rtype_counts
+from ingestor.model.blocks import Block, Source
+from ingestor.model.clock import new_york_ns, now_ns
+from ingestor.model.events import Event, events_of
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import RType, rtype_counts
+from ingestor.model.units import NS_PER_MS
 from ingestor.sim.polygon.arguments import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
-from ingestor.units import NS_PER_MS
 
 WAIT_S: Final = 10.0
 QUICK: Final = SessionLimits(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ingestor.feeds.polygon.backlog import SLACK_SHARE, Backlog, Losses
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
-from ingestor.records import STOCK_TRADE, Records, RType
+from ingestor.model.records import STOCK_TRADE, Records, RType
 
 T, Q = RType.STOCK_TRADE, RType.STOCK_QUOTE
 Row = tuple[RType, int]

@@ -16,7 +16,7 @@ from ingestor.feeds.polygon.decode import (
 )
 from ingestor.feeds.polygon.frames import Oddity, Skip
 from ingestor.feeds.polygon.instruments import Instruments
-from ingestor.records import (
+from ingestor.model.records import (
     MAX_CONDITIONS,
     OPTION_TRADE,
     STOCK_QUOTE,
@@ -25,7 +25,7 @@ from ingestor.records import (
     UNDEF_SEQUENCE,
     RType,
 )
-from ingestor.units import NS_PER_MS, UNDEF_PRICE
+from ingestor.model.units import NS_PER_MS, UNDEF_PRICE
 from tests.feeds.polygon.wire import (
     CONTRACT,
     MS,

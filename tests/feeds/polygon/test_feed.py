@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ingestor.blocks import Source
-from ingestor.errors import VendorRefusedError
-from ingestor.events import StockQuote, StockTrade
-from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.decode import StockDecoder
-from ingestor.records import RType
+from ingestor.model.blocks import Source
+from ingestor.model.errors import VendorRefusedError
+from ingestor.model.events import StockQuote, StockTrade
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import RType
 from tests.feeds.polygon.rig import BOTH, Rig, drive
 from tests.sim.polygon.conftest import Start
 

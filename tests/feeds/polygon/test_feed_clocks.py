@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingestor.feed_status import What
-from ingestor.feeds.polygon.journal.feed import JournalFeed
-from ingestor.feeds.polygon.journal.format import Market
-from ingestor.feeds.polygon.journal.writer import JournalWriter
-from ingestor.units import NS_PER_MS, NS_PER_S
+from ingestor.feeds.polygon.journal_feed import JournalFeed
+from ingestor.journal.format import Market
+from ingestor.journal.writer import JournalWriter
+from ingestor.model.feed_status import What
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import WORKDAY, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 

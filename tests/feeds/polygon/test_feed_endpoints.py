@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.errors import ConfigurationError
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.endpoint import Target
 from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive
 from tests.publish.certificates import make_certificates
 from tests.sim.polygon.conftest import Start

@@ -14,18 +14,18 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from ingestor.blocks import whole_block
 from ingestor.encode.reference import payloads
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.frames import Skip
 from ingestor.feeds.polygon.herald import ALARMS_AT_ONCE
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.journal.feed import JournalFeed
-from ingestor.feeds.polygon.journal.format import Market
-from ingestor.feeds.polygon.journal.writer import JournalWriter
+from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.feeds.polygon.outlet import FrameLog
+from ingestor.journal.format import Market
+from ingestor.journal.writer import JournalWriter
+from ingestor.model.blocks import whole_block
+from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import QUICK, Recorder
 from tests.feeds.polygon.wire import frame, quote, trade
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from ingestor.clock import new_york_date, new_york_ns, now_ns
-from ingestor.events import OptionTrade
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.feed import Strikes
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
-from ingestor.symbols import OptionTicker
-from ingestor.units import NS_PER_S, PRICE_SCALE
+from ingestor.model.clock import new_york_date, new_york_ns, now_ns
+from ingestor.model.events import OptionTrade
+from ingestor.model.feed_status import What
+from ingestor.model.symbols import OptionTicker
+from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from tests.feeds.polygon.rig import QUICK, WORKDAY, Options, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 

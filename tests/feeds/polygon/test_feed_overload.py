@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from ingestor.events import StockQuote, StockTrade
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
-from ingestor.records import RType
+from ingestor.model.events import StockQuote, StockTrade
+from ingestor.model.feed_status import What
+from ingestor.model.records import RType
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start
 

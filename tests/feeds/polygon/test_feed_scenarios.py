@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ingestor.events import Aggressor, StockTrade
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.frames import Skip
 from ingestor.feeds.polygon.limits import SessionLimits
-from ingestor.records import RType
+from ingestor.model.events import Aggressor, StockTrade
+from ingestor.model.feed_status import What
+from ingestor.model.records import RType
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon.control_commands import BINARY, ELEMENTS, FRAMES
-from ingestor.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ingestor.feed_status import What
 from ingestor.feeds.polygon.limits import SocketLimits
 from ingestor.feeds.polygon.outputs import channel_names
-from ingestor.units import NS_PER_MS
+from ingestor.model.feed_status import What
+from ingestor.model.units import NS_PER_MS
 from tests.feeds.polygon.rig import QUICK, SUNDAY, WORKDAY, Options, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import subscriber

@@ -3,7 +3,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from ingestor.clock import new_york_ns
 from ingestor.feeds.polygon.following import OptionFollower
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
@@ -11,7 +10,8 @@ from ingestor.feeds.polygon.outputs import Output, Report, ReportKind, Send
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.settings import Strikes
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
-from ingestor.units import NS_PER_S, PRICE_SCALE
+from ingestor.model.clock import new_york_ns
+from ingestor.model.units import NS_PER_S, PRICE_SCALE
 
 HOURS = MarketHours(OPTIONS)
 TUESDAY = dt.date(2025, 12, 16)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from ingestor.feeds.polygon.gaps import Gap, GapTracker
-from ingestor.records import STOCK_TRADE, Records
+from ingestor.model.records import STOCK_TRADE, Records
 
 
 def records(*times: tuple[int, int]) -> Records:

@@ -5,8 +5,6 @@ import logging
 import numpy as np
 import pytest
 
-from ingestor.blocks import Block, Source
-from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.handover import Handover
 from ingestor.feeds.polygon.herald import (
@@ -18,7 +16,9 @@ from ingestor.feeds.polygon.herald import (
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
 from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.totals import Totals
-from ingestor.records import STOCK_TRADE, Records
+from ingestor.model.blocks import Block, Source
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import STOCK_TRADE, Records
 from tests.feeds.polygon.test_backlog import rows
 
 NOW = 1_786_649_956_000_000_000

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.blocks import Block, Source, whole_block
-from ingestor.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS, printable
 from ingestor.encode.reference import payloads
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder, whole_shares
 from ingestor.feeds.polygon.frames import Oddity, Skip
 from ingestor.feeds.polygon.messages import MAX_MS, MAX_PRICE
 from ingestor.feeds.polygon.pieces import PIECE_BYTES, pieces
-from ingestor.records import STOCK_QUOTE, RType
-from ingestor.units import UNDEF_PRICE
+from ingestor.model.blocks import Block, Source, whole_block
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS, printable
+from ingestor.model.records import STOCK_QUOTE, RType
+from ingestor.model.units import UNDEF_PRICE
 from tests.feeds.polygon.wire import (
     CONTRACT,
     MS,

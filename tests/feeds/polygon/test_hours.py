@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from ingestor.clock import new_york_ns
 from ingestor.feeds.polygon.hours import (
     MAX_SESSIONS_HELD,
     OPTIONS,
@@ -15,6 +14,7 @@ from ingestor.feeds.polygon.hours import (
     MarketHours,
     TradingHours,
 )
+from ingestor.model.clock import new_york_ns
 
 ORDINARY = dt.date(2025, 12, 16)
 AFTER_THANKSGIVING = dt.date(2025, 11, 28)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingestor.blocks import Block, Source
-from ingestor.feed_status import FeedStatus, What
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.handover import Handover
@@ -14,7 +12,9 @@ from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.totals import Totals
-from ingestor.records import Records
+from ingestor.model.blocks import Block, Source
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import Records
 from tests.feeds.polygon.wire import RECV_NS, frame, quote, status, trade
 
 

@@ -10,7 +10,7 @@ from ingestor.feeds.polygon.reference import (
     QUOTE_FRESH_NS,
     ReferencePrice,
 )
-from ingestor.units import PRICE_SCALE
+from ingestor.model.units import PRICE_SCALE
 from tests.feeds.polygon.wire import MS, RECV_NS, frame, quote, trade
 
 

@@ -10,10 +10,10 @@ import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingestor.clock import now_ns
 from ingestor.feeds.polygon.endpoint import Ended, Target
 from ingestor.feeds.polygon.limits import SocketLimits
 from ingestor.feeds.polygon.socket import FeedSocket
+from ingestor.model.clock import now_ns
 
 
 @dataclass

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.errors import ConfigurationError
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.outputs import Output, Send, channel_names
@@ -21,8 +20,9 @@ from ingestor.feeds.polygon.strikes import (
     StrikeManager,
     StrikePlan,
 )
-from ingestor.symbols import parse_option_ticker
-from ingestor.units import PRICE_SCALE
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import PRICE_SCALE
 
 TUESDAY = dt.date(2025, 12, 16)
 WEDNESDAY = dt.date(2025, 12, 17)

@@ -4,7 +4,6 @@ import datetime as dt
 
 import pytest
 
-from ingestor.clock import new_york_ns
 from ingestor.feeds.polygon.hours import STOCKS_REGULAR, MarketHours
 from ingestor.feeds.polygon.watchdog import (
     MAX_SILENCE_LIMIT_NS,
@@ -13,6 +12,7 @@ from ingestor.feeds.polygon.watchdog import (
     Silence,
     Watchdog,
 )
+from ingestor.model.clock import new_york_ns
 
 TUESDAY = dt.date(2025, 12, 16)
 OPEN = new_york_ns(TUESDAY, dt.time(9, 30))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ingestor.blocks import Block, Source
-from ingestor.events import Event, events_of
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.messages import Status
+from ingestor.model.blocks import Block, Source
+from ingestor.model.events import Event, events_of
 
 MS = 1_786_649_956_459
 RECV_NS = 1_786_649_956_461_000_123

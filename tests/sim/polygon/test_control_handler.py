@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from ingestor.errors import ChildFailedError
+from ingestor.model.errors import ChildFailedError
 from ingestor.sim.polygon.control_commands import ELEMENTS, FRAMES
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start

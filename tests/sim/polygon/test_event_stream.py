@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon.event_stream import (
     FRAME_EVENTS,
     TICK_EVENTS,
@@ -18,7 +19,6 @@ from ingestor.sim.polygon.event_stream import (
 )
 from ingestor.sim.polygon.market_tape import Underlying
 from ingestor.sim.polygon.stock_tape import StockTape
-from ingestor.units import NS_PER_MS, NS_PER_S
 from tests.sim.polygon.helpers import Event, events_of
 
 START_NS = 50 * NS_PER_S

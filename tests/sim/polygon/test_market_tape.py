@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.market_tape import (
     BLOCK_STEPS,
     BLOCKS_KEPT,
@@ -21,7 +22,6 @@ from ingestor.sim.polygon.market_tape import (
     prices,
     write,
 )
-from ingestor.units import NS_PER_S
 
 
 def path(underlying: Underlying, seconds: float, step_ns: int = STEP_NS) -> Ints:

@@ -4,10 +4,10 @@ import datetime as dt
 
 import pytest
 
+from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.market_tape import Underlying
 from ingestor.sim.polygon.option_tape import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
-from ingestor.symbols import parse_option_ticker
-from ingestor.units import NS_PER_S
 from tests.sim.polygon.helpers import Event, due, events_of
 
 TUESDAY = dt.date(2026, 11, 24)

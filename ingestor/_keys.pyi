@@ -1,3 +1,0 @@
-from ingestor.records import Records
-
-def rises(records: Records) -> bool: ...

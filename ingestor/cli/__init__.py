@@ -1,0 +1,1 @@
+"""What a person types: one parser, one subcommand a module, what is printed, exit codes."""

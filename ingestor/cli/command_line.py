@@ -1,0 +1,179 @@
+"""What the command lines share: flags that set keys of the configuration, and where keys come from.
+
+Standard output carries the result and nothing else; everything said while running goes to
+standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from ingestor import __version__
+from ingestor.config.load import (
+    Layer,
+    Loaded,
+    Setting,
+    cautions,
+    environment_layer,
+    file_layer,
+    load,
+)
+from ingestor.config.schema import Config
+from ingestor.model.bounds import without_logins
+from ingestor.model.errors import ExitCode
+from ingestor.runtime.log import complain, hide
+from ingestor.runtime.outcome import RunOutcome
+from ingestor.runtime.output import say
+from ingestor.runtime.summary import as_json, as_text
+
+
+def commas(text: str) -> list[str]:
+    """Split a comma list; spaces around names and empty names do not count."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag that sets one key of the configuration."""
+
+    name: str
+    key: str
+    metavar: str
+    help: str
+    kind: Callable[[str], Any] = str
+    repeated: bool = False
+
+
+WHERE: Final = (
+    Flag("--nats", "nats.url", "URL", "NATS server (default: a local or an embedded one)"),
+    Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with our exit code for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end; a mistyped flag may have a URL with a password behind it."""
+        self.print_usage(sys.stderr)
+        told = without_logins(message)
+        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
+
+
+def parser_of(prog: str, about: str, more: str) -> Parser:
+    """Return a parser with the flags of every program; a flag's ``dest`` is the key it sets."""
+    parser = Parser(
+        prog=prog,
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
+    parser.add_argument(
+        "--show-config",
+        action="store_true",
+        default=False,
+        help="print every setting, its value and what set it, and start nothing",
+    )
+    add(parser.add_argument_group("where to"), WHERE)
+
+
+def add(group: Any, flags: Sequence[Flag]) -> None:
+    """Add flags to a parser or a group of one; a name without dashes takes what has no flag."""
+    for flag in flags:
+        if not flag.name.startswith("-"):
+            group.add_argument(
+                flag.key, nargs="*", metavar=flag.metavar, help=flag.help, type=flag.kind
+            )
+            continue
+        action = "append" if flag.repeated else "store"
+        if flag.repeated and flag.kind is commas:
+            action = "extend"
+        group.add_argument(
+            flag.name,
+            dest=flag.key,
+            metavar=flag.metavar,
+            help=flag.help,
+            type=flag.kind,
+            action=action,
+        )
+
+
+def add_summary(group: Any) -> None:
+    """Add the flag that chooses the final report."""
+    group.add_argument(
+        "--summary",
+        choices=("text", "json"),
+        default="text",
+        help="final report for people, or one JSON object on standard output",
+    )
+
+
+def report(prog: str, outcome: RunOutcome, form: str) -> int:
+    """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
+    text = as_text(outcome.summary, outcome.details)
+    if not say(as_json(outcome.summary) if form == "json" else text):
+        complain(prog, "the report was not read, or cannot be written")
+    if outcome.error:
+        complain(prog, outcome.error)
+    return outcome.exit_code
+
+
+def settings_of(
+    given: argparse.Namespace, environment: Mapping[str, str], flags: Sequence[Flag]
+) -> Loaded:
+    """Lay file, environment and flags over the defaults. Raises ConfigurationError."""
+    layers: list[Layer] = []
+    warned: list[str] = []
+    if given.config:
+        path = Path(given.config)
+        layers.append(file_layer(path))
+        warned = cautions(path, layers[0])
+    layers.append(environment_layer(os.environ, environment))
+    layers.append(_flag_layer(given, flags))
+    return replace(load(layers), cautions=warned)
+
+
+def hide_secrets(config: Config) -> None:
+    """See to it that no line of the log shows a key, a password or a token."""
+    for url in _texts(config.nats.url):
+        hide(*_secrets_in(url))
+    hide(config.polygon.api_key, config.nats.password, config.nats.token)
+
+
+def _texts(value: object) -> list[str]:
+    """Return the texts that a setting holds, be it one, several with commas, or a list."""
+    if isinstance(value, str):
+        return [text.strip() for text in value.split(",")]
+    return [str(one) for one in value] if isinstance(value, Iterable) else []
+
+
+def _secrets_in(url: str) -> tuple[str, ...]:
+    """Return what a URL tells besides the name of a user, as written and as meant."""
+    user, colon, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+    secret = password if colon else user  # a name alone is a token
+    return secret, unquote(secret)
+
+
+def _flag_layer(given: argparse.Namespace, flags: Sequence[Flag]) -> Layer:
+    names = {flag.key: flag.name for flag in (*WHERE, *flags)}
+    return {
+        key: Setting(value, f"flag {names[key]}")
+        for key, value in vars(given).items()
+        if key in names
+    }

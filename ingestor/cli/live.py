@@ -1,0 +1,123 @@
+"""``ingestor-live``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ingestor.cli.command_line import (
+    Flag,
+    add,
+    add_summary,
+    hide_secrets,
+    parser_of,
+    report,
+    settings_of,
+)
+from ingestor.config.load import Loaded
+from ingestor.config.schema import REPLAY_ONLY
+from ingestor.config.show import show
+from ingestor.model.errors import ExitCode, IngestorError
+from ingestor.runtime import log as logs
+from ingestor.stream_ingestor import StreamIngestor
+
+PROG: Final = "ingestor-live"
+
+ENVIRONMENT: Final = {
+    "NATS_URL": "nats.url",
+    "POLYGON_API_KEY": "polygon.api_key",
+    "POLYGON_STOCKS_URL": "polygon.stocks_url",
+    "POLYGON_OPTIONS_URL": "polygon.options_url",
+}
+
+_HOW: Final = (
+    Flag("--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"),
+    Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
+)
+
+_ABOUT: Final = """\
+Publish Polygon's live feeds to NATS JetStream: trades and quotes of SPY, and trades of the SPY
+options around its price, in the order in which they arrive.
+"""
+
+_MORE: Final = """\
+examples:
+  ingestor-live --demo                           no key needed: against a simulator, for 15 s
+  export POLYGON_API_KEY=...                     the key comes from the environment or a file,
+  ingestor-live                                  never from the command line
+  ingestor-live --config configs/live.toml --for 60
+  ingestor-live --record journal                 and keep what the vendor sent, byte for byte
+  ingestor-live --config configs/live.toml --show-config
+  ingestor-tail --new                            in another terminal: what is being published
+
+It reconnects by itself; what was missed is logged, counted and published. Ctrl-C once stops in
+order: the vendor is told, what has come in is published, the report is printed. Twice stops now.
+
+environment (a flag beats it, it beats the file):
+  POLYGON_API_KEY, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL
+
+exit codes:
+  0 done (--for, --demo), 2 configuration, 5 NATS unreachable (worth a restart), 6 NATS refused,
+  7 stream, 8 the vendor refuses the key, or there is none, 9 a process failed (worth a restart),
+  10 embedded server, 130 and 143 stopped by a signal
+"""
+
+log = logging.getLogger(__name__)
+
+
+def live_main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ingestor-live``; returns its exit code."""
+    given = live_parser().parse_args(arguments)
+    try:
+        loaded = settings_of(given, ENVIRONMENT, _HOW)
+        if given.show_config:
+            print(show(loaded, leave_out=REPLAY_ONLY))
+            return ExitCode.OK
+        hide_secrets(loaded.config)
+        logs.configure("ingestor", loaded.config.log.level)
+        for caution in loaded.cautions:
+            log.warning("%s", caution)
+        return _live(loaded, given)
+    except IngestorError as error:
+        logs.complain(PROG, error)
+        return error.exit_code
+
+
+def live_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor-live``."""
+    parser = parser_of(PROG, _ABOUT, _MORE)
+    how = parser.add_argument_group("how")
+    add(how, _HOW)
+    how.add_argument(
+        "--demo",
+        action="store_true",
+        default=False,
+        help="stream from the simulator that comes with this program; needs no key",
+    )
+    add_summary(how)
+    for name in ("--api-key", "--key"):
+        parser.add_argument(name, action=_RefuseKey, nargs="?", help=argparse.SUPPRESS)
+    return parser
+
+
+class _RefuseKey(argparse.Action):
+    """A key among the arguments is seen by everybody who lists processes; do not repeat it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002
+        values: Any,  # noqa: ARG002
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(
+            f"{option_string} would show the key to everybody on this machine:"
+            " set POLYGON_API_KEY instead"
+        )
+
+
+def _live(loaded: Loaded, given: argparse.Namespace) -> int:
+    outcome = StreamIngestor(loaded.config, demo=given.demo).run()
+    return report(PROG, outcome, given.summary)

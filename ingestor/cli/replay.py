@@ -1,0 +1,147 @@
+"""``ingestor-replay``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from ingestor.cli.command_line import (
+    Flag,
+    add,
+    add_summary,
+    commas,
+    hide_secrets,
+    parser_of,
+    report,
+    settings_of,
+)
+from ingestor.config.load import Loaded
+from ingestor.config.schema import LIVE_ONLY
+from ingestor.config.show import show
+from ingestor.model.errors import ExitCode, IngestorError
+from ingestor.replay_publisher import ReplayPublisher
+from ingestor.runtime import log as logs
+
+REPLAY_ENVIRONMENT: Final = {
+    "NATS_URL": "nats.url",
+    "REPLAY_SPEED": "replay.speed",
+    "REPLAY_DATE": "replay.dates",
+    "DBN_DATA_DIR": "replay.data_dir",
+}
+
+
+_FILES: Final = (
+    Flag(
+        "replay.files",
+        "replay.files",
+        "FILE",
+        "DBN files or folders, instead of --data-dir",
+    ),
+)
+
+_REPLAY_WHAT: Final = (
+    Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN files, in any layout; or a file"),
+    Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
+    Flag(
+        "--date",
+        "replay.dates",
+        "YYYY-MM-DD",
+        "a day; again, or with commas, for more; none means every day there is",
+        commas,
+        repeated=True,
+    ),
+    Flag(
+        "--feeds",
+        "replay.feeds",
+        "A,B",
+        "of trades, mbp10, stocks, options (default: the first two; with --journal what there is)",
+        commas,
+    ),
+    Flag(
+        "--symbols", "replay.symbols", "A,B", "only these; an underlying means its options", commas
+    ),
+    Flag("--start", "replay.start", "HH:MM", "New York time from which to replay"),
+    Flag("--end", "replay.end", "HH:MM", "New York time before which to replay"),
+)
+
+_REPLAY_HOW: Final = (
+    Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
+    Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
+    Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
+)
+
+_REPLAY_ABOUT: Final = """\
+Replay Databento DBN files into NATS JetStream: ES trades and MBP-10 depth, merged into one
+stream in the order they happened, with the subjects and schemas of the live feed. With --journal
+also what a live run recorded of stocks and options, as it was published then.
+"""
+
+_REPLAY_MORE: Final = """\
+examples:
+  ingestor-replay --demo                         a made-up sample day, into an embedded server
+  ingestor-replay --date 2025-12-16 --speed 0    one day, as fast as the server takes it
+  ingestor-replay --date 2025-12-16 --speed 1 --start 09:30 --end 16:00 --max-gap 5
+  ingestor-replay --journal journal --date 2025-12-16    what ingestor-live --record kept of a day
+  ingestor-replay GLBX-20251217-ABCDEFGHIJ/glbx-mdp3-20251216.trades.dbn.zst
+  ingestor-replay --config configs/replay.toml --show-config
+
+files:
+  DIR/trades/glbx-mdp3-YYYYMMDD.trades.dbn[.zst] and DIR/MBP-10/glbx-mdp3-YYYYMMDD.mbp-10.dbn[.zst],
+  or what Databento delivers as it is: folders of batch jobs, files split by day, week, month,
+  symbol or size, of any name; a file's header says what it is
+  of a journal: DIR/stocks-YYYYMMDD-NNNNNN.journal[.zst] and DIR/options-... (dates in New York)
+
+environment (a flag beats it, it beats the file):
+  NATS_URL, REPLAY_SPEED, REPLAY_DATE (comma between dates), DBN_DATA_DIR
+
+exit codes:
+  0 done, 2 configuration, 3 no such data, 4 bad data (what was whole is published),
+  5 NATS unreachable (worth a restart), 6 NATS refused, 7 stream, 9 a process failed,
+  10 embedded server, 130 and 143 stopped by a signal
+"""
+
+log = logging.getLogger(__name__)
+
+
+def replay_main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ingestor-replay``; returns its exit code."""
+    parser = replay_parser()
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW))
+        if given.show_config:
+            print(show(loaded, leave_out=LIVE_ONLY))
+            return ExitCode.OK
+        hide_secrets(loaded.config)
+        logs.configure("ingestor", loaded.config.log.level)
+        for caution in loaded.cautions:
+            log.warning("%s", caution)
+        return _replay(loaded, given)
+    except IngestorError as error:
+        logs.complain("ingestor-replay", error)
+        return error.exit_code
+
+
+def _replay(loaded: Loaded, given: argparse.Namespace) -> int:
+    outcome = ReplayPublisher(loaded.config, demo=given.demo).run()
+    return report("ingestor-replay", outcome, given.summary)
+
+
+def replay_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
+    parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
+    what = parser.add_argument_group("what to replay")
+    add(what, _FILES)
+    add(what, _REPLAY_WHAT)
+    what.add_argument(
+        "--demo",
+        action="store_true",
+        default=False,
+        help="replay a made-up sample day, whatever data there is, into a server of its own",
+    )
+    how = parser.add_argument_group("how")
+    add(how, _REPLAY_HOW)
+    add_summary(how)
+    return parser

@@ -1,0 +1,196 @@
+"""Does a stream keep the contract? Messages in, counts and violations out.
+
+What is checked of every message:
+
+- **gaps**: stream sequences rise by one.
+- **schema**: the subject is known, the message decodes to its type, and JSON has the contract's
+  keys in the contract's order (further keys may follow: a newer publisher may add some).
+- **order**: events of a replay come in the order of (``ts_event_ns``, ``ts_recv_ns``, ``seq``),
+  trades before depth where all three tie. An event that steps back in time within its subject
+  keeps its place and takes the key before it; it is counted as late, which is no violation.
+
+A stream may hold several publications, each in order for itself. One begins where time of event and
+time of receipt both step back by more than a minute, since a print that is reported late was still
+received now; or where the first event of a publication comes once more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from ingestor.client import BadMessageError, Message, decode
+from ingestor.encode.packed import is_packed
+from ingestor.model.blocks import Source
+from ingestor.model.events import MBP10, Event, Level
+from ingestor.model.units import NS_PER_S
+
+EXAMPLES_KEPT: Final = 10
+"""Violations of a kind that are kept in words; the others are only counted."""
+
+STEP_BACK_NS: Final = 60 * NS_PER_S
+"""No file steps back so far in both of its times."""
+
+SCHEMA: Final = "schema"
+GAP: Final = "gap"
+ORDER: Final = "order"
+
+Key = tuple[int, int, int]
+First = tuple[str, Key, str]
+
+
+@dataclass(slots=True)
+class Publication:
+    """Replayed events that were published as one: stream sequences, count, and times in ns.
+
+    `repeats` is the number (from 1) of an earlier publication that begins with the same event.
+    """
+
+    first_seq: int
+    last_seq: int
+    first: First
+    events: int = 0
+    first_event_ns: int = 0
+    last_event_ns: int = 0
+    repeats: int | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What has been seen so far."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    """By subject."""
+    late: int = 0
+    first_seq: int | None = None
+    last_seq: int | None = None
+    violations: Counter[str] = field(default_factory=Counter)
+    """By kind: `SCHEMA`, `GAP`, `ORDER`."""
+    examples: list[str] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
+    """Of replayed events."""
+
+    def violation(self, kind: str, words: str) -> None:
+        """Count one, and keep the first in words."""
+        self.violations[kind] += 1
+        if self.violations[kind] <= EXAMPLES_KEPT:
+            self.examples.append(f"{kind}: {words}")
+
+
+class StreamCheck:
+    """Checks messages one after the other; `whole` says that no subject is left out."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.findings = Findings()
+        self._whole = whole
+        self._order = _ReplayOrder(self.findings)
+
+    def add(self, message: Message) -> None:
+        """Check the next message."""
+        found = self.findings
+        found.messages += 1
+        found.payload_bytes += len(message.payload)
+        self._check_sequence(message)
+        try:
+            events = decode(message)
+        except BadMessageError as error:
+            found.violation(SCHEMA, str(error))
+            return
+        found.events[message.subject] += len(events)
+        if not is_packed(message.payload):
+            self._check_keys(message, events[0])
+        for event in events:
+            if event.source == Source.REPLAY.value:
+                self._order.add(message, event)
+
+    def _check_sequence(self, message: Message) -> None:
+        found = self.findings
+        if found.first_seq is None:
+            found.first_seq = message.seq
+        elif found.last_seq is not None:
+            step = message.seq - found.last_seq
+            if step < 1 or (self._whole and step > 1):
+                found.violation(GAP, f"message {message.seq} follows {found.last_seq}")
+        found.last_seq = message.seq
+
+    def _check_keys(self, message: Message, event: Event) -> None:
+        # What is written again byte for byte has the keys, the order and the plain values; the
+        # closer look is for rare prices that a double writes otherwise.
+        if msgspec.json.encode(event) == message.payload:
+            return
+        problem = keys_problem(msgspec.json.decode(message.payload), event)
+        if problem:
+            where = f"message {message.seq} on {message.subject}"
+            self.findings.violation(SCHEMA, f"{where}: {problem}")
+
+
+def keys_problem(values: dict[str, Any], event: Event) -> str | None:
+    """Return what is wrong with the keys of a decoded JSON event, None where nothing is."""
+    problem = _order_problem(values, type(event).__struct_fields__)
+    if problem is None and isinstance(event, MBP10):
+        problems = (_order_problem(level, Level.__struct_fields__) for level in values["levels"])
+        problem = next((problem for problem in problems if problem), None)
+    return problem
+
+
+def _order_problem(values: dict[str, Any], contract: tuple[str, ...]) -> str | None:
+    found = tuple(key for key in values if key in contract)
+    if found == contract:
+        return None
+    return f"keys are {', '.join(found)}; the contract has {', '.join(contract)}"
+
+
+class _ReplayOrder:
+    """The order of each merge, judged from its outcome."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._key_of_subject: dict[str, Key] = {}
+        self._last: tuple[Key, bool] = ((0, 0, 0), False)
+        self._recv_ns = 0
+
+    def add(self, message: Message, event: Any) -> None:
+        own = (event.ts_event_ns, event.ts_recv_ns, event.seq or 0)
+        self._find_publication(message, own, event)
+        before = self._key_of_subject.get(message.subject, own)
+        key = max(own, before)
+        self._key_of_subject[message.subject] = key
+        if own[:2] < before[:2]:
+            self._findings.late += 1
+        rank = (key, isinstance(event, MBP10))
+        if rank < self._last:
+            self._findings.violation(
+                ORDER, f"message {message.seq} on {message.subject}: {key} after {self._last[0]}"
+            )
+        self._last = max(rank, self._last)
+        self._recv_ns = max(self._recv_ns, event.ts_recv_ns)
+
+    def _find_publication(self, message: Message, own: Key, event: Any) -> None:
+        """Note to which publication an event belongs."""
+        known = self._findings.publications
+        first = (message.subject, own, getattr(event, "symbol", ""))
+        if not known or self._begins(known[-1], own, first):
+            self._begin_anew()
+            same = (number for number, one in enumerate(known, 1) if one.first == first)
+            new = Publication(message.seq, message.seq, first, 0, own[0], own[0])
+            new.repeats = next(same, None)
+            known.append(new)
+        now = known[-1]
+        now.events += 1
+        now.last_seq = message.seq
+        now.first_event_ns = min(now.first_event_ns, own[0])
+        now.last_event_ns = max(now.last_event_ns, own[0])
+
+    def _begins(self, now: Publication, own: Key, first: First) -> bool:
+        last = self._last[0]
+        if own < last and first == now.first:
+            return True
+        return own[0] < last[0] - STEP_BACK_NS and own[1] < self._recv_ns - STEP_BACK_NS

@@ -1,0 +1,183 @@
+"""Segment files on the disk: a new one for every beginning, appended to, synced when it is full.
+
+The file is looked at before every write, since others remove, rename and cut files: writing on
+into a descriptor whose file is gone loses what is written in silence. What was meant for it goes
+into a new file that opens with the same header, so that the checksums of its entries agree.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import fcntl
+import logging
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+
+from ingestor.journal.compress import Compressor, sync_folder
+from ingestor.journal.format import Market
+from ingestor.journal.segments import LOCK, PART, list_segments, segment_name
+from ingestor.model.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+class FolderLock:
+    """Keeps two runs from recording one feed into one folder; it ends with its process."""
+
+    def __init__(self, directory: Path, market: Market) -> None:
+        """Make the folder and take the lock. Raises `ConfigurationError` naming the folder."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = (directory / f"{market.feed_name}{LOCK}").open("ab")
+        except OSError as error:
+            raise ConfigurationError(
+                f"the journal folder {directory} cannot be written to: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ConfigurationError(
+                f"the journal folder {directory} is in use: another run records "
+                f"{market.feed_name} there ({error.strerror})"
+            ) from error
+
+    def release(self) -> None:
+        """Let others record here."""
+        self._file.close()
+
+
+class Disk:
+    """The segments of one feed in one folder. Everything here may wait for the disk.
+
+    A file that is there is never written to again, whoever left it, so numbers only go up.
+    """
+
+    def __init__(self, directory: Path, market: Market) -> None:
+        self._directory = directory
+        self._market = market
+        self._file: FileIO | None = None
+        self._path = directory
+        self._header = b""
+        self._date = dt.date.min
+        self._number = 0
+        self._data: bytes | bytearray = b""
+        self._at = 0
+        self._written_bytes = 0
+        self._compressor = Compressor()
+
+    def tidy(self) -> None:
+        """Take up what runs before this one left: segments not yet compressed. Raises OSError."""
+        for half in self._directory.glob(f"{self._market.feed_name}-*{PART}*"):
+            half.unlink(missing_ok=True)
+        for segment in list_segments(self._directory, self._market):
+            if segment.path.exists():
+                self._compressor.add(segment.path)
+
+    def begin(self, date: dt.date, header: bytes) -> None:
+        """Go on in a new segment that opens with these bytes. Raises OSError."""
+        self.finish()
+        if date != self._date:
+            self._date, self._number = date, 0
+        self._header = header
+        self._open()
+
+    def append(self, data: bytes | bytearray) -> None:
+        """Write bytes to the end of the segment that was begun. Raises OSError: then `retry`."""
+        if self._file is None and not self._header:
+            raise FileNotFoundError(None, "no segment was begun", str(self._path))
+        self._data, self._at = data, 0
+        self.retry()
+
+    def retry(self) -> None:
+        """Write what is left of the bytes that were appended last. Raises OSError."""
+        if self._file is None:
+            self._open()
+            self._at = 0
+        assert self._file is not None
+        with memoryview(self._data) as data:
+            while self._at < len(data):
+                count = self._file.write(data[self._at :])
+                self._at += count
+                self._written_bytes += count
+
+    def finish(self) -> None:
+        """End the segment, if there is one, and have it compressed. Raises OSError."""
+        self._header = b""
+        if self._file is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self.close()
+        self._compressor.add(self._path)
+
+    def missing(self) -> str | None:
+        """Look after the file; when it is not as it was left, let go of it and say what it is."""
+        what = None if self._file is None else self._what_became_of(self._file)
+        if what is None:
+            return None
+        self.close()
+        if self._path.exists():
+            self._compressor.add(self._path)
+        return f"{self._path} {what}: the recording goes on in a new file"
+
+    def look_after(self) -> None:
+        """Let the compressing go on, and say what went wrong with it."""
+        try:
+            trouble = self._compressor.poll()
+        except OSError as error:
+            trouble = f"no segment can be compressed: {error.strerror}"
+        if trouble is not None:
+            logger.warning("the journal in %s: %s", self._directory, trouble)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def stop(self) -> None:
+        """Close what is open and end what is being compressed; the next run begins it anew."""
+        self.close()
+        self._compressor.stop()
+
+    def _open(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        segments = list_segments(self._directory, self._market)
+        numbers = [segment.number for segment in segments if segment.date == self._date]
+        self._number = max(self._number, *numbers, 0) + 1
+        self._path = self._directory / segment_name(self._market, self._date, self._number)
+        file = FileIO(self._path, "xb")
+        try:
+            _write_all(file, self._header)
+            sync_folder(self._directory)
+        except OSError:
+            file.close()
+            self._path.unlink(missing_ok=True)
+            raise
+        self._file, self._written_bytes = file, len(self._header)
+
+    def _what_became_of(self, file: FileIO) -> str | None:
+        held = os.fstat(file.fileno())
+        if not stat.S_ISREG(held.st_mode):
+            return None
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return "was renamed" if held.st_nlink else "was removed"
+        except OSError as error:
+            return f"cannot be seen any more ({error.strerror})"
+        if (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino):
+            return "was replaced by another file"
+        if held.st_size != self._written_bytes:
+            return f"has {held.st_size} bytes, where {self._written_bytes} were written"
+        return None
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

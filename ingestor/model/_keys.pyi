@@ -1,0 +1,3 @@
+from ingestor.model.records import Records
+
+def rises(records: Records) -> bool: ...

@@ -1,0 +1,95 @@
+"""Every bound on what comes from outside, in one place, and how foreign text is shown.
+
+What a vendor, a server, a file or an operator sends is checked against these where it comes in, so
+that records, ring, encoders and publisher never meet what does not fit them. Bounds that only one
+format can have stand beside its reader; whatever two readers share stands here.
+
+A thing that is out of bounds costs itself, never the frame, file or run around it: it is left out,
+counted by cause, and told once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ingestor.model.units import INT64_MAX
+
+MAX_SYMBOL_BYTES: Final = 71
+"""DBN's own bound: `SYMBOL_CSTR_LEN` is 71 with its final zero in version 2 and later. In UTF-8."""
+
+MAX_TIME_NS: Final = INT64_MAX
+"""The last int64 nanosecond, in the year 2262, where every consumer's int64 ends."""
+
+MAX_LINE_CHARS: Final = 1_000
+"""A line of the log is cut here."""
+
+MAX_TEXT_CHARS: Final = 240
+"""Foreign text inside a sentence of ours is cut here: a server's reason, a sample of a message."""
+
+MAX_JSON_EVENT_BYTES: Final = 4_096
+"""No event as JSON is longer: at most 2 KiB of numbers, and its symbol, escaped, up to twice."""
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
+"""Largest payload that a NATS server can be configured to carry."""
+
+_UNPRINTABLE: Final = re.compile(
+    r"[^\S ]|[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+_HIDDEN: Final = "(hidden)"
+_TELLTALE_CHARS: Final = 4
+"""The beginning of a secret that is hidden too, where the rest of it was cut."""
+
+_ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def is_symbol(text: str) -> bool:
+    """Whether it can be a symbol: 1 to `MAX_SYMBOL_BYTES` bytes of UTF-8, none of them zero."""
+    try:
+        return 0 < len(text.encode()) <= MAX_SYMBOL_BYTES and "\0" not in text
+    except UnicodeEncodeError:
+        return False
+
+
+def printable(text: str | bytes, limit: int = MAX_TEXT_CHARS) -> str:
+    r"""Return foreign text as it may stand in a line: one line, no control characters, cut.
+
+    Characters that move a cursor, break a line or turn its direction are shown as escapes. What is
+    longer than `limit` characters ends with an ellipsis.
+
+    >>> printable("a\nb\x1b[2K"), printable("abcdef", 4)
+    ('a\\nb\\x1b[2K', 'abc…')
+    """
+    if isinstance(text, bytes):
+        text = text[: 4 * limit].decode(errors="replace")
+    shown = _UNPRINTABLE.sub(_escaped, text[: limit + 1])
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}{_ELLIPSIS}"
+
+
+def without(text: str, secret: str) -> str:
+    """Return text in which a secret, also one that was cut by `printable`, is not shown.
+
+    >>> without("key abcdefgh, again abcdef…", "abcdefgh")
+    'key (hidden), again (hidden)…'
+    """
+    if not secret:
+        return text
+    text = text.replace(secret, _HIDDEN)
+    if _ELLIPSIS not in text:
+        return text
+    for chars in range(len(secret) - 1, _TELLTALE_CHARS - 1, -1):
+        text = text.replace(f"{secret[:chars]}{_ELLIPSIS}", f"{_HIDDEN}{_ELLIPSIS}")
+    return text
+
+
+def without_logins(text: str) -> str:
+    """Return text in which no word shows what stands before an ``@``, as secrets do in a URL.
+
+    >>> without_logins("unrecognized arguments: --natss nats://me:secret@host")
+    'unrecognized arguments: --natss (hidden)@host'
+    """
+    return re.sub(r"\S*@", f"{_HIDDEN}@", printable(text, MAX_LINE_CHARS))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -1,0 +1,49 @@
+"""Calendar arithmetic between New York wall time, UTC dates and int nanoseconds.
+
+Nothing here reads a clock: the one function of this project that does is `now_ns`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from ingestor.model.units import NS_PER_S, NS_PER_US
+
+NEW_YORK: Final = ZoneInfo("America/New_York")
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_US: Final = dt.timedelta(microseconds=1)
+
+
+def now_ns() -> int:
+    """Wall clock, int nanoseconds UTC."""
+    return time.time_ns()
+
+
+def to_ns(moment: dt.datetime) -> int:
+    """Exact int nanoseconds UTC of an aware datetime."""
+    return (moment - _EPOCH) // _US * NS_PER_US
+
+
+def utc_date(ts_ns: int) -> dt.date:
+    """UTC calendar date of a timestamp."""
+    return dt.date(1970, 1, 1) + dt.timedelta(days=ts_ns // (86_400 * NS_PER_S))
+
+
+def new_york_ns(date: dt.date, wall: dt.time) -> int:
+    """Nanoseconds UTC of a New York wall time on a date, summer time observed."""
+    return to_ns(dt.datetime.combine(date, wall, tzinfo=NEW_YORK))
+
+
+def new_york_date(ts_ns: int) -> dt.date:
+    """New York calendar date of a timestamp."""
+    return dt.datetime.fromtimestamp(ts_ns // NS_PER_S, NEW_YORK).date()
+
+
+def iso_utc(ts_ns: int) -> str:
+    """ISO 8601 text in UTC with all nine digits of the second."""
+    seconds, ns = divmod(ts_ns, NS_PER_S)
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"

@@ -1,0 +1,1 @@
+"""One way to a NATS server: options, connection, JetStream, streams, answers."""

@@ -1,0 +1,205 @@
+r"""Logging of one process: lines on standard error, with the process's name in each.
+
+Standard output is kept for results. Every process of a run configures logging for itself, since
+handlers do not survive into a child in a defined state.
+
+Whatever is logged, a line is one line: control characters are shown as escapes, what is long is
+cut, a registered secret is shown as ``***``, and of lines that repeat themselves (one place in the
+program, many times) only so many are told in a while, the others counted. Nobody waits for whoever
+reads them (see `output`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from ingestor.model.bounds import MAX_LINE_CHARS, printable
+from ingestor.runtime.output import Pen, say
+
+MAX_REPEATS: Final = 20
+"""Lines of one place in the program that are told within `REPEAT_WINDOW_S`."""
+REPEAT_WINDOW_S: Final = 10.0
+MAX_PLACES: Final = 1_000
+"""Places whose lines are counted at a time."""
+MAX_TRACEBACK_LINES: Final = 100
+MIN_SECRET_CHARS: Final = 4
+"""A shorter secret would be found in every other word, and is no secret."""
+
+FREE: Final = {"free": True}
+"""``extra`` of a line that comes at a pace of its own, and is never left out."""
+
+STDERR: Final = 2
+
+_ERASE: Final = "\r\x1b[2K"
+"""A terminal may show a line of progress, which the supervisor draws again."""
+
+_CLOSE_S: Final = 0.5
+_LOST: Final = "%d lines of this log were lost: nobody read them, or they could not be written"
+
+Place = tuple[str, int, str]
+"""Logger, level and message before its arguments."""
+
+
+class _Secrets:
+    """What no line shows; children have those that are known when they start."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def add(self, secrets: Iterable[str | None]) -> None:
+        for secret in secrets:
+            if secret and len(secret) >= MIN_SECRET_CHARS:
+                self._known |= {secret, quote(secret), quote(secret, safe="")}
+
+    def hidden(self, text: str) -> str:
+        for secret in sorted(self._known, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+
+_secrets: Final = _Secrets()
+
+
+def hide(*secrets: str | None) -> None:
+    """Never show these, whoever says them."""
+    _secrets.add(secrets)
+
+
+def plain(text: str, limit: int = MAX_LINE_CHARS) -> str:
+    """Return foreign text as it may be shown: one line, cut, without secrets."""
+    return printable(_secrets.hidden(text[: 4 * limit]), limit)
+
+
+@dataclass(slots=True)
+class _Spell:
+    """What one place has said since a moment."""
+
+    since_s: float
+    told: int = 0
+    left_out: int = 0
+
+
+class Repeats:
+    """Which lines of a place are told. No clock is read here: seconds are handed in."""
+
+    def __init__(self, most: int = MAX_REPEATS, window_s: float = REPEAT_WINDOW_S) -> None:
+        self._most = most
+        self._window_s = window_s
+        self._spells: dict[Place, _Spell] = {}
+
+    def told(self, place: Place, now_s: float) -> bool:
+        """Count a line; whether it is to be told."""
+        spell = self._spells.get(place)
+        if spell is None:
+            if len(self._spells) >= MAX_PLACES:
+                return True
+            spell = self._spells[place] = _Spell(now_s)
+        if spell.told >= self._most:
+            spell.left_out += 1
+            return False
+        spell.told += 1
+        return True
+
+    def ended(self, now_s: float) -> Iterator[tuple[Place, int]]:
+        """Forget the spells that are over; yield the places that left out lines, and how many."""
+        over = [p for p, spell in self._spells.items() if now_s - spell.since_s >= self._window_s]
+        for place in over:
+            left_out = self._spells.pop(place).left_out
+            if left_out:
+                yield place, left_out
+
+
+class _Handler(logging.Handler):
+    """Makes lines of records, and writes them without waiting."""
+
+    def __init__(self, label: str, pen: Pen, before: str) -> None:
+        super().__init__()
+        self._label = label
+        self._pid = os.getpid()
+        self._pen = pen
+        self._before = before
+        self._repeats = Repeats()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        place = record.name, record.levelno, str(record.msg)
+        if not getattr(record, "free", False) and not self._repeats.told(place, time.monotonic()):
+            return
+        self.drain()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError) as error:
+            message = f"{record.msg!r} cannot be told with its arguments: {error}"
+        self._write(record.levelno, message.removeprefix(f"{self._label}: "), record.created)
+        if record.exc_info:
+            for line in _traceback(record):
+                self._write(record.levelno, f"  {line}", record.created)
+
+    def drain(self) -> None:
+        """Write what waits, and tell what was left out or lost meanwhile."""
+        if not self._pen.drain():
+            return
+        lost, self._pen.lost = self._pen.lost, 0
+        if lost and not self._write(logging.WARNING, _LOST % lost, time.time()):
+            self._pen.lost = lost
+        for (_, level, message), count in self._repeats.ended(time.monotonic()):
+            self._write(level, f"and {count} more lines like {message!r}", time.time())
+
+    def close(self) -> None:
+        """Write what waits, in bounded time; what a parent has not written is the parent's."""
+        if self._pid == os.getpid():
+            self._pen.drain_within(_CLOSE_S)
+            self.drain()
+        super().close()
+
+    def _write(self, level: int, message: str, at_s: float) -> bool:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
+        head = f"{at}.{int(at_s % 1 * 1000):03d}Z {logging.getLevelName(level):<7} {self._label}: "
+        line = f"{self._before}{head}{plain(message)}\n"
+        lost = self._pen.lost
+        self._pen.put(line.encode(errors="backslashreplace"))
+        return self._pen.lost == lost
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    assert record.exc_info
+    text = "".join(traceback.format_exception(*record.exc_info))
+    lines = text.splitlines()
+    if len(lines) > MAX_TRACEBACK_LINES:
+        half = MAX_TRACEBACK_LINES // 2
+        lines = [*lines[:half], "...", *lines[-half:]]
+    return lines
+
+
+def configure(label: str, level: str) -> None:
+    """Send this process's log to standard error; `level` is a name such as ``INFO``."""
+    handler = _Handler(label, Pen(STDERR), _ERASE if os.isatty(STDERR) else "")
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+
+
+def complain(prog: str, sentence: object) -> None:
+    """Say on standard error what is wrong, whole and safe to show, in bounded time."""
+    close()
+    lines = str(sentence).splitlines() or [""]
+    say("\n".join([plain(f"{prog}: {lines[0]}"), *map(plain, lines[1:])]), STDERR, _CLOSE_S)
+
+
+def close() -> None:
+    """Write what waits, in bounded time: the last act of a process that logs."""
+    for handler in logging.getLogger().handlers:
+        handler.close()
+
+
+def drain() -> None:
+    """Write what waits since nobody read it; to be called now and then by whoever says little."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.drain()

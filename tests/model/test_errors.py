@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from ingestor.model import errors
+from ingestor.model.errors import ExitCode, IngestorError
+
+
+def test_every_kind_of_failure_has_an_exit_code_of_its_own() -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, IngestorError)
+    ]
+    assert len({kind.exit_code for kind in kinds}) == len(kinds)
+    assert ExitCode.OK not in {kind.exit_code for kind in kinds}
+
+
+def test_signals_end_with_the_codes_that_shells_give_them() -> None:
+    assert (ExitCode.INTERRUPTED, ExitCode.TERMINATED) == (128 + 2, 128 + 15)

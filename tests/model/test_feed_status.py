@@ -1,0 +1,31 @@
+"""What feeds tell about themselves, as it is published."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from ingestor.model.errors import BadDataError
+from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
+from tests.strategies import STATUSES
+
+
+def test_an_unknown_loss_is_null_and_not_left_out() -> None:
+    status = FeedStatus(feed="stocks", what=What.GAP, at_ns=4, text="cut", from_event_ns=1)
+    assert encode_status(status) == (
+        b'{"feed":"stocks","what":"gap","at_ns":4,"text":"cut","from_event_ns":1,'
+        b'"to_event_ns":null,"from_recv_ns":null,"to_recv_ns":null,'
+        b'"lost_trades":null,"lost_quotes":null}'
+    )
+    assert status.subject == "ingestor.status.stocks"
+
+
+@given(STATUSES)
+def test_a_status_is_read_back_as_it_was(status: FeedStatus) -> None:
+    assert decode_status(encode_status(status)) == status
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"feed":"stocks","what":"lunch"}'])
+def test_what_is_no_status_is_refused_in_one_sentence(data: bytes) -> None:
+    with pytest.raises(BadDataError, match="not a feed's status"):
+        decode_status(data)

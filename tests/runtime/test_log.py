@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ingestor.model.bounds import MAX_LINE_CHARS
+from ingestor.runtime import log as logs
+from ingestor.runtime.log import MAX_PLACES, MAX_REPEATS, Place, Repeats
+
+PLACE: Place = ("a", logging.INFO, "%s")
+Captured = pytest.CaptureFixture[str]
+anything = logging.getLogger("anything")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(logs, "_secrets", logs._Secrets())
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def said(capfd: Captured) -> list[str]:
+    """The lines of the log, without their times."""
+    lines = capfd.readouterr().err.split("\n")
+    assert lines.pop() == ""
+    assert all(line[10] == "T" and line[23] == "Z" for line in lines), lines
+    return [line[25:] for line in lines]
+
+
+def tell_broken(text: str) -> None:
+    error = ValueError(text)
+    anything.error("it broke", exc_info=error)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("data flows", "data flows"),
+        ("stocks: data flows", "data flows"),
+        ("options: x", "options: x"),
+    ],
+)
+def test_a_line_says_when_how_bad_and_which_process_once(
+    capfd: Captured, message: str, told: str
+) -> None:
+    logs.configure("stocks", "info")
+    anything.info("%s", message)
+    assert said(capfd) == [f"INFO    stocks: {told}"]
+
+
+def test_what_libraries_tell_about_wires_is_left_out(capfd: Captured) -> None:
+    logs.configure("stocks", "DEBUG")
+    logging.getLogger("websockets.client").info("> TEXT {key}")
+    logging.getLogger("nats.aio").error("reconnecting")
+    assert capfd.readouterr().err == ""
+
+
+def test_on_a_terminal_the_line_of_progress_is_erased_first(
+    capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda fd: True)
+    logs.configure("stocks", "INFO")
+    anything.info("data flows")
+    assert capfd.readouterr().err.startswith("\r\x1b[2K20")
+
+
+def test_foreign_text_forges_no_line_and_moves_no_cursor(capfd: Captured) -> None:
+    logs.configure("stocks", "INFO")
+    anything.info("%s", "ok\n2025-12-16T00:00:00.000Z INFO    stocks: forged\r\x1b[2K\u202e\x9b2J")
+    (line,) = said(capfd)
+    assert line.isprintable()
+    assert r"ok\n2025" in line
+
+
+def test_a_long_line_is_cut(capfd: Captured) -> None:
+    logs.configure("stocks", "INFO")
+    anything.info("%s", "x" * 1_000_000)
+    (line,) = said(capfd)
+    assert len(line) == len("INFO    stocks: ") + MAX_LINE_CHARS
+
+
+def test_a_traceback_is_lines_of_the_log(capfd: Captured) -> None:
+    logs.configure("stocks", "INFO")
+    tell_broken("first\nsecond\x1b[2K")
+    lines = said(capfd)
+    assert lines[:2] == [
+        "ERROR   stocks: it broke",
+        "ERROR   stocks:   ValueError: first",
+    ]
+    assert lines[-1] == r"ERROR   stocks:   second\x1b[2K"
+
+
+def test_a_message_that_does_not_fit_its_arguments_is_told_and_raises_nothing(
+    capfd: Captured,
+) -> None:
+    logs.configure("stocks", "INFO")
+    anything.info("%d rows", "many")
+    (line,) = said(capfd)
+    assert "'%d rows' cannot be told with its arguments" in line
+
+
+@pytest.mark.parametrize("echo", ["5ecret/k3y", "5ecret%2Fk3y"])
+def test_a_secret_is_never_shown_whoever_says_it(capfd: Captured, echo: str) -> None:
+    logs.configure("stocks", "INFO")
+    logs.hide("5ecret/k3y", None, "")
+    anything.warning("the vendor says: %s", f"unknown key '{echo}'")
+    tell_broken(echo)
+    logs.complain("ingestor-live", f"refused: {echo}\n{echo}")
+    err = capfd.readouterr().err
+    assert echo not in err
+    assert "unknown key '***'" in err
+    assert err.endswith("ingestor-live: refused: ***\n***\n")
+
+
+def test_what_repeats_itself_is_told_some_times_and_then_counted(
+    capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("stocks", "INFO")
+    for number in range(100_000):
+        anything.warning("error status %d", number)
+    anything.warning("something else")
+    assert len(said(capfd)) == MAX_REPEATS + 1
+    monkeypatch.setattr("time.monotonic", lambda: float("inf"))
+    logs.drain()
+    left_out = 100_000 - MAX_REPEATS
+    assert said(capfd) == [f"WARNING stocks: and {left_out} more lines like 'error status %d'"]
+
+
+def test_a_line_with_a_pace_of_its_own_is_never_left_out(capfd: Captured) -> None:
+    logs.configure("stocks", "INFO")
+    for _ in range(3 * MAX_REPEATS):
+        anything.info("%s", "so far", extra=logs.FREE)
+    assert len(said(capfd)) == 3 * MAX_REPEATS
+
+
+def test_repeats_begin_anew_after_a_while() -> None:
+    repeats = Repeats(most=2, window_s=10)
+    assert [repeats.told(PLACE, now) for now in (0, 1, 2, 9)] == [True, True, False, False]
+    assert list(repeats.ended(9.9)) == []
+    assert list(repeats.ended(10)) == [(PLACE, 2)]
+    assert repeats.told(PLACE, 10)
+    assert list(repeats.ended(20)) == []
+
+
+def test_places_are_counted_up_to_a_bound_and_told_beyond() -> None:
+    repeats = Repeats(most=1)
+    for number in range(MAX_PLACES):
+        assert repeats.told(("a", 0, str(number)), 0)
+    assert [repeats.told(("a", 0, "one more"), 0) for _ in range(3)] == [True] * 3
+
+
+def test_lines_that_nobody_read_are_counted_and_told_when_the_reader_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(logs, "STDERR", writing)
+    logs.configure("stocks", "INFO")
+    for number in range(20_000):
+        anything.info("line %d", number, extra=logs.FREE)
+    os.set_blocking(reading, False)
+    found = os.read(reading, 1_000_000)
+    for _ in range(1_000):
+        logs.drain()
+        try:
+            found += os.read(reading, 1_000_000)
+        except BlockingIOError:
+            break
+    lines = found.decode().splitlines()
+    numbers = [int(line.rpartition(" ")[2]) for line in lines[:-1]]
+    assert numbers == list(range(len(numbers)))
+    lost = 20_000 - len(numbers)
+    assert f": {lost} lines of this log were lost" in lines[-1]
+    os.close(reading)
+    os.close(writing)
