@@ -185,6 +185,14 @@ class Connection:
             raise TimeoutError(f"no answer on {subject}") from None
         return message.data
 
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether the server that we are at is alive: it answers a ping in time."""
+        with contextlib.suppress(TimeoutError, Error, OSError):
+            async with asyncio.timeout(timeout_s):
+                await self._client.flush(HANDSHAKE_TIMEOUT_S)
+                return True
+        return False
+
     def spare(self, subject: str) -> None:
         """Go on when the server says that we may not publish on this subject.
 

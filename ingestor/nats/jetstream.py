@@ -87,7 +87,7 @@ class StreamEnd:
     """Messages removed out of order, between the first one and the last."""
     transform: tuple[str, str] | None
     leader: str
-    """The server that leads it, empty where there is no choice."""
+    """See `leader_of`."""
 
 
 class JetStreamApi:
@@ -141,7 +141,7 @@ class JetStreamApi:
                 int(state["last_seq"]),
                 int(state.get("num_deleted", 0)),
                 (str(transform["src"]), str(transform["dest"])) if transform else None,
-                str((info.get("cluster") or {}).get("leader", "")),
+                leader_of(info),
             )
 
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:
@@ -252,6 +252,16 @@ class JetStreamApi:
     async def _drop_looker(self, stream: str, name: str) -> None:
         with contextlib.suppress(TimeoutError, RefusedError):
             await self.call(f"consumer {name}", f"CONSUMER.DELETE.{stream}.{name}")
+
+
+def leader_of(info: Json) -> str:
+    """Return who leads a stream, and since when; empty where there is no choice.
+
+    One that was elected again has forgotten the open batches, as any other leader has. Servers
+    older than 2.12 tell the name alone.
+    """
+    cluster = info.get("cluster") or {}
+    return f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip()
 
 
 @contextlib.contextmanager

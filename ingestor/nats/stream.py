@@ -15,7 +15,7 @@ from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE
 from ingestor.model.subjects import covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError
+from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError, leader_of
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
@@ -80,7 +80,7 @@ class StreamState:
     identity: str
     max_message_bytes: int = MAX_PAYLOAD_BYTES
     leader: str = ""
-    """The server that leads it, empty where there is no choice."""
+    """See `leader_of`."""
 
 
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
@@ -107,7 +107,7 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
         fast_ingest,
         str(info["created"]),
         _max_message_bytes(settings.name, info["config"]),
-        str((info.get("cluster") or {}).get("leader", "")),
+        leader_of(info),
     )
 
 
@@ -201,19 +201,36 @@ def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [had for had in existing if not any(covers(one, had) for one in new)] + new
 
 
-def _check_filters(settings: StreamSettings, existing: Json) -> None:
-    """Refuse a filter that matches no subject; what is mirrored or transformed may have any."""
-    if any(existing.get(key) for key in ("mirror", "sources", "subject_transform")):
-        return
+def unreached_filter(settings: StreamSettings, existing: Json) -> str | None:
+    """Say which filter matches no subject of the stream, whose configuration is `existing`.
+
+    None where each does; what is mirrored or transformed may have any subject.
+    """
+    if _holds_any(existing):
+        return None
     subjects = _joined(existing.get("subjects") or [], settings.subjects)
     for consumer in settings.consumers:
         for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, subject) for subject in subjects):
-                raise ConfigurationError(
+                return (
                     f"nats.consumers: filter_subject = {wanted!r} of {consumer.name!r} is not "
                     f"allowed: it matches none of the subjects of stream {settings.name}, "
                     f"{', '.join(subjects)}"
                 )
+    return None
+
+
+def _holds_any(existing: Json) -> bool:
+    return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
+
+
+def _check_filters(settings: StreamSettings, existing: Json) -> None:
+    if (unreached := unreached_filter(settings, existing)) is not None:
+        raise ConfigurationError(unreached)
+    if _holds_any(existing):
+        return
+    for consumer in settings.consumers:
+        for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, ours) for ours in _OURS):
                 log.warning("consumer %s: no event is ever published on %s", consumer.name, wanted)
 

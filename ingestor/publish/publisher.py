@@ -74,10 +74,13 @@ REFUSED_REST_S: Final = 0.05
 SILENCE_S: Final = 10.0
 """A connection that brings no answer for this long, though asked, is made anew."""
 
+PONG_S: Final = 1.0
+"""The same where the server, which nobody leads just now, does not answer a ping either."""
+
 MAX_REFUSALS: Final = 2
 """A refusal that repeats itself while nothing is stored is the stream's own; see `answers`."""
 
-MAX_QUEUED_S: Final = 5.0
+MAX_QUEUED_S: Final = 2.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
 
 TROUBLE_S: Final = 1.0
@@ -170,7 +173,7 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._written_s = self._opened_s = self._heard_s = self._connected_s = 0.0
         self._acked_s = 0.0
-        self._leader_name = ""
+        self._leader_name = self._batch_leader = ""
         self._stuck_since_s: float | None = None
         self._retry_s = 0.0
         self._refusals = 0
@@ -347,7 +350,7 @@ class Publisher:
             return
         self._written_s = _now_s()
         if not batch.sent:
-            self._opened_s = self._written_s
+            self._opened_s, self._batch_leader = self._written_s, self._leader_name
         ledger.sent(frames)
         self._start_timer()
 
@@ -460,14 +463,15 @@ class Publisher:
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.
 
-        What waits in its queue will be stored, and to send it again would not make it faster.
+        What waits in its queue will be stored, and to send it again would not make it faster. The
+        leader is the one that the batch began with: an earlier question may have met the next one.
         """
-        acked, leader = self.acked_messages, self._leader_name
+        acked = self.acked_messages
         answered = await self._ask()
         if not recover or acked != self.acked_messages:
             return
         silent_s = _now_s() - max(self._acked_s, self._opened_s)
-        if not answered or leader != self._leader_name or silent_s > MAX_QUEUED_S:
+        if not answered or self._leader_name != self._batch_leader or silent_s > MAX_QUEUED_S:
             log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
             self._needs_recovery.set()
             self._wakeup.set()
@@ -514,7 +518,7 @@ class Publisher:
             await self._go_on_after(lost)
         except TimeoutError as error:
             self._reason = str(error)
-            self._drop_if_silent()
+            await self._drop_if_silent()
         except RefusedError as refused:
             if not refused.transient:
                 raise
@@ -604,9 +608,12 @@ class Publisher:
                 lambda: batch.ended or batch.unknown or batch.refusal is not refusal, ANSWER_S
             )
 
-    def _drop_if_silent(self) -> None:
-        heard_s = max(self._heard_s, self._connected_s)
-        if self._connection.up and _now_s() - heard_s > self._silence_s:
+    async def _drop_if_silent(self) -> None:
+        """Go to another server: nothing may be wrong but the one that we are at."""
+        silent_s = _now_s() - max(self._heard_s, self._connected_s)
+        if not self._connection.up or silent_s <= min(PONG_S, self._silence_s):
+            return
+        if silent_s > self._silence_s or not await self._connection.answers(PONG_S):
             log.warning("%s says nothing: connecting anew", self._connection.servers)
             self._connection.drop()
 

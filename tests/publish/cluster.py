@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import socket
 from pathlib import Path
@@ -81,6 +82,19 @@ class Cluster:
         """Make MARKET_DATA with three replicas."""
         body = {"name": "MARKET_DATA", "subjects": ["market.>"], "num_replicas": 3}
         await self.ask("STREAM.CREATE.MARKET_DATA", **body, allow_batched=True)
+
+    async def healthy(self, stream: str = "MARKET_DATA") -> None:
+        """Wait until all servers run and hold all that the stream has."""
+        while True:
+            replicas = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"].get("replicas", ())
+            if sum(one.get("current", False) for one in replicas) == len(NAMES) - 1:
+                return
+            await asyncio.sleep(0.05)
+
+    async def led_since_s(self, stream: str = "MARKET_DATA") -> float:
+        """When its leader became it, by the wall clock: an election takes the servers 4 to 9 s."""
+        cluster = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"]
+        return dt.datetime.fromisoformat(cluster["leader_since"]).timestamp()
 
     async def leader(self, stream: str = "MARKET_DATA") -> str:
         """The name of the server that leads a stream."""
