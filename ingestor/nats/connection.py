@@ -21,6 +21,7 @@ import contextlib
 import logging
 import re
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -41,6 +42,13 @@ PING_INTERVAL_S: Final = 10
 """How often an idle connection is probed; two pings without an answer end it."""
 
 CLOSE_TIMEOUT_S: Final = 2.0
+MAX_FORMER: Final = 16
+"""Lost connections that are remembered until the server is known to have closed them."""
+
+_MARK_SID: Final = 1 << 62
+"""Of the subscription that marks a connection; nats-py counts its own from 1."""
+
+_FORMER_PAUSE_S: Final = 0.05
 CLIENT_NAME: Final = "ingestor"
 
 Receive = Callable[[str, bytes, str | None, str], None]
@@ -82,6 +90,8 @@ class Connection:
         self._last_error: Exception | None = None
         self._refused = asyncio.Event()
         self._spared: dict[str, bool] = {}
+        self._mark = ""
+        self._former: deque[str] = deque(maxlen=MAX_FORMER)
         self.failure: IngestorError | None = None
         """Why the server will never take us, once that is known."""
 
@@ -129,6 +139,7 @@ class Connection:
         if self.failure:
             raise self.failure
         self._up = True
+        self._mark_connection()
 
     async def close(self) -> None:
         """Close, in bounded time."""
@@ -193,6 +204,35 @@ class Connection:
                 return True
         return False
 
+    async def former_closed(self, timeout_s: float) -> bool:
+        """Whether the server has read all that it will ever read of our lost connections.
+
+        What a connection brings is read up to its end, which may be after the next one began. With
+        it go its subscriptions, so where nobody listens to its mark any more, that is over.
+        """
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._former and self.up:
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0 or self.forbidden(self._former[0]):
+                self._former.clear()  # One that is torn on the way may be kept for minutes.
+                return False
+            if await self._nobody_listens(self._former[0], min(left_s, _FORMER_PAUSE_S)):
+                self._spared.pop(self._former.popleft(), None)
+        return not self._former
+
+    async def _nobody_listens(self, subject: str, timeout_s: float) -> bool:
+        self.spare(subject)
+        with contextlib.suppress(TimeoutError):
+            return await self.request(subject, b"", timeout_s) is None
+        return False
+
+    def _mark_connection(self) -> None:
+        """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""
+        if self._mark:
+            self._former.append(self._mark)
+        self._mark = self.new_inbox()
+        self.write(f"SUB {self._mark} {_MARK_SID}\r\n".encode())
+
     def spare(self, subject: str) -> None:
         """Go on when the server says that we may not publish on this subject.
 
@@ -240,6 +280,7 @@ class Connection:
     async def _reconnected(self) -> None:
         self._check_payload()
         self._up = self.failure is None
+        self._mark_connection()
         self._on_change()
 
     async def _closed(self) -> None:

@@ -53,6 +53,9 @@ from ingestor.publish.reconcile import NO_REPLY, StreamLostError, find_stored
 from ingestor.publish.status import StatusPublisher
 from ingestor.publish.stored_prefix import StoredPrefix, messages_of
 
+FORMER_S: Final = 2.0
+"""So long the server may take to read what a lost connection left in its sockets."""
+
 RETRY_S: Final = 0.1
 """Pause before trying again what has just failed."""
 
@@ -541,6 +544,10 @@ class Publisher:
         if isinstance(batch, FastBatch) and not batch.ended:
             await self._probe(batch)
         if not batch.ended:
+            if not isinstance(batch, FastBatch) and not await self._connection.former_closed(
+                FORMER_S
+            ):
+                log.debug("the server still reads from a lost connection: going on")
             acked = batch.acked
             stored = await find_stored(self._leader, ledger.reconcile_request(), self._encoder)
             self._heard_s, self._leader_name = _now_s(), stored.leader

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tests.nats_servers import NatsServer
 
 ROWS = 400
+HELD_BYTES = 20_000
+"""Some hundred messages that the server has not read when their connection is lost."""
+
 BETWEEN = 1_000
 """Rows acknowledged from one disturbance to the next."""
 
@@ -91,6 +94,31 @@ def test_a_connection_cut_again_and_again_loses_and_repeats_nothing(
         assert await stored(any_nats_server) == list(range(rows))
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.5])
+def test_what_a_lost_connection_still_brings_after_the_next_one_began_is_stored_once(
+    any_nats_server: NatsServer, late_s: float
+) -> None:
+    held: list[int] = []
+
+    async def run() -> None:
+        async with Proxy(any_nats_server.port) as proxy:
+
+            async def deliver_late() -> None:
+                proxy.hold()
+                await until(lambda: proxy.held_bytes() > HELD_BYTES)
+                held.append(proxy.held_bytes())
+                await proxy.cut_and_deliver(late_s)
+
+            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            rows = await _send_through(publishing, deliver_late, 2)
+            report = await publishing.close()
+        assert report.reconnects == 2
+        assert await stored(any_nats_server) == list(range(rows))
+
+    asyncio.run(run())
+    assert len(held) == 2
 
 
 def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
