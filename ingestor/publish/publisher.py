@@ -466,15 +466,16 @@ class Publisher:
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.
 
-        What waits in its queue will be stored, and to send it again would not make it faster. The
-        leader is the one that the batch began with: an earlier question may have met the next one.
+        What waits in its queue will be stored, and to send it again would not make it faster. With
+        another leader than the batch began with, or in another term, that queue is gone.
         """
         acked = self.acked_messages
         answered = await self._ask()
-        if not recover or acked != self.acked_messages:
+        if acked != self.acked_messages or not self._books.window.messages:
             return
         silent_s = _now_s() - max(self._acked_s, self._opened_s)
-        if not answered or self._leader_name != self._batch_leader or silent_s > MAX_QUEUED_S:
+        idle = recover and (not answered or silent_s > MAX_QUEUED_S)
+        if idle or (answered and self._leader_name != self._batch_leader):
             log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
             self._needs_recovery.set()
             self._wakeup.set()

@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from tests.fuzz.worker import Inputs, Place
 
 STUCK_S: Final = 30.0
 """A worker whose input does not end for so long is in native code, or waits: it is killed."""
+
+STUCK_CPU_S: Final = 5.0
+"""The same for one that runs: so much of a processor it must have had."""
 
 MAX_CRASHES: Final = 20
 """Of one target; then its campaign ends."""
@@ -161,15 +166,30 @@ def _fast_folder() -> str | None:
 
 
 def _watch(worker: subprocess.Popen[bytes], place: Place, stuck_s: float) -> bool:
-    """Wait for a worker; kill it and return True when one input takes longer than that."""
-    seen, since = place.read(), time.monotonic()
+    """Wait for a worker; kill it and return True when one input takes longer than that.
+
+    One that could run, while others had the processors, has not had its time.
+    """
+    process = psutil.Process(worker.pid)
+    seen, since, cpu_s = place.read(), time.monotonic(), _cpu_s(process)
     while worker.poll() is None:
         time.sleep(_POLL_S)
         now, there = time.monotonic(), place.read()
         if there != seen:
-            seen, since = there, now
-        elif now - since > stuck_s:
+            seen, since, cpu_s = there, now, _cpu_s(process)
+        elif now - since > stuck_s and not (
+            _runnable(process) and _cpu_s(process) - cpu_s < STUCK_CPU_S
+        ):
             worker.kill()
             worker.wait()
             return True
     return False
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _runnable(process: psutil.Process) -> bool:
+    return process.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)

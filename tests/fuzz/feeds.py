@@ -118,7 +118,10 @@ def stock_frames(_folder: Path) -> Target:
     samples = [
         sound,
         frame({"ev": "status", "status": "success", "message": "subscribed to: T.SPY"}, trade()),
-        frame(trade(sym="AAPL", i="5", z=1, trfi=2, trft=3), quote(bx=1, ax=2, q=3, i=[1])),
+        frame(
+            trade(sym="AAPL", i="5", z=1, trfi=2, trft=3, c=[*range(9)]),
+            quote(bx=1, ax=2, q=3, i=[1]),
+        ),
     ]
 
     def run(data: bytes) -> None:
@@ -138,7 +141,11 @@ def stock_frames(_folder: Path) -> Target:
 def option_frames(_folder: Path) -> Target:
     """Frames of /options."""
     sound = frame(option_quote(), option_trade(c=[233], q=7))
-    samples = [sound, frame(option_trade(sym=CONTRACT.replace("SPY", "SPX")), option_trade(pt=1))]
+    samples = [
+        sound,
+        frame(option_trade(sym=CONTRACT.replace("SPY", "SPX")), option_trade(pt=1)),
+        frame(option_trade(c=[*range(9)])),
+    ]
 
     def run(data: bytes) -> None:
         decoder = OptionDecoder(("SPY",))
