@@ -19,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ingestor.feeds.dates import shortened
 from ingestor.feeds.polygon.playback import decoder_of
 from ingestor.files.streams import ByteStream
 from ingestor.journal.entries import EntryReader
@@ -34,7 +33,7 @@ from ingestor.journal.segments import (
     passed_over,
 )
 from ingestor.model.bounds import printable
-from ingestor.model.clock import new_york_date, new_york_ns
+from ingestor.model.clock import dates_text, new_york_date, new_york_ns
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.units import NS_PER_S
 
@@ -199,6 +198,6 @@ def _what_is_missing(
             f"{directory} holds no journal of {market.feed_name}: no file is named {pattern}{seen}"
         )
     return (
-        f"{directory} holds no {market.feed_name} of {shortened(missing)}; dates there are: "
-        f"{shortened(there)}"
+        f"{directory} holds no {market.feed_name} of {dates_text(missing)}; dates there are: "
+        f"{dates_text(there)}"
     )

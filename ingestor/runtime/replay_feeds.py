@@ -12,12 +12,12 @@ from ingestor.config.schema import Config, FeedName, Replay
 from ingestor.feeds.databento.files import DbnSchema, days_of
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import Catalog
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.feeds.dates import shortened
+from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
 from ingestor.model.blocks import Source
+from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, NoDataError
 from ingestor.runtime.feed_process import FeedSource, moves
 from ingestor.runtime.merged_files import MergedFiles, lane_bytes
@@ -127,8 +127,8 @@ def _nothing_recorded(
             " or options-..."
         )
     return (
-        f"the journal in {journal_dir} holds nothing of {shortened(sorted(dates))}; dates there "
-        f"are: {shortened(there)}"
+        f"the journal in {journal_dir} holds nothing of {dates_text(sorted(dates))}; dates there "
+        f"are: {dates_text(there)}"
     )
 
 

@@ -14,12 +14,11 @@ from typing import Any, Final
 import zstandard
 
 from ingestor.feeds.databento import DBNIngestor
-from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
-from ingestor.feeds.databento.header import read_header
-from ingestor.feeds.databento.passes import FilePass
-from ingestor.feeds.databento.progress import Progress, Remarks
+from ingestor.feeds.databento.header import header_of
+from ingestor.feeds.databento.progress import FileIssues, Progress
 from ingestor.feeds.databento.reader import DbnReader
+from ingestor.feeds.databento.record_filter import RecordFilter
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.limits import SessionLimits
@@ -28,7 +27,7 @@ from ingestor.feeds.polygon.outputs import Fail, Reconnect, Report
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.windows import EVERYTHING
-from ingestor.files.streams import open_stream, stream_of
+from ingestor.files.streams import stream_of
 from ingestor.model.blocks import Block, Source
 from ingestor.model.bounds import is_symbol
 from ingestor.model.records import Records
@@ -76,9 +75,7 @@ def dbn_header(folder: Path) -> Target:
     path = dbn_path(folder, DbnSchema.TRADES, zstd=False)
 
     def run(data: bytes) -> None:
-        path.write_bytes(data)
-        with open_stream(path) as stream:
-            names = HeaderNames(read_header(ReadBuffer(stream, BLOCK_BYTES), path))
+        names = HeaderNames(header_of(data, path))
         _check_names([*names, *names.of(17077, _DAY)])
 
     return Target(samples=samples, run=run, finish=finish)
@@ -220,11 +217,10 @@ def _blocks_in_memory(path: Path, schema: DbnSchema, data: bytes) -> Iterator[Bl
     """Read as `DBNIngestor` does, but for the file and what is looked for beside it."""
     reader = DbnReader(stream_of(BytesIO(data)), path, schema, BLOCK_BYTES)
     deque(reader.open(), maxlen=0)
-    remarks = Remarks(path)
-    one_pass = FilePass(reader, SymbolTables(HeaderNames(reader.header)), remarks, Progress())
-    for records, table in one_pass.batches([EVERYTHING]):
-        yield Block(0, records, table, Source.REPLAY)
-    remarks.log()
+    issues = FileIssues(path)
+    tables = SymbolTables(HeaderNames(reader.header))
+    yield from RecordFilter(reader, tables, issues, Progress()).blocks([EVERYTHING])
+    issues.log()
 
 
 def _compressed(rng: Random, data: bytes) -> bytes:
