@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.replay_publisher import DEMO_DATE, SAMPLE_DAY
-from ingestor.runtime.connect import DEMO_DIR
 from ingestor.runtime.embedded_server import ANY_PORT, DEFAULT_PORT, EmbeddedServer
+from ingestor.runtime.publisher_factory import DEMO_DIR
+from ingestor.runtime.replay_run import DEMO_DATE, SAMPLE_DAY
 from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn
 from tests.live_cli import live, stored
 from tests.nats_servers import NatsServer
@@ -41,6 +41,7 @@ def test_a_replay_demo_leaves_files_alone_that_lie_there(
     assert sources == {"sim"}
 
 
+@pytest.mark.usefixtures("default_port")
 def test_a_demo_writes_into_no_server_that_nobody_named(tmp_path: Path) -> None:
     """The default port is taken: by whatever runs on this machine, or by a server of the test."""
     with closing(Taken(DEFAULT_PORT)):

@@ -14,7 +14,8 @@ from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError, leader_of
+from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP, RefusedError
+from ingestor.nats.jetstream import JetStreamApi, Json, leader_of
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
@@ -22,9 +23,6 @@ DEFAULT_MAX_AGE_S: Final = 86_400.0
 
 _FIXED: Final = ("storage", "persist_mode")
 """Settings of a stream that the server never changes."""
-
-_INVALID_JSON: Final = 10025
-_SUBJECTS_OVERLAP: Final = 10065
 
 _OURS: Final = tuple(event.subject for event in EVENT_TYPE_BY_RTYPE.values())
 
@@ -119,6 +117,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
         "storage": "file",
         "max_age": int(settings.new_max_age_s * NS_PER_S),
         "num_replicas": 1,
+        # For readers: a direct get is answered by any replica.
         "allow_direct": True,
     }
     if settings.new_duplicate_window_s is not None:
@@ -129,6 +128,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
 async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Json:
     existing: Json = info["config"]
     wanted = _wanted(settings)
+    # Its operator's subjects stay: another program may publish to them.
     wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
     changes = _differences(existing, wanted)
     for key in _FIXED:
@@ -177,10 +177,11 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     try:
         return await api.call(what, f"STREAM.{verb}.{name}", config)
     except RefusedError as refused:
-        if refused.error.err_code == _SUBJECTS_OVERLAP:
+        # The server does not say whose they are.
+        if refused.error.err_code == SUBJECTS_OVERLAP:
             holders = await _holders(api, subjects, name)
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
-        if refused.error.err_code == _INVALID_JSON and config.pop("allow_batched", None):
+        if refused.error.err_code == INVALID_JSON and config.pop("allow_batched", None):
             # A strict server that is older than fast ingest.
             return await _change(api, verb, config)
         raise
@@ -219,10 +220,6 @@ def unreached_filter(settings: StreamSettings, existing: Json) -> str | None:
     return None
 
 
-def _holds_any(existing: Json) -> bool:
-    return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
-
-
 def _check_filters(settings: StreamSettings, existing: Json) -> None:
     if (unreached := unreached_filter(settings, existing)) is not None:
         raise ConfigurationError(unreached)
@@ -234,7 +231,12 @@ def _check_filters(settings: StreamSettings, existing: Json) -> None:
                 log.warning("consumer %s: no event is ever published on %s", consumer.name, wanted)
 
 
+def _holds_any(existing: Json) -> bool:
+    return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
+
+
 def _check_use(name: str, config: Json) -> None:
+    # Without acknowledgements every message would be sent again and again.
     if config.get("no_ack"):
         raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
     if config.get("sealed"):
@@ -243,6 +245,7 @@ def _check_use(name: str, config: Json) -> None:
 
 def _max_message_bytes(name: str, config: Json) -> int:
     """Return the bound that the stream itself has; it counts headers and payload as well."""
+    # Unlimited is -1, or left out by older servers.
     bound = int(config.get("max_msg_size") or -1)
     if bound < 0:
         return MAX_PAYLOAD_BYTES
@@ -251,11 +254,12 @@ def _max_message_bytes(name: str, config: Json) -> int:
             f"stream {name} takes messages of at most {bound} bytes (max_msg_size); "
             f"events need {MAX_JSON_EVENT_BYTES}"
         )
-    return bound
+    return min(bound, MAX_PAYLOAD_BYTES)
 
 
 def _warn_of_loss(name: str, info: Json) -> None:
     """Say it when the stream drops at once what it has just acknowledged."""
+    # The server acknowledges what it then drops, so nothing else would tell.
     if info["config"].get("retention") == "interest" and not info["state"].get("consumer_count"):
         log.warning(
             "stream %s has interest retention and no consumer: it keeps nothing of what is "

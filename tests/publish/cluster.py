@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error
 
 from tests.nats_servers import NatsServer, current_executable
+from tests.ports import free_port
 
 NAMES = ("a", "b", "c")
 ANSWER_S = 40.0
@@ -24,20 +24,11 @@ cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{routes}] }}
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 class Cluster:
     """Servers `a`, `b` and `c`; `url` names all of them."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(2 * len(NAMES))
+        ports = [free_port() for _ in range(2 * len(NAMES))]
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[: len(NAMES)])
         self.servers = {}
         for index, name in enumerate(NAMES):

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import NatsUnreachableError
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
 from tests.publish.proxy import Proxy
@@ -87,7 +87,7 @@ def test_a_connection_cut_again_and_again_loses_and_repeats_nothing(
             async def cut() -> None:
                 proxy.cut()
 
-            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
             rows = await _send_through(publishing, cut, 5)
             report = await publishing.close()
         assert report.reconnects == 5
@@ -111,7 +111,7 @@ def test_what_a_lost_connection_still_brings_after_the_next_one_began_is_stored_
                 held.append(proxy.held_bytes())
                 await proxy.cut_and_deliver(late_s)
 
-            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
             rows = await _send_through(publishing, deliver_late, 2)
             report = await publishing.close()
         assert report.reconnects == 2
@@ -198,7 +198,7 @@ def test_a_server_that_stays_away_is_given_up_once_something_is_due(
 def test_what_is_under_way_is_sent_again_though_nobody_sends(any_nats_server: NatsServer) -> None:
     async def run() -> None:
         async with Proxy(any_nats_server.port) as proxy:
-            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
             await publishing.open()
             await publishing.send(trades(0, 1))
             await publishing.flush()
@@ -217,7 +217,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
     any_nats_server: NatsServer,
 ) -> None:
     async def run() -> None:
-        async def kill_amid_strangers() -> None:
+        async def kill_amid_foreign() -> None:
             stranger = await connect(any_nats_server)
             for _ in range(20):
                 await stranger.jetstream().publish("market.stocks.trades", b"-1")
@@ -225,7 +225,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
             await _kill(any_nats_server)
 
         publishing = publisher(any_nats_server)
-        rows = await _send_through(publishing, kill_amid_strangers, 2)
+        rows = await _send_through(publishing, kill_amid_foreign, 2)
         report = await publishing.close()
         everything = await stored(any_nats_server)
         assert [size for size in everything if size >= 0] == list(range(rows))

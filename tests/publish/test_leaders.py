@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from tests.publish.cluster import Cluster
 from tests.publish.plain import publisher, stored, trades, until
 
@@ -40,7 +40,7 @@ def test_a_leader_that_steps_down_or_dies_elsewhere_is_followed_by_the_next_one(
         loop = asyncio.get_running_loop()
         leader = await cluster.leader()
         follower = next(server for name, server in cluster.servers.items() if name != leader)
-        publishing = publisher(follower, access=Access(url=follower.url))
+        publishing = publisher(follower, connect_options=ConnectOptions(url=follower.url))
         await publishing.open()
         stopping = asyncio.Event()
         sending = asyncio.create_task(_send(publishing, stopping))
@@ -76,7 +76,7 @@ def test_a_server_that_freezes_is_left_for_another_one(cluster: Cluster) -> None
         leader = await cluster.leader()
         frozen = next(server for name, server in cluster.servers.items() if name != leader)
         others = [server.url for server in cluster.servers.values() if server is not frozen]
-        publishing = publisher(frozen, access=Access(url=(frozen.url, *others)))
+        publishing = publisher(frozen, connect_options=ConnectOptions(url=(frozen.url, *others)))
         await publishing.open()
         stopping = asyncio.Event()
         sending = asyncio.create_task(_send(publishing, stopping))

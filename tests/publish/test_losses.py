@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from tests.conftest import _old_executable_or_skip
 from tests.nats_servers import start_server
@@ -200,7 +200,9 @@ async def _run(table: Table, publishing: Publisher, site: Site) -> None:
 async def _one_server(table: Table, server: NatsServer) -> None:
     await _make(server, STREAMS[table.kind])
     async with Proxy(server.port) as proxy:
-        publishing = publisher(server, access=Access(url=proxy.url), give_up_after_s=60.0)
+        publishing = publisher(
+            server, connect_options=ConnectOptions(url=proxy.url), give_up_after_s=60.0
+        )
         losses = _losses_of_one_server(server, proxy, random.Random(table.seed + 1))
         site = Site([server.url], losses, lambda: raw_info(server))
         await _run(table, publishing, site)
@@ -220,7 +222,7 @@ async def _three_replicas(table: Table, cluster: Cluster) -> None:
     first = next(iter(cluster.servers.values()))
     publishing = publisher(
         first,
-        access=Access(url=cluster.url),
+        connect_options=ConnectOptions(url=cluster.url),
         stream=StreamSettings(),
         give_up_after_s=60.0,
     )
