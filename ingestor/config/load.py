@@ -111,7 +111,7 @@ def file_layer(path: Path) -> Layer:
             f"configuration file {path} is not TOML: {_reason(error)}"
         ) from None
     origin = f"file {path}"
-    known = {info.name for info in msgspec.structs.fields(Config)}
+    known = {info.name for info in _fields(Config)}
     layer: dict[str, Setting] = {}
     for table, content in tables.items():
         if table not in known:
@@ -180,6 +180,12 @@ def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
     return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
 
 
+@functools.cache
+def _fields(kind: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a table; msgspec evaluates their annotations anew each time it is asked."""
+    return msgspec.structs.fields(kind)
+
+
 def _path(kind: type, value: Any) -> Path:
     """Make the one type that msgspec does not know."""
     if kind is Path and isinstance(value, str) and value:
@@ -196,7 +202,7 @@ def _listed(key: str, text: str) -> Any:
 
 def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for info in msgspec.structs.fields(kind):
+    for info in _fields(kind):
         value = tables[info.name]
         if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct):
             found += [(f"{info.name}.{key}", leaf) for key, leaf in _leaves(value, info.type)]
@@ -209,8 +215,8 @@ def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
     shown = HIDDEN if key in SECRETS | URLS else _value_text(setting.value)
     sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
     table, _, name = key.partition(".")
-    kinds = {info.name: info.type for info in msgspec.structs.fields(Config)}
-    info = next(one for one in msgspec.structs.fields(kinds[table]) if one.name == name)
+    kinds = {info.name: info.type for info in _fields(Config)}
+    info = next(one for one in _fields(kinds[table]) if one.name == name)
     allowed = _described(msgspec.inspect.type_info(info.type))
     meant = _meant(key, setting.value, allowed)
     return ConfigurationError(
