@@ -85,9 +85,6 @@ def load(layers: Sequence[Layer]) -> Loaded:
             value = getattr(getattr(_convert({key: setting}, strict=setting.typed), table), name)
         except msgspec.ValidationError as error:
             raise _not_allowed(key, setting, _plain(str(error), key)) from error
-        # nan passes every bound, as it compares with nothing.
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _not_allowed(key, setting, "expected a finite number")
         if key == "replay.speed" and 0 < value < MIN_SPEED:
             raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
     config = _convert(merged, strict=False)
