@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
-from ingestor.feeds.polygon.outputs import shown
+from ingestor.feeds.polygon.commands import shown
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.connect import access_of, make_publisher, server_of

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ingestor.feeds.dates import shortened
+from ingestor.model.clock import dates_text
 from ingestor.feeds.polygon.playback import decoder_of
 from ingestor.files.streams import ByteStream
 from ingestor.journal.entries import EntryReader
@@ -53,14 +53,14 @@ _MIDNIGHT: Final = dt.time(0)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A segment to read; `silent` when only for what it says about later ones.
+    """A segment to read; `context_only` when only for what it says about later ones.
 
     `date` is the day in New York that its frames are of.
     """
 
     segment: Segment
     date: dt.date
-    silent: bool = False
+    context_only: bool = False
 
 
 def dates_recorded(directory: Path, market: Market) -> list[dt.date]:
@@ -157,7 +157,7 @@ def _with_what_precedes(segments: Sequence[Segment], dates: set[dt.date]) -> lis
             continue
         if index and segments[index - 1].date not in dates:
             before = _before(segments[: index + 1], dates)
-            readings += [Reading(one, one.date, silent=True) for one in before]
+            readings += [Reading(one, one.date, context_only=True) for one in before]
         readings.append(Reading(segment, segment.date))
     return readings if _as_named(readings) else sorted(readings, key=_began_ns)
 
@@ -199,6 +199,6 @@ def _what_is_missing(
             f"{directory} holds no journal of {market.feed_name}: no file is named {pattern}{seen}"
         )
     return (
-        f"{directory} holds no {market.feed_name} of {shortened(missing)}; dates there are: "
-        f"{shortened(there)}"
+        f"{directory} holds no {market.feed_name} of {dates_text(missing)}; dates there are: "
+        f"{dates_text(there)}"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,8 @@ from ingestor.model.units import NS_PER_S, NS_PER_US
 NEW_YORK: Final = ZoneInfo("America/New_York")
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = dt.timedelta(microseconds=1)
+_DATES_NAMED: Final = 6
+"""A sentence names at most this many dates; a longer list is shortened in its middle."""
 
 
 def now_ns() -> int:
@@ -47,3 +50,16 @@ def iso_utc(ts_ns: int) -> str:
     seconds, ns = divmod(ts_ns, NS_PER_S)
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
+
+
+def dates_text(dates: Sequence[dt.date]) -> str:
+    """Return the dates as text, without the middle of a long list.
+
+    >>> dates_text([dt.date(2024, 1, day) for day in range(1, 11)])
+    '2024-01-01, 2024-01-02, 2024-01-03 ... 2024-01-08, 2024-01-09, 2024-01-10 (10 days)'
+    """
+    texts = [date.isoformat() for date in dates]
+    if len(texts) <= _DATES_NAMED:
+        return ", ".join(texts)
+    half = _DATES_NAMED // 2
+    return f"{', '.join(texts[:half])} ... {', '.join(texts[-half:])} ({len(texts)} days)"

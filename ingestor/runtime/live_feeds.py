@@ -10,16 +10,16 @@ from pathlib import Path
 
 from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
+from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
 from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
-from ingestor.feeds.polygon.outlet import FrameLog, Outlet
-from ingestor.feeds.polygon.outputs import channel_names
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
+from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
-from ingestor.journal.writer import JournalWriter
+from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
@@ -35,26 +35,26 @@ class LiveFeeds:
     config: Config
     vendor: Vendor
 
-    def stocks(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
+    def stocks(self, sink: Sink, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
         polygon = self.config.polygon
         return PolygonFeed(
             self._settings("stocks", self.vendor.stocks_url, place, STOCKS_EXTENDED),
             StockDecoder(_late_after_ns(self.config)),
-            outlet,
+            sink,
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
         )
 
-    def options(self, outlet: Outlet, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
+    def options(self, sink: Sink, frame_log: FrameLog | None, place: FeedPlace) -> PolygonFeed:
         """Return the feed of option trades."""
         strikes = self.config.strikes
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
         return PolygonFeed(
             self._settings("options", self.vendor.options_url, place, OPTIONS),
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
-            outlet,
+            sink,
             frame_log=frame_log,
             strikes=Strikes(
                 manager=manager,
@@ -94,13 +94,13 @@ def price_of(config: Config, place: FeedPlace) -> Callable[[], int | None]:
 
 
 @contextlib.contextmanager
-def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
+def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
     """Yield what records each feed, nothing where nothing is to be recorded.
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """
     directory = config.record.dir
-    opened: dict[LiveFeedName, JournalWriter] = {}
+    opened: dict[LiveFeedName, JournalRecorder] = {}
     with contextlib.ExitStack() as stack:
         if directory is not None:
             for name in dict.fromkeys(config.polygon.feeds):
@@ -109,9 +109,9 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
         yield opened
 
 
-def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalWriter:
+def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalRecorder:
     roots = (option_root(config.strikes.underlying),) if name == "options" else ()
-    return JournalWriter(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
+    return JournalRecorder(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
 
 
 def _late_after_ns(config: Config) -> int:

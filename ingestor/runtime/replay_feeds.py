@@ -13,7 +13,7 @@ from ingestor.feeds.databento.files import DbnSchema, days_of
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import Catalog
 from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.feeds.dates import shortened
+from ingestor.model.clock import dates_text
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.days import dates_recorded, find_segments
 from ingestor.journal.format import Market
@@ -127,8 +127,8 @@ def _nothing_recorded(
             " or options-..."
         )
     return (
-        f"the journal in {journal_dir} holds nothing of {shortened(sorted(dates))}; dates there "
-        f"are: {shortened(there)}"
+        f"the journal in {journal_dir} holds nothing of {dates_text(sorted(dates))}; dates there "
+        f"are: {dates_text(there)}"
     )
 
 

@@ -19,7 +19,7 @@ from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import Fail, Reconnect, Report
+from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.files.streams import open_stream

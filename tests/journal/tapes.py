@@ -24,8 +24,8 @@ from ingestor.journal.format import (
     read_header,
     seed_of,
 )
+from ingestor.journal.recorder import JournalRecorder
 from ingestor.journal.segments import Segment, open_segment
-from ingestor.journal.writer import JournalWriter
 from ingestor.model.blocks import Block, Source, whole_block
 from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError
@@ -169,7 +169,7 @@ def record(directory: Path, feed_name: str, frames: Sequence[Received], **settin
     Nothing is compressed: how far that comes meanwhile is up to the machine.
     """
     with patch.object(Compressor, "add"):
-        writer = JournalWriter(directory, feed_name, **settings)
+        writer = JournalRecorder(directory, feed_name, **settings)
         for received in frames:
             writer.append(*received)
         writer.close()

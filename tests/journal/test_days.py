@@ -28,7 +28,7 @@ THIRD = NEXT + dt.timedelta(days=1)
 def readings(directory: Path, *dates: dt.date) -> list[tuple[str, bool]]:
     """Date and number of what is to be read, and whether it is silent."""
     return [
-        (f"{one.segment.date:%d}-{one.segment.number}", one.silent)
+        (f"{one.segment.date:%d}-{one.segment.number}", one.context_only)
         for one in find_segments(directory, Market.STOCKS, dates)
     ]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.clock import iso_utc, new_york_date, new_york_ns, now_ns, to_ns, utc_date
+from ingestor.model.clock import dates_text, iso_utc, new_york_date, new_york_ns, now_ns, to_ns, utc_date
 
 HALF_PAST_NINE = dt.time(9, 30)
 
@@ -43,3 +43,11 @@ def test_nanoseconds_are_written_in_full() -> None:
 
 def test_now_is_in_nanoseconds_of_this_century() -> None:
     assert 2**60 < now_ns() < 2**62
+
+
+def test_long_lists_of_dates_are_shortened_in_their_middle() -> None:
+    days = [dt.date(2024, 1, 1) + dt.timedelta(days=number) for number in range(200)]
+    assert dates_text(days[:6]).count(",") == 5
+    assert dates_text(days) == (
+        "2024-01-01, 2024-01-02, 2024-01-03 ... 2024-07-16, 2024-07-17, 2024-07-18 (200 days)"
+    )

@@ -9,7 +9,7 @@ import pytest
 from ingestor.config.live import Polygon, Record, Strikes
 from ingestor.config.schema import Config
 from ingestor.feeds.polygon.feed import PolygonFeed
-from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.sink import Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
@@ -18,7 +18,7 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_place import FeedPlace
 from ingestor.runtime.live_feeds import LiveFeeds, journals, price_of, strike_plan
-from ingestor.runtime.live_process import RingOutlet
+from ingestor.runtime.live_process import RingSink
 from ingestor.runtime.live_vendor import Vendor
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)
@@ -70,8 +70,8 @@ def test_without_stocks_the_focus_is_the_price() -> None:
 @pytest.mark.parametrize("name", ["stocks", "options"])
 def test_a_feed_is_made_inside_its_place(name: str) -> None:
     here = place(1)
-    outlet: Outlet = RingOutlet(here)
-    feed = getattr(LiveFeeds(Config(), VENDOR), name)(outlet, None, here)
+    sink: Sink = RingSink(here)
+    feed = getattr(LiveFeeds(Config(), VENDOR), name)(sink, None, here)
     assert isinstance(feed, PolygonFeed)
 
 

@@ -24,7 +24,7 @@ from ingestor.feeds.databento.files import (
 )
 from ingestor.feeds.databento.front import Front, contents_of, front_of
 from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
-from ingestor.feeds.dates import shortened
+from ingestor.model.clock import dates_text
 from ingestor.model.bounds import printable
 from ingestor.model.errors import BadDataError, NoDataError
 
@@ -126,12 +126,12 @@ class Catalog:
     def _not_asked_for(self, listed: Listed) -> str:
         item, name = self._items.get(listed.path), listed.name
         if isinstance(item, Candidate) and item.schemas:
-            span = shortened(sorted({item.first, item.last}))
+            span = dates_text(sorted({item.first, item.last}))
             return f"holds {'/'.join(sorted(item.schemas))} of {span}, which are not asked for"
         if isinstance(item, Candidate):
             return _not_read(item.front.schema if item.front else None)
         if name is not None and name.schema in set(DbnSchema):
-            span = shortened(sorted({name.first, name.last}))
+            span = dates_text(sorted({name.first, name.last}))
             return f"holds {name.schema} of {span} by its name, which are not asked for"
         return _not_read(None if name is None else name.schema)
 
@@ -225,9 +225,9 @@ class Catalog:
             there = sorted({day for item in items for day in item.days})
             example = f"{schema.folder}/glbx-mdp3-{missing[0]:%Y%m%d}.{schema}.dbn[.zst]"
             return (
-                f"no {schema} file for {shortened(missing)}: looked in {where} and below for "
+                f"no {schema} file for {dates_text(missing)}: looked in {where} and below for "
                 f"{example} or any DBN file of that schema and day; dates there are: "
-                f"{shortened(there)}"
+                f"{dates_text(there)}"
             )
         example = f"{schema.folder}/glbx-mdp3-YYYYMMDD.{schema}.dbn[.zst]"
         sentence = f"no {schema} file: looked in {where} and below for {example} or any DBN file"

@@ -13,7 +13,7 @@ REPEAT_NS: Final = 60 * NS_PER_S
 log = logging.getLogger(__name__)
 
 
-class Attempts:
+class ConnectLog:
     """The attempts of `feed` to be connected to `address`; times are of a clock never set."""
 
     def __init__(self, feed: str, address: str) -> None:

@@ -1,4 +1,4 @@
-"""Records that wait for a full outlet: bounded, quotes given up before trades.
+"""Records that wait for a full sink: bounded, quotes given up before trades.
 
 Theory. Rows lie in chunks, oldest first. Quotes are given up oldest first, so chunks split into
 two queues: `lean`, in front, out of which all quotes are gone already, and `mixed` behind it,

@@ -16,13 +16,13 @@ from ingestor.model.errors import ConfigurationError
 class Ended:
     """How it ended: a cause for the log, and the close code where the server sent one.
 
-    `opened` tells whether there was a WebSocket; `away` that there was nobody who could open one.
+    `opened` tells whether there was a WebSocket; `unreachable` that there was nobody who could open one.
     """
 
     cause: str
     code: int | None = None
     opened: bool = True
-    away: bool = False
+    unreachable: bool = False
 
 
 class Receiver(Protocol):

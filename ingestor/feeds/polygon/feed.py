@@ -1,9 +1,9 @@
 """The driver of one connection to the vendor: sockets, time, and what the session asks for.
 
 Two things go on. A task has one socket after the other, as the session wants them; what they bring
-is taken in the very callback that read it (`Intake`), never queued. And `run` itself looks around
+is taken in the very callback that read it (`FrameHandler`), never queued. And `run` itself looks around
 every `TICK_S`: overdue answers, silence, strikes to follow, a sign of life; and more often while
-something waits for a full outlet.
+something waits for a full sink.
 
 The session and the keepalive go by a clock that cannot be set; only what compares with the market's
 hours or stands in records goes by the wall clock.
@@ -18,21 +18,29 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ingestor.feeds.polygon.attempts import Attempts
+from ingestor.feeds.polygon.attempts import ConnectLog
 from ingestor.feeds.polygon.backlog import Backlog
+from ingestor.feeds.polygon.commands import (
+    Close,
+    Command,
+    Fail,
+    Reconnect,
+    Report,
+    ReportKind,
+    Send,
+)
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.endpoint import Ended, Target
-from ingestor.feeds.polygon.following import OptionFollower
-from ingestor.feeds.polygon.handover import Handover
-from ingestor.feeds.polygon.herald import Herald
+from ingestor.feeds.polygon.frame_handler import FrameHandler, Ways
 from ingestor.feeds.polygon.hours import MarketHours
-from ingestor.feeds.polygon.intake import Intake, Ways
-from ingestor.feeds.polygon.outlet import FrameLog, Outlet
-from ingestor.feeds.polygon.outputs import Close, Fail, Output, Reconnect, Report, ReportKind, Send
+from ingestor.feeds.polygon.option_follower import OptionFollower
 from ingestor.feeds.polygon.reference import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.settings import FeedSettings, Strikes
+from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.socket import FeedSocket
+from ingestor.feeds.polygon.spill_queue import SpillQueue
+from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.feeds.polygon.watchdog import Watchdog
 from ingestor.model.blocks import Block
@@ -47,7 +55,7 @@ BEAT_NS: Final = 90 * NS_PER_MS
 """Least pause between two signs of life: a little below a tick, since timers may fire early."""
 
 DRAIN_S: Final = 0.01
-"""Pause between two attempts to hand on what a full outlet did not take."""
+"""Pause between two attempts to hand on what a full sink did not take."""
 
 LOG_TICK_NS: Final = NS_PER_S // 2
 
@@ -55,13 +63,13 @@ log = logging.getLogger(__name__)
 
 
 class PolygonFeed:
-    """One feed, from the socket to the outlet; `run` it once, on an event loop (uvloop)."""
+    """One feed, from the socket to the sink; `run` it once, on an event loop (uvloop)."""
 
     def __init__(
         self,
         settings: FeedSettings,
         decoder: StockDecoder | OptionDecoder,
-        outlet: Outlet,
+        sink: Sink,
         *,
         names: Iterable[str] = (),
         frame_log: FrameLog | None = None,
@@ -77,7 +85,7 @@ class PolygonFeed:
         """
         self._settings = settings
         self._decoder = decoder
-        self._outlet = outlet
+        self._sink = sink
         self._frame_log = frame_log
         self._target = Target(settings.url, settings.socket)
         self._session = Session(
@@ -89,20 +97,20 @@ class PolygonFeed:
         self._follower = (
             None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
         )
-        self._attempts = Attempts(settings.name, self._target.shown)
+        self._connect_log = ConnectLog(settings.name, self._target.shown)
         self._totals = Totals()
-        self._herald = Herald(settings.name, outlet, self._totals)
+        self._reporter = StatusReporter(settings.name, sink, self._totals)
         backlog = Backlog(decoder.dtype, settings.backlog)
-        self._handover = Handover(outlet, self._block_of, backlog, self._herald)
+        self._spill = SpillQueue(sink, self._block_of, backlog, self._reporter)
         ways = Ways(
-            outlet=outlet,
-            handover=self._handover,
-            herald=self._herald,
+            sink=sink,
+            spill=self._spill,
+            reporter=self._reporter,
             totals=self._totals,
             frame_log=frame_log,
             shown=settings.shown,
         )
-        self._intake = Intake(settings.name, decoder, ways, reference)
+        self._handler = FrameHandler(settings.name, decoder, ways, reference)
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
         self._next_beat_ns = 0
@@ -144,58 +152,58 @@ class PolygonFeed:
 
     def _on_ended(self, ended: Ended, now_ns: int) -> int:
         """Note the end of a socket; return when the next one is due."""
-        self._intake.on_disconnect()
+        self._handler.on_disconnect()
         self._watchdog.on_disconnect()
         cause = self._settings.shown(ended.cause)
-        if ended.away:
-            outputs = self._session.on_unreachable(now_ns, cause)
+        if ended.unreachable:
+            commands = self._session.on_unreachable(now_ns, cause)
         else:
-            outputs = self._session.on_close(now_ns, cause, ended.code)
-        at_ns = next((each.at_ns for each in outputs if isinstance(each, Reconnect)), None)
+            commands = self._session.on_close(now_ns, cause, ended.code)
+        at_ns = next((each.at_ns for each in commands if isinstance(each, Reconnect)), None)
         if at_ns is None:
-            self._attempts.ended(cause)
+            self._connect_log.ended(cause)
             return now_ns
         if ended.opened:
-            self._attempts.lost(cause, at_ns - now_ns)
+            self._connect_log.lost(cause, at_ns - now_ns)
         else:
-            self._attempts.failed(cause, at_ns - now_ns, now_ns)
+            self._connect_log.failed(cause, at_ns - now_ns, now_ns)
         return at_ns
 
     def on_open(self) -> None:
         """The WebSocket is open."""
         self._totals.sockets += 1
-        self._attempts.opened()
-        self._intake.on_open(self._settings.clock())
+        self._connect_log.opened()
+        self._handler.on_open(self._settings.clock())
         self._carry_out(self._session.on_open(time.monotonic_ns()))
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read."""
         self._watchdog.on_frame(time.monotonic_ns())
-        for statuses in self._intake.take(messages, recv_ns):
+        for statuses in self._handler.take(messages, recv_ns):
             now_ns = time.monotonic_ns()
             for status in statuses:
                 self._carry_out(self._session.on_statuses((status,), now_ns))
             self._give_sign(now_ns)
-        if self._intake.has_data:
+        if self._handler.has_data:
             self._watchdog.on_data()
         self._give_sign(time.monotonic_ns())
 
-    def _carry_out(self, outputs: Iterable[Output]) -> None:
-        for output in outputs:
-            match output:
+    def _carry_out(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
                 case Send() if self._socket is not None:
-                    if output.names:
-                        self._intake.on_ask(output.names, self._settings.clock())
-                    self._socket.send(output.text)
+                    if command.names:
+                        self._handler.on_ask(command.names, self._settings.clock())
+                    self._socket.send(command.text)
                 case Close() if self._socket is not None:
-                    self._socket.close(output.code)
+                    self._socket.close(command.code)
                 case Report(ReportKind.INFO):
-                    log.info("%s: %s", self._settings.name, output.text)
+                    log.info("%s: %s", self._settings.name, command.text)
                 case Report():
-                    self._herald.alarm(output.text, self._settings.clock(), output.kind)
+                    self._reporter.alarm(command.text, self._settings.clock(), command.kind)
                 case Fail():
-                    self._herald.alarm(output.text, self._settings.clock())
-                    self._refusal = VendorRefusedError(f"{self._settings.name}: {output.text}")
+                    self._reporter.alarm(command.text, self._settings.clock())
+                    self._refusal = VendorRefusedError(f"{self._settings.name}: {command.text}")
                 case _:
                     pass
 
@@ -206,12 +214,12 @@ class PolygonFeed:
     # Time.
 
     def _on_tick(self) -> bool:
-        """Look around; whether nothing waits for the outlet."""
+        """Look around; whether nothing waits for the sink."""
         wall_ns, now_ns = self._settings.clock(), time.monotonic_ns()
-        drained = self._handover.drain(wall_ns) & self._herald.drain()
+        drained = self._spill.drain(wall_ns) & self._reporter.drain()
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + BEAT_NS
-            self._herald.tell_sums(wall_ns)
+            self._reporter.tell_sums(wall_ns)
             self._watch(wall_ns, now_ns)
             self._carry_out(self._session.on_tick(now_ns))
             if self._follower is not None:
@@ -220,7 +228,7 @@ class PolygonFeed:
         if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
             self._next_log_tick_ns = now_ns + LOG_TICK_NS
             for trouble in self._frame_log.tick(wall_ns) or ():
-                self._herald.alarm(trouble, wall_ns)
+                self._reporter.alarm(trouble, wall_ns)
         return drained
 
     def _watch(self, wall_ns: int, now_ns: int) -> None:
@@ -235,7 +243,7 @@ class PolygonFeed:
         silence = self._watchdog.on_tick(now_ns, wall_ns)
         if silence is not None and self._socket is not None:
             text = f"no data for {silence.silent_ns / NS_PER_S:.1f} s of an open market"
-            self._herald.silence(text, wall_ns - silence.silent_ns, wall_ns)
+            self._reporter.silence(text, wall_ns - silence.silent_ns, wall_ns)
             self._socket.close(cause=text)
 
     def _give_sign(self, now_ns: int) -> None:
@@ -246,9 +254,9 @@ class PolygonFeed:
 
     def _beat(self) -> None:
         session = self._session
-        self._outlet.beat(
+        self._sink.beat(
             self._totals.counts(
-                backlog_rows=self._handover.held,
+                backlog_rows=self._spill.held,
                 subscribed=session.subscribed,
                 streaming=session.phase is Phase.STREAMING,
             )
@@ -263,6 +271,6 @@ class PolygonFeed:
         deadline_ns = time.monotonic_ns() + round(self._settings.drain_s * NS_PER_S)
         while not self._on_tick() and time.monotonic_ns() < deadline_ns:
             await asyncio.sleep(DRAIN_S)
-        self._handover.give_up(self._settings.clock())
-        self._herald.tell_sums(self._settings.clock(), at_once=True)
+        self._spill.give_up(self._settings.clock())
+        self._reporter.tell_sums(self._settings.clock(), at_once=True)
         self._beat()

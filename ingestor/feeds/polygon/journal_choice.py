@@ -17,7 +17,7 @@ from ingestor.model.symbols import SymbolTable, parse_option_ticker
 DTYPES: Final = {Market.STOCKS: STOCK_TRADE, Market.OPTIONS: OPTION_TRADE}
 
 
-class Choice:
+class JournalFilter:
     """Cuts rows into arrays of at most `block_bytes` and leaves out what is not wanted.
 
     Attributes:

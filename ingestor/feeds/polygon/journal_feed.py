@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ingestor.feeds.polygon.journal_choice import Choice
+from ingestor.feeds.polygon.journal_choice import JournalFilter
 from ingestor.feeds.polygon.journal_progress import REPEATED, JournalProgress
 from ingestor.feeds.polygon.playback import Playback
 from ingestor.feeds.windows import EVERYTHING, Session
@@ -73,9 +73,9 @@ class JournalFeed:
         return self._blocks(readings, self.progress)
 
     def _blocks(self, readings: Sequence[Reading], progress: JournalProgress) -> Iterator[Block]:
-        dates = {reading.date for reading in readings if not reading.silent}
+        dates = {reading.date for reading in readings if not reading.context_only}
         session = Session(self.start, self.end)
-        run = _Run(Playback(), Choice(self.market, self.symbols, self.block_bytes), progress)
+        run = _Run(Playback(), JournalFilter(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
             run.choice.windows = session.of_file(reading.date, dates, EVERYTHING)
             for records in run.records_of(reading):
@@ -91,7 +91,7 @@ class _Run:
     """What the segments of a run over the journal have in common."""
 
     playback: Playback
-    choice: Choice
+    choice: JournalFilter
     progress: JournalProgress
 
     def records_of(self, reading: Reading) -> Iterator[Records]:
@@ -99,7 +99,7 @@ class _Run:
         rows, alive = bytearray(), False
         for entry in SegmentFrames(reading.segment, self.progress, self.playback.begin).entries():
             if entry is not None:
-                rows += self._decode(entry, silent=reading.silent)
+                rows += self._decode(entry, context_only=reading.context_only)
             if len(rows) >= self.choice.block_bytes:
                 yield from self._chosen(rows)
                 rows, alive = bytearray(), True
@@ -109,18 +109,18 @@ class _Run:
                 alive = False
         yield from self._chosen(rows)
 
-    def _decode(self, entry: Entry, *, silent: bool) -> bytes:
+    def _decode(self, entry: Entry, *, context_only: bool) -> bytes:
         """Return the rows of a frame, none when it is only to be known or is known already."""
         if self.playback.is_known(entry):
-            self.progress.skipped[REPEATED] += not silent
+            self.progress.skipped[REPEATED] += not context_only
             return b""
         missing = self.playback.missing(entry)
         if entry.connection == NOTE:
             self.playback.note(entry)
-            self.progress.count_missing(0 if silent else missing)
+            self.progress.count_missing(0 if context_only else missing)
             return b""
         decoded = self.playback.decode(entry)
-        if silent:
+        if context_only:
             return b""
         self.progress.count(decoded, missing)
         return decoded.records.tobytes()

@@ -63,7 +63,7 @@ class SocketLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacklogLimits:
-    """How many records may wait for an outlet that is full; whichever is reached first."""
+    """How many records may wait for an sink that is full; whichever is reached first."""
 
     rows: int = 256 * 1024
     bytes: int = 16 * 1024 * 1024

@@ -21,17 +21,17 @@ from enum import StrEnum
 from typing import Final
 
 from ingestor.feeds.polygon.backoff import Backoff
-from ingestor.feeds.polygon.limits import SessionLimits
-from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import (
+from ingestor.feeds.polygon.commands import (
     Close,
+    Command,
     Fail,
-    Output,
     Reconnect,
     Report,
     ReportKind,
     auth,
 )
+from ingestor.feeds.polygon.limits import SessionLimits
+from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
 from ingestor.model.units import NS_PER_S
@@ -96,7 +96,7 @@ class Session:
         """Number of names that the server acknowledged on this socket."""
         return self._subscriptions.subscribed
 
-    def on_open(self, now_ns: int) -> tuple[Output, ...]:
+    def on_open(self, now_ns: int) -> tuple[Command, ...]:
         """A socket is open; the server is to greet first."""
         if self._phase is Phase.ENDED:
             return (Close(),)
@@ -104,18 +104,18 @@ class Session:
         self._backoff.reached()
         return ()
 
-    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:
+    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Command, ...]:
         """Status elements arrived, alone or inside a data frame.
 
         What they say is made fit to be shown here, once: on one line, cut, and without the key.
         """
-        outputs: list[Output] = []
+        commands: list[Command] = []
         for status in statuses:
             said = Status(self._shown(status.status), self._shown(status.text))
-            outputs += self._ended_if_failed(self._on_status(said, now_ns))
-        return tuple(outputs)
+            commands += self._ended_if_failed(self._on_status(said, now_ns))
+        return tuple(commands)
 
-    def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
+    def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Command, ...]:
         """The socket is gone, by whomever and however, or a reached host did not open one."""
         if self._phase is Phase.ENDED:
             return ()
@@ -131,13 +131,13 @@ class Session:
         self._subscriptions.forget_socket()
         return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
 
-    def on_unreachable(self, now_ns: int, cause: str) -> tuple[Output, ...]:
+    def on_unreachable(self, now_ns: int, cause: str) -> tuple[Command, ...]:
         """There was no socket, since there was nobody to open one."""
         if self._phase is Phase.ENDED:
             return ()
         return (Reconnect(now_ns + self._backoff.next_delay_unreachable_ns(now_ns), cause),)
 
-    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+    def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Time has passed; once a second is often enough."""
         if self._phase is Phase.STREAMING:
             return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
@@ -148,52 +148,52 @@ class Session:
             return self._give_up(ReportKind.HANDSHAKE, text)
         return ()
 
-    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
+    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Command, ...]:
         """Want these names too, on this socket and all that follow."""
         return self._subscriptions.subscribe(names, now_ns)
 
-    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
+    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Command, ...]:
         """Want these names no more."""
         return self._subscriptions.unsubscribe(names, now_ns)
 
-    def stop(self) -> tuple[Output, ...]:
+    def stop(self) -> tuple[Command, ...]:
         """End the feed; a close frame tells the server that the connection's place is free."""
         has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
         self._phase = Phase.ENDED
         self._subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
-    def _on_status(self, status: Status, now_ns: int) -> tuple[Output, ...]:
+    def _on_status(self, status: Status, now_ns: int) -> tuple[Command, ...]:
         if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
             return ()
-        outputs: tuple[Output, ...] = ()
+        commands: tuple[Command, ...] = ()
         match status.status:
             case "connected" if self._phase is Phase.GREETING:
                 self._phase = Phase.AUTHENTICATING
-                outputs = (auth(self._api_key),)
+                commands = (auth(self._api_key),)
             case "auth_success" if self._phase is Phase.AUTHENTICATING:
                 self._phase, self._streaming_ns = Phase.STREAMING, now_ns
-                outputs = self._subscriptions.begin(now_ns)
+                commands = self._subscriptions.begin(now_ns)
             case "success":
-                outputs = self._subscriptions.on_success(status.text)
+                commands = self._subscriptions.on_success(status.text)
             case "error":
-                outputs = self._subscriptions.on_error(status.text)
+                commands = self._subscriptions.on_error(status.text)
             case "auth_failed":
-                outputs = (Fail(f"the vendor refuses the API key: {status.text}"),)
+                commands = (Fail(f"the vendor refuses the API key: {status.text}"),)
             case "auth_timeout":
-                outputs = self._give_up(ReportKind.HANDSHAKE, status.text)
+                commands = self._give_up(ReportKind.HANDSHAKE, status.text)
             case "max_connections":
                 self._evicted = True
-                outputs = self._give_up(ReportKind.EVICTED, status.text)
+                commands = self._give_up(ReportKind.EVICTED, status.text)
             case unknown if unknown not in OUT_OF_TURN:
-                outputs = self._on_unknown(status)
-        return outputs
+                commands = self._on_unknown(status)
+        return commands
 
-    def _ended_if_failed(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-        failed = any(isinstance(output, Fail) for output in outputs)
-        return (*outputs, *self.stop()) if failed else outputs
+    def _ended_if_failed(self, commands: tuple[Command, ...]) -> tuple[Command, ...]:
+        failed = any(isinstance(command, Fail) for command in commands)
+        return (*commands, *self.stop()) if failed else commands
 
-    def _give_up(self, kind: ReportKind, text: str) -> tuple[Output, ...]:
+    def _give_up(self, kind: ReportKind, text: str) -> tuple[Command, ...]:
         self._phase = Phase.CLOSING
         self._subscriptions.forget_socket()
         return (Report(kind, text), Close())
@@ -201,7 +201,7 @@ class Session:
     def _shown(self, text: str) -> str:
         return printable(without(text, self._api_key))
 
-    def _on_unknown(self, status: Status) -> tuple[Output, ...]:
+    def _on_unknown(self, status: Status) -> tuple[Command, ...]:
         known = status.status in self._unknown
         if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:
             return ()

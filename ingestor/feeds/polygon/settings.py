@@ -28,8 +28,8 @@ class FeedSettings:
         silence_limit_ns: How long an open market may be silent.
         session: Limits of the conversation.
         socket: Limits of the socket.
-        backlog: Limits of what waits for a full outlet.
-        drain_s: How long the end of the feed waits for a full outlet to take the backlog.
+        backlog: Limits of what waits for a full sink.
+        drain_s: How long the end of the feed waits for a full sink to take the backlog.
         clock: The wall clock, int nanoseconds UTC.
     """
 

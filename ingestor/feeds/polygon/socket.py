@@ -26,14 +26,14 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from ingestor.feeds.polygon.commands import CLOSE_NORMAL
 from ingestor.feeds.polygon.endpoint import Ended, Receiver, Target
-from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
 
 PING_PAYLOAD: Final = b"ingestor"
 SLICE_BYTES: Final = 64 * 1024
 """Of what was read at once, so much is parsed at a time: it may hold half as many frames."""
 
-AWAY: Final = frozenset((502, 503, 504))
+NOBODY_BEHIND: Final = frozenset((502, 503, 504))
 """HTTP statuses of a door-keeper with nobody behind it."""
 
 _quiet: Final = logging.getLogger("ingestor.websockets")
@@ -88,7 +88,9 @@ class FeedSocket(asyncio.Protocol):
                 )
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
         except OSError as error:
-            return Ended(self._why_not_open(error), opened=False, away=self._is_away(error))
+            return Ended(
+                self._why_not_open(error), opened=False, unreachable=self._is_unreachable(error)
+            )
         return None
 
     def send(self, text: str) -> None:
@@ -139,8 +141,12 @@ class FeedSocket(asyncio.Protocol):
         if not self._ended.done():
             received, refusal = self._protocol.close_rcvd, self._protocol.handshake_exc
             code = received.code if received else None
-            away = isinstance(refusal, InvalidStatus) and refusal.response.status_code in AWAY
-            self._ended.set_result(Ended(self._why_lost(exc), code, self._opened.done(), away))
+            unreachable = (
+                isinstance(refusal, InvalidStatus) and refusal.response.status_code in NOBODY_BEHIND
+            )
+            self._ended.set_result(
+                Ended(self._why_lost(exc), code, self._opened.done(), unreachable)
+            )
 
     # Inside.
 
@@ -223,7 +229,7 @@ class FeedSocket(asyncio.Protocol):
 
     # Words for the log.
 
-    def _is_away(self, error: OSError) -> bool:
+    def _is_unreachable(self, error: OSError) -> bool:
         """A handshake that fails or breaks off was with somebody."""
         somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
         return not somebody and self._transport is None

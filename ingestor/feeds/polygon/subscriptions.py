@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ingestor.feeds.polygon.outputs import (
+from ingestor.feeds.polygon.commands import (
+    Command,
     Fail,
-    Output,
     Report,
     ReportKind,
     Send,
@@ -91,7 +91,7 @@ class Subscriptions:
             self._leaving_due_ns[name] = now_ns + self._ack_limit_ns
         return subscription("unsubscribe", gone)
 
-    def on_success(self, message: str) -> tuple[Output, ...]:
+    def on_success(self, message: str) -> tuple[Command, ...]:
         """The server acknowledges one name."""
         if message.startswith(UNSUBSCRIBED):
             self._leaving_due_ns.pop(message.removeprefix(UNSUBSCRIBED), None)
@@ -103,26 +103,26 @@ class Subscriptions:
             self._granted[name] = None
         return self._settle()
 
-    def on_error(self, message: str) -> tuple[Output, ...]:
+    def on_error(self, message: str) -> tuple[Command, ...]:
         """The server refuses something, and does not say what."""
         self._refusals += 1
         if len(self._reasons) < MAX_REASONS:
             self._reasons[message] = None
         return self._settle()
 
-    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+    def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Report each name once that was not answered in time."""
         unanswered = _take_due(self._due_ns, now_ns)
         left = _take_due(self._leaving_due_ns, now_ns)
-        outputs: list[Output] = []
+        commands: list[Command] = []
         if unanswered and self._refusals:
-            outputs += self._refused(unanswered)
+            commands += self._refused(unanswered)
         elif unanswered:
             hint = "" if self._acknowledged else SILENCE_HINT
-            outputs.append(self._silent("subscription", unanswered, hint))
+            commands.append(self._silent("subscription", unanswered, hint))
         if left:
-            outputs.append(self._silent("unsubscription", left, ""))
-        return tuple(outputs)
+            commands.append(self._silent("unsubscription", left, ""))
+        return tuple(commands)
 
     def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
         new = [name for name in dict.fromkeys(names) if name not in self._sent]
@@ -130,7 +130,7 @@ class Subscriptions:
         self._due_ns.update(dict.fromkeys(new, now_ns + self._ack_limit_ns))
         return subscription("subscribe", new)
 
-    def _settle(self) -> tuple[Output, ...]:
+    def _settle(self) -> tuple[Command, ...]:
         unanswered = len(self._due_ns)
         if not self._refusals or unanswered not in (0, self._refusals):
             return ()
@@ -138,7 +138,7 @@ class Subscriptions:
         self._due_ns.clear()
         return self._refused(refused)
 
-    def _refused(self, names: list[str]) -> tuple[Output, ...]:
+    def _refused(self, names: list[str]) -> tuple[Command, ...]:
         reasons = list(self._reasons)
         self._reasons.clear()
         self._refusals = 0

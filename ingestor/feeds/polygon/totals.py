@@ -1,4 +1,4 @@
-"""Running totals of one feed, written where things happen and read as `FeedCounts`."""
+"""Running totals of one feed, written where things happen and read as `FeedStats`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ingestor.feeds.polygon.decode import Decoded
-from ingestor.feeds.polygon.outlet import FeedCounts
+from ingestor.feeds.polygon.sink import FeedStats
 
 
 @dataclass(slots=True)
 class Totals:
-    """As `FeedCounts`, but counting."""
+    """As `FeedStats`, but counting."""
 
     frames: int = 0
     bytes: int = 0
@@ -40,9 +40,9 @@ class Totals:
         if decoded.oddities:
             self.oddities.update(decoded.oddities)
 
-    def counts(self, *, backlog_rows: int, subscribed: int, streaming: bool) -> FeedCounts:
+    def counts(self, *, backlog_rows: int, subscribed: int, streaming: bool) -> FeedStats:
         """Return the totals of now, and the state that is given."""
-        return FeedCounts(
+        return FeedStats(
             frames=self.frames,
             bytes=self.bytes,
             records=self.records,

@@ -15,8 +15,8 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed, Strikes
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.limits import SessionLimits, SocketLimits
-from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog
 from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
@@ -50,13 +50,13 @@ def clock_from(date: dt.date, wall: dt.time = dt.time(12)) -> Callable[[], int]:
 
 @dataclass
 class Recorder:
-    """An outlet that keeps everything, and may be told to take nothing."""
+    """An sink that keeps everything, and may be told to take nothing."""
 
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
     statuses: list[FeedStatus] = field(default_factory=list)
     prices: list[int] = field(default_factory=list)
-    beats: list[FeedCounts] = field(default_factory=list)
+    beats: list[FeedStats] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, block: Block) -> bool:
@@ -74,13 +74,13 @@ class Recorder:
     def price(self, price_e9: int) -> None:
         self.prices.append(price_e9)
 
-    def beat(self, counts: FeedCounts) -> None:
+    def beat(self, counts: FeedStats) -> None:
         self.news.set()
         self.beats.append(counts)
 
     @property
-    def counts(self) -> FeedCounts:
-        return self.beats[-1] if self.beats else FeedCounts()
+    def counts(self) -> FeedStats:
+        return self.beats[-1] if self.beats else FeedStats()
 
     @property
     def rows(self) -> int:
@@ -109,7 +109,7 @@ class Rig:
     def __init__(self, simulator: SimulatorProcess, market: str) -> None:
         self.simulator = simulator
         self.market = market
-        self.outlet = Recorder()
+        self.sink = Recorder()
         self.stopped = False
 
     def control(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -127,30 +127,30 @@ class Rig:
         ]
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = WAIT_S) -> None:
-        """Wait for what the outlet is given to make a condition true."""
+        """Wait for what the sink is given to make a condition true."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
-                    self.outlet.news.clear()
-                    await self.outlet.news.wait()
+                    self.sink.news.clear()
+                    await self.sink.news.wait()
         except TimeoutError:
-            outlet = self.outlet
+            sink = self.sink
             raise AssertionError(
-                f"not within {timeout_s} s: {outlet.statuses} {outlet.counts}"
+                f"not within {timeout_s} s: {sink.statuses} {sink.counts}"
             ) from None
 
     async def until_told(self, what: What, times: int = 1) -> FeedStatus:
-        await self.until(lambda: len(self.outlet.told(what)) >= times)
-        return self.outlet.told(what)[times - 1]
+        await self.until(lambda: len(self.sink.told(what)) >= times)
+        return self.sink.told(what)[times - 1]
 
     async def until_beat(self) -> None:
         """Wait for the feed's next look around."""
-        beats = len(self.outlet.beats)
-        await self.until(lambda: len(self.outlet.beats) > beats)
+        beats = len(self.sink.beats)
+        await self.until(lambda: len(self.sink.beats) > beats)
 
     async def until_rows(self, more: int = 1) -> None:
-        rows = self.outlet.rows + more
-        await self.until(lambda: self.outlet.rows >= rows)
+        rows = self.sink.rows + more
+        await self.until(lambda: self.sink.rows >= rows)
 
 
 Scenario = Callable[[Rig], Awaitable[None]]
@@ -192,7 +192,7 @@ def drive(
     feed = PolygonFeed(
         FeedSettings(**known),
         decoder,
-        rig.outlet,
+        rig.sink,
         names=names,
         frame_log=frame_log,
         reference=ReferencePrice("SPY") if options is None else None,
@@ -211,4 +211,4 @@ def drive(
             await acting
 
     uvloop.run(both())
-    return rig.outlet
+    return rig.sink

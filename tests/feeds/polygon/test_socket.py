@@ -224,7 +224,7 @@ def test_an_answer_that_is_not_http_is_told(caplog: pytest.LogCaptureFixture) ->
 
     ended = meet(server)
     assert ended.cause == "did not receive a valid HTTP response"
-    assert (ended.opened, ended.away) == (False, False)
+    assert (ended.opened, ended.unreachable) == (False, False)
 
 
 def test_a_server_that_never_answers_is_not_waited_for() -> None:
@@ -234,7 +234,7 @@ def test_a_server_that_never_answers_is_not_waited_for() -> None:
 
     ended = meet(server, SocketLimits(open_s=0.1))
     assert ended.cause == "no connection within 0.1 s"
-    assert (ended.opened, ended.away) == (False, False)
+    assert (ended.opened, ended.unreachable) == (False, False)
 
 
 def meet(

@@ -3,10 +3,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from ingestor.feeds.polygon.following import OptionFollower
+from ingestor.feeds.polygon.commands import Command, Report, ReportKind, Send
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import Output, Report, ReportKind, Send
+from ingestor.feeds.polygon.option_follower import OptionFollower
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.settings import Strikes
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
@@ -35,7 +35,7 @@ class Following:
         self.session.on_open(0)
         self.session.on_statuses((Status("connected"), Status("auth_success")), 0)
 
-    def at(self, seconds: float) -> tuple[Output, ...]:
+    def at(self, seconds: float) -> tuple[Command, ...]:
         after_ns = round(seconds * NS_PER_S)
         return self._follower.on_tick(after_ns, self._wall_ns + after_ns)
 

@@ -1,18 +1,18 @@
-"""Hands records on to an outlet that may be full, without ever waiting for it."""
+"""Hands records on to an sink that may be full, without ever waiting for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ingestor.feeds.polygon.backlog import Backlog
-from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS
-from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.sink import Sink
+from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.model.blocks import Block
 from ingestor.model.records import Records
 
 
-class Handover:
+class SpillQueue:
     """Keeps order: while something is held, what comes is put behind it.
 
     An episode of losses begins with the first record given up and ends when nothing is held any
@@ -20,12 +20,16 @@ class Handover:
     """
 
     def __init__(
-        self, outlet: Outlet, block_of: Callable[[Records], Block], backlog: Backlog, herald: Herald
+        self,
+        sink: Sink,
+        block_of: Callable[[Records], Block],
+        backlog: Backlog,
+        reporter: StatusReporter,
     ) -> None:
-        self._outlet = outlet
+        self._sink = sink
         self._block_of = block_of
         self._backlog = backlog
-        self._herald = herald
+        self._reporter = reporter
 
     @property
     def held(self) -> int:
@@ -39,13 +43,13 @@ class Handover:
             self.drain(now_ns)
             return
         for first in range(0, len(records), MAX_BLOCK_ROWS):
-            if not self._outlet.put(self._block_of(records[first : first + MAX_BLOCK_ROWS])):
+            if not self._sink.put(self._block_of(records[first : first + MAX_BLOCK_ROWS])):
                 self._hold(records[first:])
                 return
 
     def drain(self, now_ns: int) -> bool:
-        """Hand on what is held, as far as the outlet takes it; whether nothing is held any more."""
-        while self._backlog and self._outlet.put(self._block_of(self._backlog.first())):
+        """Hand on what is held, as far as the sink takes it; whether nothing is held any more."""
+        while self._backlog and self._sink.put(self._block_of(self._backlog.first())):
             self._backlog.remove_first()
         if self._backlog:
             return False
@@ -58,15 +62,15 @@ class Handover:
         self._backlog.give_up()
         losses = self._backlog.take_losses()
         if losses is not None:
-            self._herald.undelivered(losses, now_ns)
+            self._reporter.undelivered(losses, now_ns)
 
     def _hold(self, records: Records) -> None:
         was_losing = self._backlog.losing
         self._backlog.add(records)
         if self._backlog.losing and not was_losing:
-            self._herald.losing()
+            self._reporter.losing()
 
     def _tell_losses(self, now_ns: int) -> None:
         losses = self._backlog.take_losses()
         if losses is not None:
-            self._herald.overflow(losses, now_ns)
+            self._reporter.overflow(losses, now_ns)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ingestor.feeds.polygon.backlog import Backlog
-from ingestor.feeds.polygon.handover import Handover
-from ingestor.feeds.polygon.herald import (
+from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
+from ingestor.feeds.polygon.sink import FeedStats
+from ingestor.feeds.polygon.spill_queue import SpillQueue
+from ingestor.feeds.polygon.status_reporter import (
     ALARM_EVERY_NS,
     ALARMS_AT_ONCE,
     MAX_STATUSES_HELD,
-    Herald,
+    StatusReporter,
 )
-from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
-from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
@@ -25,7 +25,7 @@ NOW = 1_786_649_956_000_000_000
 
 
 class Room:
-    """An outlet with room for so many blocks and statuses."""
+    """An sink with room for so many blocks and statuses."""
 
     def __init__(self, blocks: int, statuses: int = 1_000_000) -> None:
         self.room, self.status_room = blocks, statuses
@@ -49,7 +49,7 @@ class Room:
     def price(self, price_e9: int) -> None:
         raise AssertionError(f"nobody asked for {price_e9}")
 
-    def beat(self, counts: FeedCounts) -> None:
+    def beat(self, counts: FeedStats) -> None:
         raise AssertionError(f"nobody asked for {counts}")
 
     @property
@@ -57,20 +57,20 @@ class Room:
         return [number for records in self.taken for number in records["sequence"].tolist()]
 
 
-def handover(room: Room, max_rows: int = 1_000_000) -> tuple[Handover, Totals]:
+def spill(room: Room, max_rows: int = 1_000_000) -> tuple[SpillQueue, Totals]:
     totals = Totals()
-    herald = Herald("stocks", room, totals)
+    reporter = StatusReporter("stocks", room, totals)
     backlog = Backlog(STOCK_TRADE, BacklogLimits(rows=max_rows))
 
     def block_of(records: Records) -> Block:
         return Block(0, records, {}, Source.SIM)
 
-    return Handover(room, block_of, backlog, herald), totals
+    return SpillQueue(room, block_of, backlog, reporter), totals
 
 
 def test_records_go_straight_through_where_there_is_room() -> None:
     room = Room(10)
-    way, _ = handover(room)
+    way, _ = spill(room)
     records = rows("TQT")
     way.put(records, NOW)
     assert room.taken[0].base is records or room.taken[0] is records
@@ -80,7 +80,7 @@ def test_records_go_straight_through_where_there_is_room() -> None:
 
 def test_a_large_frame_goes_in_pieces_and_its_rest_is_held() -> None:
     room = Room(2)
-    way, _ = handover(room)
+    way, _ = spill(room)
     way.put(rows("T" * (3 * MAX_BLOCK_ROWS + 5)), NOW)
     assert [len(records) for records in room.taken] == [MAX_BLOCK_ROWS] * 2
     assert way.held == MAX_BLOCK_ROWS + 5
@@ -91,7 +91,7 @@ def test_a_large_frame_goes_in_pieces_and_its_rest_is_held() -> None:
 
 def test_what_comes_later_waits_behind_what_is_held() -> None:
     room = Room(0)
-    way, _ = handover(room)
+    way, _ = spill(room)
     way.put(rows("TT"), NOW)
     room.room = 1
     way.put(rows("T", 2), NOW)
@@ -104,7 +104,7 @@ def test_what_comes_later_waits_behind_what_is_held() -> None:
 
 def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     room = Room(0)
-    way, totals = handover(room, max_rows=2)
+    way, totals = spill(room, max_rows=2)
     for first in range(0, 10, 2):
         way.put(rows("TQ", first), NOW)
     assert room.statuses == []
@@ -122,7 +122,7 @@ def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptu
 
 def test_what_is_given_up_is_told() -> None:
     room = Room(0)
-    way, totals = handover(room)
+    way, totals = spill(room)
     way.put(rows("TQ"), NOW)
     way.give_up(NOW)
     assert way.held == 0
@@ -133,24 +133,24 @@ def test_what_is_given_up_is_told() -> None:
 
 def test_statuses_wait_for_room_and_keep_their_order() -> None:
     room, totals = Room(0, statuses=0), Totals()
-    herald = Herald("stocks", room, totals)
+    reporter = StatusReporter("stocks", room, totals)
     for number in range(3):
-        herald.alarm(str(number), NOW)
-    assert not herald.drain()
+        reporter.alarm(str(number), NOW)
+    assert not reporter.drain()
     assert totals.statuses == 0
     room.status_room = 9
-    assert herald.drain()
+    assert reporter.drain()
     assert [status.text for status in room.statuses] == ["0", "1", "2"]
     assert (totals.statuses, totals.alarms) == (3, 3)
 
 
 def test_statuses_that_wait_are_bounded_and_the_oldest_go() -> None:
     room, totals = Room(0, statuses=0), Totals()
-    herald = Herald("stocks", room, totals)
+    reporter = StatusReporter("stocks", room, totals)
     for number in range(MAX_STATUSES_HELD + 2):
-        herald.silence(str(number), NOW, NOW)
+        reporter.silence(str(number), NOW, NOW)
     room.status_room = 2 * MAX_STATUSES_HELD
-    herald.drain()
+    reporter.drain()
     assert len(room.statuses) == MAX_STATUSES_HELD
     assert room.statuses[0].text == "2"
     assert totals.dropped_statuses == 2
@@ -158,15 +158,15 @@ def test_statuses_that_wait_are_bounded_and_the_oldest_go() -> None:
 
 def test_many_alarms_of_a_kind_are_told_at_once_then_as_a_sum_and_hide_no_other() -> None:
     room, totals = Room(0), Totals()
-    herald = Herald("stocks", room, totals)
+    reporter = StatusReporter("stocks", room, totals)
     for number in range(100_000):
-        herald.alarm(str(number), NOW, "error")
-        herald.tell_sums(NOW)
-    herald.alarm("evicted", NOW, "evicted")
+        reporter.alarm(str(number), NOW, "error")
+        reporter.tell_sums(NOW)
+    reporter.alarm("evicted", NOW, "evicted")
     texts = [status.text for status in room.statuses]
     assert texts == [*map(str, range(ALARMS_AT_ONCE)), "evicted"]
-    herald.tell_sums(NOW + ALARM_EVERY_NS)
-    herald.tell_sums(NOW + ALARM_EVERY_NS)
+    reporter.tell_sums(NOW + ALARM_EVERY_NS)
+    reporter.tell_sums(NOW + ALARM_EVERY_NS)
     assert [status.text for status in room.statuses][len(texts) :] == [
         "99990 more like this: 99999"
     ]
@@ -175,25 +175,25 @@ def test_many_alarms_of_a_kind_are_told_at_once_then_as_a_sum_and_hide_no_other(
 
 def test_alarms_at_a_moderate_pace_are_all_told() -> None:
     room = Room(0)
-    herald = Herald("stocks", room, Totals())
+    reporter = StatusReporter("stocks", room, Totals())
     for number in range(100):
-        herald.alarm(str(number), NOW + number * ALARM_EVERY_NS)
+        reporter.alarm(str(number), NOW + number * ALARM_EVERY_NS)
     assert [status.text for status in room.statuses] == [*map(str, range(100))]
 
 
 def test_what_was_not_told_is_told_at_the_end() -> None:
     room = Room(0)
-    herald = Herald("stocks", room, Totals())
+    reporter = StatusReporter("stocks", room, Totals())
     for _ in range(ALARMS_AT_ONCE + 3):
-        herald.alarm("no", NOW)
-    herald.tell_sums(NOW, at_once=True)
+        reporter.alarm("no", NOW)
+    reporter.tell_sums(NOW, at_once=True)
     assert room.statuses[-1].text == "3 more like this: no"
 
 
 def test_streaming_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     room = Room(0)
-    Herald("stocks", room, Totals()).streaming(NOW, NOW - 5)
+    StatusReporter("stocks", room, Totals()).streaming(NOW, NOW - 5)
     (told,) = room.statuses
     assert (told.what, told.to_event_ns, told.to_recv_ns) == (What.STREAMING, NOW - 5, NOW)
     assert [record.levelname for record in caplog.records] == ["INFO"]
@@ -201,6 +201,6 @@ def test_streaming_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_nothing_at_all_is_no_block() -> None:
     room = Room(5)
-    way, _ = handover(room)
+    way, _ = spill(room)
     way.put(np.empty(0, STOCK_TRADE), NOW)
     assert room.taken == []

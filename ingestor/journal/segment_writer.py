@@ -50,7 +50,7 @@ class FolderLock:
         self._file.close()
 
 
-class Disk:
+class SegmentWriter:
     """The segments of one feed in one folder. Everything here may wait for the disk.
 
     A file that is there is never written to again, whoever left it, so numbers only go up.

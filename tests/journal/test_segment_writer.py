@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from ingestor.journal.compress import compress
-from ingestor.journal.disk import Disk
 from ingestor.journal.format import Market
+from ingestor.journal.segment_writer import SegmentWriter
 from tests.journal.tapes import DAY
 
 FIRST = "stocks-20251216-000001.journal"
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    one = Disk(tmp_path, Market.STOCKS)
+def disk(tmp_path: Path) -> Iterator[SegmentWriter]:
+    one = SegmentWriter(tmp_path, Market.STOCKS)
     yield one
     one.stop()
 
@@ -40,14 +40,14 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_segment_is_what_was_appended_to_it(disk: Disk, tmp_path: Path) -> None:
+def test_a_segment_is_what_was_appended_to_it(disk: SegmentWriter, tmp_path: Path) -> None:
     disk.begin(DAY, b"header")
     disk.append(b" one")
     disk.append(bytearray(b" two"))
     assert (tmp_path / FIRST).read_bytes() == b"header one two"
 
 
-def test_every_beginning_has_a_number_of_its_own(disk: Disk, tmp_path: Path) -> None:
+def test_every_beginning_has_a_number_of_its_own(disk: SegmentWriter, tmp_path: Path) -> None:
     disk.begin(DAY, b"1")
     disk.begin(DAY, b"2")
     disk.finish()
@@ -62,21 +62,23 @@ def test_every_beginning_has_a_number_of_its_own(disk: Disk, tmp_path: Path) -> 
     ]
 
 
-def test_a_write_that_the_disk_cuts_is_an_error(disk: Disk, tmp_path: Path) -> None:
+def test_a_write_that_the_disk_cuts_is_an_error(disk: SegmentWriter, tmp_path: Path) -> None:
     disk.begin(DAY, b"header")
     with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
         disk.append(bytes(2000))
     assert (tmp_path / FIRST).stat().st_size == 1000
 
 
-def test_nothing_is_appended_where_nothing_was_begun(disk: Disk, tmp_path: Path) -> None:
+def test_nothing_is_appended_where_nothing_was_begun(disk: SegmentWriter, tmp_path: Path) -> None:
     disk.finish()
     with pytest.raises(FileNotFoundError, match="no segment was begun"):
         disk.append(b"x")
     assert names(tmp_path) == []
 
 
-def test_half_compressed_files_of_other_feeds_are_left_alone(disk: Disk, tmp_path: Path) -> None:
+def test_half_compressed_files_of_other_feeds_are_left_alone(
+    disk: SegmentWriter, tmp_path: Path
+) -> None:
     for feed in ("stocks", "options"):
         (tmp_path / f"{feed}-20251216-000001.journal.zst.part7").touch()
     disk.tidy()
@@ -84,7 +86,7 @@ def test_half_compressed_files_of_other_feeds_are_left_alone(disk: Disk, tmp_pat
 
 
 def test_a_process_that_cannot_be_started_is_told_and_nothing_more(
-    disk: Disk,
+    disk: SegmentWriter,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

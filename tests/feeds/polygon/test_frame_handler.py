@@ -4,13 +4,13 @@ import numpy as np
 
 from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import StockDecoder
-from ingestor.feeds.polygon.handover import Handover
-from ingestor.feeds.polygon.herald import Herald
-from ingestor.feeds.polygon.intake import TOGETHER_ROWS, Intake, Ways
+from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler, Ways
 from ingestor.feeds.polygon.limits import BacklogLimits
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outlet import FeedCounts
 from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.sink import FeedStats
+from ingestor.feeds.polygon.spill_queue import SpillQueue
+from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
@@ -18,7 +18,7 @@ from ingestor.model.records import Records
 from tests.feeds.polygon.wire import RECV_NS, frame, quote, status, trade
 
 
-class Outlet:
+class Sink:
     """Keeps, in order, everything it is given."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Outlet:
     def price(self, price_e9: int) -> None:
         self.given.append(price_e9)
 
-    def beat(self, counts: FeedCounts) -> None:
+    def beat(self, counts: FeedStats) -> None:
         raise AssertionError(f"nobody asked for {counts}")
 
     @property
@@ -51,33 +51,33 @@ class Outlet:
         return [each.what for each in self.given if isinstance(each, FeedStatus)]
 
 
-def intake() -> tuple[Intake, Outlet, Totals]:
-    outlet, totals, decoder = Outlet(), Totals(sockets=1), StockDecoder()
-    herald = Herald("stocks", outlet, totals)
+def handler() -> tuple[FrameHandler, Sink, Totals]:
+    sink, totals, decoder = Sink(), Totals(sockets=1), StockDecoder()
+    reporter = StatusReporter("stocks", sink, totals)
 
     def block_of(records: Records) -> Block:
         return Block(0, records, decoder.instruments.table, Source.SIM)
 
     backlog = Backlog(decoder.dtype, BacklogLimits())
     ways = Ways(
-        outlet=outlet,
-        handover=Handover(outlet, block_of, backlog, herald),
-        herald=herald,
+        sink=sink,
+        spill=SpillQueue(sink, block_of, backlog, reporter),
+        reporter=reporter,
         totals=totals,
         frame_log=None,
         shown=str,
     )
-    return Intake("stocks", decoder, ways, ReferencePrice("SPY")), outlet, totals
+    return FrameHandler("stocks", decoder, ways, ReferencePrice("SPY")), sink, totals
 
 
-def take(way: Intake, frames: list[bytes], recv_ns: int) -> list[Status]:
+def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[Status]:
     return [status for statuses in way.take(frames, recv_ns) for status in statuses]
 
 
 def test_short_frames_of_one_read_make_one_block() -> None:
-    way, outlet, totals = intake()
+    way, sink, totals = handler()
     assert take(way, [frame(trade(q=1)), frame(quote(q=2), trade(q=3))], RECV_NS) == []
-    (block,) = outlet.blocks
+    (block,) = sink.blocks
     assert block.records["sequence"].tolist() == [1, 2, 3]
     assert set(block.records["ts_recv_ns"].tolist()) == {RECV_NS}
     assert dict(block.symbols) == {0: "SPY"}
@@ -85,56 +85,56 @@ def test_short_frames_of_one_read_make_one_block() -> None:
 
 
 def test_long_frames_of_one_read_are_not_kept_waiting() -> None:
-    way, outlet, _ = intake()
+    way, sink, _ = handler()
     long = frame(*(trade(q=number) for number in range(TOGETHER_ROWS)))
     take(way, [long, long, frame(trade())], RECV_NS)
-    assert [len(block.records) for block in outlet.blocks] == [TOGETHER_ROWS, TOGETHER_ROWS, 1]
+    assert [len(block.records) for block in sink.blocks] == [TOGETHER_ROWS, TOGETHER_ROWS, 1]
 
 
 def test_statuses_come_back_in_order_wherever_they_stood() -> None:
-    way, outlet, _ = intake()
+    way, sink, _ = handler()
     said = [{"ev": "status", "status": name} for name in "abc"]
     statuses = take(way, [frame(said[0], trade()), frame(said[1], said[2])], RECV_NS)
     assert statuses == [status("a"), status("b"), status("c")]
-    assert len(outlet.blocks) == 1
+    assert len(sink.blocks) == 1
 
 
 def test_frames_without_records_hand_nothing_on() -> None:
-    way, outlet, totals = intake()
+    way, sink, totals = handler()
     assert take(way, [b"[]", b"", b"[{]"], RECV_NS) == []
-    assert outlet.given == []
+    assert sink.given == []
     assert totals.frames == 3
 
 
 def test_what_begins_is_told_before_the_records_it_speaks_of() -> None:
-    way, outlet, totals = intake()
+    way, sink, totals = handler()
     take(way, [frame(trade())], RECV_NS)
     way.on_disconnect()
     take(way, [frame(trade())], RECV_NS + 5)
-    kinds = [type(each) for each in outlet.given]
+    kinds = [type(each) for each in sink.given]
     assert [kind for kind in kinds if kind is not int] == [FeedStatus, Block, FeedStatus, Block]
-    assert outlet.whats == [What.STREAMING, What.GAP]
+    assert sink.whats == [What.STREAMING, What.GAP]
     assert totals.gaps == 1
 
 
 def test_a_connection_lost_before_any_data_is_no_gap() -> None:
-    way, outlet, _ = intake()
+    way, sink, _ = handler()
     way.on_disconnect()
     take(way, [frame(trade())], RECV_NS)
-    assert outlet.whats == [What.STREAMING]
+    assert sink.whats == [What.STREAMING]
 
 
 def test_the_reference_price_is_handed_on_when_it_changes() -> None:
-    way, outlet, _ = intake()
+    way, sink, _ = handler()
     for bid in (686.0, 686.0, 687.0):
         take(way, [frame(quote(bp=bid, ap=bid + 0.02))], RECV_NS)
-    assert outlet.prices == [686_010_000_000, 687_010_000_000]
+    assert sink.prices == [686_010_000_000, 687_010_000_000]
 
 
 def test_quotes_from_before_a_lost_connection_decide_no_aggressor() -> None:
-    way, outlet, _ = intake()
+    way, sink, _ = handler()
     take(way, [frame(quote(bp=686.0, ap=686.02), trade(p=686.02))], RECV_NS)
     way.on_disconnect()
     take(way, [frame(trade(p=686.02))], RECV_NS)
-    aggressors = np.concatenate([block.records["aggressor"] for block in outlet.blocks])
+    aggressors = np.concatenate([block.records["aggressor"] for block in sink.blocks])
     assert aggressors.tolist()[1:] == [1, 0]

@@ -69,7 +69,7 @@ class Fail:
     text: str
 
 
-Output = Send | Close | Reconnect | Report | Fail
+Command = Send | Close | Reconnect | Report | Fail
 
 
 def auth(api_key: str) -> Send:

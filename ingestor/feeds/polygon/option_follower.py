@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ingestor.feeds.polygon.commands import Command, Report, ReportKind, channel_names
 from ingestor.feeds.polygon.hours import MarketHours
-from ingestor.feeds.polygon.outputs import Output, Report, ReportKind, channel_names
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.settings import Strikes
 from ingestor.feeds.polygon.strikes import Action
@@ -34,15 +34,15 @@ class OptionFollower:
         self._idle_since_ns: int | None = None
         self._told: str | None = None
 
-    def on_tick(self, now_ns: int, wall_ns: int) -> tuple[Output, ...]:
+    def on_tick(self, now_ns: int, wall_ns: int) -> tuple[Command, ...]:
         """Bring the names up to the price of now and the New York date of now."""
-        outputs: list[Output] = []
+        commands: list[Command] = []
         date = new_york_date(wall_ns)
         for step in self._strikes.manager.update(date, self._strikes.price()):
             adds = step.action is Action.ADD
             change = self._session.subscribe if adds else self._session.unsubscribe
-            outputs += change(channel_names(self._channels, step.contracts), now_ns)
-        return (*outputs, *self._complain(now_ns, wall_ns))
+            commands += change(channel_names(self._channels, step.contracts), now_ns)
+        return (*commands, *self._complain(now_ns, wall_ns))
 
     def _complain(self, now_ns: int, wall_ns: int) -> tuple[Report, ...]:
         """Say why nothing is followed: once, and again when the reason is another one."""

@@ -1,4 +1,4 @@
-"""Tells what happens to a feed: one line in the log, one status to the outlet, never per record."""
+"""Tells what happens to a feed: one line in the log, one status to the sink, never per record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from ingestor.feeds.polygon.backlog import Losses
 from ingestor.feeds.polygon.gaps import Gap
-from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.sink import Sink
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.model.clock import iso_utc
 from ingestor.model.feed_status import FeedStatus, What
@@ -21,7 +21,7 @@ ALARM_EVERY_NS: Final = 10 * NS_PER_S
 """So often one more is told at once; those beyond are counted, and told as a sum."""
 
 MAX_STATUSES_HELD: Final = 1_000
-"""Statuses that wait for a full outlet; beyond that the oldest is given up, and counted."""
+"""Statuses that wait for a full sink; beyond that the oldest is given up, and counted."""
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class AlarmPace:
         return True
 
 
-class Herald:
+class StatusReporter:
     """Speaks for the feed called `feed`. Times are int nanoseconds UTC."""
 
-    def __init__(self, feed: str, outlet: Outlet, totals: Totals) -> None:
+    def __init__(self, feed: str, sink: Sink, totals: Totals) -> None:
         self._feed = feed
-        self._outlet = outlet
+        self._sink = sink
         self._totals = totals
         self._held: deque[FeedStatus] = deque()
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
@@ -165,7 +165,7 @@ class Herald:
 
     def drain(self) -> bool:
         """Hand on what is held; whether nothing is held any more."""
-        while self._held and self._outlet.tell(self._held[0]):
+        while self._held and self._sink.tell(self._held[0]):
             self._held.popleft()
             self._totals.statuses += 1
         return not self._held

@@ -1,4 +1,4 @@
-"""What becomes of the messages of a socket: journal, decoder, gaps, reference price, outlet."""
+"""What becomes of the messages of a socket: journal, decoder, gaps, reference price, sink."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.gaps import GapTracker
-from ingestor.feeds.polygon.handover import Handover
-from ingestor.feeds.polygon.herald import Herald
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outlet import FrameLog, Outlet
 from ingestor.feeds.polygon.pieces import PIECE_BYTES, pieces
 from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.sink import FrameLog, Sink
+from ingestor.feeds.polygon.spill_queue import SpillQueue
+from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.feeds.polygon.totals import Totals
 from ingestor.model.records import Records, joined
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 class Ways:
     """Where things go; `shown` makes of text that holds the vendor's a line to show."""
 
-    outlet: Outlet
-    handover: Handover
-    herald: Herald
+    sink: Sink
+    spill: SpillQueue
+    reporter: StatusReporter
     totals: Totals
     frame_log: FrameLog | None
     shown: Callable[[str], str]
 
 
-class Intake:
+class FrameHandler:
     """Takes messages as they come. Those of one read are handed on together, as far as sensible."""
 
     def __init__(
@@ -115,23 +115,23 @@ class Intake:
         if self._reference is not None:
             trouble = self._reference.on_frame(decoded)
             if trouble is not None:
-                self._ways.herald.alarm(trouble, recv_ns, "reference")
+                self._ways.reporter.alarm(trouble, recv_ns, "reference")
         return decoded
 
     def _hand_on(self, parts: list[Records], recv_ns: int) -> None:
         records = parts[0] if len(parts) == 1 else joined(parts)
         self._tell_what_begins(records, recv_ns)
         self._ways.totals.last_event_ns = int(records["ts_event_ns"][-1])
-        self._ways.handover.put(records, recv_ns)
+        self._ways.spill.put(records, recv_ns)
         price_e9 = None if self._reference is None else self._reference.price_e9
         if price_e9 is not None and price_e9 != self._price_e9:
             self._price_e9 = price_e9
-            self._ways.outlet.price(price_e9)
+            self._ways.sink.price(price_e9)
 
     def _tell_what_begins(self, records: Records, recv_ns: int) -> None:
         gap = self._gaps.on_records(records)
         if gap is not None:
-            self._ways.herald.gap(gap)
+            self._ways.reporter.gap(gap)
         elif not self._streaming:
-            self._ways.herald.streaming(recv_ns, int(records["ts_event_ns"][0]))
+            self._ways.reporter.streaming(recv_ns, int(records["ts_event_ns"][0]))
         self._streaming = True

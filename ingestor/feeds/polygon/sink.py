@@ -1,11 +1,12 @@
 """What a live feed hands its results to. Nothing here waits: the socket is drained whatever else.
 
-`Outlet` is the way to the rest of the pipeline, `FrameLog` the journal of raw frames.
+`Sink` is the way to the rest of the pipeline, `FrameLog` the journal of raw frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,9 +14,9 @@ from ingestor.model.blocks import Block
 from ingestor.model.feed_status import FeedStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedCounts:
-    """Running totals of one feed since it was started, and its state of now.
+@dataclass(slots=True, kw_only=True)
+class FeedStats:
+    """Running totals of one feed since its start, and its state now; one object, always current.
 
     Attributes:
         frames: Frames (messages of the WebSocket) received.
@@ -24,16 +25,16 @@ class FeedCounts:
         skipped: Elements that became no record, by cause.
         oddities: What was tolerated, by kind.
         late: Trades that were reported late.
-        reconnects: Sockets opened after the first.
+        sockets: Sockets opened.
         gaps: Spans that a lost connection left unseen.
-        silences: Connections given up since they said nothing.
+        silences: Connections given up because they said nothing.
         alarms: Refusals, missing acknowledgements and the like.
-        dropped_trades: Records dropped since the outlet was full for too long.
+        dropped_trades: Records dropped because the sink was full for too long.
         dropped_quotes: As `dropped_trades`.
-        undelivered: Records that the outlet had not taken when the feed was to stop.
-        statuses: Statuses that the outlet has taken.
+        undelivered: Records that the sink had not taken when the feed was to stop.
+        statuses: Statuses that the sink has taken.
         dropped_statuses: Statuses that it did not take in time.
-        backlog_rows: Records that wait for the outlet now.
+        backlog_rows: Records that wait for the sink now.
         subscribed: Names that the vendor has acknowledged on the socket of now.
         streaming: Whether there is an authenticated socket now.
         last_event_ns: Vendor's time of the newest record, 0 before the first.
@@ -43,10 +44,10 @@ class FeedCounts:
     frames: int = 0
     bytes: int = 0
     records: int = 0
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    oddities: Mapping[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    oddities: Counter[str] = field(default_factory=Counter)
     late: int = 0
-    reconnects: int = 0
+    sockets: int = 0
     gaps: int = 0
     silences: int = 0
     alarms: int = 0
@@ -61,12 +62,17 @@ class FeedCounts:
     last_event_ns: int = 0
     last_recv_ns: int = 0
 
+    @property
+    def reconnects(self) -> int:
+        """Sockets opened after the first."""
+        return max(self.sockets - 1, 0)
 
-class Outlet(Protocol):
+
+class Sink(Protocol):
     """Takes what a feed produces, or says at once that it cannot."""
 
     def put(self, block: Block) -> bool:
-        """Take a block of at most `limits.MAX_BLOCK_ROWS` records; False when full: try later."""
+        """Take a block of at most `MAX_BLOCK_ROWS` records; False when full: try later."""
         ...
 
     def tell(self, status: FeedStatus) -> bool:
@@ -77,8 +83,8 @@ class Outlet(Protocol):
         """Take the newest reference price of the underlying; only the stocks feed has one."""
         ...
 
-    def beat(self, counts: FeedCounts) -> None:
-        """Take a sign of life, some ten a second."""
+    def show(self, stats: FeedStats) -> None:
+        """Show the totals as a sign of life, some ten times a second; they change afterwards."""
         ...
 
 
