@@ -12,12 +12,12 @@ from ingestor.config.live import LiveFeedName
 from ingestor.config.schema import Config
 from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.feed import PolygonFeed
+from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
-from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.feeds.polygon.settings import FeedSettings, Strikes
+from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
 from ingestor.feeds.polygon.sink import FrameLog, Sink
+from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.errors import ConfigurationError

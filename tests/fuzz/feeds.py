@@ -16,12 +16,11 @@ from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
 from ingestor.feeds.databento.header import read_header
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames
-from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.limits import SessionLimits
-from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
-from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.feeds.polygon.session import Phase, Session
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.option_follower import ReferencePrice
+from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
 from ingestor.model.bounds import is_symbol

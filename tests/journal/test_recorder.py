@@ -15,7 +15,6 @@ import pytest
 
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal import recorder as recorder_module
-from ingestor.journal import writer_thread as thread_module
 from ingestor.journal.format import (
     MAX_PAYLOAD_BYTES,
     Entry,
@@ -94,7 +93,7 @@ def test_a_run_without_frames_leaves_no_segment(tmp_path: Path) -> None:
 
 
 def test_a_tick_writes_what_is_held(tmp_path: Path) -> None:
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     writer.append(b"[]", OPEN_NS, 1)
     assert all(one.size <= 44 for one in list_segments(tmp_path, Market.STOCKS))
     writer.tick(OPEN_NS)
@@ -103,7 +102,7 @@ def test_a_tick_writes_what_is_held(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_chunk_is_held(tmp_path: Path) -> None:
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     for number in range(3 * CHUNK_BYTES // 1000):
         writer.append(bytes(1000), OPEN_NS + number, 1)
         assert len(writer._chunk) < CHUNK_BYTES
@@ -138,7 +137,7 @@ def test_segments_end_at_midnight_in_new_york_not_in_utc(tmp_path: Path) -> None
 
 
 def test_a_tick_ends_a_day_that_is_over(tmp_path: Path) -> None:
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     writer.append(b"[1]", MIDNIGHT_NS - 1, 1)
     writer.tick(MIDNIGHT_NS)
     until_compressed(writer, tmp_path)
@@ -170,7 +169,7 @@ def test_a_run_never_touches_what_was_there(tmp_path: Path) -> None:
 
 def test_a_segment_is_compressed_when_it_is_full(tmp_path: Path) -> None:
     frames = stock_frames(100)
-    writer = JournalRecorder(tmp_path, "stocks", segment_bytes=10_000)
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S, segment_bytes=10_000)
     for received in frames:
         writer.append(*received)
     until_compressed(writer, tmp_path)
@@ -182,7 +181,7 @@ def test_what_a_run_left_plain_is_compressed_by_the_next(tmp_path: Path) -> None
     record(tmp_path, "stocks", [(b"[1]", OPEN_NS, 1)])
     half = tmp_path / f"stocks-{DAY:%Y%m%d}-000001.journal.zst.part123"
     half.write_bytes(b"half")
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     until_compressed(writer, tmp_path)
     writer.close()
     assert not half.exists()
@@ -190,7 +189,10 @@ def test_what_a_run_left_plain_is_compressed_by_the_next(tmp_path: Path) -> None
 
 
 def test_two_feeds_share_a_folder(tmp_path: Path) -> None:
-    stocks, options = JournalRecorder(tmp_path, "stocks"), JournalRecorder(tmp_path, "options")
+    stocks, options = (
+        JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S),
+        JournalRecorder(tmp_path, "options", late_after_ns=NS_PER_S),
+    )
     stocks.append(b"[1]", OPEN_NS, 1)
     options.append(b"[2]", OPEN_NS, 1)
     stocks.close()
@@ -200,13 +202,13 @@ def test_two_feeds_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_two_runs_cannot_record_one_feed_into_one_folder(tmp_path: Path) -> None:
-    first = JournalRecorder(tmp_path, "stocks")
+    first = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     with pytest.raises(
         ConfigurationError, match=f"{tmp_path} is in use: another run records stocks"
     ):
-        JournalRecorder(tmp_path, "stocks")
+        JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     first.close()
-    JournalRecorder(tmp_path, "stocks").close()
+    JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S).close()
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -214,19 +216,19 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Pa
     with pytest.raises(
         ConfigurationError, match="file/journal cannot be written to: Not a directory"
     ):
-        JournalRecorder(tmp_path / "file" / "journal", "stocks")
+        JournalRecorder(tmp_path / "file" / "journal", "stocks", late_after_ns=NS_PER_S)
 
 
 def test_nothing_starts_before_the_first_frame(tmp_path: Path) -> None:
     before = threading.active_count()
-    writer = JournalRecorder(tmp_path / "new", "stocks")
+    writer = JournalRecorder(tmp_path / "new", "stocks", late_after_ns=NS_PER_S)
     assert threading.active_count() == before
     writer.close()
 
 
 def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    writer = JournalRecorder(folder, "stocks")
+    writer = JournalRecorder(folder, "stocks", late_after_ns=NS_PER_S)
     shutil.rmtree(folder)
     writer.append(b"[1]", OPEN_NS, 1)
     writer.close()
@@ -236,9 +238,9 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
 def test_frames_wait_for_a_disk_that_refuses_and_are_written_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
     folder = tmp_path / "journal"
-    writer = JournalRecorder(folder, "stocks")
+    writer = JournalRecorder(folder, "stocks", late_after_ns=NS_PER_S)
     shutil.rmtree(folder)
     folder.touch()
     told: list[str] = []
@@ -272,7 +274,7 @@ def test_frames_go_on_in_a_new_file_when_theirs_is_removed_renamed_or_cut(
 ) -> None:
     """Every frame after the harm is there, of those before it what the harm left."""
     folder = tmp_path / "journal"
-    writer = JournalRecorder(folder, "stocks")
+    writer = JournalRecorder(folder, "stocks", late_after_ns=NS_PER_S)
     frames = stock_frames(60)
     told: list[str] = []
 
@@ -304,7 +306,7 @@ def test_frames_go_on_in_a_new_file_when_theirs_is_removed_renamed_or_cut(
 
 
 def test_a_file_that_is_gone_is_noticed_by_a_tick_without_a_frame(tmp_path: Path) -> None:
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     writer.append(b"[1]", OPEN_NS, 1)
     writer.tick(OPEN_NS)
     wait_until(lambda: writer._recorder.backlog_bytes == 0)
@@ -335,7 +337,7 @@ from ingestor.journal.recorder import JournalRecorder
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-writer = JournalRecorder(Path(sys.argv[1]), "stocks")
+writer = JournalRecorder(Path(sys.argv[1]), "stocks", late_after_ns=10**9)
 for number in range(2000):
     writer.append(b"x" * 100, 1_765_895_400_000_000_000 + number, 1)
     if number % 100 == 0:
@@ -362,7 +364,7 @@ def test_a_segment_that_meets_a_full_disk_keeps_what_was_whole(tmp_path: Path) -
 def test_a_frame_that_is_too_long_is_counted_and_its_number_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     for size in (2, MAX_PAYLOAD_BYTES + 1, MAX_PAYLOAD_BYTES + 1, 3):
         writer.append(bytes(size), OPEN_NS, 1)
     writer.close()
@@ -376,7 +378,7 @@ def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(
 ) -> None:
     """A named pipe that nobody reads stands for the disk."""
     monkeypatch.setattr(recorder_module, "MAX_BACKLOG_BYTES", 4 * CHUNK_BYTES)
-    writer = JournalRecorder(tmp_path, "stocks")
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -413,7 +415,7 @@ KILLED_PROGRAM = """
 import sys, itertools
 from pathlib import Path
 from ingestor.journal.recorder import JournalRecorder
-writer = JournalRecorder(Path(sys.argv[1]), "stocks", segment_bytes=300_000)
+writer = JournalRecorder(Path(sys.argv[1]), "stocks", late_after_ns=10**9, segment_bytes=300_000)
 for number in itertools.count():
     writer.append(b"[%d]" % number * (1 + number % 300), 1_765_895_400_000_000_000 + number, 1)
     if number % 50 == 0:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.journal.compress import compress
 from ingestor.journal.format import Market
-from ingestor.journal.segment_writer import SegmentWriter
+from ingestor.journal.segment_writer import SegmentWriter, compress
 from tests.journal.tapes import DAY
 
 FIRST = "stocks-20251216-000001.journal"

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.clock import dates_text, iso_utc, new_york_date, new_york_ns, now_ns, to_ns, utc_date
+from ingestor.model.clock import (
+    dates_text,
+    iso_utc,
+    new_york_date,
+    new_york_ns,
+    now_ns,
+    to_ns,
+    utc_date,
+)
 
 HALF_PAST_NINE = dt.time(9, 30)
 

@@ -24,8 +24,8 @@ from ingestor.feeds.databento.files import (
 )
 from ingestor.feeds.databento.front import Front, contents_of, front_of
 from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
-from ingestor.model.clock import dates_text
 from ingestor.model.bounds import printable
+from ingestor.model.clock import dates_text
 from ingestor.model.errors import BadDataError, NoDataError
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,9 @@
 """The driver of one connection to the vendor: sockets, time, and what the session asks for.
 
 Two things go on. A task has one socket after the other, as the session wants them; what they bring
-is taken in the very callback that read it (`FrameHandler`), never queued. And `run` itself looks around
-every `TICK_S`: overdue answers, silence, strikes to follow, a sign of life; and more often while
-something waits for a full sink.
+is taken in the very callback that read it (`FrameHandler`), never queued. And `run` itself looks
+around every `TICK_S`: overdue answers, silence, strikes to follow, a sign of life; and more often
+while something waits for a full sink.
 
 The session and the keepalive go by a clock that cannot be set; only what compares with the market's
 hours or stands in records goes by the wall clock.
@@ -16,10 +16,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
-from ingestor.feeds.polygon.attempts import ConnectLog
-from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.commands import (
     Close,
     Command,
@@ -30,25 +29,19 @@ from ingestor.feeds.polygon.commands import (
     Send,
 )
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.endpoint import Ended, Target
-from ingestor.feeds.polygon.frame_handler import FrameHandler, Ways
-from ingestor.feeds.polygon.hours import MarketHours
-from ingestor.feeds.polygon.option_follower import OptionFollower
-from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.feeds.polygon.session import Phase, Session
-from ingestor.feeds.polygon.settings import FeedSettings, Strikes
-from ingestor.feeds.polygon.sink import FrameLog, Sink
-from ingestor.feeds.polygon.socket import FeedSocket
-from ingestor.feeds.polygon.spill_queue import SpillQueue
-from ingestor.feeds.polygon.status_reporter import StatusReporter
-from ingestor.feeds.polygon.totals import Totals
-from ingestor.feeds.polygon.watchdog import Watchdog
-from ingestor.model.blocks import Block
+from ingestor.feeds.polygon.frame_handler import FrameHandler
+from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
+from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, Strikes
+from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
+from ingestor.model.blocks import Source
+from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import VendorRefusedError
-from ingestor.model.records import Records
 from ingestor.model.units import NS_PER_MS, NS_PER_S
-
-__all__ = ["FeedSettings", "PolygonFeed", "Strikes"]
 
 TICK_S: Final = 0.1
 BEAT_NS: Final = 90 * NS_PER_MS
@@ -60,6 +53,43 @@ DRAIN_S: Final = 0.01
 LOG_TICK_NS: Final = NS_PER_S // 2
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedSettings:
+    """One connection to the vendor.
+
+    Attributes:
+        name: ``stocks`` or ``options``; names the feed in statuses and in the log.
+        url: WebSocket address, ``wss://socket.massive.com/stocks``.
+        api_key: Sent in a message after connecting, and shown nowhere.
+        index: Number of the feed, `Block.feed`.
+        source: The envelope's ``source``.
+        hours: When silence is a fault.
+        silence_limit_ns: How long an open market may be silent.
+        session: Limits of the conversation.
+        socket: Limits of the socket.
+        backlog: Limits of what waits for a full sink.
+        drain_s: How long the end of the feed waits for a full sink to take the backlog.
+        clock: The wall clock, int nanoseconds UTC.
+    """
+
+    name: str
+    url: str
+    api_key: str = field(repr=False)
+    index: int
+    source: Source = Source.POLYGON_WS
+    hours: TradingHours
+    silence_limit_ns: int = SILENCE_LIMIT_NS
+    session: SessionLimits = field(default_factory=SessionLimits)
+    socket: SocketLimits = field(default_factory=SocketLimits)
+    backlog: BacklogLimits = field(default_factory=BacklogLimits)
+    drain_s: float = 2.0
+    clock: Callable[[], int] = now_ns
+
+    def shown(self, text: str) -> str:
+        """Return text that may hold the vendor's as a line to show: without the key."""
+        return printable(without(text, self.api_key), MAX_LINE_CHARS)
 
 
 class PolygonFeed:
@@ -84,7 +114,6 @@ class PolygonFeed:
             ConfigurationError: the address is none.
         """
         self._settings = settings
-        self._decoder = decoder
         self._sink = sink
         self._frame_log = frame_log
         self._target = Target(settings.url, settings.socket)
@@ -98,19 +127,27 @@ class PolygonFeed:
             None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
         )
         self._connect_log = ConnectLog(settings.name, self._target.shown)
-        self._totals = Totals()
-        self._reporter = StatusReporter(settings.name, sink, self._totals)
-        backlog = Backlog(decoder.dtype, settings.backlog)
-        self._spill = SpillQueue(sink, self._block_of, backlog, self._reporter)
-        ways = Ways(
+        self._stats = FeedStats()
+        self._reporter = StatusReporter(settings.name, sink, self._stats)
+        self._spill = SpillQueue(
+            sink,
+            Backlog(decoder.dtype, settings.backlog),
+            self._reporter,
+            feed=settings.index,
+            symbols=decoder.instruments.table,
+            source=settings.source,
+        )
+        self._handler = FrameHandler(
+            settings.name,
+            decoder,
             sink=sink,
             spill=self._spill,
             reporter=self._reporter,
-            totals=self._totals,
-            frame_log=frame_log,
+            stats=self._stats,
             shown=settings.shown,
+            frame_log=frame_log,
+            reference=reference,
         )
-        self._handler = FrameHandler(settings.name, decoder, ways, reference)
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
         self._next_beat_ns = 0
@@ -171,7 +208,7 @@ class PolygonFeed:
 
     def on_open(self) -> None:
         """The WebSocket is open."""
-        self._totals.sockets += 1
+        self._stats.sockets += 1
         self._connect_log.opened()
         self._handler.on_open(self._settings.clock())
         self._carry_out(self._session.on_open(time.monotonic_ns()))
@@ -181,6 +218,7 @@ class PolygonFeed:
         self._watchdog.on_frame(time.monotonic_ns())
         for statuses in self._handler.take(messages, recv_ns):
             now_ns = time.monotonic_ns()
+            # One by one: what the first asks for is sent before the second is looked at.
             for status in statuses:
                 self._carry_out(self._session.on_statuses((status,), now_ns))
             self._give_sign(now_ns)
@@ -207,15 +245,12 @@ class PolygonFeed:
                 case _:
                     pass
 
-    def _block_of(self, records: Records) -> Block:
-        settings = self._settings
-        return Block(settings.index, records, self._decoder.instruments.table, settings.source)
-
     # Time.
 
     def _on_tick(self) -> bool:
         """Look around; whether nothing waits for the sink."""
         wall_ns, now_ns = self._settings.clock(), time.monotonic_ns()
+        # Not `and`: statuses go out even while records wait.
         drained = self._spill.drain(wall_ns) & self._reporter.drain()
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + BEAT_NS
@@ -240,10 +275,10 @@ class PolygonFeed:
         if session.phase is not Phase.STREAMING or not session.subscribed:
             self._watchdog.on_frame(now_ns)
             return
-        silence = self._watchdog.on_tick(now_ns, wall_ns)
-        if silence is not None and self._socket is not None:
-            text = f"no data for {silence.silent_ns / NS_PER_S:.1f} s of an open market"
-            self._reporter.silence(text, wall_ns - silence.silent_ns, wall_ns)
+        silent_ns = self._watchdog.on_tick(now_ns, wall_ns)
+        if silent_ns is not None and self._socket is not None:
+            text = f"no data for {silent_ns / NS_PER_S:.1f} s of an open market"
+            self._reporter.silence(text, wall_ns - silent_ns, wall_ns)
             self._socket.close(cause=text)
 
     def _give_sign(self, now_ns: int) -> None:
@@ -253,19 +288,16 @@ class PolygonFeed:
             self._beat()
 
     def _beat(self) -> None:
-        session = self._session
-        self._sink.beat(
-            self._totals.counts(
-                backlog_rows=self._spill.held,
-                subscribed=session.subscribed,
-                streaming=session.phase is Phase.STREAMING,
-            )
-        )
+        self._stats.backlog_rows = len(self._spill)
+        self._stats.subscribed = self._session.subscribed
+        self._stats.streaming = self._session.phase is Phase.STREAMING
+        self._sink.show(self._stats)
 
     async def _finish(self, sockets: asyncio.Task[None]) -> None:
         """Close the socket, then hand on what is held, each within its time."""
         goodbye = self._session.stop()
         self._carry_out(goodbye)
+        # Twice: once for the server's close frame, once for the cut when it does not come.
         if goodbye:
             await asyncio.wait((sockets,), timeout=2 * self._settings.socket.close_s)
         deadline_ns = time.monotonic_ns() + round(self._settings.drain_s * NS_PER_S)

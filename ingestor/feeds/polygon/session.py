@@ -17,10 +17,10 @@ when a socket has streamed for `SessionLimits.survival_ns`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ingestor.feeds.polygon.backoff import Backoff
 from ingestor.feeds.polygon.commands import (
     Close,
     Command,
@@ -30,7 +30,6 @@ from ingestor.feeds.polygon.commands import (
     ReportKind,
     auth,
 )
-from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
@@ -53,6 +52,77 @@ class Phase(StrEnum):
     STREAMING = "streaming"
     CLOSING = "closing"
     ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """How long things may take in the conversation with the vendor, and how often it is begun.
+
+    Attributes:
+        handshake_ns: From an open socket to ``auth_success``; then the socket is given up.
+        ack_ns: From a subscription to its acknowledgement; then there is an alarm.
+        unfollowed_ns: How long an options feed may stream in an open market and follow no
+            contract; then there is an alarm.
+        survival_ns: A socket that streamed so long lets the delays between attempts begin anew.
+        cool_down_ns: After an eviction; two processes with one key would else evict each other
+            for ever.
+        backoff_base_ns: The first delay between two attempts; each further one is doubled.
+        backoff_cap_ns: The longest delay between two attempts.
+        unreachable_delay_ns: The delay where nobody is there, which costs the vendor nothing.
+        unreachable_patience_ns: So long that delay holds; then it doubles like the others.
+    """
+
+    handshake_ns: int = 10 * NS_PER_S
+    ack_ns: int = 10 * NS_PER_S
+    unfollowed_ns: int = 60 * NS_PER_S
+    survival_ns: int = 10 * NS_PER_S
+    cool_down_ns: int = 60 * NS_PER_S
+    backoff_base_ns: int = NS_PER_S // 2
+    backoff_cap_ns: int = 30 * NS_PER_S
+    unreachable_delay_ns: int = 3 * NS_PER_S // 4
+    unreachable_patience_ns: int = 300 * NS_PER_S
+
+
+class Backoff:
+    """Delays between attempts: doubling with jitter, but flat for a while where nobody listens.
+
+    A host that is not found, does not listen or is only answered for (HTTP 503) is hardly burdened
+    by another attempt, and a feed that asks often is back soon after the host is. So such attempts
+    lie at most `unreachable_delay_ns` apart until `unreachable_patience_ns` have passed, and make
+    no other delay longer. Whatever else fails costs the vendor something and backs off.
+    `random` yields floats in [0, 1).
+    """
+
+    def __init__(self, random: Callable[[], float], limits: SessionLimits) -> None:
+        self._random = random
+        self._limits = limits
+        self._failures = 0
+        self._unreachable_since_ns: int | None = None
+
+    def refill(self) -> None:
+        """Begin again with the shortest delay."""
+        self._failures = 0
+
+    def reached(self) -> None:
+        """Somebody is there: what comes later is another outage."""
+        self._unreachable_since_ns = None
+
+    def next_delay_ns(self) -> int:
+        """Return a delay between half of the full one and all of it; the next is longer."""
+        full_ns = min(self._limits.backoff_base_ns << self._failures, self._limits.backoff_cap_ns)
+        self._failures += full_ns < self._limits.backoff_cap_ns
+        return self._jittered(full_ns)
+
+    def next_delay_unreachable_ns(self, now_ns: int) -> int:
+        """As `next_delay_ns`, after an attempt that reached nobody."""
+        if self._unreachable_since_ns is None:
+            self._unreachable_since_ns = now_ns
+        if now_ns - self._unreachable_since_ns >= self._limits.unreachable_patience_ns:
+            return self.next_delay_ns()
+        return self._jittered(self._limits.unreachable_delay_ns)
+
+    def _jittered(self, full_ns: int) -> int:
+        return full_ns // 2 + int(full_ns // 2 * self._random())
 
 
 class Session:

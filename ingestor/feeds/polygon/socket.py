@@ -17,17 +17,18 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Final, cast
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from ingestor.feeds.polygon.commands import CLOSE_NORMAL
-from ingestor.feeds.polygon.endpoint import Ended, Receiver, Target
+from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"
 SLICE_BYTES: Final = 64 * 1024
@@ -39,6 +40,76 @@ NOBODY_BEHIND: Final = frozenset((502, 503, 504))
 _quiet: Final = logging.getLogger("ingestor.websockets")
 _quiet.setLevel(logging.WARNING)
 """Below that the library logs what is sent, and the key is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketLimits:
+    """How long a socket may take, and how large what it brings may be.
+
+    Attributes:
+        open_s: From the name of the host to an open WebSocket.
+        ping_s: Pause between two pings; without a single byte between them the connection is dead.
+        close_s: From our close frame to the server's; then the connection is cut.
+        message_bytes: A longer message ends the connection (1009). The vendor names no maximum;
+            its own clients take 1 to 4 MB.
+        message_fragments: A message in more fragments ends the connection.
+        control_frames: More pings and pongs than these between two pings of ours end it.
+        unread_bytes: What may wait for a server that does not read; more ends the connection.
+    """
+
+    open_s: float = 10.0
+    ping_s: float = 20.0
+    close_s: float = 1.0
+    message_bytes: int = 16 * 1024 * 1024
+    message_fragments: int = 65_536
+    control_frames: int = 10_000
+    unread_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How it ended: a cause for the log, and the close code where the server sent one.
+
+    `opened` tells whether there was a WebSocket, `unreachable` that nobody was there to open one.
+    """
+
+    cause: str
+    code: int | None = None
+    opened: bool = True
+    unreachable: bool = False
+
+
+class Receiver(Protocol):
+    """Takes what a socket brings, at once; an exception ends the socket and comes out of `run`."""
+
+    def on_open(self) -> None:
+        """The WebSocket is open."""
+        ...
+
+    def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
+        """Whole messages of one read, in order, and when that read was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
+
+    url: str
+    limits: SocketLimits
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        try:
+            parse_uri(self.url)
+        except (InvalidURI, ValueError) as error:
+            raise ConfigurationError(f"not the address of a WebSocket: {error}") from None
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret in it."""
+        uri = parse_uri(self.url)
+        return f"{'wss' if uri.secure else 'ws'}://{uri.host}:{uri.port}{uri.path}"
 
 
 class FeedSocket(asyncio.Protocol):

@@ -1,4 +1,4 @@
-"""Which names are wanted, and what the server said to each on the socket of the moment.
+"""Which names are wanted, what the server said to each on this socket, and what may come over it.
 
 The server acknowledges by name but refuses without one, and says nothing at all to a topic that
 it does not know. So a refusal is kept until as few names are unanswered as there were refusals:
@@ -20,6 +20,8 @@ from ingestor.feeds.polygon.commands import (
     subscription,
 )
 from ingestor.model.units import NS_PER_S
+
+WILDCARD: Final = "*"
 
 MAX_REASONS: Final = 8
 """Of refusals that are told together; further ones are only counted."""
@@ -160,3 +162,32 @@ def _take_due(due_ns: dict[str, int], now_ns: int) -> list[str]:
     for name in overdue:
         del due_ns[name]
     return overdue
+
+
+class Admission:
+    """What was asked for on one connection, and hence which events may come over it.
+
+    Names are only added; one that was given up a moment ago may still bring what is under way.
+    Nothing is asked for before the vendor has let us in, so what comes earlier is not covered.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._prefixes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked for yet."""
+        return not self._names
+
+    def ask(self, names: Iterable[str]) -> None:
+        """These channels (``T.SPY``, ``T.*``) are asked for."""
+        new = set(names) - self._names
+        self._names |= new
+        wild = (name for name in new if name.endswith(WILDCARD))
+        self._prefixes += tuple(name.removesuffix(WILDCARD) for name in wild)
+
+    def covers(self, channel: str, symbol: str) -> bool:
+        """Whether an event of this channel (``T``) and symbol was asked for."""
+        name = f"{channel}.{symbol}"
+        return name in self._names or name.startswith(self._prefixes)

@@ -14,9 +14,10 @@ import uvloop
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed, Strikes
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.limits import SessionLimits, SocketLimits
-from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.option_follower import ReferencePrice
+from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
+from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.endpoint import Target
-from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.socket import SocketLimits, Target
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive

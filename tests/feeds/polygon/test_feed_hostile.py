@@ -93,7 +93,7 @@ def test_data_before_the_key_and_of_foreign_names_is_counted_told_once_and_not_p
         await connection.send(frame(trade(q=2), trade(sym="QQQ", q=3), quote(q=4)).decode())
         await connection.send(frame(trade(q=5), {**trade(), "sym": ""}).decode())
 
-    journal = JournalRecorder(tmp_path, "stocks")
+    journal = JournalRecorder(tmp_path, "stocks", late_after_ns=10**9)
     sink = run(vendor, journal)
     journal.close()
     assert sink.column("sequence") == [2, 4, 5]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
+from ingestor.feeds.polygon.spill_queue import MAX_BLOCK_ROWS, BacklogLimits
 from ingestor.model.events import StockQuote, StockTrade
 from ingestor.model.feed_status import What
 from ingestor.model.records import RType

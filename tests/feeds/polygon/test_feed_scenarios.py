@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.polygon.frames import Skip
-from ingestor.feeds.polygon.limits import SessionLimits
+from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.model.events import Aggressor, StockTrade
 from ingestor.model.feed_status import What
 from ingestor.model.records import RType

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingestor.feeds.polygon.backlog import Backlog
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler, Ways
-from ingestor.feeds.polygon.limits import BacklogLimits
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats
-from ingestor.feeds.polygon.spill_queue import SpillQueue
+from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.status_reporter import StatusReporter
-from ingestor.feeds.polygon.totals import Totals
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records
@@ -51,9 +48,9 @@ class Sink:
         return [each.what for each in self.given if isinstance(each, FeedStatus)]
 
 
-def handler() -> tuple[FrameHandler, Sink, Totals]:
-    sink, totals, decoder = Sink(), Totals(sockets=1), StockDecoder()
-    reporter = StatusReporter("stocks", sink, totals)
+def handler() -> tuple[FrameHandler, Sink, FeedStats]:
+    sink, stats, decoder = Sink(), FeedStats(sockets=1), StockDecoder()
+    reporter = StatusReporter("stocks", sink, stats)
 
     def block_of(records: Records) -> Block:
         return Block(0, records, decoder.instruments.table, Source.SIM)
@@ -63,11 +60,11 @@ def handler() -> tuple[FrameHandler, Sink, Totals]:
         sink=sink,
         spill=SpillQueue(sink, block_of, backlog, reporter),
         reporter=reporter,
-        totals=totals,
+        stats=stats,
         frame_log=None,
         shown=str,
     )
-    return FrameHandler("stocks", decoder, ways, ReferencePrice("SPY")), sink, totals
+    return FrameHandler("stocks", decoder, ways, ReferencePrice("SPY")), sink, stats
 
 
 def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[Status]:
@@ -75,13 +72,13 @@ def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[Status]:
 
 
 def test_short_frames_of_one_read_make_one_block() -> None:
-    way, sink, totals = handler()
+    way, sink, stats = handler()
     assert take(way, [frame(trade(q=1)), frame(quote(q=2), trade(q=3))], RECV_NS) == []
     (block,) = sink.blocks
     assert block.records["sequence"].tolist() == [1, 2, 3]
     assert set(block.records["ts_recv_ns"].tolist()) == {RECV_NS}
     assert dict(block.symbols) == {0: "SPY"}
-    assert (totals.frames, totals.records) == (2, 3)
+    assert (stats.frames, stats.records) == (2, 3)
 
 
 def test_long_frames_of_one_read_are_not_kept_waiting() -> None:
@@ -100,21 +97,21 @@ def test_statuses_come_back_in_order_wherever_they_stood() -> None:
 
 
 def test_frames_without_records_hand_nothing_on() -> None:
-    way, sink, totals = handler()
+    way, sink, stats = handler()
     assert take(way, [b"[]", b"", b"[{]"], RECV_NS) == []
     assert sink.given == []
-    assert totals.frames == 3
+    assert stats.frames == 3
 
 
 def test_what_begins_is_told_before_the_records_it_speaks_of() -> None:
-    way, sink, totals = handler()
+    way, sink, stats = handler()
     take(way, [frame(trade())], RECV_NS)
     way.on_disconnect()
     take(way, [frame(trade())], RECV_NS + 5)
     kinds = [type(each) for each in sink.given]
     assert [kind for kind in kinds if kind is not int] == [FeedStatus, Block, FeedStatus, Block]
     assert sink.whats == [What.STREAMING, What.GAP]
-    assert totals.gaps == 1
+    assert stats.gaps == 1
 
 
 def test_a_connection_lost_before_any_data_is_no_gap() -> None:

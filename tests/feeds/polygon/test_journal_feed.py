@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.polygon.journal_feed import MIN_BLOCK_BYTES, JournalFeed
-from ingestor.journal.compress import Compressor, compress
 from ingestor.journal.format import Market
+from ingestor.journal.segment_writer import Compressor, compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.blocks import Source
 from ingestor.model.clock import new_york_ns

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.backoff import Backoff
 from ingestor.feeds.polygon.commands import (
     Close,
     Command,
@@ -17,12 +16,13 @@ from ingestor.feeds.polygon.commands import (
     ReportKind,
     Send,
 )
-from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.session import (
     MAX_UNKNOWN_STATUSES,
+    Backoff,
     Phase,
     Session,
+    SessionLimits,
 )
 from tests.feeds.polygon.wire import status
 

@@ -10,9 +10,7 @@ import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingestor.feeds.polygon.endpoint import Ended, Target
-from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.socket import FeedSocket
+from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
 from ingestor.model.clock import now_ns
 
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from ingestor.journal import compress as compress_module
-from ingestor.journal.compress import Compressor, compress
+from ingestor.journal.segment_writer import Compressor, compress
 
 CONTENT = b"0123456789" * 300_000
 
@@ -75,7 +75,7 @@ def test_the_original_stays_when_the_disk_is_full(
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from ingestor.journal.compress import compress\n"
+        "from ingestor.journal.segment_writer import compress\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "compress(Path(sys.argv[1]))\n"

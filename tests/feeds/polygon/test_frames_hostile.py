@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from ingestor.encode.reference import payloads
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder, whole_shares
-from ingestor.feeds.polygon.frames import Oddity, Skip
+from ingestor.feeds.polygon.frames import PIECE_BYTES, Oddity, Skip, pieces
 from ingestor.feeds.polygon.messages import MAX_MS, MAX_PRICE
-from ingestor.feeds.polygon.pieces import PIECE_BYTES, pieces
 from ingestor.model.blocks import Block, Source, whole_block
 from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS, printable
 from ingestor.model.records import STOCK_QUOTE, RType

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.polygon.decode import StockDecoder
-from ingestor.feeds.polygon.reference import (
+from ingestor.feeds.polygon.option_follower import (
     MAX_SPREAD_E9,
     QUOTE_FRESH_NS,
     ReferencePrice,

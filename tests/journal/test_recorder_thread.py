@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.journal import writer_thread as thread_module
+from ingestor.journal import recorder as recorder_module
 from ingestor.journal.format import Market
-from ingestor.journal.writer_thread import Begin, End, Wake, WriterThread
+from ingestor.journal.recorder import Begin, End, Wake, WriterThread
 from tests.journal.tapes import DAY, wait_until
 
 
@@ -53,7 +53,7 @@ def test_what_a_disk_refuses_to_the_end_is_lost_and_told(
 def test_what_a_disk_refuses_is_written_when_it_no_longer_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
     folder = tmp_path / "journal"
     folder.touch()
     recorder = WriterThread(folder, Market.STOCKS)
@@ -75,7 +75,7 @@ def test_a_disk_that_stands_still_does_not_hold_up_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A named pipe that nobody reads stands for the disk."""
-    monkeypatch.setattr(thread_module, "CLOSE_S", 0.05)
+    monkeypatch.setattr(recorder_module, "CLOSE_S", 0.05)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

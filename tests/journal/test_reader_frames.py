@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ingestor.feeds.polygon.journal_progress import MAX_DAMAGES_TOLD, JournalProgress
-from ingestor.journal.compress import compress
 from ingestor.journal.format import Entry, Header, Market
-from ingestor.journal.frames import READ_BYTES, SegmentFrames
+from ingestor.journal.reader import MAX_DAMAGES_TOLD, READ_BYTES, JournalProgress, SegmentFrames
+from ingestor.journal.segment_writer import compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import NoDataError

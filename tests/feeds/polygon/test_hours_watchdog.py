@@ -4,12 +4,12 @@ import datetime as dt
 
 import pytest
 
-from ingestor.feeds.polygon.hours import STOCKS_REGULAR, MarketHours
-from ingestor.feeds.polygon.watchdog import (
+from ingestor.feeds.polygon.hours import (
     MAX_SILENCE_LIMIT_NS,
     MISSED_NS,
     SILENCE_LIMIT_NS,
-    Silence,
+    STOCKS_REGULAR,
+    MarketHours,
     Watchdog,
 )
 from ingestor.model.clock import new_york_ns
@@ -32,11 +32,11 @@ class Watched:
         self.wall_ns = wall_ns
         self.dog.on_frame(self.now_ns)
 
-    def passes(self, seconds: int) -> list[Silence]:
+    def passes(self, seconds: int) -> list[int]:
         """Time passes; what the watchdog says meanwhile."""
         return [silence for _ in range(seconds) if (silence := self._second()) is not None]
 
-    def _second(self) -> Silence | None:
+    def _second(self) -> int | None:
         self.now_ns += SECOND
         self.wall_ns += SECOND
         return self.dog.on_tick(self.now_ns, self.wall_ns)
@@ -48,7 +48,7 @@ class Watched:
 def test_silence_longer_than_the_limit_is_told_once() -> None:
     watched = Watched(NOON)
     assert watched.passes(29) == []
-    assert watched.passes(60) == [Silence(SILENCE_LIMIT_NS)]
+    assert watched.passes(60) == [SILENCE_LIMIT_NS]
 
 
 def test_any_frame_is_a_sign_of_life() -> None:
@@ -66,7 +66,7 @@ def test_a_market_that_is_closed_may_be_silent() -> None:
 def test_the_night_before_does_not_count_at_the_opening() -> None:
     watched = Watched(OPEN - HOUR)
     assert watched.passes(3_600 + 29) == []
-    assert watched.passes(1) == [Silence(SILENCE_LIMIT_NS)]
+    assert watched.passes(1) == [SILENCE_LIMIT_NS]
 
 
 def test_a_feed_without_a_connection_is_not_watched() -> None:
@@ -85,7 +85,7 @@ def test_watching_goes_on_with_the_next_connection() -> None:
 def test_the_limit_can_be_set() -> None:
     watched = Watched(NOON, limit_ns=10 * SECOND)
     assert watched.passes(9) == []
-    assert watched.passes(1) == [Silence(10 * SECOND)]
+    assert watched.passes(1) == [10 * SECOND]
 
 
 STEPS = [3 * SECOND, -3 * SECOND, HOUR, -HOUR, 2 * HOUR]
@@ -106,7 +106,7 @@ def test_a_wall_clock_that_is_set_hides_no_silence(step_ns: int) -> None:
     watched = Watched(NOON)
     assert watched.passes(10) == []
     watched.wall_ns += step_ns
-    assert watched.passes(25) == [Silence(SILENCE_LIMIT_NS)]
+    assert watched.passes(25) == [SILENCE_LIMIT_NS]
 
 
 @pytest.mark.parametrize("step_ns", [HOUR, 2 * HOUR])
@@ -124,7 +124,7 @@ def test_time_in_which_nobody_looked_is_no_silence() -> None:
     watched.now_ns += HOUR
     watched.wall_ns += HOUR
     assert watched.passes(30) == []
-    assert watched.passes(2) == [Silence(SILENCE_LIMIT_NS)]
+    assert watched.passes(2) == [SILENCE_LIMIT_NS]
     assert MISSED_NS < SILENCE_LIMIT_NS
 
 

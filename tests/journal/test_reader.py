@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.journal_feed import JournalFeed
-from ingestor.journal.days import dates_recorded, find_segments, oddities
+from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.format import Market
+from ingestor.journal.reader import dates_recorded, find_segments, oddities
 from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import NoDataError
 from ingestor.model.units import NS_PER_S
@@ -29,7 +29,7 @@ def readings(directory: Path, *dates: dt.date) -> list[tuple[str, bool]]:
     """Date and number of what is to be read, and whether it is silent."""
     return [
         (f"{one.segment.date:%d}-{one.segment.number}", one.context_only)
-        for one in find_segments(directory, Market.STOCKS, dates)
+        for one in find_segments(directory, Market.STOCKS, dates, first_event_ns)
     ]
 
 
@@ -39,7 +39,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path, *, is_file: bool) -> 
     if is_file:
         gone.touch()
     with pytest.raises(NoDataError, match=rf"{gone} cannot be listed: (No such|Not a)"):
-        find_segments(gone, Market.STOCKS)
+        find_segments(gone, Market.STOCKS, [], first_event_ns)
 
 
 def test_a_folder_that_holds_no_journal_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_folder_that_holds_no_journal_says_what_was_looked_for(tmp_path: Path)
         NoDataError,
         match=r"no journal of stocks: no file is named stocks-YYYYMMDD-NNNNNN\.journal\[\.zst\]",
     ):
-        find_segments(tmp_path, Market.STOCKS, [DAY])
+        find_segments(tmp_path, Market.STOCKS, [DAY], first_event_ns)
 
 
 def test_a_date_that_is_missing_is_told_with_those_there_are(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_date_that_is_missing_is_told_with_those_there_are(tmp_path: Path) -> 
         NoDataError,
         match="holds no stocks of 2025-12-18; dates there are: 2025-12-16, 2025-12-17",
     ):
-        find_segments(tmp_path, Market.STOCKS, [THIRD, DAY])
+        find_segments(tmp_path, Market.STOCKS, [THIRD, DAY], first_event_ns)
 
 
 def test_no_dates_mean_every_segment_there_is(tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ def test_a_day_recorded_under_a_wrong_date_is_found_by_its_frames(
     tmp_path: Path, by_days: int
 ) -> None:
     frames = misdated(tmp_path, by_days)
-    (reading,) = find_segments(tmp_path, Market.STOCKS, [DAY])
+    (reading,) = find_segments(tmp_path, Market.STOCKS, [DAY], first_event_ns)
     wrong = DAY + dt.timedelta(days=by_days)
     assert (reading.segment.date, reading.date) == (wrong, DAY)
-    assert sorted([DAY, wrong]) == dates_recorded(tmp_path, Market.STOCKS)
+    assert sorted([DAY, wrong]) == dates_recorded(tmp_path, Market.STOCKS, first_event_ns)
     (said,) = oddities(tmp_path, [reading])
     assert f"holds frames of {DAY}: it is read as that day's" in said
     feed = JournalFeed(
@@ -128,7 +128,7 @@ def test_a_file_that_was_renamed_to_a_wrong_date_is_found_by_its_frames(tmp_path
     record(tmp_path, "stocks", stock_frames(10))
     (path,) = tmp_path.glob("*.journal")
     path.rename(path.with_name("stocks-20240101-000001.journal"))
-    (reading,) = find_segments(tmp_path, Market.STOCKS, [DAY])
+    (reading,) = find_segments(tmp_path, Market.STOCKS, [DAY], first_event_ns)
     assert reading.date == DAY
 
 
@@ -154,7 +154,7 @@ def test_a_date_in_a_name_holds_though_a_frame_about_midnight_is_older(tmp_path:
     midnight_ns = new_york_ns(DAY, dt.time(0))
     data = [(data, midnight_ns + 1, 1) for data, _, _ in stock_frames(3, start_ns=midnight_ns - 10)]
     record(tmp_path, "stocks", data)
-    assert dates_recorded(tmp_path, Market.STOCKS) == [DAY]
+    assert dates_recorded(tmp_path, Market.STOCKS, first_event_ns) == [DAY]
 
 
 def test_a_copy_of_a_segment_is_read_once(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_names_that_are_passed_over_are_told(
         (tmp_path / f"stocks-2025121{number}.journal").touch()
     (tmp_path / "a\nb").touch()
     with pytest.raises(NoDataError, match=r"passed over: a\\nb, stocks-.* and 3 more"):
-        find_segments(tmp_path, Market.STOCKS)
+        find_segments(tmp_path, Market.STOCKS, [], first_event_ns)
     record(tmp_path, "stocks", stock_frames(2))
     list(JournalFeed(directory=tmp_path, market=Market.STOCKS).blocks())
     assert "passed over, being no part of a journal: a\\nb" in caplog.records[0].getMessage()
@@ -183,5 +183,5 @@ def test_names_that_are_passed_over_are_told(
 def test_a_segment_that_is_there_twice_is_told(tmp_path: Path) -> None:
     put(tmp_path)
     put(tmp_path, zstd=True)
-    (said,) = oddities(tmp_path, find_segments(tmp_path, Market.STOCKS))
+    (said,) = oddities(tmp_path, find_segments(tmp_path, Market.STOCKS, [], first_event_ns))
     assert said.endswith(".journal.zst is read")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.feeds.polygon.admission import Admission
 from ingestor.feeds.polygon.frames import Skip
+from ingestor.feeds.polygon.subscriptions import Admission
 
 
 @pytest.mark.parametrize(

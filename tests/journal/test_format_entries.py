@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.journal.entries import Damage, EntryReader, Searching
-from ingestor.journal.format import HEAD, MARK, MAX_PAYLOAD_BYTES, Entry, entry_head
+from ingestor.journal.format import (
+    HEAD,
+    MARK,
+    MAX_PAYLOAD_BYTES,
+    Damage,
+    Entry,
+    EntryReader,
+    Searching,
+    entry_head,
+)
 from tests.journal.tapes import packed
 
 SEED = 0xC0FFEE

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingestor.feeds.polygon import pieces as module
-from ingestor.feeds.polygon.pieces import PIECE_BYTES, elements, parts, pieces
+from ingestor.feeds.polygon.frames import PIECE_BYTES, elements, parts, pieces
 from tests.feeds.polygon.wire import frame, trade
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ingestor.feeds.polygon.attempts import REPEAT_NS, ConnectLog
+from ingestor.feeds.polygon.status_reporter import REPEAT_NS, ConnectLog
 
 S = 10**9
 NOW = 1_000 * S

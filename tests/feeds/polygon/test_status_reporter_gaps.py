@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingestor.feeds.polygon.gaps import Gap, GapTracker
+from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.model.records import STOCK_TRADE, Records
 
 

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.backlog import SLACK_SHARE, Backlog, Losses
-from ingestor.feeds.polygon.limits import MAX_BLOCK_ROWS, BacklogLimits
+from ingestor.feeds.polygon.spill_queue import (
+    MAX_BLOCK_ROWS,
+    SLACK_SHARE,
+    Backlog,
+    BacklogLimits,
+    Losses,
+)
 from ingestor.model.records import STOCK_TRADE, Records, RType
 
 T, Q = RType.STOCK_TRADE, RType.STOCK_QUOTE
@@ -168,8 +173,8 @@ def test_it_holds_what_a_list_would_hold(steps: list[str], max_rows: int) -> Non
             number += len(step)
         assert len(held) == len(plain.held) <= max_rows
         losses = held.take_losses() or Losses()
-        lost_trades += losses.trades
-        lost_quotes += losses.quotes
+        lost_trades += losses.lost_trades
+        lost_quotes += losses.lost_quotes
     assert drained(held) == plain.held
     assert lost_trades == sum(kind is T for kind, _ in plain.lost)
     assert lost_quotes == sum(kind is Q for kind, _ in plain.lost)

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ingestor.feeds.polygon.journal_choice import JournalFilter
-from ingestor.feeds.polygon.journal_progress import JournalProgress
+from ingestor.feeds.polygon.journal_feed import JournalFilter
 from ingestor.feeds.windows import Window
 from ingestor.journal.format import Market
+from ingestor.journal.reader import JournalProgress
 from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records
 from tests.feeds.polygon.wire import CONTRACT
 

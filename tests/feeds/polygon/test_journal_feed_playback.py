@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.polygon.frames import Skip
-from ingestor.feeds.polygon.playback import Playback
+from ingestor.feeds.polygon.journal_feed import Playback
 from ingestor.journal.format import NOTE, Entry, Market, pack_note
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import OPTION_TRADE, STOCK_TRADE
