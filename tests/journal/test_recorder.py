@@ -282,7 +282,7 @@ def test_frames_go_on_in_a_new_file_when_theirs_is_removed_renamed_or_cut(
         for received in some:
             writer.append(*received)
         told.extend(writer.tick(OPEN_NS) or ())
-        wait_until(lambda: writer._recorder.backlog_bytes == 0)
+        wait_until(lambda: writer._thread.backlog_bytes == 0)
 
     take(frames[:20])
     (active,) = folder.glob("*.journal")
@@ -309,7 +309,7 @@ def test_a_file_that_is_gone_is_noticed_by_a_tick_without_a_frame(tmp_path: Path
     writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     writer.append(b"[1]", OPEN_NS, 1)
     writer.tick(OPEN_NS)
-    wait_until(lambda: writer._recorder.backlog_bytes == 0)
+    wait_until(lambda: writer._thread.backlog_bytes == 0)
     next(tmp_path.glob("*.journal")).unlink()
     told: list[str] = []
 
@@ -384,14 +384,14 @@ def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     writer.append(b"[]", OPEN_NS, 1)
     writer.tick(OPEN_NS)
-    disk = writer._recorder._disk
-    wait_until(lambda: disk._file is not None and writer._recorder.backlog_bytes == 0)
+    disk = writer._thread._disk
+    wait_until(lambda: disk._file is not None and writer._thread.backlog_bytes == 0)
     real = disk._file
     assert real is not None
     disk._file = pipe.open("wb", buffering=0)
     for number in range(10 * CHUNK_BYTES // 1000):
         writer.append(bytes(1000), OPEN_NS + number, 1)
-        assert writer._recorder.backlog_bytes + len(writer._chunk) <= 4 * CHUNK_BYTES
+        assert writer._thread.backlog_bytes + len(writer._chunk) <= 4 * CHUNK_BYTES
     assert writer.counts.lost > 0
     lost = writer.counts.lost
     taken = 0
@@ -400,7 +400,7 @@ def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(
         nonlocal taken
         with suppress(BlockingIOError):
             taken += len(os.read(reading, 1 << 20))
-        return writer._recorder.backlog_bytes == 0
+        return writer._thread.backlog_bytes == 0
 
     wait_until(written)
     writer.append(b"[]", OPEN_NS, 1)

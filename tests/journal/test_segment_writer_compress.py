@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ingestor.journal import compress as compress_module
+from ingestor.journal import segment_writer as compress_module
 from ingestor.journal.segment_writer import Compressor, compress
 
 CONTENT = b"0123456789" * 300_000

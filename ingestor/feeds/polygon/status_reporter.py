@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 from collections import defaultdict, deque
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ingestor.feeds.polygon.sink import FeedStats, Sink
 from ingestor.model.clock import iso_utc
@@ -136,9 +135,9 @@ class Losses:
         self.to_recv_ns = max(self.to_recv_ns, int(recv_ns.max()))
 
 
-def is_quote(records: Records) -> npt.NDArray[np.bool_]:
-    """Return which rows are quotes; options have none."""
-    return np.equal(records["rtype"], RType.STOCK_QUOTE)
+def is_quote(records: Records) -> Any:
+    """Return which rows are quotes, an array of bool; options have none."""
+    return records["rtype"] == RType.STOCK_QUOTE
 
 
 class AlarmPace:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import uvloop
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed, Strikes
+from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.option_follower import ReferencePrice
+from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
 from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
@@ -22,7 +23,7 @@ from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import RType, rtype_counts
+from ingestor.model.records import Records, RType, rtype_counts
 from ingestor.model.units import NS_PER_MS
 from ingestor.sim.polygon.arguments import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -51,7 +52,7 @@ def clock_from(date: dt.date, wall: dt.time = dt.time(12)) -> Callable[[], int]:
 
 @dataclass
 class Recorder:
-    """An sink that keeps everything, and may be told to take nothing."""
+    """A sink that keeps everything, and may be told to take nothing."""
 
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
@@ -75,9 +76,10 @@ class Recorder:
     def price(self, price_e9: int) -> None:
         self.prices.append(price_e9)
 
-    def beat(self, counts: FeedStats) -> None:
+    def show(self, stats: FeedStats) -> None:
         self.news.set()
-        self.beats.append(counts)
+        skipped, oddities = Counter(stats.skipped), Counter(stats.oddities)
+        self.beats.append(replace(stats, skipped=skipped, oddities=oddities))
 
     @property
     def counts(self) -> FeedStats:
@@ -102,6 +104,39 @@ class Recorder:
 
     def alarms(self) -> list[str]:
         return [status.text for status in self.told(What.ALARM)]
+
+
+class Room:
+    """A sink with room for this many blocks and statuses."""
+
+    def __init__(self, blocks: int, statuses: int = 1_000_000) -> None:
+        self.room, self.status_room = blocks, statuses
+        self.taken: list[Records] = []
+        self.statuses: list[FeedStatus] = []
+
+    def put(self, block: Block) -> bool:
+        if self.room:
+            self.room -= 1
+            self.taken.append(block.records)
+            return True
+        return False
+
+    def tell(self, status: FeedStatus) -> bool:
+        if self.status_room:
+            self.status_room -= 1
+            self.statuses.append(status)
+            return True
+        return False
+
+    def price(self, price_e9: int) -> None:
+        raise AssertionError(f"nobody asked for {price_e9}")
+
+    def show(self, stats: FeedStats) -> None:
+        raise AssertionError(f"nobody asked for {stats}")
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for records in self.taken for number in records["sequence"].tolist()]
 
 
 class Rig:

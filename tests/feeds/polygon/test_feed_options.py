@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.polygon.commands import channel_names
-from ingestor.feeds.polygon.feed import Strikes
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
+from ingestor.feeds.polygon.option_follower import Strikes
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
 from ingestor.model.clock import new_york_date, new_york_ns, now_ns
 from ingestor.model.events import OptionTrade

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from ingestor.feeds.polygon.decode import StockDecoder
-from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler, Ways
+from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats
@@ -11,11 +11,10 @@ from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueu
 from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import Records
 from tests.feeds.polygon.wire import RECV_NS, frame, quote, status, trade
 
 
-class Sink:
+class Keeper:
     """Keeps, in order, everything it is given."""
 
     def __init__(self) -> None:
@@ -32,8 +31,8 @@ class Sink:
     def price(self, price_e9: int) -> None:
         self.given.append(price_e9)
 
-    def beat(self, counts: FeedStats) -> None:
-        raise AssertionError(f"nobody asked for {counts}")
+    def show(self, stats: FeedStats) -> None:
+        raise AssertionError(f"nobody asked for {stats}")
 
     @property
     def blocks(self) -> list[Block]:
@@ -48,23 +47,28 @@ class Sink:
         return [each.what for each in self.given if isinstance(each, FeedStatus)]
 
 
-def handler() -> tuple[FrameHandler, Sink, FeedStats]:
-    sink, stats, decoder = Sink(), FeedStats(sockets=1), StockDecoder()
+def handler() -> tuple[FrameHandler, Keeper, FeedStats]:
+    sink, stats, decoder = Keeper(), FeedStats(sockets=1), StockDecoder()
     reporter = StatusReporter("stocks", sink, stats)
-
-    def block_of(records: Records) -> Block:
-        return Block(0, records, decoder.instruments.table, Source.SIM)
-
-    backlog = Backlog(decoder.dtype, BacklogLimits())
-    ways = Ways(
+    spill = SpillQueue(
+        sink,
+        Backlog(decoder.dtype, BacklogLimits()),
+        reporter,
+        feed=0,
+        symbols=decoder.instruments.table,
+        source=Source.SIM,
+    )
+    way = FrameHandler(
+        "stocks",
+        decoder,
         sink=sink,
-        spill=SpillQueue(sink, block_of, backlog, reporter),
+        spill=spill,
         reporter=reporter,
         stats=stats,
-        frame_log=None,
         shown=str,
+        reference=ReferencePrice("SPY"),
     )
-    return FrameHandler("stocks", decoder, ways, ReferencePrice("SPY")), sink, stats
+    return way, sink, stats
 
 
 def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[Status]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon import pieces as module
+from ingestor.feeds.polygon import frames as module
 from ingestor.feeds.polygon.frames import PIECE_BYTES, elements, parts, pieces
 from tests.feeds.polygon.wire import frame, trade
 

@@ -12,8 +12,8 @@ from ingestor.feeds.polygon.spill_queue import (
     SLACK_SHARE,
     Backlog,
     BacklogLimits,
-    Losses,
 )
+from ingestor.feeds.polygon.status_reporter import Losses
 from ingestor.model.records import STOCK_TRADE, Records, RType
 
 T, Q = RType.STOCK_TRADE, RType.STOCK_QUOTE
