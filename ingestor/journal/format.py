@@ -217,6 +217,7 @@ def read_header(data: bytes) -> tuple[Header, int] | None:
 def entry_head(entry: Entry, seed: int) -> bytes:
     """Return what stands before the payload of an entry in the file whose checksum is `seed`."""
     payload, recv_ns, connection, number = entry
+    # The seed ties an entry to its file: a stale block of another segment does not fit.
     covered = _COVERED.pack(len(payload), connection, recv_ns, number)
     return MARK + CHECKSUM.pack(crc32(payload, crc32(covered, seed))) + covered
 
@@ -285,6 +286,7 @@ class EntryReader:
 
     def put(self, data: bytes | memoryview) -> None:
         """Add what follows in the file."""
+        # Once a piece, not once an entry: each deletion moves all that is left.
         del self._held[: self._at]
         self._offset += self._at
         self._at = 0
@@ -303,12 +305,14 @@ class EntryReader:
         for _ in range(PLACES_AT_ONCE):
             found = self._look()
             if isinstance(found, Entry):
+                # The entry itself is returned by the next call: `_at` stands still.
                 if self._bad_from is not None:
                     damage = Damage(self._bad_from, self._offset + self._at)
                     self._bad_from = None
                     return damage
                 self._at += HEAD.size + len(found.payload)
                 return found
+            # At the end what is short can only be a torn tail, or a damaged length.
             if found is _Verdict.SHORT and (not self._ended or self._at == len(self._held)):
                 return None
             self._pass_over()
@@ -324,6 +328,7 @@ class EntryReader:
                 return _Verdict.BAD
             if len(held) < HEAD.size + size:
                 return _Verdict.SHORT
+            # The search has used up its budget: believe it to be no entry.
             if size > self._search_bytes:
                 return _Verdict.BAD
             if crc32(held[CHECKED_FROM : HEAD.size + size], self._seed) != checksum:
@@ -337,5 +342,6 @@ class EntryReader:
             self._bad_from = self._offset + self._at
         found = self._held.find(MARK, self._at + 1)
         if found < 0:
+            # The last three bytes may begin a mark whose rest is in the next piece.
             found = max(self._at + 1, len(self._held) - _MARK_REST)
         self._at = found

@@ -117,6 +117,7 @@ def oddities(directory: Path, readings: Sequence[Reading]) -> Iterator[str]:
 
     Of segments, those that are read are looked at. Raises `NoDataError` without a folder.
     """
+    # A folder of recordings gathers other files; silence about them hides a misnamed segment.
     names = passed_over(directory)
     if names:
         yield f"{directory}: passed over, being no part of a journal: {_listed(names)}"
@@ -145,6 +146,7 @@ def first_entries(segment: Segment) -> tuple[Header, list[Entry]] | None:
     if found is None:
         return None
     header, size = found
+    # `end` is not called: what the probe cuts off is no torn tail.
     reader = EntryReader(seed_of(bytes(data[:size])), size)
     reader.put(memoryview(data)[size:])
     return header, [entry for entry in iter(reader.take, None) if isinstance(entry, Entry)]
@@ -181,6 +183,7 @@ def _with_what_precedes(
             if by_content[segment] in dates:
                 readings.append(Reading(segment, by_content[segment]))
             continue
+        # Only at the first segment of a span of days: within it the one before is read anyway.
         if index and segments[index - 1].date not in dates:
             before = _before(segments[: index + 1], dates)
             readings += [Reading(one, one.date, context_only=True) for one in before]
@@ -193,6 +196,7 @@ def _before(segments: Sequence[Segment], dates: set[dt.date]) -> list[Segment]:
     header = header_of(segments[-1])
     found: list[Segment] = []
     for segment in reversed(segments[:-1]):
+        # The first segment of a run begins with its connection: nothing precedes it.
         if header is None or header.part == 1 or segment.date in dates:
             break
         earlier = header_of(segment)
@@ -278,6 +282,7 @@ class SegmentFrames:
                     self._damage(stream.failure)
         except BadDataError as error:
             self._damage(str(error).removeprefix(f"{self._segment.path_there} "))
+        # A damaged file ends early, but the sum over all segments must still come out.
         self._progress.bytes_read = self._before + self._segment.size
 
     def _of_stream(self, stream: ByteStream) -> Iterator[Entry | None]:
@@ -292,6 +297,7 @@ class SegmentFrames:
             yield None
         reader.end()
         yield from self._whole(reader)
+        # A compressed file that is cut is damage, and told as such by the caller.
         if reader.torn_from is not None and stream.failure is None:
             self._torn(reader.torn_from)
 
@@ -322,6 +328,7 @@ class SegmentFrames:
         while (found := reader.take()) is not None:
             if isinstance(found, Damage):
                 self._damage(f"is damaged from byte {found.start} to {found.stop} uncompressed")
+            # The checksum agrees, so the clock of the recorder was wrong.
             elif isinstance(found, Entry) and found.recv_ns > MAX_TIME_NS:
                 self._damage(f"says that frame {found.number} was received after the year 2262")
             else:

@@ -113,6 +113,7 @@ class WriterThread:
     def put(self, work: Work) -> None:
         """Queue work; the first starts the thread, so that a fork before it is harmless."""
         if self._thread is None:
+            # Daemon: a disk that hangs in a system call must not keep the process from ending.
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         if isinstance(work, bytearray):
@@ -131,6 +132,7 @@ class WriterThread:
         """Do what is queued and end the thread; a disk that stands still is given up."""
         if self._thread is None:
             return
+        # Before the last work is queued: a disk that refuses is then not retried any more.
         self._stopping.set()
         self._queue.put(None)
         self._thread.join(CLOSE_S)
@@ -140,6 +142,7 @@ class WriterThread:
             )
 
     def _run(self) -> None:
+        # Here and not at the start, which must not wait for a disk.
         self._once(self._disk.tidy)
         while (work := self._queue.get()) is not None:
             self._do(work)
@@ -160,6 +163,7 @@ class WriterThread:
         elif isinstance(work, bytearray):
             if not self._until_it_is_done(partial(self._disk.append, work), self._disk.retry):
                 self._given_up_bytes += len(work)
+            # Only the thread writes this and only the feed writes `_put_bytes`: no lock is needed.
             self._done_bytes += len(work)
 
     def _until_it_is_done(self, step: Callable[[], None], again: Callable[[], None]) -> bool:
@@ -250,6 +254,7 @@ class JournalRecorder:
         self._number = 0
         self._losing = False
         self.counts = JournalCounts()
+        # Roots that do not fit are refused before anything runs, not at the first frame.
         pack_header(self._header(0))
 
     @property
@@ -286,13 +291,16 @@ class JournalRecorder:
 
     def _record(self, entry: Entry, connection: int) -> bool:
         """Record an entry; whether it was."""
+        # Counted even if it is lost: a hole in the numbers tells a reader how many are missing.
         self._number += 1
         if not self._can_take(entry.payload):
             self._lose()
             return False
         on_date = self._from_ns <= entry.recv_ns < self._until_ns
+        # Checked before the entry, so a segment is longer than its limit by one frame at most.
         if not on_date or self._segment_bytes >= self._limit:
             self._begin_segment(entry.recv_ns, connection)
+        # Two appends to one buffer: the payload is copied once, and nothing is joined.
         self._chunk += entry_head(entry, self._seed)
         self._chunk += entry.payload
         self._segment_bytes += HEAD.size + len(entry.payload)
@@ -319,6 +327,7 @@ class JournalRecorder:
 
     def _begin_segment(self, recv_ns: int, connection: int) -> None:
         self._hand_over()
+        # The first frame names the run, so a header is the same however often it is written.
         self._run_ns = self._run_ns or recv_ns
         self._part += 1
         if not self._from_ns <= recv_ns < self._until_ns:

@@ -61,6 +61,7 @@ class FolderLock:
                 f"the journal folder {directory} cannot be written to: {error.strerror}"
             ) from error
         try:
+            # flock, since it ends with the process however that dies; a file that exists does not.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
@@ -95,6 +96,7 @@ class SegmentWriter:
 
     def tidy(self) -> None:
         """Take up what runs before this one left: segments not yet compressed. Raises OSError."""
+        # A `.part` is of a compressor that died with its run: by the lock nobody else is here.
         for half in self._directory.glob(f"{self._market.feed_name}-*{PART}*"):
             half.unlink(missing_ok=True)
         for segment in list_segments(self._directory, self._market):
@@ -119,6 +121,7 @@ class SegmentWriter:
     def retry(self) -> None:
         """Write what is left of the bytes that were appended last. Raises OSError."""
         if self._file is None:
+            # The file is lost: a new one gets the whole chunk, or it would begin inside an entry.
             self._open()
             self._at = 0
         assert self._file is not None
@@ -175,9 +178,11 @@ class SegmentWriter:
         numbers = [segment.number for segment in segments if segment.date == self._date]
         self._number = max(self._number, *numbers, 0) + 1
         self._path = self._directory / segment_name(self._market, self._date, self._number)
+        # Exclusive: never into a file that is there. Unbuffered: what was written is the kernel's.
         file = FileIO(self._path, "xb")
         try:
             _write_all(file, self._header)
+            # Without this a power cut may leave data in a file that has no name.
             sync_folder(self._directory)
         except OSError:
             file.close()
@@ -187,6 +192,7 @@ class SegmentWriter:
 
     def _what_became_of(self, file: FileIO) -> str | None:
         held = os.fstat(file.fileno())
+        # A pipe or a device has neither a size nor a name to lose.
         if not stat.S_ISREG(held.st_mode):
             return None
         try:
@@ -203,6 +209,7 @@ class SegmentWriter:
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
+    # A full disk may take a part and raise nothing.
     if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -231,6 +238,7 @@ def compress(path: Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
+    # Last of all: until the new name is synced this is the only copy that survives a power cut.
     path.unlink(missing_ok=True)
     return done
 
@@ -291,6 +299,7 @@ class Compressor:
         if self._waiting:
             self._path = self._waiting.popleft()
             self._running = subprocess.Popen(
+                # -P: the working directory must not offer modules of its own.
                 [sys.executable, "-P", "-m", __name__, str(self._path), self._cpus],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -309,6 +318,7 @@ class Compressor:
 def main() -> None:
     """Compress the file named by the first argument, on the CPUs that the second lists."""
     path, *cpus = sys.argv[1:]
+    # Only what nobody else wants: the feeds of this machine come first.
     os.nice(LOWEST_PRIORITY)
     for listed in cpus:
         os.sched_setaffinity(0, map(int, listed.split(",")))

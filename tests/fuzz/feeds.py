@@ -225,8 +225,8 @@ def _happening(conversation: Session, rng: Random, now_ns: int) -> Any:
         lambda: conversation.on_close(now_ns, cause, rng.choice((None, 1000, 1008))),
         lambda: conversation.on_unreachable(now_ns, cause),
         lambda: conversation.on_tick(now_ns),
-        lambda: conversation.subscribe(names, now_ns),
-        lambda: conversation.unsubscribe(names, now_ns),
+        lambda: conversation.subscriptions.subscribe(names, now_ns),
+        lambda: conversation.subscriptions.unsubscribe(names, now_ns),
         lambda: conversation.stop() if rng.random() < 0.1 else (),
     ]
     if rng.random() < 0.6:

@@ -108,4 +108,5 @@ def shown(names: Sequence[str]) -> str:
 
 
 def _control(action: str, params: str, names: tuple[str, ...] = ()) -> Send:
+    # A single object, unlike what comes back; names with commas and no blanks between.
     return Send(msgspec.json.encode({"action": action, "params": params}).decode(), names)

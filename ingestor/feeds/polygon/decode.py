@@ -178,6 +178,7 @@ class _Decoder:
         A decoder that was never told of a connection takes everything.
         """
         self._admission = Admission()
+        # Whoever was let in on the last connection has to be asked for again on this one.
         self._trades.clear()
         self._quotes.clear()
         self.instruments.forget_quotes()
@@ -188,6 +189,7 @@ class _Decoder:
             self._admission.ask(names)
 
     def _decoded(self, frame: _Frame) -> Decoded:
+        # Counted without a word: it may be so for every price of a penny stock.
         if frame.rounded:
             self._tally.count(Oddity.PRICE_ROUNDED, frame.rounded)
         skipped, oddities, notices = self._tally.take()
@@ -227,6 +229,7 @@ class _Decoder:
         self, frame: _Frame, message: StockTrade | OptionTrade, instrument: Instrument, price: int
     ) -> int:
         pt = message.pt
+        # A print of minutes ago meets the quotes of now: they say nothing about who took whom.
         if pt is not None and pt < message.t - self._late_after_ms:
             frame.late.append(len(frame.rows) // self._dtype.itemsize)
             return 0
@@ -243,6 +246,7 @@ class _Decoder:
             detail = f"more than {MAX_CONDITIONS}"
             surplus = len(codes) - MAX_CONDITIONS
             self._tally.odd(Oddity.CONDITIONS_CUT, detail, codes[: 2 * MAX_CONDITIONS], surplus)
+        # Cut lists stay out, since each of them is to be counted again.
         elif len(self._packed_conditions) < MAX_CONDITION_SETS:
             self._packed_conditions[conditions] = packed
         return packed
@@ -276,11 +280,13 @@ class StockDecoder(_Decoder):
                 return
             instrument = admitted
         bp, ap = message.bp or 0.0, message.ap or 0.0
+        # Both sides at once and no call: this and `_trade` run once for every element.
         bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
         ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
         if bid_e9 / _E9 != bp or ask_e9 / _E9 != ap:
             frame.rounded += 1
         instrument.bid_e9 = bid = int(bid_e9)
+        # The vendor writes an empty side as 0, as null, or not at all.
         instrument.ask_e9 = ask = int(ask_e9) or NO_ASK
         frame.rows += _STOCK_QUOTE.pack(
             _STOCK_QUOTE_HEAD,
@@ -299,6 +305,7 @@ class StockDecoder(_Decoder):
 
     def _trade(self, frame: _Frame, message: StockTrade) -> None:
         size, ds = message.s, message.ds
+        # Nearly every ``ds`` is ``s`` with ".0": comparing text is cheaper than making a Decimal.
         if ds is not None and ds != f"{size}.0":
             size = whole_shares(size, ds)
         if size is None:
@@ -358,6 +365,7 @@ class OptionDecoder(_Decoder):
             else:
                 contract = self._quotes.get(symbol) or self._contract("Q", symbol, self._quotes)
                 if contract is not None:
+                    # Nobody reads these as records, so nothing is counted as rounded.
                     contract.bid_e9 = round((message.bp or 0.0) * _E9)
                     contract.ask_e9 = round((message.ap or 0.0) * _E9) or NO_ASK
         return self._decoded(frame)
@@ -370,6 +378,7 @@ class OptionDecoder(_Decoder):
         except BadDataError:
             self._tally.skip(Skip.OPTION_TICKER, "not an option ticker", symbol)
             return None
+        # By the parsed root, not by a prefix: ``O:SPY`` begins SPYG and SPYV too.
         if ticker.underlying not in self._roots:
             self._tally.skip(Skip.OTHER_ROOT, "contract of another root", symbol)
             return None
@@ -406,6 +415,7 @@ def whole_shares(size: int | None, decimal_size: str | float | None) -> int | No
     text = str(decimal_size)
     if size is not None and text == f"{size}.0":
         return size
+    # Making an int takes time that grows with the square of the digits.
     if len(text) > MAX_DECIMAL_CHARS:
         return size
     try:

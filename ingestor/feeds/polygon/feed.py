@@ -160,6 +160,7 @@ class PolygonFeed:
         Raises:
             VendorRefusedError: the key or the plan is refused for good.
         """
+        # The only task beside `run`; sockets report to callbacks of this object.
         sockets = asyncio.create_task(self._one_after_the_other())
         try:
             while not (stopping() or sockets.done()):
@@ -185,6 +186,7 @@ class PolygonFeed:
             finally:
                 self._socket = None
             at_ns = self._on_ended(ended, time.monotonic_ns())
+            # A delay in the past is none: `sleep` returns at the next turn of the loop.
             await asyncio.sleep((at_ns - time.monotonic_ns()) / NS_PER_S)
 
     def _on_ended(self, ended: Ended, now_ns: int) -> int:
@@ -196,6 +198,7 @@ class PolygonFeed:
             commands = self._session.on_unreachable(now_ns, cause)
         else:
             commands = self._session.on_close(now_ns, cause, ended.code)
+        # Only a session that goes on asks for another socket.
         at_ns = next((each.at_ns for each in commands if isinstance(each, Reconnect)), None)
         if at_ns is None:
             self._connect_log.ended(cause)
@@ -215,6 +218,7 @@ class PolygonFeed:
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read."""
+        # Not `recv_ns`, which is the wall clock and may be set.
         self._watchdog.on_frame(time.monotonic_ns())
         for statuses in self._handler.take(messages, recv_ns):
             now_ns = time.monotonic_ns()
@@ -230,6 +234,7 @@ class PolygonFeed:
         for command in commands:
             match command:
                 case Send() if self._socket is not None:
+                    # Noted before it is sent: the journal must hold it before the answer.
                     if command.names:
                         self._handler.on_ask(command.names, self._settings.clock())
                     self._socket.send(command.text)
@@ -262,6 +267,7 @@ class PolygonFeed:
             self._beat()
         if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
             self._next_log_tick_ns = now_ns + LOG_TICK_NS
+            # A disk that refuses costs the journal, never the feed.
             for trouble in self._frame_log.tick(wall_ns) or ():
                 self._reporter.alarm(trouble, wall_ns)
         return drained
@@ -272,7 +278,8 @@ class PolygonFeed:
         Of what the vendor never granted nothing is awaited.
         """
         session = self._session
-        if session.phase is not Phase.STREAMING or not session.subscribed:
+        if session.phase is not Phase.STREAMING or not session.subscriptions.subscribed:
+            # Silence before the first grant is the session's to judge.
             self._watchdog.on_frame(now_ns)
             return
         silent_ns = self._watchdog.on_tick(now_ns, wall_ns)
@@ -283,13 +290,14 @@ class PolygonFeed:
 
     def _give_sign(self, now_ns: int) -> None:
         """Give a sign of life where the loop has much to take in before its next tick."""
+        # A frame of 16 MiB takes seconds to read: the supervisor must not take that for a hang.
         if now_ns - self._last_sign_ns >= BEAT_NS:
             self._last_sign_ns = now_ns
             self._beat()
 
     def _beat(self) -> None:
         self._stats.backlog_rows = len(self._spill)
-        self._stats.subscribed = self._session.subscribed
+        self._stats.subscribed = self._session.subscriptions.subscribed
         self._stats.streaming = self._session.phase is Phase.STREAMING
         self._sink.show(self._stats)
 

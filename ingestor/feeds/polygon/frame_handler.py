@@ -74,6 +74,7 @@ class FrameHandler:
             self._stats.frames += 1
             self._stats.bytes += len(data)
             self._stats.last_recv_ns = recv_ns
+            # Cut here and not only by the decoder, so that each piece can give a sign of life.
             is_long = len(data) > PIECE_BYTES
             for piece in pieces(data) if is_long else (data,):
                 decoded = self._decode(piece, recv_ns)
@@ -136,6 +137,7 @@ class FrameHandler:
         self._stats.last_event_ns = int(records["ts_event_ns"][-1])
         self._spill.put(records, recv_ns)
         price_e9 = None if self._reference is None else self._reference.price_e9
+        # After the records: whoever moves strikes for this price finds its quote published.
         if price_e9 is not None and price_e9 != self._price_e9:
             self._price_e9 = price_e9
             self._sink.price(price_e9)

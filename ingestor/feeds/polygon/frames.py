@@ -51,6 +51,8 @@ def _nested(depth: int) -> bytes:
     return rb'[\[{](?:[^"\[\]{}]++|%b%b)*+[\]}]' % (_STRING, deeper)
 
 
+# Possessive quantifiers (++, *+) forbid backtracking: without them hostile bytes take time
+# that grows with the square of their number.
 _ELEMENT: Final = rb'(?:[^"\[\]{},]++|%b|%b)' % (_STRING, _nested(DEPTH))
 _RUN: Final = re.compile(rb"(?:%b*+,)++" % _ELEMENT, re.DOTALL)
 _ONE: Final = re.compile(rb"(%b++)(?:,|\Z)" % _ELEMENT, re.DOTALL)
@@ -191,6 +193,7 @@ class Tally:
 
     def _tell(self, kind: str, verdict: str, sample: object) -> None:
         kind = printable(kind, KIND_CHARS)
+        # Bounded, since a kind may hold words of the vendor's.
         if kind in self._told or len(self._told) >= MAX_KINDS:
             return
         self._told.add(kind)
@@ -201,6 +204,7 @@ class Tally:
         skipped: Mapping[Skip, int] = _NONE
         oddities: Mapping[Oddity, int] = _NONE
         notices: tuple[Notice, ...] = ()
+        # Sound frames share one empty mapping: no objects are made for what did not happen.
         if self._skipped:
             skipped, self._skipped = self._skipped, Counter()
         if self._oddities:
@@ -230,14 +234,17 @@ class FrameReader(Generic[M]):
             return [m for piece in pieces(data) for m in self.read(piece, whole=False)]
         try:
             messages = self._whole.decode(data)
+        # The whole frame is refused for one bad element: the price of one call for all sound ones.
         except _UNREADABLE:
             messages = self._read_apart(data)
+        # A sample: reading every frame twice would double the cost of all.
         if self._frames % AUDIT_EVERY == 0:
             self._audit(data)
         self._frames += 1
         return messages
 
     def _read_apart(self, data: bytes) -> list[M]:
+        # Only what cannot be cut is so long here; as objects it takes a hundred times its size.
         if len(data) > MAX_PIECE_BYTES:
             self._tally.skip(Skip.NOT_JSON, f"more than {MAX_PIECE_BYTES} bytes", data)
             return []
@@ -275,6 +282,7 @@ class FrameReader(Generic[M]):
                 messages.append(self._lenient.decode(part))
             except _UNREADABLE as why:
                 refused.append((why, part))
+        # With nothing sound in it, it was one bad element and not several: it counts once.
         for cause, part in refused if messages else [(error, element)]:
             self._tally.skip(*_cause(cause), part)
         return messages
@@ -291,6 +299,7 @@ class FrameReader(Generic[M]):
                 self._tally.odd(Oddity.UNKNOWN_KEY, f"{ev}.{key}", event)
 
 
+# `RecursionError`: msgspec refuses what is nested deeper than the interpreter's stack allows.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RAW_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY_EVENTS: Final = msgspec.json.Decoder(list[dict[str, Any]])
@@ -308,6 +317,7 @@ def _cause(error: Exception) -> tuple[Skip, str]:
     if not isinstance(error, msgspec.ValidationError):
         return Skip.NOT_JSON, type(error).__name__
     text = str(error)
+    # msgspec tells the field only in words: ``... - at `$.p` `` or ``required field `sym` ``.
     field = _ERROR_FIELD.search(text)
     if text.startswith("Invalid value"):
         return Skip.UNKNOWN_EV, text

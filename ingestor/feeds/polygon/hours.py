@@ -50,7 +50,6 @@ class TradingHours:
 
 
 STOCKS_EXTENDED: Final = TradingHours(dt.time(4), dt.time(20), dt.time(17))
-STOCKS_REGULAR: Final = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 OPTIONS: Final = TradingHours(dt.time(9, 30), dt.time(16, 15), dt.time(13, 15))
 """Of options on broad ETFs such as SPY, which trade a quarter of an hour longer."""
 
@@ -89,6 +88,7 @@ class MarketHours:
     def _make_session(self, date: dt.date) -> TradingSession | None:
         if not self.is_trading_day(date):
             return None
+        # Half days are a category of their own and no holidays: the market does open.
         half = date in self._half_days
         close = self._hours.early_close if half else self._hours.close
         return TradingSession(date, new_york_ns(date, self._hours.open), new_york_ns(date, close))
@@ -99,10 +99,6 @@ class MarketHours:
         if session is None or not session.open_ns <= ts_ns < session.close_ns:
             return None
         return session.open_ns
-
-    def is_open(self, ts_ns: int) -> bool:
-        """Whether the market is open at this moment."""
-        return self.open_since_ns(ts_ns) is not None
 
     def trading_days_from(self, date: dt.date, count: int) -> tuple[dt.date, ...]:
         """Return the first `count` trading days on or after a date."""
@@ -124,6 +120,7 @@ class Watchdog:
         self._has_data = False
         self._alive_ns: int | None = None
         self._ticked_ns: int | None = None
+        # As if open for ever: a feed that starts in an open market is watched at once.
         self._open_ns: int | None = 0
 
     def on_frame(self, now_ns: int) -> None:

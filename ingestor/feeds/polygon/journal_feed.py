@@ -73,6 +73,7 @@ class JournalFilter:
     ) -> Iterator[Records]:
         """Yield the wanted records among these, never an empty array; counts as it goes."""
         records: Records = np.frombuffer(rows, self.nothing.dtype)
+        # Whole records only; the ring takes no larger message.
         step = self.block_bytes // records.itemsize
         for first in range(0, len(records), step):
             wanted = self._wanted(records[first : first + step], table)
@@ -88,6 +89,7 @@ class JournalFilter:
             records = records[kept]
         if not self._symbols:
             return records
+        # Names are compared once an instrument of the block, not once a row.
         there = np.unique(records["instrument_id"]).tolist()
         wanted = [number for number in there if self._is_wanted(table[number])]
         return records[np.isin(records["instrument_id"], wanted)]
@@ -120,6 +122,7 @@ class Playback:
         before, self._header = self._header, header
         if before is None or before.run_ns != header.run_ns:
             self._decoder = decoder_of(header)
+            # Another run means another process: it began with an empty decoder.
             self._connection = None
             self._next_number = 0 if header.part == 1 else None
         elif header.part < before.part or (
@@ -150,6 +153,7 @@ class Playback:
 
     def decode(self, entry: Entry) -> Decoded:
         """Decode a frame."""
+        # Where the note of a beginning was lost, the number of the connection still tells it.
         if self._connection not in (None, entry.connection):
             self._decoder.instruments.forget_quotes()
         self._connection = entry.connection

@@ -65,6 +65,7 @@ class ReferencePrice:
     @property
     def price_e9(self) -> int | None:
         """The reference in 1e-9; None before the first sane quote or ordinary trade."""
+        # A trade may be off the market or minutes old; a quote is what one can trade at.
         newest = self._mid or self._last
         if self._mid and self._last and self._last[1] - self._mid[1] > QUOTE_FRESH_NS:
             newest = self._last
@@ -80,8 +81,10 @@ class ReferencePrice:
                 self._id = instrument_id
         if self._id is None or not len(decoded.records):
             return None
+        # One comparison over eight-byte words finds the rows: no field of the records is unpacked.
         words = decoded.records.view(np.int64)
         quotes = self._rows_of(words, RType.STOCK_QUOTE)
+        # The newest sane one decides; the quotes before it in the frame are history.
         if self._note_quote(words, quotes):
             return None
         if self._note_trade(decoded, self._rows_of(words, RType.STOCK_TRADE)) or not quotes:
@@ -119,6 +122,7 @@ class ReferencePrice:
             return None
         if self._without_ns is None:
             self._without_ns = recv_ns
+        # One wide quote between two sane ones is common and means nothing.
         if self._told or recv_ns - self._without_ns < QUOTE_FRESH_NS:
             return None
         self._told = True
@@ -187,10 +191,11 @@ class OptionFollower:
     def on_tick(self, now_ns: int, wall_ns: int) -> tuple[Command, ...]:
         """Bring the names up to the price of now and the New York date of now."""
         commands: list[Command] = []
-        date = new_york_date(wall_ns)
+        date, subscriptions = new_york_date(wall_ns), self._session.subscriptions
         for step in self._strikes.manager.update(date, self._strikes.price()):
+            # Adds come first, so that no strike near the price is without data.
             adds = step.action is Action.ADD
-            change = self._session.subscribe if adds else self._session.unsubscribe
+            change = subscriptions.subscribe if adds else subscriptions.unsubscribe
             commands += change(channel_names(self._channels, step.contracts), now_ns)
         return (*commands, *self._complain(now_ns, wall_ns))
 
@@ -200,6 +205,7 @@ class OptionFollower:
         if reason is None or self._hours.open_since_ns(wall_ns) is None:
             self._idle_since_ns = self._told = None
             return ()
+        # Without a connection the reason is another one, and told by others.
         if self._session.phase is not Phase.STREAMING:
             self._idle_since_ns = None
             return ()

@@ -109,6 +109,7 @@ class Backoff:
 
     def next_delay_ns(self) -> int:
         """Return a delay between half of the full one and all of it; the next is longer."""
+        # The shift cannot overflow: failures stop counting at the cap.
         full_ns = min(self._limits.backoff_base_ns << self._failures, self._limits.backoff_cap_ns)
         self._failures += full_ns < self._limits.backoff_cap_ns
         return self._jittered(full_ns)
@@ -122,11 +123,16 @@ class Backoff:
         return self._jittered(self._limits.unreachable_delay_ns)
 
     def _jittered(self, full_ns: int) -> int:
+        # Jitter of half the delay: many clients that were cut at once must not return at once.
         return full_ns // 2 + int(full_ns // 2 * self._random())
 
 
 class Session:
-    """The state machine. `names` are channels such as ``T.SPY``; more may follow at any time."""
+    """The state machine. `names` are channels such as ``T.SPY``.
+
+    Attributes:
+        subscriptions: What is wanted and what was granted; more may be wanted at any time.
+    """
 
     def __init__(
         self,
@@ -138,7 +144,7 @@ class Session:
     ) -> None:
         self._api_key = api_key
         self._limits = limits or SessionLimits()
-        self._subscriptions = Subscriptions(names, self._limits.ack_ns)
+        self.subscriptions = Subscriptions(names, self._limits.ack_ns)
         self._backoff = Backoff(random, self._limits)
         self._phase = Phase.WAITING
         self._opened_ns = 0
@@ -151,23 +157,9 @@ class Session:
         """Where the conversation stands."""
         return self._phase
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Names that are, or on the next socket will be, subscribed."""
-        return self._subscriptions.wanted
-
-    @property
-    def granted(self) -> tuple[str, ...]:
-        """Names that the server acknowledged on this socket."""
-        return self._subscriptions.granted
-
-    @property
-    def subscribed(self) -> int:
-        """Number of names that the server acknowledged on this socket."""
-        return self._subscriptions.subscribed
-
     def on_open(self, now_ns: int) -> tuple[Command, ...]:
         """A socket is open; the server is to greet first."""
+        # Stopped while a socket was being opened: it is not needed any more.
         if self._phase is Phase.ENDED:
             return (Close(),)
         self._phase, self._opened_ns = Phase.GREETING, now_ns
@@ -180,6 +172,7 @@ class Session:
         What they say is made fit to be shown here, once: on one line, cut, and without the key.
         """
         commands: list[Command] = []
+        # The vendor may echo what it was sent, and what it was sent first is the key.
         for status in statuses:
             said = Status(self._shown(status.status), self._shown(status.text))
             commands += self._ended_if_failed(self._on_status(said, now_ns))
@@ -192,13 +185,15 @@ class Session:
         survived = self._streaming_ns is not None and (
             now_ns - self._streaming_ns >= self._limits.survival_ns
         )
+        # Not on ``auth_success``: an eviction comes 1 to 2 s after it.
         if survived:
             self._backoff.refill()
         self._backoff.reached()
         evicted = self._evicted or code == CLOSE_POLICY
+        # The close code alone tells an eviction whose status was lost with the socket.
         cool_down_ns = self._limits.cool_down_ns if evicted else 0
         self._phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
 
     def on_unreachable(self, now_ns: int, cause: str) -> tuple[Command, ...]:
@@ -210,7 +205,7 @@ class Session:
     def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Time has passed; once a second is often enough."""
         if self._phase is Phase.STREAMING:
-            return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
+            return self._ended_if_failed(self.subscriptions.on_tick(now_ns))
         shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
         if shaking_hands and now_ns - self._opened_ns >= self._limits.handshake_ns:
             limit_s = self._limits.handshake_ns / NS_PER_S
@@ -218,22 +213,15 @@ class Session:
             return self._give_up(ReportKind.HANDSHAKE, text)
         return ()
 
-    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Command, ...]:
-        """Want these names too, on this socket and all that follow."""
-        return self._subscriptions.subscribe(names, now_ns)
-
-    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Command, ...]:
-        """Want these names no more."""
-        return self._subscriptions.unsubscribe(names, now_ns)
-
     def stop(self) -> tuple[Command, ...]:
         """End the feed; a close frame tells the server that the connection's place is free."""
         has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
         self._phase = Phase.ENDED
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
     def _on_status(self, status: Status, now_ns: int) -> tuple[Command, ...]:
+        # What comes after our close frame answers a conversation that is over.
         if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
             return ()
         commands: tuple[Command, ...] = ()
@@ -243,11 +231,13 @@ class Session:
                 commands = (auth(self._api_key),)
             case "auth_success" if self._phase is Phase.AUTHENTICATING:
                 self._phase, self._streaming_ns = Phase.STREAMING, now_ns
-                commands = self._subscriptions.begin(now_ns)
+                commands = self.subscriptions.begin(now_ns)
+            # One per name; answers to names may come in any order, several in one frame.
             case "success":
-                commands = self._subscriptions.on_success(status.text)
+                commands = self.subscriptions.on_success(status.text)
             case "error":
-                commands = self._subscriptions.on_error(status.text)
+                commands = self.subscriptions.on_error(status.text)
+            # A wrong key stays wrong: nothing is gained by another attempt.
             case "auth_failed":
                 commands = (Fail(f"the vendor refuses the API key: {status.text}"),)
             case "auth_timeout":
@@ -260,12 +250,13 @@ class Session:
         return commands
 
     def _ended_if_failed(self, commands: tuple[Command, ...]) -> tuple[Command, ...]:
+        # The phase ends here, before the driver has closed anything: nothing more is sent.
         failed = any(isinstance(command, Fail) for command in commands)
         return (*commands, *self.stop()) if failed else commands
 
     def _give_up(self, kind: ReportKind, text: str) -> tuple[Command, ...]:
         self._phase = Phase.CLOSING
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Report(kind, text), Close())
 
     def _shown(self, text: str) -> str:
@@ -273,6 +264,7 @@ class Session:
 
     def _on_unknown(self, status: Status) -> tuple[Command, ...]:
         known = status.status in self._unknown
+        # Bounded, since the vendor chooses the words.
         if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:
             return ()
         self._unknown.add(status.status)

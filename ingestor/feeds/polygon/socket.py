@@ -128,6 +128,7 @@ class FeedSocket(asyncio.Protocol):
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._fragments: list[bytes] = []
+        # Pings cost us a pong each and hold no data, so a server that sends only them is cut.
         self._control_frames = 0
         self._heard = True
         self._cause = ""
@@ -150,6 +151,7 @@ class FeedSocket(asyncio.Protocol):
     async def _open(self) -> Ended | None:
         """Return when the WebSocket is open or gone again; how it failed if there was none."""
         try:
+            # One timeout for the name, TCP, TLS and the handshake: each of them may hang for ever.
             async with asyncio.timeout(self._limits.open_s):
                 await self._loop.create_connection(
                     lambda: self,
@@ -176,6 +178,7 @@ class FeedSocket(asyncio.Protocol):
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code)
             self._flush()
+        # There is nobody to say goodbye to before the handshake is done.
         elif self._transport is not None and self._protocol.state is State.CONNECTING:
             self._transport.abort()
 
@@ -189,16 +192,21 @@ class FeedSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes were read."""
+        # The stamp of all messages in this read: taken first, before anything is parsed.
         recv_ns = self._clock()
         self._heard = True
         for first in range(0, len(data), SLICE_BYTES):
+            # uvloop reads up to 256,000 bytes at once; the frames of a slice are held as objects.
             self._protocol.receive_data(data[first : first + SLICE_BYTES])
             try:
                 self._take_events(recv_ns)
+            # asyncio only logs what a callback raises: `run` has to hear of it too.
             except Exception as fault:
-                self._fail(fault)
+                if not self._ended.done():
+                    self._ended.set_exception(fault)
                 raise
             self._flush()
+            # What is left of this read belongs to a connection that is given up.
             if self._cut:
                 return
 
@@ -226,6 +234,7 @@ class FeedSocket(asyncio.Protocol):
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._take_frame(event, messages)
+            # A refused handshake is a Response too; `connection_lost` tells its status.
             elif isinstance(event, Response) and self._protocol.handshake_exc is None:
                 self._opened.set_result(None)
                 self._set_timer("ping", self._limits.ping_s, self._ping)
@@ -241,6 +250,7 @@ class FeedSocket(asyncio.Protocol):
                 self._abort(f"more than {self._limits.control_frames} pings and pongs at once")
             return
         if frame.fin and not self._fragments:
+            # The vendor sends whole messages; this is the path of all but hostile servers.
             messages.append(bytes(frame.data))
             return
         self._fragments.append(bytes(frame.data))
@@ -260,13 +270,16 @@ class FeedSocket(asyncio.Protocol):
                 transport.write(chunk)
             else:
                 transport.close()
+        # A few KB are written in a run: a buffer of a megabyte means that nobody reads.
         unread_bytes = transport.get_write_buffer_size()
         if unread_bytes > self._limits.unread_bytes:
             self._abort(f"{unread_bytes} bytes wait for a server that does not read")
+        # A server that never closes TCP would else hold the place of the next connection.
         if self._protocol.close_expected() and "close" not in self._timers:
             self._set_timer("close", self._limits.close_s, transport.abort)
 
     def _ping(self) -> None:
+        # Any byte counts as an answer: pongs have been seen missing while data flowed.
         if not self._heard:
             self._cause = f"not a byte within {self._limits.ping_s:g} s of a ping"
             self._stop()
@@ -285,10 +298,6 @@ class FeedSocket(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _fail(self, fault: Exception) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(fault)
-
     def _set_timer(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
         self._timers[name] = self._loop.call_later(delay_s, then)
 
@@ -302,10 +311,12 @@ class FeedSocket(asyncio.Protocol):
 
     def _is_unreachable(self, error: OSError) -> bool:
         """A handshake that fails or breaks off was with somebody."""
+        # `ConnectionRefusedError` is none of these: nobody listens there.
         somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
         return not somebody and self._transport is None
 
     def _why_not_open(self, error: OSError) -> str:
+        # The kernel's own timeout has arguments, `asyncio.timeout` has none.
         if isinstance(error, TimeoutError) and not error.args:
             return f"no connection within {self._limits.open_s:g} s"
         if isinstance(error, ConnectionResetError) and self._uri.secure:
@@ -314,6 +325,7 @@ class FeedSocket(asyncio.Protocol):
 
     def _why_lost(self, error: Exception | None) -> str:
         protocol = self._protocol
+        # What we did comes first: the library sees only the end that we brought about.
         if self._cause:
             return self._cause
         if protocol.handshake_exc is not None:

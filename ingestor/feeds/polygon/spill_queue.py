@@ -63,6 +63,7 @@ class Backlog:
 
     def add(self, records: Records) -> None:
         """Hold records, and give up what is then too much."""
+        # Live frames are short; gathered they make chunks of one size and few objects.
         self._newest += records.tobytes()
         self._rows += len(records)
         chunk_bytes = MAX_BLOCK_ROWS * self._dtype.itemsize
@@ -70,6 +71,7 @@ class Backlog:
             self._mixed.append(np.frombuffer(self._newest[:chunk_bytes], self._dtype))
             del self._newest[:chunk_bytes]
         if self._rows > self._max_rows:
+            # More than the surplus: at the limit every frame would else search a chunk.
             self._shrink(self._max_rows - self._max_rows // SLACK_SHARE)
 
     def first(self) -> Records:
@@ -166,6 +168,7 @@ class SpillQueue:
     def put(self, records: Records, now_ns: int) -> None:
         """Hand on records, or hold them."""
         if self._backlog:
+            # Behind what waits, even when the sink has room again: order comes first.
             self._hold(records)
             self.drain(now_ns)
             return

@@ -85,6 +85,7 @@ class Subscriptions:
         gone = [name for name in dict.fromkeys(names) if name in self._wanted]
         for name in gone:
             del self._wanted[name]
+        # What was never sent on this socket has nothing to be taken back from.
         gone = [name for name in gone if name in self._sent]
         for name in gone:
             self._sent.remove(name)
@@ -101,6 +102,7 @@ class Subscriptions:
         name = message.removeprefix(SUBSCRIBED)
         self._acknowledged = True
         self._due_ns.pop(name, None)
+        # A late answer to a name that was given up meanwhile must not bring it back.
         if name in self._sent:
             self._granted[name] = None
         return self._settle()
@@ -117,6 +119,7 @@ class Subscriptions:
         unanswered = _take_due(self._due_ns, now_ns)
         left = _take_due(self._leaving_due_ns, now_ns)
         commands: list[Command] = []
+        # As many refusals as open names never came together: these names are the best guess.
         if unanswered and self._refusals:
             commands += self._refused(unanswered)
         elif unanswered:
@@ -127,6 +130,7 @@ class Subscriptions:
         return tuple(commands)
 
     def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
+        # The vendor never answers a name that it has on this socket already.
         new = [name for name in dict.fromkeys(names) if name not in self._sent]
         self._sent.update(new)
         self._due_ns.update(dict.fromkeys(new, now_ns + self._ack_limit_ns))
@@ -134,6 +138,7 @@ class Subscriptions:
 
     def _settle(self) -> tuple[Command, ...]:
         unanswered = len(self._due_ns)
+        # Fewer answers are missing than were refused: others may still be under way.
         if not self._refusals or unanswered not in (0, self._refusals):
             return ()
         refused = list(self._due_ns)
@@ -147,6 +152,7 @@ class Subscriptions:
         text = f"the vendor does not grant {shown(names) or 'something'}: {' / '.join(reasons)}"
         report = Report(ReportKind.NOT_GRANTED, text)
         all_refused = not self._acknowledged and len(names) == len(self._sent) > 0
+        # Only when nothing at all is granted: a plan without quotes still brings trades.
         if all_refused and reasons == [NOT_AUTHORIZED]:
             return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
         return (report,)
@@ -190,4 +196,5 @@ class Admission:
     def covers(self, channel: str, symbol: str) -> bool:
         """Whether an event of this channel (``T``) and symbol was asked for."""
         name = f"{channel}.{symbol}"
+        # `str.startswith` takes the tuple at once; it is asked once an instrument and connection.
         return name in self._names or name.startswith(self._prefixes)

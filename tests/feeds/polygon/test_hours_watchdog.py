@@ -8,8 +8,8 @@ from ingestor.feeds.polygon.hours import (
     MAX_SILENCE_LIMIT_NS,
     MISSED_NS,
     SILENCE_LIMIT_NS,
-    STOCKS_REGULAR,
     MarketHours,
+    TradingHours,
     Watchdog,
 )
 from ingestor.model.clock import new_york_ns
@@ -20,6 +20,7 @@ NOON = new_york_ns(TUESDAY, dt.time(12))
 CLOSE = new_york_ns(TUESDAY, dt.time(16))
 SECOND = 10**9
 MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
+STOCKS_REGULAR = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 HOURS = MarketHours(STOCKS_REGULAR)
 
 

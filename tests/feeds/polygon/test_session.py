@@ -71,7 +71,7 @@ def streaming(*names: str, at_ns: int = NOW) -> Session:
 
 def granted(*names: str) -> Session:
     session = streaming(*names)
-    session.on_statuses([ack(name) for name in session.wanted], NOW)
+    session.on_statuses([ack(name) for name in session.subscriptions.wanted], NOW)
     return session
 
 
@@ -155,7 +155,7 @@ def test_a_handshake_that_hangs_is_given_up_once(statuses: tuple[Status, ...]) -
 
 def test_acknowledged_names_are_granted_and_nothing_is_reported() -> None:
     session = granted()
-    assert session.granted == ("T.SPY", "Q.SPY")
+    assert session.subscriptions.granted == ("T.SPY", "Q.SPY")
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
 
@@ -184,7 +184,7 @@ def test_of_thousands_of_names_messages_and_reports_stay_short() -> None:
     commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
     assert max(len(each.text) for each in commands if isinstance(each, Send)) < 4_096
     session.on_statuses([ack(name) for name in names[:2_000]], NOW)
-    assert session.subscribed == 2_000
+    assert session.subscriptions.subscribed == 2_000
 
     (text,) = texts(session.on_tick(NOW + ACK_LIMIT_NS), ReportKind.NOT_ACKNOWLEDGED)
     assert text.endswith(" and 19980 more")
@@ -195,7 +195,7 @@ def test_an_acknowledgement_after_its_time_still_counts() -> None:
     session = streaming("T.SPY")
     session.on_tick(NOW + ACK_LIMIT_NS)
     session.on_statuses((ack("T.SPY"),), NOW + 2 * ACK_LIMIT_NS)
-    assert session.granted == ("T.SPY",)
+    assert session.subscriptions.granted == ("T.SPY",)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
@@ -205,7 +205,7 @@ def test_a_refused_channel_is_named_and_the_others_go_on(order: list[int]) -> No
     commands = session.on_statuses([answers[index] for index in order], NOW)
     (text,) = texts(commands, ReportKind.NOT_GRANTED)
     assert text == "the vendor does not grant Q.SPY: not authorized"
-    assert session.granted == ("T.SPY",)
+    assert session.subscriptions.granted == ("T.SPY",)
     assert session.phase is Phase.STREAMING
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
@@ -238,8 +238,8 @@ def test_a_reached_subscription_limit_is_reported_and_not_final() -> None:
 
 def test_a_later_refusal_is_not_final_where_something_was_granted_before() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
-    session.subscribe(("T.B",), NOW)
+    session.subscriptions.unsubscribe(("T.A",), NOW)
+    session.subscriptions.subscribe(("T.B",), NOW)
     commands = session.on_statuses((NOT_AUTHORIZED,), NOW)
     assert [type(command) for command in commands] == [Report]
 
@@ -247,7 +247,7 @@ def test_a_later_refusal_is_not_final_where_something_was_granted_before() -> No
 def test_a_refusal_of_dropped_names_does_not_speak_of_the_others() -> None:
     session = streaming("T.A", "T.B", "T.C", "T.D")
     session.on_statuses((NOT_AUTHORIZED, NOT_AUTHORIZED), NOW)
-    session.unsubscribe(("T.A", "T.B"), NOW)
+    session.subscriptions.unsubscribe(("T.A", "T.B"), NOW)
     assert session.on_statuses((unack("T.A"), unack("T.B"), ack("T.C")), NOW) == ()
     (text,) = texts(session.on_statuses((ack("T.D"),), NOW), ReportKind.NOT_GRANTED)
     assert text == "the vendor does not grant something: not authorized"
@@ -285,7 +285,7 @@ def test_unknown_statuses_that_are_told_are_bounded() -> None:
 
 def test_names_wanted_before_the_handshake_are_sent_after_it() -> None:
     session = new_session("T.A")
-    assert session.subscribe(("T.B",), NOW) == ()
+    assert session.subscriptions.subscribe(("T.B",), NOW) == ()
     session.on_open(NOW)
     commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
     assert sent(commands)[1:] == [("subscribe", ["T.A", "T.B"])]
@@ -293,44 +293,48 @@ def test_names_wanted_before_the_handshake_are_sent_after_it() -> None:
 
 def test_a_name_is_not_sent_twice_on_one_socket() -> None:
     session = streaming("T.A")
-    assert sent(session.subscribe(("T.A", "T.B", "T.B"), NOW)) == [("subscribe", ["T.B"])]
-    assert session.subscribe(("T.A", "T.B"), NOW) == ()
+    assert sent(session.subscriptions.subscribe(("T.A", "T.B", "T.B"), NOW)) == [
+        ("subscribe", ["T.B"])
+    ]
+    assert session.subscriptions.subscribe(("T.A", "T.B"), NOW) == ()
 
 
 def test_an_unsubscription_is_sent_and_its_acknowledgement_awaited() -> None:
     session = granted("T.A", "T.B")
-    assert sent(session.unsubscribe(("T.A", "T.A", "T.C"), NOW)) == [("unsubscribe", ["T.A"])]
-    assert (session.wanted, session.granted) == (("T.B",), ("T.B",))
+    assert sent(session.subscriptions.unsubscribe(("T.A", "T.A", "T.C"), NOW)) == [
+        ("unsubscribe", ["T.A"])
+    ]
+    assert (session.subscriptions.wanted, session.subscriptions.granted) == (("T.B",), ("T.B",))
     session.on_statuses((unack("T.A"),), NOW)
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
 
 def test_an_unsubscription_that_is_not_acknowledged_is_reported() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
+    session.subscriptions.unsubscribe(("T.A",), NOW)
     (text,) = texts(session.on_tick(NOW + ACK_LIMIT_NS), ReportKind.NOT_ACKNOWLEDGED)
     assert text == "unsubscription not acknowledged within 10 s: T.A"
 
 
 def test_a_name_dropped_before_its_acknowledgement_is_not_missed() -> None:
     session = streaming("T.A", "T.B")
-    session.unsubscribe(("T.A",), NOW)
+    session.subscriptions.unsubscribe(("T.A",), NOW)
     session.on_statuses((ack("T.B"), unack("T.A")), NOW)
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
     session.on_statuses((ack("T.A"),), NOW)
-    assert session.granted == ("T.B",)
+    assert session.subscriptions.granted == ("T.B",)
 
 
 def test_a_name_that_was_dropped_can_be_subscribed_again() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
-    assert sent(session.subscribe(("T.A",), NOW)) == [("subscribe", ["T.A"])]
+    session.subscriptions.unsubscribe(("T.A",), NOW)
+    assert sent(session.subscriptions.subscribe(("T.A",), NOW)) == [("subscribe", ["T.A"])]
 
 
 def test_unsubscribing_while_disconnected_only_forgets_the_name() -> None:
     session = new_session("T.A", "T.B")
-    assert session.unsubscribe(("T.A",), NOW) == ()
-    assert session.wanted == ("T.B",)
+    assert session.subscriptions.unsubscribe(("T.A",), NOW) == ()
+    assert session.subscriptions.wanted == ("T.B",)
 
 
 # Ends of sockets -------------------------------------------------------------------------------
@@ -345,8 +349,8 @@ def test_every_close_is_a_reconnection(code: int | None) -> None:
 def test_a_reconnection_authenticates_and_subscribes_from_the_start() -> None:
     session = granted("T.A")
     session.on_close(NOW, "torn")
-    assert session.granted == ()
-    session.subscribe(("T.B",), NOW)
+    assert session.subscriptions.granted == ()
+    session.subscriptions.subscribe(("T.B",), NOW)
     session.on_open(NOW + S)
     commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW + S)
     assert sent(commands) == [("auth", ["key"]), ("subscribe", ["T.A", "T.B"])]
@@ -505,8 +509,8 @@ def test_nothing_is_sent_on_a_socket_that_is_being_closed() -> None:
     evicted.on_statuses((EVICTED,), NOW)
     stopped.stop()
     for session in (evicted, stopped):
-        assert session.subscribe(("T.A",), NOW) == ()
-        assert session.unsubscribe(("T.SPY",), NOW) == ()
+        assert session.subscriptions.subscribe(("T.A",), NOW) == ()
+        assert session.subscriptions.unsubscribe(("T.SPY",), NOW) == ()
 
 
 def test_stopping_between_sockets_has_nothing_to_close() -> None:
@@ -566,16 +570,18 @@ def test_in_any_order_a_socket_is_sent_only_what_it_may_be_sent(
             assert on_socket.isdisjoint(names) if action == "subscribe" else on_socket >= set(names)
             on_socket = on_socket | set(names) if action == "subscribe" else on_socket - set(names)
         if session.phase is Phase.STREAMING:
-            assert on_socket == set(session.wanted) >= set(session.granted)
+            assert (
+                on_socket == set(session.subscriptions.wanted) >= set(session.subscriptions.granted)
+            )
 
 
 def perform(session: Session, step: str, argument: list[str], now_ns: int) -> tuple[Command, ...]:
     if step == "statuses":
         return session.on_statuses(argument, now_ns)  # type: ignore[arg-type]
     if step == "subscribe":
-        return session.subscribe(argument, now_ns)
+        return session.subscriptions.subscribe(argument, now_ns)
     if step == "unsubscribe":
-        return session.unsubscribe(argument, now_ns)
+        return session.subscriptions.unsubscribe(argument, now_ns)
     if step == "close":
         return session.on_close(now_ns, "closed")
     return session.on_open(now_ns) if step == "open" else session.on_tick(now_ns)

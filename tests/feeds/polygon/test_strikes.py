@@ -298,7 +298,9 @@ class Wire:
         for step in steps:
             names = channel_names(("T",), step.contracts)
             change = (
-                self.session.subscribe if step.action is Action.ADD else self.session.unsubscribe
+                self.session.subscriptions.subscribe
+                if step.action is Action.ADD
+                else self.session.subscriptions.unsubscribe
             )
             self.carry_out(change(names, 0))
 
