@@ -199,10 +199,11 @@ def test_after_a_reconnection_the_contracts_of_now_are_asked_for(start: Start) -
 
 
 def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
-    """New York's midnight comes one second after the start."""
+    """New York's midnight comes one second after the simulator is there."""
     today = dt.date(2025, 12, 16)
     tomorrow = dt.date(2025, 12, 17)
     midnight_ns = new_york_ns(tomorrow, dt.time())
+    simulator = start()
     offset_ns = midnight_ns - NS_PER_S - now_ns()
 
     async def scenario(rig: Rig) -> None:
@@ -216,7 +217,7 @@ def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
         await rig.until(lambda: rig.sink.counts.subscribed == 14)
 
     options = following(Price(686.0))
-    sink = drive(start(), scenario, (), options=options, clock=lambda: now_ns() + offset_ns)
+    sink = drive(simulator, scenario, (), options=options, clock=lambda: now_ns() + offset_ns)
     assert sink.counts.alarms == 0
 
 

@@ -104,6 +104,7 @@ def test_a_server_that_was_away_is_streamed_within_a_second(start: Start, how: s
 
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)
+        back.append(time.time() + away_s)
         rig.control("refuse", for_s=away_s, how=how)
         rig.control("drop")
         back.append(time.time() + away_s)
@@ -112,7 +113,8 @@ def test_a_server_that_was_away_is_streamed_within_a_second(start: Start, how: s
     back: list[float] = []
     sink = drive(start(), scenario, session=SessionLimits())
     (gap,) = sink.told(What.GAP)
-    assert 0 <= gap.at_ns / NS_PER_S - back[0] < 1
+    earliest, latest = back
+    assert earliest <= gap.at_ns / NS_PER_S < latest + 1
 
 
 def test_attempts_that_fail_are_told_with_their_cause_and_not_each_time(
