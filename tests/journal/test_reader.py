@@ -124,6 +124,24 @@ def test_a_day_recorded_under_a_wrong_date_is_found_by_its_frames(
     assert len(messages_of(feed.blocks())) == len(live_messages("stocks", [frames]))
 
 
+@pytest.mark.parametrize(
+    ("beyond_ns", "days"),
+    [(-1, [DAY - dt.timedelta(days=1), DAY]), (0, [DAY]), (1, [DAY, NEXT]), (2, [DAY, NEXT])],
+)
+def test_an_hour_around_the_date_of_its_name_is_still_that_date(
+    tmp_path: Path, beyond_ns: int, days: list[dt.date]
+) -> None:
+    """-1 and 0: the hour before the day's midnight; 1 and 2: the one after its end."""
+    put(tmp_path, DAY)
+    hour_ns = 3600 * NS_PER_S
+    start_ns = new_york_ns(DAY, dt.time()) - hour_ns
+    end_ns = new_york_ns(NEXT, dt.time()) + hour_ns
+    first_ns = start_ns + beyond_ns if beyond_ns <= 0 else end_ns + beyond_ns - 1
+    assert dates_recorded(tmp_path, Market.STOCKS, lambda _: first_ns) == days
+    last_ns = end_ns - 1
+    assert dates_recorded(tmp_path, Market.STOCKS, lambda _: last_ns) == [DAY]
+
+
 def test_a_file_that_was_renamed_to_a_wrong_date_is_found_by_its_frames(tmp_path: Path) -> None:
     record(tmp_path, "stocks", stock_frames(10))
     (path,) = tmp_path.glob("*.journal")

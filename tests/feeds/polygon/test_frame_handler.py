@@ -139,3 +139,13 @@ def test_quotes_from_before_a_lost_connection_decide_no_aggressor() -> None:
     take(way, [frame(trade(p=686.02))], RECV_NS)
     aggressors = np.concatenate([block.records["aggressor"] for block in sink.blocks])
     assert aggressors.tolist()[1:] == [1, 0]
+
+
+def test_a_socket_has_brought_data_only_once_it_has_itself() -> None:
+    way, _, _ = handler()
+    take(way, [frame(trade())], RECV_NS)
+    assert way.has_data
+    way.on_open(RECV_NS)
+    assert not way.has_data
+    take(way, [frame({"ev": "status", "status": "connected"})], RECV_NS)
+    assert not way.has_data

@@ -57,6 +57,16 @@ def test_what_comes_later_waits_behind_what_is_held() -> None:
     assert room.numbers == [0, 1, 2, 3]
 
 
+def test_what_comes_takes_along_what_is_held_as_soon_as_there_is_room() -> None:
+    room = Room(0)
+    way, _ = spill(room)
+    way.put(rows("TT"), NOW)
+    room.room = 5
+    way.put(rows("T", 2), NOW)
+    assert room.numbers == [0, 1, 2]
+    assert len(way) == 0
+
+
 def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     room = Room(0)
     way, stats = spill(room, max_rows=2)

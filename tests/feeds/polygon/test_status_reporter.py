@@ -75,6 +75,20 @@ def test_alarms_at_a_moderate_pace_are_all_told() -> None:
     assert [status.text for status in room.statuses] == [*map(str, range(100))]
 
 
+def test_an_allowance_that_is_full_saves_up_no_time() -> None:
+    room = Room(0)
+    reporter = StatusReporter("stocks", room, FeedStats())
+    reporter.alarm("first", NOW)
+    full_ns = NOW + ALARM_EVERY_NS * 3 // 2
+    for _ in range(ALARMS_AT_ONCE + 1):
+        reporter.alarm("more", full_ns)
+    assert len(room.statuses) == 1 + ALARMS_AT_ONCE
+    reporter.tell_sums(full_ns + ALARM_EVERY_NS - 1)
+    assert len(room.statuses) == 1 + ALARMS_AT_ONCE
+    reporter.tell_sums(full_ns + ALARM_EVERY_NS)
+    assert room.statuses[-1].text == "1 more like this: more"
+
+
 def test_what_was_not_told_is_told_at_the_end() -> None:
     room = Room(0)
     reporter = StatusReporter("stocks", room, FeedStats())
