@@ -23,8 +23,8 @@ import msgspec
 
 import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.config.schema import Config
-from ingestor.merge.horizon import HorizonMerge
 from ingestor.merge.pace import Pacer
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
@@ -64,7 +64,7 @@ class ReplayPublisher:
             access = access_of(self._config.nats, server.url)
             plan = PublishPlan(
                 lambda: make_publisher(self._config, access, give_up_after_s=GIVE_UP_AFTER_S),
-                HorizonMerge(len(feeds)),
+                WatermarkMerge(len(feeds)),
                 Pacer(speed, gap_ns) if speed else None,
             )
             whole = RunPlan(

@@ -11,7 +11,7 @@ from ingestor.bench.ceiling import MAX_FLOW, Chunk, FramesAhead, flow_of
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.merge.horizon import HorizonMerge
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source
 from ingestor.sim.sample_day import write_sample_day
 
@@ -35,12 +35,13 @@ def blocks(data_dir: Path, schemas: Sequence[DbnSchema]) -> list[Iterator[Block]
 
 def _copies(feed: int, data_dir: Path, schema: DbnSchema) -> Iterator[Block]:
     for block in DBNIngestor(data_dir=data_dir, schema=schema).blocks():
-        yield Block(feed, block.records.copy(), block.symbols, Source.REPLAY)
+        records = block.records.copy()
+        yield Block(feed, records, block.symbols, Source.REPLAY, block.in_order)
 
 
 def merged(feeds: Sequence[Iterator[Block]]) -> Iterator[Runs]:
     """Yield everything in the order of a replay."""
-    merge = HorizonMerge(len(feeds))
+    merge = WatermarkMerge(len(feeds))
     while not merge.done:
         for feed in merge.waiting_for():
             block = next(feeds[feed], None)

@@ -45,7 +45,7 @@ from ingestor.client.start import AtSequence, From, Since, Start, check_start
 from ingestor.client.subscription import Subscription, Wanted
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
-from ingestor.model.subjects import overlap
+from ingestor.model.records import overlap
 
 __all__ = [
     "DEFAULT_STREAM",

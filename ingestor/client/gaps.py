@@ -17,7 +17,7 @@ import msgspec
 
 from ingestor.client.connection import Connection
 from ingestor.model.errors import StreamError
-from ingestor.model.subjects import covers, overlap
+from ingestor.model.records import covers, overlap
 
 ASK_AGAIN_S: Final = 1.0
 """How often a stream is asked, at most, where sequences jump because of a filter."""

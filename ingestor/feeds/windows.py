@@ -23,16 +23,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.model.clock import new_york_ns
-from ingestor.model.units import INT64_MAX, NS_PER_S
+from ingestor.model.clock import EPOCH_DATE, new_york_ns
+from ingestor.model.units import INT64_MAX, NS_PER_DAY
 
 UInt64s = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-NS_PER_DAY: Final = 86_400 * NS_PER_S
-
 _DAY = dt.timedelta(days=1)
-_EPOCH = dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +70,12 @@ class Session:
     def of_file(self, date: dt.date, dates: Collection[dt.date], limits: Window) -> list[Window]:
         """Return the windows that hold in the file of a date, when `dates` are asked for."""
         begins = [date]
-        if self.end is not None and date - _DAY in dates and self._runs_on(date):
-            begins.insert(0, date - _DAY)
+        if self.end is not None and date - _DAY in dates:
+            # The session of the day before belongs here if it ends after this date began in UTC.
+            midnight_ns = (date - EPOCH_DATE).days * NS_PER_DAY
+            if self.on(date - _DAY).end_ns > midnight_ns:
+                begins.insert(0, date - _DAY)
         return [self.on(begin).within(limits) for begin in begins]
-
-    def _runs_on(self, date: dt.date) -> bool:
-        """Whether the session of the day before ends after this date has begun in UTC."""
-        midnight_ns = (date - _EPOCH).days * NS_PER_DAY
-        return self.on(date - _DAY).end_ns > midnight_ns
 
 
 class DailyWindows:
@@ -99,6 +94,8 @@ class DailyWindows:
         days = (ts_recv_ns // np.uint64(NS_PER_DAY)).astype(np.int64)
         if days.min() == days.max():
             return inside(ts_event_ns, self._windows(int(days[0])))
+        # Around midnight a block goes to and fro between days; a split by changes could be per
+        # record.
         order = np.argsort(days, kind="stable")
         edges = np.flatnonzero(np.diff(days[order])) + 1
         kept = np.ones(len(days), np.bool_)
@@ -110,15 +107,17 @@ class DailyWindows:
 
     def _windows(self, day: int) -> Sequence[Window]:
         if day not in self._known:
-            self._known[day] = self._of_day(_EPOCH + dt.timedelta(days=day))
+            self._known[day] = self._of_day(EPOCH_DATE + dt.timedelta(days=day))
         return self._known[day]
 
 
 def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> Mask | None:
     """Return which times, none beyond int64, lie in any of the windows; None when all do."""
+    # The way of nearly every block; nothing is looked at.
     if EVERYTHING in windows:
         return None
     first, last = int(ts_ns.min()), int(ts_ns.max())
+    # Two comparisons tell for a block that lies inside, without a mask.
     if any(window.start_ns <= first and last < window.end_ns for window in windows):
         return None
     kept = np.zeros(len(ts_ns), np.bool_)
@@ -130,4 +129,5 @@ def inside(ts_ns: UInt64s, windows: Sequence[Window]) -> Mask | None:
 
 
 def _bound(ts_ns: int) -> np.uint64:
+    # A window may begin before 1970 or end after int64, which uint64 cannot hold or need not.
     return np.uint64(min(max(ts_ns, EVERYTHING.start_ns), EVERYTHING.end_ns))

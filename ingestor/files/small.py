@@ -21,6 +21,7 @@ def read_small_file(what: str, path: Path, limit_bytes: int) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ConfigurationError(f"{what} {path} is no regular file")
+            # One more than allowed tells, without asking for a size that may change meanwhile.
             data = file.read(limit_bytes + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

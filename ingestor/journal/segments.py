@@ -18,8 +18,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Final
 
-from ingestor.files.streams import READ_BYTES, ByteStream, open_stream
-from ingestor.files.zstd import FrameWalker
+from ingestor.files.streams import READ_BYTES, ByteStream, FrameWalker, open_stream
 from ingestor.journal.format import MAX_HEADER_BYTES, Header, Market, read_header
 from ingestor.model.errors import BadDataError, NoDataError
 

@@ -1,6 +1,6 @@
 """Order of arrival: what a live run publishes in.
 
-The same interface as the horizon merge, and none of its waiting: whatever has come in is ready.
+The same interface as the watermark merge, and none of its waiting: whatever has come in is ready.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class ArrivalMerge:
         """Take a block; False when `MAX_PENDING_BLOCKS` are held."""
         if len(self._pending) >= MAX_PENDING_BLOCKS:
             return False
+        # A feed's sign of life has no rows, and runs are never empty.
         if len(block.records):
             self._pending.append(block)
         return True

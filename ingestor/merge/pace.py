@@ -1,4 +1,4 @@
-"""Pace: when each event of a replay is due.
+"""Pace: when each event of a replay is due, and how late events were sent.
 
 The schedule is absolute. The first event is due at once; every other is due by its distance in
 event time from the first, divided by the speed. Due times are computed from that one anchor, never
@@ -8,9 +8,15 @@ from the event before, so an error in sending one event does not move the next. 
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from ingestor.model.blocks import Int64s
+
+_STEPS_PER_OCTAVE: Final = 16
+_OCTAVES: Final = 48
+"""Values up to 2**48 ns (three days) are told apart; later ones count as that."""
 
 
 class Pacer:
@@ -30,19 +36,45 @@ class Pacer:
         """
         if len(key_ts_ns) == 0:
             return key_ts_ns
+        # Anchored by the first event, not at the start: until then files may be opened for minutes.
         if self._anchor is None:
             self._anchor = (int(key_ts_ns[0]), now_ns)
             self._previous_ns = int(key_ts_ns[0])
         first_ns, start_ns = self._anchor
         elapsed_ns = key_ts_ns - first_ns - self._cuts_ns(key_ts_ns)
         self._previous_ns = int(key_ts_ns[-1])
+        # float64 holds 104 days of ns exactly; only what has elapsed goes through it.
         due: Int64s = start_ns + np.rint(elapsed_ns / self._speed).astype(np.int64)
         return due
 
     def _cuts_ns(self, key_ts_ns: Int64s) -> Int64s | int:
         if self._max_gap_ns is None:
             return 0
+        # Across blocks too: a hole may lie between the last event of one and the first of the next.
         gaps = np.diff(key_ts_ns, prepend=self._previous_ns)
         cuts: Int64s = self._cut_ns + np.cumsum(np.maximum(gaps - self._max_gap_ns, 0))
         self._cut_ns = int(cuts[-1])
         return cuts
+
+
+class LatenessHistogram:
+    """How late events were sent: counts of durations in ns, in buckets that grow by 2**(1/16)."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_OCTAVES * _STEPS_PER_OCTAVE + 1, np.int64)
+
+    def add(self, lateness_ns: Int64s) -> None:
+        """Count each value; a negative one (early) counts as 0."""
+        # Early by the clock's own error is on time.
+        octaves = np.log2(np.maximum(lateness_ns, 1))
+        bucket = np.minimum(np.ceil(octaves * _STEPS_PER_OCTAVE), len(self._counts) - 1)
+        self._counts += np.bincount(bucket.astype(np.int64), minlength=len(self._counts))
+
+    def percentile_ns(self, percent: float) -> int | None:
+        """Return the upper edge of the bucket that holds the percentile; None when empty."""
+        total = int(self._counts.sum())
+        if not total:
+            return None
+        rank = max(1, int(np.ceil(total * percent / 100)))
+        bucket = int(np.searchsorted(np.cumsum(self._counts), rank))
+        return int(2 ** (bucket / _STEPS_PER_OCTAVE))

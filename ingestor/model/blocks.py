@@ -35,12 +35,17 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type."""
+    """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type.
+
+    `in_order` says that no key is below the one before it, so that the last is the watermark of
+    all; who has not looked leaves it False, and who needs to know looks.
+    """
 
     feed: int
     records: Records
     symbols: SymbolTable
     source: Source
+    in_order: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +87,14 @@ class Runs:
     def part(self, first: int, last: int) -> Runs:
         """Return rows `first` up to but not including `last`, as far as there are such."""
         first, last = max(first, 0), min(last, len(self))
+        # Most parts are all of it; then nothing is copied.
         if first == 0 and last == len(self):
             return self
         if first >= last:
             nothing = self.start[:0]
             return Runs(self.blocks, nothing, nothing, nothing, self.key_ts_ns[:0])
         one, other = np.searchsorted(self.ends, (first, last - 1), "right").tolist()
+        # Copies: the runs that are cut are also part of the other half.
         start, stop = self.start[one : other + 1].copy(), self.stop[one : other + 1].copy()
         start[0] = self.stop[one] - (self.ends[one] - first)
         stop[-1] -= self.ends[other] - last
@@ -99,21 +106,20 @@ class Runs:
         counts: Counter[int] = Counter()
         per_block = np.bincount(self.block_of_run, self.stop - self.start, len(self.blocks))
         for index, rows in enumerate(per_block.tolist()):
+            # Of a dtype that only one type has the rows need not be looked at.
             sole = SOLE_RTYPE.get(self.blocks[index].records.itemsize)
             if not rows:
                 continue
             if sole is None:
-                counts.update(rtype_counts(self._rows_of_block(index)))
+                runs = self.block_of_run == index
+                rows_of_block = _ranges(self.start[runs], self.stop[runs])
+                counts.update(rtype_counts(self.blocks[index].records[rows_of_block]))
             else:
                 counts[sole] += int(rows)
         return dict(counts)
 
-    def _rows_of_block(self, index: int) -> Records:
-        runs = self.block_of_run == index
-        return self.blocks[index].records[_rows_of(self.start[runs], self.stop[runs])]
 
-
-def _rows_of(start: Int64s, stop: Int64s) -> Int64s:
+def _ranges(start: Int64s, stop: Int64s) -> Int64s:
     """Return the indexes start[0], start[0] + 1 ... stop[0] - 1, start[1]..."""
     lengths = stop - start
     ends = np.cumsum(lengths)

@@ -61,8 +61,11 @@ def printable(text: str | bytes, limit: int = MAX_TEXT_CHARS) -> str:
     ('a\\nb\\x1b[2K', 'abc…')
     """
     if isinstance(text, bytes):
+        # A character has at most four bytes in UTF-8; a vendor's frame may have a megabyte.
         text = text[: 4 * limit].decode(errors="replace")
-    shown = _UNPRINTABLE.sub(_escaped, text[: limit + 1])
+    shown = _UNPRINTABLE.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), text[: limit + 1]
+    )
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}{_ELLIPSIS}"
 
 
@@ -77,6 +80,7 @@ def without(text: str, secret: str) -> str:
     text = text.replace(secret, _HIDDEN)
     if _ELLIPSIS not in text:
         return text
+    # Longest first, else a short beginning would leave the rest of it standing.
     for chars in range(len(secret) - 1, _TELLTALE_CHARS - 1, -1):
         text = text.replace(f"{secret[:chars]}{_ELLIPSIS}", f"{_HIDDEN}{_ELLIPSIS}")
     return text
@@ -88,8 +92,5 @@ def without_logins(text: str) -> str:
     >>> without_logins("unrecognized arguments: --natss nats://me:secret@host")
     'unrecognized arguments: --natss (hidden)@host'
     """
+    # Up to the last @ of a word: a password may hold one too.
     return re.sub(r"\S*@", f"{_HIDDEN}@", printable(text, MAX_LINE_CHARS))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from ingestor.model.units import NS_PER_S, NS_PER_US
+from ingestor.model.units import NS_PER_DAY, NS_PER_S, NS_PER_US
 
 NEW_YORK: Final = ZoneInfo("America/New_York")
+EPOCH_DATE: Final = dt.date(1970, 1, 1)
+"""Days are counted from here where they are numbers."""
+
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = dt.timedelta(microseconds=1)
 _DATES_NAMED: Final = 6
@@ -27,12 +30,13 @@ def now_ns() -> int:
 
 def to_ns(moment: dt.datetime) -> int:
     """Exact int nanoseconds UTC of an aware datetime."""
+    # Whole numbers throughout: `timestamp()` is a float, good to 200 ns today.
     return (moment - _EPOCH) // _US * NS_PER_US
 
 
 def utc_date(ts_ns: int) -> dt.date:
     """UTC calendar date of a timestamp."""
-    return dt.date(1970, 1, 1) + dt.timedelta(days=ts_ns // (86_400 * NS_PER_S))
+    return EPOCH_DATE + dt.timedelta(days=ts_ns // NS_PER_DAY)
 
 
 def new_york_ns(date: dt.date, wall: dt.time) -> int:
@@ -48,12 +52,13 @@ def new_york_date(ts_ns: int) -> dt.date:
 def iso_utc(ts_ns: int) -> str:
     """ISO 8601 text in UTC with all nine digits of the second."""
     seconds, ns = divmod(ts_ns, NS_PER_S)
+    # A datetime has microseconds; the nanoseconds are written beside it.
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
 def dates_text(dates: Sequence[dt.date]) -> str:
-    """Return the dates as text, without the middle of a long list.
+    """Return dates for a sentence, without the middle of a long list.
 
     >>> dates_text([dt.date(2024, 1, day) for day in range(1, 11)])
     '2024-01-01, 2024-01-02, 2024-01-03 ... 2024-01-08, 2024-01-09, 2024-01-10 (10 days)'

@@ -79,6 +79,7 @@ _DECODER: Final = msgspec.json.Decoder(FeedStatus)
 def shortened(status: FeedStatus) -> FeedStatus:
     """Return it with its text `printable` and of at most `MAX_TEXT_CHARS` characters."""
     text = printable(status.text, MAX_TEXT_CHARS)
+    # Most are short: no copy of a struct for those.
     return status if text == status.text else msgspec.structs.replace(status, text=text)
 
 

@@ -209,6 +209,7 @@ def split_by_rtype(records: Records) -> Iterator[tuple[EventType, Records]]:
     if not len(records):
         return
     rtypes = records["rtype"]
+    # Stretches, not types: the order within a frame stays.
     cuts = np.flatnonzero(rtypes[1:] != rtypes[:-1]) + 1
     for start, stop in pairwise([0, *cuts.tolist(), len(records)]):
         kind = EVENT_TYPE_BY_RTYPE.get(int(rtypes[start]))
@@ -223,3 +224,29 @@ def rtype_counts(records: Records) -> dict[int, int]:
     """Return how many records of each rtype there are."""
     values, counts = np.unique(records["rtype"], return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every subject that `narrow` matches, `wide` does.
+
+    In NATS ``*`` stands for one token and ``>`` for one or more at the end.
+    """
+    wides, narrows = wide.split("."), narrow.split(".")
+    for at, word in enumerate(wides):
+        if word == ">":
+            return at < len(narrows)
+        if at >= len(narrows) or narrows[at] == ">" or word not in ("*", narrows[at]):
+            return False
+    return len(wides) == len(narrows)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some subject matches both."""
+    ones, others = one.split("."), other.split(".")
+    for mine, theirs in zip(ones, others, strict=False):
+        # It takes whatever the other still has, and the other has at least this token.
+        if ">" in (mine, theirs):
+            return True
+        if mine != theirs and "*" not in (mine, theirs):
+            return False
+    return len(ones) == len(others)

@@ -67,10 +67,12 @@ class OptionTicker:
 @lru_cache(maxsize=_TICKERS_HELD)
 def parse_option_ticker(text: str) -> OptionTicker:
     """Read a Polygon option ticker from the right. Raises `BadDataError`."""
+    # From the right, whatever the root holds: digits are allowed in it.
     root, tail = text[len(OPTION_PREFIX) : -OPTION_TAIL_CHARS], text[-OPTION_TAIL_CHARS:]
     date, right, strike = tail[:6], tail[6:7], tail[7:]
     well_formed = (
         text.startswith(OPTION_PREFIX)
+        # `isdigit` alone also takes digits of other scripts, which `int` reads and nobody expects.
         and text.isascii()
         and 0 < len(root) <= OPTION_ROOT_MAX_CHARS
         and date.isdigit()

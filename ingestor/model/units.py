@@ -11,6 +11,7 @@ from typing import Final
 NS_PER_US: Final = 1_000
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
+NS_PER_DAY: Final = 86_400 * NS_PER_S
 
 PRICE_SCALE: Final = 1_000_000_000
 PRICE_DIGITS: Final = 9

@@ -12,8 +12,7 @@ from typing import Any, Final, Literal
 
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
-from ingestor.model.records import EVENT_TYPE_BY_RTYPE
-from ingestor.model.subjects import covers, overlap
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, covers, overlap
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError
 

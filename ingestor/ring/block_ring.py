@@ -50,22 +50,23 @@ class _InPlace:
         return self._size
 
 
-def _view(message: memoryview) -> memoryview:
-    return message.cast("B").toreadonly()
-
-
 class BlockRing:
     """Bounded by `size_bytes`; made before the processes fork, then used by one on each side."""
 
     def __init__(self, doorbell: Doorbell, size_bytes: int = DEFAULT_RING_BYTES) -> None:
         """Raises ConfigurationError where there is no shared memory of this size."""
         try:
-            self._queue = Queue(max_size_bytes=size_bytes, dumps=_InPlace, loads=_view)
+            self._queue = Queue(
+                max_size_bytes=size_bytes,
+                dumps=_InPlace,
+                loads=lambda message: message.cast("B").toreadonly(),
+            )
         except OSError as error:
             raise ConfigurationError(
                 f"there is no shared memory for a ring of {size_bytes} bytes (/dev/shm): "
                 f"{error.strerror or error}"
             ) from error
+        # The whole ring at once would be 4 MiB that has left the cache when it is encoded.
         self._queue.max_bytes_to_read = TAKE_BYTES
         self._buffer_bytes = 0
         self._doorbell = doorbell
@@ -76,12 +77,14 @@ class BlockRing:
 
         Raises ValueError for a message that could never fit.
         """
+        # The queue itself would wait for room that can never come.
         if len(message) > self.max_message_bytes:
             raise ValueError(f"a message of {len(message)} bytes cannot fit in this ring")
         try:
             self._queue.put(message, block=timeout_s > 0, timeout=timeout_s)
         except Full:
             return False
+        # After the message is there: whoever wakes up finds it.
         self._doorbell.ring()
         return True
 
@@ -90,6 +93,7 @@ class BlockRing:
 
         They stay as they are; nobody writes there again.
         """
+        # `get_many` would take the ring's lock only to raise `Empty`.
         if max_messages <= 0 or self._queue.empty():
             return []
         try:
@@ -102,6 +106,7 @@ class BlockRing:
 
     def _owned(self, messages: list[memoryview]) -> Sequence[Message]:
         used_bytes = sum(map(len, messages)) + _MESSAGE_OVERHEAD_BYTES * len(messages)
+        # Small frames of a live feed: copies of them cost less than a buffer of 256 KiB each time.
         if used_bytes < len(self._queue.message_buffer.val) // 2:
             return [bytes(message) for message in messages]
         # As large as ever needed, and not cleared as the queue would.

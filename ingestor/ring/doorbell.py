@@ -38,6 +38,7 @@ class Doorbell:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._rung.wait()
+        # Cleared after the wait, before the rings are looked at: a ring in between is kept.
         self._rung.clear()
 
     def close(self) -> None:
@@ -45,6 +46,7 @@ class Doorbell:
         os.close(self._fd)
 
     def _answer(self) -> None:
+        # One read takes all rings since the last: eventfd is a counter.
         os.eventfd_read(self._fd)
         if self._rung is not None:
             self._rung.set()

@@ -8,6 +8,7 @@ quotes and trades may mix). Whatever else there is to say begins with a smaller 
                 force for every block after them; a long table comes in several messages
     2 end       nothing more comes from this feed
     3 status    then its JSON
+    4 order     then 1 where the blocks after it are in order (`Block.in_order`), until told 0
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     SYMBOLS = 1
     END = 2
     STATUS = 3
+    ORDER = 4
 
 
 END_MESSAGE: Final = bytes([Kind.END])
@@ -72,6 +74,7 @@ def symbols_messages(
     piece: list[tuple[int, str]] = []
     size = 0
     for pair in symbols:
+        # At the most: MessagePack takes fewer for short texts and small ids.
         pair_bytes = _ENTRY_BYTES + len(pair[1].encode())
         if piece and size + pair_bytes > max_bytes - _ENTRY_BYTES:
             yield len(piece), symbols_message(dict(piece))
@@ -80,6 +83,11 @@ def symbols_messages(
         size += pair_bytes
     if piece:
         yield len(piece), symbols_message(dict(piece))
+
+
+def order_message(*, in_order: bool) -> bytes:
+    """Return the message that says of the blocks after it whether they are in order."""
+    return bytes([Kind.ORDER, in_order])
 
 
 def status_message(status: FeedStatus) -> bytes:
@@ -99,6 +107,7 @@ class RingReader:
     source: Source
     symbols: SymbolTable
     ended: bool = False
+    _in_order: bool = field(default=False, init=False)
     _table: dict[int, str] = field(init=False)
     _in_use: bool = field(default=False, init=False)
 
@@ -113,6 +122,7 @@ class RingReader:
         """
         try:
             return self._read(message)
+        # A process killed inside `put` may leave half a message; only its feed is to end.
         except _UNREADABLE as error:
             raise BadDataError(
                 f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
@@ -126,14 +136,18 @@ class RingReader:
                 self.ended = True
             case Kind.STATUS:
                 return decode_status(bytes(message[1:]))
+            case Kind.ORDER:
+                self._in_order = message[1] == 1
             case _:
+                # From now on a block holds the table.
                 self._in_use = True
                 records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
-                return Block(self.feed, records, self.symbols, self.source)
+                return Block(self.feed, records, self.symbols, self.source, self._in_order)
         return None
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:
         known = self._table.get
+        # Blocks read before refer to this table; until then it may be corrected in place.
         if self._in_use and any(known(number, text) != text for number, text in pairs):
             self.symbols = self._table = self._table.copy()
             self._in_use = False

@@ -17,6 +17,7 @@ from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import (
     END_MESSAGE,
     MAX_SYMBOLS_BYTES,
+    order_message,
     records_message,
     status_message,
     symbols_messages,
@@ -104,6 +105,7 @@ class RingWriter:
         self._table: SymbolTable = {}
         self._seen = 0
         self._pending: list[tuple[int, str]] = []
+        self._in_order = False
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block that is not empty, and count it; False when the ring is still full.
@@ -112,6 +114,10 @@ class RingWriter:
         """
         if not self._announce(block.symbols, timeout_s):
             return False
+        if block.in_order is not self._in_order:
+            if not self._put(order_message(in_order=block.in_order), timeout_s):
+                return False
+            self._in_order = block.in_order
         if not self._put(records_message(block.records), timeout_s):
             return False
         self._row.add(Counter.RECORDS, len(block.records))

@@ -1,7 +1,7 @@
 """One feed of files that overlap in time: several sources merged into one.
 
 A delivery split by symbol has many files of the same day. Each is a lane with its own order; their
-merge is the one that also orders the feeds of a run (`ingestor.merge.horizon`), done here in the
+merge is the one that also orders the feeds of a run (`ingestor.merge.watermark`), done here in the
 feed's process, so that the number of processes does not grow with the number of files. A lane
 hands in its next block only when the one before is used up, so no block is copied before its rows
 are gathered, and memory is one buffer a lane.
@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.merge.horizon import HorizonMerge
+from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Block, Int64s, Runs
 from ingestor.model.errors import IngestorError
 from ingestor.model.symbols import SymbolTable
@@ -74,7 +74,7 @@ class MergedFiles:
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks in order, empty ones as signs of life; each is valid until the next."""
-        merge = HorizonMerge(len(self.lanes))
+        merge = WatermarkMerge(len(self.lanes))
         runs = [lane.blocks() for lane in self.lanes]
         broken: IngestorError | None = None
         while not merge.done:
@@ -99,7 +99,8 @@ class MergedFiles:
         table = self._tables.joined(runs.blocks)
         if table is None or len(runs.start) == 1:
             for block, records in runs.pieces():
-                yield Block(0, records, block.symbols if table is None else table, block.source)
+                symbols = block.symbols if table is None else table
+                yield Block(0, records, symbols, block.source, block.in_order)
             return
         records = _gathered(runs)
         step = max(1, self.block_bytes // records.itemsize)

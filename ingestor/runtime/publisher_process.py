@@ -19,8 +19,7 @@ import msgspec
 import numpy as np
 import uvloop
 
-from ingestor.merge.lateness import LatenessHistogram
-from ingestor.merge.pace import Pacer
+from ingestor.merge.pace import LatenessHistogram, Pacer
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Merge(Protocol):
-    """Either order: by horizon (replay) or of arrival (live)."""
+    """Either order: by watermark (replay) or of arrival (live)."""
 
     def room(self, feed: int) -> int:
         """Return how many more blocks of a feed can be held."""

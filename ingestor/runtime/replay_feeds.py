@@ -12,7 +12,7 @@ from ingestor.config.schema import Config, FeedName, Replay
 from ingestor.feeds.databento.files import DbnSchema, days_of
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import Catalog
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
+from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.format import Market
 from ingestor.journal.reader import dates_recorded, find_segments

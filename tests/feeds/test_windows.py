@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from ingestor.feeds.windows import (
     EVERYTHING,
-    NS_PER_DAY,
     DailyWindows,
     Session,
     Window,
     inside,
 )
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.clock import iso_utc
-from ingestor.model.units import INT64_MAX
+from ingestor.model.units import INT64_MAX, NS_PER_DAY
 
 WINTER = dt.date(2024, 1, 10)
 SUMMER = dt.date(2024, 7, 10)
@@ -144,3 +144,13 @@ def test_in_a_file_of_several_days_each_record_is_judged_by_its_own_day(
     ]
     kept = daily.inside(event, recv)
     assert (kept.tolist() if kept is not None else [True] * len(times)) == expected
+
+
+def test_the_last_time_there_is_lies_in_what_has_no_end() -> None:
+    last = np.array([0, MAX_TIME_NS], np.uint64)
+    for window in (EVERYTHING, Window(1)):
+        kept = inside(last, [window])
+        assert kept is None or kept.tolist() == [False, True]
+    kept = inside(last, [Window(0, MAX_TIME_NS)])
+    assert kept is not None
+    assert kept.tolist() == [True, False]

@@ -12,16 +12,14 @@ from typing import Any, Final
 import zstandard
 
 from ingestor.feeds.databento import DBNIngestor
-from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
-from ingestor.feeds.databento.header import read_header
+from ingestor.feeds.databento.header import header_of
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames
 from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
-from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
 from ingestor.model.bounds import is_symbol
 from ingestor.model.symbols import parse_option_ticker
@@ -65,9 +63,7 @@ def dbn_header(folder: Path) -> Target:
     path = dbn_path(folder, DbnSchema.TRADES, zstd=False)
 
     def run(data: bytes) -> None:
-        path.write_bytes(data)
-        with open_stream(path) as stream:
-            names = HeaderNames(read_header(ReadBuffer(stream, BLOCK_BYTES), path))
+        names = HeaderNames(header_of(data, path))
         _check_names([*names, *names.of(17077, _DAY)])
 
     return Target(samples=samples, run=run, finish=finish)

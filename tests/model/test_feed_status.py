@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
 from tests.strategies import STATUSES
@@ -29,3 +30,12 @@ def test_a_status_is_read_back_as_it_was(status: FeedStatus) -> None:
 def test_what_is_no_status_is_refused_in_one_sentence(data: bytes) -> None:
     with pytest.raises(BadDataError, match="not a feed's status"):
         decode_status(data)
+
+
+@pytest.mark.parametrize("key", ["at_ns", "to_recv_ns", "lost_trades"])
+def test_numbers_of_a_status_end_where_int64_does(key: str) -> None:
+    text = '{"feed":"stocks","what":"gap","at_ns":1,"text":"","%s":%d}'
+    assert getattr(decode_status((text % (key, MAX_TIME_NS)).encode()), key) == MAX_TIME_NS
+    for beyond in (MAX_TIME_NS + 1, -1):
+        with pytest.raises(BadDataError):
+            decode_status((text % (key, beyond)).encode())

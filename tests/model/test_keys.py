@@ -59,3 +59,19 @@ def test_every_part_of_every_types_key_counts_to_its_last_bit(kind: EventType, f
 def test_records_without_a_key_are_refused() -> None:
     with pytest.raises((KeyError, ValueError)):
         rises(np.zeros(2, [("ts_event_ns", "<u8")]))
+
+
+@given(st.lists(keys.filter(bool), max_size=5))
+def test_records_follow_where_none_is_below_any_before_and_else_change_nothing(
+    parts: list[list[Key]],
+) -> None:
+    quick, thorough, last = RunningKey(), RunningKey(), (0, 0, 0)
+    for part in parts:
+        rising = sorted([last, *part]) == [last, *part]
+        assert quick.follows(rows(part)) is rising
+        if not rising:
+            quick.advance(rows(part))
+        keys_of_part, _ = thorough.advance(rows(part), in_order=sorted(part) == part)
+        found = [keys_of_part.at(index) for index in range(len(part))]
+        assert found == [*accumulate([last, *part], max)][1:]
+        last = found[-1]

@@ -13,6 +13,7 @@ from ingestor.ring.wire import (
     END_MESSAGE,
     Kind,
     RingReader,
+    order_message,
     records_message,
     status_message,
     symbols_message,
@@ -48,6 +49,15 @@ def block_of(ring: RingReader) -> Block:
     block = ring.read(records_message(rows([(1, 1, 1)])))
     assert isinstance(block, Block)
     return block
+
+
+def test_blocks_are_in_order_from_where_it_is_said_until_it_is_taken_back() -> None:
+    ring = reader()
+    assert not block_of(ring).in_order
+    assert ring.read(order_message(in_order=True)) is None
+    assert [block_of(ring).in_order, block_of(ring).in_order] == [True, True]
+    ring.read(order_message(in_order=False))
+    assert not block_of(ring).in_order
 
 
 def test_new_symbols_are_added_to_the_table_and_earlier_blocks_keep_theirs() -> None:
@@ -116,6 +126,7 @@ def test_a_status_that_is_none_is_an_error() -> None:
         b"\x10",
         b"\x10\xff" + bytes(62),
         b"\x10\xe0" + bytes(60),
+        bytes([Kind.ORDER]),
         bytes([Kind.SYMBOLS]),
         bytes([Kind.SYMBOLS]) + b"\x81\x01\xa1A",
         bytes([Kind.SYMBOLS]) + b"\x91\x92\x01\xa1\xff",

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
@@ -61,6 +64,21 @@ def test_a_block_that_was_refused_is_put_again_and_its_symbols_are_announced_onc
     assert len(here.taken()) == len(("symbols", "records"))
     assert here.writer.put(large)
     assert len(here.taken()) == len(("records",))
+
+
+@given(st.lists(st.booleans(), max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_whether_a_block_is_in_order_comes_out_with_it_also_of_a_ring_that_is_full(
+    orders: list[bool],
+) -> None:
+    here = Place(ring_bytes=150)
+    out: list[Block | FeedStatus | None] = []
+    for in_order in orders:
+        one = replace(block([(1, 1, 1)]), in_order=in_order)
+        while not here.writer.put(one):
+            out += here.taken()
+    out += here.taken()
+    assert [one.in_order for one in out if isinstance(one, Block)] == orders
 
 
 def test_only_symbols_that_are_new_are_announced() -> None:

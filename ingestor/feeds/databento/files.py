@@ -162,11 +162,14 @@ class Listing:
             return None
         try:
             with os.scandir(folder) as entries:
+                # The order of a directory is the file system's; what is read must be the same in
+                # every run.
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             return f"cannot be listed: {error.strerror}"
         for entry in found:
             self._entries += 1
+            # A wrong folder, such as /, ends here and not after an hour.
             if self._entries > MAX_ENTRIES:
                 return f"is not looked at further: there are over {MAX_ENTRIES} entries"
             self._look_at(entry, depth)
@@ -174,26 +177,30 @@ class Listing:
 
     def _look_at(self, entry: os.DirEntry[str], depth: int) -> None:
         path, name = Path(entry.path), entry.name
-        if _is_folder(entry):
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that leads round in a circle
+            is_folder = False
+        if is_folder:
+            # Caches and versions of tools, never a delivery.
             if name.startswith("."):
                 return
             problem = "lies too deep" if depth >= MAX_DEPTH else self._walk(path, depth + 1)
             if problem is not None:
                 self.others.append((path, problem))
         elif name.lower().endswith(SUFFIXES):
-            self._take_entry(path)
+            try:
+                self._take(path, path.stat())
+            except OSError as error:
+                # It stays in the list: only what is asked for and cannot be opened is an error.
+                problem = f"cannot be opened: {error.strerror}"
+                self.files.append(Listed(path, 0, vendor_name(name), problem=problem))
         elif (reason := _no_dbn(name)) is not None:
             self.others.append((path, reason))
 
-    def _take_entry(self, path: Path) -> None:
-        try:
-            self._take(path, path.stat())
-        except OSError as error:
-            problem = f"cannot be opened: {error.strerror}"
-            self.files.append(Listed(path, 0, vendor_name(path.name), problem=problem))
-
     def _take(self, path: Path, status: os.stat_result, *, named: bool = False) -> None:
         if not stat.S_ISREG(status.st_mode):
+            # What was named itself is an error; what merely lies there is passed over.
             if named:
                 raise NoDataError(f"{path} is neither a file nor a folder")
             self.others.append((path, "is no regular file"))
@@ -202,6 +209,7 @@ class Listing:
 
     def _is_new(self, status: os.stat_result) -> bool:
         """Links may lead to one file or folder twice."""
+        # By inode: two paths may be one file, and a link may lead back to a folder above.
         key = (status.st_dev, status.st_ino)
         if key in self._seen:
             return False
@@ -218,13 +226,6 @@ def days_between(first: dt.date, last: dt.date) -> Iterator[dt.date]:
 def days_of(files: Iterable[DbnFile]) -> list[dt.date]:
     """Return the days that are taken of some files, in order."""
     return sorted({day for file in files for day in file.taken})
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _missing(place: Path, error: OSError) -> str:
@@ -245,6 +246,7 @@ def _no_dbn(name: str) -> str | None:
         return "is of another encoding: have it delivered as DBN"
     if lower.endswith(_ARCHIVES):
         return "is an archive: unpack it"
+    # Of what the vendor's client leaves while it downloads only whole names are worth a word.
     if ".dbn." in lower and ".partial-" not in lower:
         return "is not complete, by its name"
     return None

@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import datetime as dt
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ingestor.feeds.databento.buffer import ReadBuffer
 from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError
 
 MAGIC: Final = b"DBN"
@@ -68,8 +68,6 @@ _NO_STYPE: Final = 0xFF
 _DATE_BYTES: Final = 4
 _DATES_BYTES: Final = 2 * _DATE_BYTES
 _ROWS_AT_ONCE: Final = 1 << 14
-_LAST_YEAR: Final = dt.MAXYEAR
-_EPOCH: Final = dt.date(1970, 1, 1)
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -139,8 +137,8 @@ class Mappings:
             yield key, [self._interval(at) for at in range(edges[number], edges[number + 1])]
 
     def _interval(self, at: int) -> tuple[dt.date, dt.date, str]:
-        first, end = (_EPOCH + dt.timedelta(days=int(days[at])) for days in (self.first, self.end))
-        return first, end, self.symbols_out[at]
+        first, end = dt.timedelta(int(self.first[at])), dt.timedelta(int(self.end[at]))
+        return EPOCH_DATE + first, EPOCH_DATE + end, self.symbols_out[at]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,84 +182,69 @@ class Header:
     size_bytes: int
 
 
-def read_header(buffer: ReadBuffer, path: Path) -> Header:
-    """Consume the header at the front of a file.
-
-    Raises `BadDataError` when the file is no DBN file, ends inside its header or says in it what
-    cannot be.
-    """
-    steps = header_steps(buffer, path)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            header: Header = end.value
-            return header
-
-
-def header_steps(buffer: ReadBuffer, path: Path) -> Generator[None, None, Header]:
-    """Do what `read_header` does; yield now and then where it takes long."""
-    prelude = yield from buffer.take(PRELUDE_BYTES)
-    version, length = _prelude(prelude, path) if len(prelude) == PRELUDE_BYTES else (0, 0)
-    body = yield from buffer.take(length)
-    if not version or len(body) < length:
-        raise BadDataError(_cut_short(path, prelude, len(body), buffer.failure))
-    return parse_metadata(version, body, path)
-
-
-def parse_metadata(version: int, body: bytes | bytearray, path: Path) -> Header:
-    """Return what the metadata of a header says; `body` is what follows its first eight bytes.
-
-    The header keeps `body`, which must not change. `path` is for the complaint. Raises
-    `BadDataError` when a field is not what it can be.
-    """
-    return _Parser(body, path).header(version)
-
-
-def _prelude(prelude: bytes | bytearray, path: Path) -> tuple[int, int]:
-    if not prelude.startswith(MAGIC):
-        raise BadDataError(_not_dbn(path, prelude))
-    version = prelude[len(MAGIC)]
+def header_bytes(opening: bytes | bytearray, path: Path, failure: str | None = None) -> int:
+    """Return the size of the header by its first `PRELUDE_BYTES`; raises as `header_of` does."""
+    if len(opening) < PRELUDE_BYTES:
+        raise BadDataError(_cut_short(path, opening, failure))
+    if not opening.startswith(MAGIC):
+        raise BadDataError(_not_dbn(path, opening))
+    version = opening[len(MAGIC)]
     if version not in VERSIONS:
         raise BadDataError(f"{path} is of DBN version {version}; versions 1 to 3 can be read")
-    length: int = _COUNT.unpack_from(prelude, len(MAGIC) + 1)[0]
+    length: int = _COUNT.unpack_from(opening, len(MAGIC) + 1)[0]
+    # Before anything is read or allocated: the length is the file's word, four bytes of it.
     if length > MAX_HEADER_BYTES:
         raise BadDataError(
             f"{path} claims a DBN header of {length} bytes; more than {MAX_HEADER_BYTES} is broken"
         )
-    return version, length
+    return PRELUDE_BYTES + length
 
 
-def _cut_short(path: Path, prelude: bytes | bytearray, more: int, failure: str | None) -> str:
+def header_of(content: bytes | bytearray, path: Path, failure: str | None = None) -> Header:
+    """Return what the header says that `content` begins with; it keeps `content`, unchanged.
+
+    `path` and `failure`, why there is no more of the file, are for the complaint. Raises
+    `BadDataError` when it is no DBN file, ends inside its header or says in it what cannot be.
+    """
+    size = header_bytes(content, path, failure)
+    if len(content) < size:
+        raise BadDataError(_cut_short(path, content, failure))
+    return _Parser(memoryview(content)[:size], path).header(content[len(MAGIC)])
+
+
+def _cut_short(path: Path, content: bytes | bytearray, failure: str | None) -> str:
     if failure is not None:
         return f"{path} {failure}, before the end of its DBN header"
-    if not prelude.startswith(MAGIC[: len(prelude)]) or not prelude:
-        return _not_dbn(path, prelude)
-    return f"{path} ends inside its DBN header: it has {len(prelude) + more} bytes of it"
+    if not content.startswith(MAGIC[: len(content)]) or not content:
+        return _not_dbn(path, content)
+    return f"{path} ends inside its DBN header: it has {len(content)} bytes of it"
 
 
-def _not_dbn(path: Path, prelude: bytes | bytearray) -> str:
-    if not prelude:
+def _not_dbn(path: Path, content: bytes | bytearray) -> str:
+    if not content:
         return f"{path} is empty: it holds no DBN header"
-    return (
-        f"{path} is not a DBN file: it opens with {bytes(prelude)!r} where {MAGIC!r} should stand"
-    )
+    opening = bytes(content[:PRELUDE_BYTES])
+    return f"{path} is not a DBN file: it opens with {opening!r} where {MAGIC!r} should stand"
 
 
 class _Parser:
     """Goes through the metadata once; `_at` is where the next field stands."""
 
-    def __init__(self, body: bytes | bytearray, path: Path) -> None:
-        self._body = body
-        self._data = np.frombuffer(body, np.uint8)
+    def __init__(self, content: memoryview, path: Path) -> None:
+        self._content = content
+        self._data = np.frombuffer(content, np.uint8)
         self._path = path
-        self._at = 0
+        self._at = PRELUDE_BYTES
         self._width = MIN_NAME_BYTES
 
     def header(self, version: int) -> Header:
         fixed = _FIXED[version]
+        # Each field is checked against what is left before it is read; so no length is trusted.
         self._need(1, fixed.size, "its fixed fields")
-        dataset, schema, start, end, limit, *rest, definition = fixed.unpack_from(self._body)
+        dataset, schema, start, end, limit, *rest, definition = fixed.unpack_from(
+            self._content, self._at
+        )
+        # Version 1 states no width: its names have 22 bytes.
         stype_in, stype_out, ts_out, self._width = (*rest, MIN_NAME_BYTES)[:4]
         if definition:
             self._refuse(f"a schema definition of {definition} bytes, which no version has")
@@ -269,13 +252,14 @@ class _Parser:
             self._refuse(
                 f"symbols of {self._width} bytes, fewer than the {MIN_NAME_BYTES} there are"
             )
-        self._at = fixed.size
+        self._at += fixed.size
         return Header(
             version=version,
             dataset=self._text(dataset, "a dataset"),
             schema=None if schema == _NO_SCHEMA else _name(SCHEMAS, schema, "schema"),
             start_ns=_time(start),
             end_ns=_time(end),
+            # 0 means that no limit was asked for.
             limit=limit or None,
             stype_in=None if stype_in == _NO_STYPE else _name(STYPES, stype_in, "stype"),
             stype_out=_name(STYPES, stype_out, "stype"),
@@ -285,11 +269,12 @@ class _Parser:
             partial=self._names("partial symbols"),
             not_found=self._names("symbols not found"),
             mappings=self._mappings(),
-            size_bytes=PRELUDE_BYTES + len(self._body),
+            size_bytes=len(self._content),
         )
 
     def _names(self, what: str) -> Names:
         count = self._count(self._width, what)
+        # Places, not names: of a million instruments only those that occur become a `str`.
         places = self._at + self._width * np.arange(count, dtype=np.int64)
         self._at += self._width * count
         return self._checked(Names(self._data, places, self._width), what)
@@ -300,6 +285,7 @@ class _Parser:
         owners = np.repeat(np.arange(len(keys)), counts)
         before = np.cumsum(counts) - counts
         place_in_mapping = np.arange(len(owners)) - before[owners]
+        # Intervals lie at equal steps behind their mapping's key, so their places are arithmetic.
         dates = keys[owners] + (self._width + _COUNT.size) + step * place_in_mapping
         return Mappings(
             symbols_in=self._checked(Names(self._data, keys, self._width), "mapped symbols"),
@@ -315,14 +301,16 @@ class _Parser:
         """Return where each mapping begins and how many intervals it has."""
         keys, counts = array("q"), array("q")
         left = self._count(self._width + _COUNT.size, "mappings")
-        at, head, end = self._at, self._width + _COUNT.size, len(self._body) - _COUNT.size
+        at, head, end = self._at, self._width + _COUNT.size, len(self._content) - _COUNT.size
+        # The only loop over mappings: where one begins is known when the one before was counted.
         while left and at + self._width <= end:
-            intervals = _COUNT.unpack_from(self._body, at + self._width)[0]
+            intervals = _COUNT.unpack_from(self._content, at + self._width)[0]
             keys.append(at)
             counts.append(intervals)
             at += head + step * intervals
             left -= 1
-        if left or at > len(self._body):
+        # Counts that lead beyond the end are found once, behind the loop, and named here.
+        if left or at > len(self._content):
             self._at = keys[-1] + head
             self._need(counts[-1], step, f"intervals of mapping {len(keys) - 1} (from 0)")
             self._at = at
@@ -331,15 +319,15 @@ class _Parser:
         return np.array(keys, np.int64), np.array(counts, np.int64)
 
     def _count(self, least_bytes: int, what: str) -> int:
-        """Take a count of things that need at least so many bytes each."""
+        """Take a count of things that need at least `least_bytes` each."""
         self._need(1, _COUNT.size, f"the number of {what}")
-        count: int = _COUNT.unpack_from(self._body, self._at)[0]
+        count: int = _COUNT.unpack_from(self._content, self._at)[0]
         self._at += _COUNT.size
         self._need(count, least_bytes, what)
         return count
 
     def _need(self, count: int, each_bytes: int, what: str) -> None:
-        left = len(self._body) - self._at
+        left = len(self._content) - self._at
         if count * each_bytes > left:
             self._refuse(f"{count} times {each_bytes} bytes for {what} where {left} are left")
 
@@ -347,7 +335,9 @@ class _Parser:
         """Decode what is not ASCII, to see that it can be."""
         number = 0
         for rows in names.raw():
-            for row in np.flatnonzero(_bytes_of(rows).max(axis=1, initial=0) > 0x7F).tolist():
+            characters: Bytes = rows.view(np.uint8).reshape(len(rows), -1)
+            # ASCII needs no decoding to be known for UTF-8, and nearly all names are ASCII.
+            for row in np.flatnonzero(characters.max(axis=1, initial=0) > 0x7F).tolist():
                 self._text(bytes(rows[row]), f"number {number + row} (from 0) of its {what}")
             number += len(rows)
         return names
@@ -362,10 +352,11 @@ class _Parser:
         """Return dates as days since 1970."""
         written = _gathered(self._data, places, _DATE_BYTES).view("<u4")[:, 0].astype(np.int64)
         years, months, days = written // 10_000, written // 100 % 100, written % 100
-        month = (years - _EPOCH.year) * 12 + months - 1
+        month = (years - EPOCH_DATE.year) * 12 + months - 1
         first = month.astype("M8[M]").astype("M8[D]").astype(np.int64)
         next_first = (month + 1).astype("M8[M]").astype("M8[D]").astype(np.int64)
-        valid = (years >= dt.MINYEAR) & (years <= _LAST_YEAR) & (months >= 1) & (months <= 12)
+        valid = (years >= dt.MINYEAR) & (years <= dt.MAXYEAR) & (months >= 1) & (months <= 12)
+        # The first of the next month bounds the day, so leap years need no rule of their own.
         valid &= (days >= 1) & (first + days <= next_first)
         if not valid.all():
             bad = int(valid.argmin())
@@ -376,7 +367,7 @@ class _Parser:
         raise BadDataError(self._complaint(what, at))
 
     def _complaint(self, what: str, at: int | None = None) -> str:
-        place = PRELUDE_BYTES + (self._at if at is None else at)
+        place = self._at if at is None else at
         return f"{self._path} has a broken DBN header: at byte {place} of its content it has {what}"
 
 
@@ -393,8 +384,3 @@ def _gathered(data: Bytes, places: Int64s, width: int) -> Bytes:
     if not len(places):
         return np.empty((0, width), np.uint8)
     return sliding_window_view(data, width)[places]
-
-
-def _bytes_of(rows: Any) -> Bytes:
-    matrix: Bytes = rows.view(np.uint8).reshape(len(rows), -1)
-    return matrix

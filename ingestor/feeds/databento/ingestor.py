@@ -11,12 +11,16 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
-from ingestor.feeds.databento.passes import FilePass
-from ingestor.feeds.databento.progress import Progress, Remarks
-from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
+from ingestor.feeds.databento.progress import FileIssues, Progress
+from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
+from ingestor.feeds.databento.record_filter import RecordFilter
 from ingestor.feeds.databento.selection import find_files
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
+from ingestor.feeds.databento.symbology import (
+    HeaderNames,
+    SymbolFilter,
+    SymbologyNames,
+    SymbolTables,
+)
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Session, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
@@ -56,7 +60,7 @@ class DBNIngestor:
         symbol_filter: Instead of `symbols` and `elsewhere`, one that several of these share; then
             what it misses is for its owner to say.
         rename: Symbol in the file to symbol to publish.
-        block_bytes: A block holds at most so many bytes.
+        block_bytes: The most that a block holds.
         feed: Passed on in every block.
         source: Passed on in every block.
         progress: Counts of the newest run; a new object with every run.
@@ -80,9 +84,9 @@ class DBNIngestor:
     progress: Progress = field(default_factory=Progress, init=False)
 
     def __post_init__(self) -> None:
-        if self.block_bytes < MIN_BLOCK_BYTES:
+        if self.block_bytes < MAX_RECORD_BYTES:
             raise ConfigurationError(
-                f"block_bytes is {self.block_bytes}; it must be at least {MIN_BLOCK_BYTES}, "
+                f"block_bytes is {self.block_bytes}; it must be at least {MAX_RECORD_BYTES}, "
                 "the longest record that DBN allows"
             )
         self._running: WeakSet[Generator[Block]] = WeakSet()
@@ -111,6 +115,7 @@ class DBNIngestor:
 
     def close(self) -> None:
         """End every run that is under way and release its file; iterators then just end."""
+        # A copy: a generator that is closed leaves the set.
         for run in list(self._running):
             run.close()
 
@@ -134,6 +139,7 @@ class DBNIngestor:
         self.progress = Progress(
             files_total=len(files), bytes_total=sum(file.size for file in files)
         )
+        # Files are looked for at once, so that a missing one is told before a process starts.
         run = self._blocks_of_files(files, schema, self.progress)
         self._running.add(run)
         return run
@@ -150,6 +156,7 @@ class DBNIngestor:
             windows = self._windows(file, dates)
             progress.path, done = file.path, progress.bytes_read
             yield from self._blocks_of_file(file, schema, windows, shared)
+            # By its size: with it the bytes of all files add up to `bytes_total`.
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
         if self.symbol_filter is None and shared.symbol_filter.missing:
             raise NoDataError(shared.symbol_filter.complaint())
@@ -161,55 +168,51 @@ class DBNIngestor:
         windows: Sequence[Window] | DailyWindows,
         shared: _Shared,
     ) -> Generator[Block]:
-        remarks = Remarks(file.path)
+        issues, symbol_filter = FileIssues(file.path), shared.symbol_filter
         try:
             with open_stream(file.path) as stream:
                 reader = DbnReader(stream, file.path, schema, self.block_bytes)
                 for _ in reader.open():
+                    # A sign of life: a header of 256 MiB takes its time.
                     yield Block(self.feed, reader.nothing, {}, self.source)
                 folders = file.path.parent, self.data_dir
                 symbology = shared.symbology.setdefault(folders, SymbologyNames(folders))
-                tables = self._tables(HeaderNames(reader.header), symbology, shared)
-                one_pass = FilePass(reader, tables, remarks, shared.progress)
-                for records, table in one_pass.batches(windows):
-                    yield Block(self.feed, records, table, self.source)
-                if shared.symbol_filter.missing:
-                    shared.symbol_filter.see(symbology)
+                header = HeaderNames(reader.header)
+                if symbol_filter.missing:
+                    symbol_filter.see(header)
+                tables = SymbolTables(
+                    header,
+                    symbology=symbology,
+                    symbol_filter=symbol_filter,
+                    reported=shared.unknown,
+                )
+                record_filter = RecordFilter(
+                    reader, tables, issues, shared.progress, feed=self.feed, source=self.source
+                )
+                yield from record_filter.blocks(windows)
+                # Looked through last: what the file itself says may leave nothing missing.
+                if symbol_filter.missing:
+                    symbol_filter.see(symbology)
         finally:
-            remarks.log()
-
-    def _tables(
-        self, header: HeaderNames, symbology: SymbologyNames, shared: _Shared
-    ) -> SymbolTables:
-        if shared.symbol_filter.missing:
-            shared.symbol_filter.see(header)
-        return SymbolTables(
-            header,
-            symbology=symbology,
-            symbol_filter=shared.symbol_filter,
-            reported=shared.unknown,
-        )
+            issues.log()
 
     def _windows(self, file: DbnFile, dates: set[dt.date]) -> Sequence[Window] | DailyWindows:
         """The file of one day is read whole; of a longer one each day's records count by day."""
-        session, limits = Session(self.start, self.end), self._limits()
+        session = Session(self.start, self.end)
+        limits = Window(
+            EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
+            EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
+        ).within(EVERYTHING)
+        # The file of one day is published whole, also its records of other days (the contract).
         if file.last is None:
             return session.of_file(file.date, dates, limits)
         if file.days is None and session == Session():
             return [limits]
         return DailyWindows(
-            lambda day: session.of_file(day, dates, limits) if _takes(file, day) else []
+            lambda day: (
+                session.of_file(day, dates, limits) if file.days is None or day in file.days else []
+            )
         )
-
-    def _limits(self) -> Window:
-        return Window(
-            EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
-            EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
-        ).within(EVERYTHING)
-
-
-def _takes(file: DbnFile, day: dt.date) -> bool:
-    return file.days is None or day in file.days
 
 
 @dataclass(frozen=True, slots=True)

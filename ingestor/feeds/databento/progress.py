@@ -13,7 +13,7 @@ from ingestor.model.bounds import printable
 logger = logging.getLogger(__name__)
 
 TEXTS_TOLD: Final = 10
-"""So many errors, and as many other messages, of a gateway are shown for each file."""
+"""Of a gateway's errors, and of its other messages, this many are shown for each file."""
 
 
 @dataclass(slots=True)
@@ -48,8 +48,8 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Remarks:
-    """What is odd about one file: each cause with its count and the first record it concerns."""
+class FileIssues:
+    """What is wrong or odd in one file: each cause, its count and the first record it concerns."""
 
     path: Path
     _skipped: dict[str, tuple[int, int]] = field(default_factory=dict)

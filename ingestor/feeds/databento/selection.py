@@ -4,7 +4,7 @@ Theory. A file covers the days that its header says; a name of the vendor's form
 when it says that a file is *not* needed, and not even then while something asked for is missing.
 So thousands of files cost a listing, and headers are read of those that may be read anyway.
 
-What is the same data twice, and what is merged with what, `lanes` says.
+What is the same data twice, and what is merged with what, `candidates` says.
 """
 
 from __future__ import annotations
@@ -16,16 +16,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ingestor.feeds.databento.candidates import (
+    Candidate,
+    Front,
+    Lane,
+    choose,
+    contents_of,
+    front_of,
+    laid,
+)
 from ingestor.feeds.databento.files import (
     DbnFile,
     DbnSchema,
     Listed,
     Listing,
+    VendorName,
 )
-from ingestor.feeds.databento.front import Front, contents_of, front_of
-from ingestor.feeds.databento.lanes import Candidate, Lane, choose, laid
 from ingestor.model.bounds import printable
-from ingestor.model.clock import dates_text
+from ingestor.model.clock import EPOCH_DATE, dates_text
 from ingestor.model.errors import BadDataError, NoDataError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +43,6 @@ MAX_LANES: Final = 256
 MAX_NAMED: Final = 10
 """Files passed over for one reason that are named one by one; of more, the first and the count."""
 
-_UNKNOWN_DAY: Final = dt.date(1970, 1, 1)
 _FEED_NAMES: Final = {DbnSchema.TRADES: "trades", DbnSchema.MBP10: "mbp10"}
 
 
@@ -51,7 +58,10 @@ class Catalog:
         self._items: dict[Path, Candidate | str] = {}
         self._doubles: dict[Path, str] = {}
         self._used: set[Path] = set()
-        self._siblings = _days_by_delivery(self._listing.files)
+        self._siblings: dict[object, list[tuple[Path, VendorName]]] = defaultdict(list)
+        for listed in self._listing.files:
+            if listed.name is not None:
+                self._siblings[_delivery(listed)].append((listed.path, listed.name))
 
     @property
     def has_files(self) -> bool:
@@ -79,10 +89,12 @@ class Catalog:
         for item, other in choice.left_out:
             self._leave_out(item, other)
         for item, _ in choice.taken:
+            # Only of what is asked for: a file beside it that cannot be opened harms nobody.
             if item.listed.problem is not None:
                 raise NoDataError(f"{item.path} {item.listed.problem}")
             self._used.add(item.path)
         lanes = laid(choice.taken)
+        # Each lane holds a buffer and a window of up to 128 MiB.
         if len(lanes) > MAX_LANES:
             raise NoDataError(
                 f"{len(lanes)} {schema} files overlap in time; at most {MAX_LANES} can be merged: "
@@ -104,6 +116,7 @@ class Catalog:
         for path, (kind, reason) in sorted(self._unused()):
             by_kind[kind].append(f"{printable(str(path))}: {printable(reason)}")
         for lines in by_kind.values():
+            # A download of years would fill the screen.
             if len(lines) > MAX_NAMED:
                 logger.info("passed over %d files, such as %s", len(lines), lines[0])
                 continue
@@ -138,6 +151,7 @@ class Catalog:
     def _covering(self, schema: DbnSchema, dates: Sequence[dt.date]) -> list[Candidate]:
         hinted = [one for one in self._listing.files if _may_be(one, schema, dates)]
         items = self._of(schema, hinted)
+        # Names are only believed while they suffice: now every header is read.
         if _uncovered(items, dates) or not items:
             items = self._of(schema, self._listing.files)
         missing = _uncovered(items, dates)
@@ -181,7 +195,7 @@ class Catalog:
         if front.first is None or front.last is None:
             if name is not None:
                 return name.first, name.last
-            only = front.first or contents_of(listed.path).date or _UNKNOWN_DAY
+            only = front.first or contents_of(listed.path).date or EPOCH_DATE
             return only, only
         if name is not None and self._is_one_of_a_split(listed, front):
             return name.first, name.last
@@ -197,12 +211,12 @@ class Catalog:
             or (name.first, name.last) == (first, last)
         ):
             return False
-        for other in self._siblings[_delivery(listed)]:
-            others = other.name
-            if others is None or others.first == name.first:
+        for path, other in self._siblings[_delivery(listed)]:
+            if other.first == name.first:
                 continue
-            if first <= others.first and others.last <= last:
-                return _span(other.path) == (first, last)
+            if first <= other.first and other.last <= last:
+                # One sibling speaks for all: of thousands of files no second header is read.
+                return _span(path) == (first, last)
         return False
 
     def _leave_out(self, item: Candidate, other: Candidate) -> None:
@@ -260,6 +274,7 @@ def _schemas(listed: Listed, front: Front) -> frozenset[DbnSchema]:
     if front.schema is None:
         found = [one for one in DbnSchema if one == hint] or list(DbnSchema)
         return frozenset(found)
+    # So a file in trades/ that holds depth is an error of its reader, not silently another feed.
     if listed.folder_schema is not None and listed.folder_schema == hint and listed.name:
         return frozenset({listed.folder_schema})
     return frozenset(one for one in DbnSchema if one == front.schema)
@@ -281,14 +296,6 @@ def _delivery(listed: Listed) -> tuple[Path, str, str]:
     name = listed.name
     dataset, schema = ("", "") if name is None else (name.dataset, name.schema)
     return listed.path.parent, dataset, schema
-
-
-def _days_by_delivery(files: Iterable[Listed]) -> dict[tuple[Path, str, str], list[Listed]]:
-    found: dict[tuple[Path, str, str], list[Listed]] = defaultdict(list)
-    for listed in files:
-        if listed.name is not None:
-            found[_delivery(listed)].append(listed)
-    return found
 
 
 def _span(path: Path) -> tuple[dt.date | None, dt.date | None]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
+from heapq import nsmallest
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.feeds.databento.header import Header, Names
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
 from ingestor.model.bounds import is_symbol, printable
+from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import NS_PER_S, UINT32_MAX
+from ingestor.model.units import UINT32_MAX
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,16 @@ SYMBOLOGY_FILE: Final = "symbology.json"
 MAX_SYMBOLOGY_BYTES: Final = 64 * 1024 * 1024
 """Room for over half a million instruments; a longer file is not read."""
 
-NS_PER_DAY: Final = 86_400 * NS_PER_S
 UNKNOWN_TOLD: Final = 100
-"""So many instruments without a symbol are named in the log of a run."""
+"""The most instruments without a symbol that the log of a run names."""
 
+NAMES_SHOWN: Final = 12
+"""Of the symbols there are, where one that was asked for is not among them."""
+
+_NAMES_HELD: Final = 4096
+_ASKED_COMPARED: Final = 4
 _INSTRUMENT_ID: Final = "instrument_id"
 _ID_DIGITS: Final = len(str(UINT32_MAX))
-_EPOCH: Final = dt.date(1970, 1, 1)
 
 Int64s = npt.NDArray[np.int64]
 
@@ -71,8 +75,11 @@ class HeaderNames:
         else:
             ids = _instrument_ids(mappings.symbols_out)
             self._names, self._rows = mappings.symbols_in, mappings.owners
+        # Stable: of one instrument's names the header's order stays, which is that of preference.
         order = np.argsort(ids, kind="stable")
+        # Names that are no instrument id were given -1, and sort to the front.
         order = order[np.searchsorted(ids, 0, sorter=order) :]
+        # A memoryview: `bisect` on an array would box a NumPy scalar at each step.
         self._sorted_ids, self._rows = ids[order].data, self._rows[order]
         self._first, self._end = mappings.first[order], mappings.end[order]
 
@@ -82,6 +89,7 @@ class HeaderNames:
         stop = bisect_right(self._sorted_ids, instrument, start)
         if start == stop:
             return []
+        # The end of an interval lies outside, as in all of the vendor's dates.
         valid = (self._first[start:stop] <= day) & (day < self._end[start:stop])
         rows = self._rows[start:stop][valid].tolist()
         names = [*dict.fromkeys(filter(is_symbol, map(self._names.__getitem__, rows)))]
@@ -108,6 +116,7 @@ def _instrument_ids(names: Names) -> Int64s:
 
 
 def _numbers(texts: npt.NDArray[np.bytes_]) -> Int64s:
+    # Digit by digit over all names at once: a million calls of `int` would hold up the start.
     characters = texts.view(np.uint8).reshape(len(texts), -1)[:, :_ID_DIGITS]
     digits = characters.astype(np.int64) - ord("0")
     lengths = np.strings.str_len(texts)
@@ -150,7 +159,7 @@ class SymbologyNames:
         path = next(filter(Path.is_file, (f / SYMBOLOGY_FILE for f in self._folders)), None)
         found: dict[int, list[tuple[str, int, int]]] = {}
         for name, number, span in () if path is None else _read_symbology(path):
-            days = (span.d0 - _EPOCH).days, (span.d1 - _EPOCH).days
+            days = (span.d0 - EPOCH_DATE).days, (span.d1 - EPOCH_DATE).days
             found.setdefault(number, []).append((name, *days))
         return found
 
@@ -177,6 +186,80 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_SYMBOLOGY_BYTES:
         raise ValueError(f"it has more than {MAX_SYMBOLOGY_BYTES} bytes")
     return content
+
+
+class SymbolFilter:
+    """What configuration says about symbols, and which of them have been seen.
+
+    Attributes:
+        missing: Symbols asked for that no name seen is, nor is renamed to.
+    """
+
+    def __init__(
+        self,
+        symbols: Collection[str] = (),
+        rename: Mapping[str, str] | None = None,
+        elsewhere: Collection[str] = (),
+    ) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            symbols: Names wanted, before or after `rename`; none wants every instrument.
+            rename: Name to the one to publish instead.
+            elsewhere: Those of the symbols that need not be seen.
+        """
+        self.missing = set(symbols) - set(elsewhere)
+        self._symbols = frozenset(symbols)
+        self._rename = rename or {}
+        self._near: dict[str, None] = {}
+        self._more = False
+
+    def published(self, names: Iterator[str]) -> str | None:
+        """Return what to publish an instrument as that has these names, the preferred one first.
+
+        That is the first that is asked for, else the first that is renamed, else the first; None
+        where others are asked for.
+        """
+        if self._symbols:
+            for name in names:
+                new = self._rename.get(name, name)
+                if name in self._symbols or new in self._symbols:
+                    return new
+            return None
+        first = next(names)
+        if not self._rename or first in self._rename:
+            return self._rename.get(first, first)
+        return next((self._rename[name] for name in names if name in self._rename), first)
+
+    def see(self, names: Iterable[str]) -> None:
+        """Take names that instruments have; nothing is done once nothing is missing."""
+        for name in names if self.missing else ():
+            self.tick(name)
+            self._near[name] = None
+            # A venue lists a million names; of them only the nearest are ever shown.
+            if len(self._near) > _NAMES_HELD:
+                self._more = True
+                self._near = dict.fromkeys(self._nearest())
+
+    def tick(self, name: str) -> None:
+        """Take a name that is not worth showing: an instrument id where there are better ones."""
+        self.missing -= {name, self._rename.get(name, name)}
+
+    def complaint(self) -> str:
+        """Return a sentence about what is missing, and which names there are."""
+        shown = sorted(self._nearest())
+        missing = ", ".join(map(printable, sorted(self.missing)))
+        if not shown:
+            return f"no file bears the symbol {missing}: the files name no instrument at all"
+        names = ", ".join(map(printable, shown))
+        if self._more or len(shown) < len(self._near):
+            return f"no file bears the symbol {missing}; of those there are the nearest are {names}"
+        return f"no file bears the symbol {missing}; there are {names}"
+
+    def _nearest(self) -> list[str]:
+        # Each name is compared with each of these, so there are few.
+        asked = sorted(self.missing)[:_ASKED_COMPARED]
+        return nsmallest(NAMES_SHOWN, self._near, key=lambda name: _distance(name, asked))
 
 
 class SymbolTables:
@@ -214,6 +297,7 @@ class SymbolTables:
     def of_days(self, days: Iterable[int]) -> None:
         """Say which days are looked up next: what is known of others is forgotten in time."""
         wanted = frozenset(days)
+        # A day that is no longer wanted takes all names with it: what is held stays bounded.
         if not self._days <= wanted:
             self._published = {}
         self._days = wanted
@@ -221,6 +305,7 @@ class SymbolTables:
     def hear(self, instrument: int, names: Iterable[str]) -> None:
         """Take what a symbol mapping record says an instrument is called from now on."""
         self._said[instrument] = tuple(dict.fromkeys(filter(is_symbol, names)))
+        # What was looked up before it was heard would be its old name.
         self._published.pop(instrument, None)
         self._filter.see(self._said[instrument])
 
@@ -234,6 +319,7 @@ class SymbolTables:
     def table(self, names: Mapping[int, str]) -> SymbolTable:
         """Return a table in which these instruments have these names."""
         known = self._table.get
+        # Blocks that went out refer to the old table: it is left as it is, and another begins.
         if any(known(number, name) != name for number, name in names.items()):
             self._table = {}
         self._table.update(names)
@@ -242,12 +328,11 @@ class SymbolTables:
     def names_of(self, instrument: int, day: int) -> Iterator[str]:
         """Yield the names of an instrument on a day, in order of preference; its id ends them."""
         own = str(instrument)
-        for source in (self._header.of, self._said_of, self._symbology.of):
-            yield from (name for name in source(instrument, day) if name != own)
+        # A source is asked only when those before it did not do: reading symbology.json may wait.
+        yield from (name for name in self._header.of(instrument, day) if name != own)
+        yield from (name for name in self._said.get(instrument, ()) if name != own)
+        yield from (name for name in self._symbology.of(instrument, day) if name != own)
         yield own
-
-    def _said_of(self, instrument: int, _day: int) -> Sequence[str]:
-        return self._said.get(instrument, ())
 
     def _look_up(self, instrument: int, day: int) -> str | None:
         if self._filter.missing:
@@ -270,6 +355,21 @@ class SymbolTables:
             "instrument %d has no symbol on %s, neither in its file's metadata nor in %s: "
             "its id stands for it",
             instrument,
-            _EPOCH + dt.timedelta(days=day),
+            EPOCH_DATE + dt.timedelta(days=day),
             SYMBOLOGY_FILE,
         )
+
+
+def _distance(name: str, asked: Collection[str]) -> tuple[int, int, str]:
+    """Names that begin alike are near, then names of one length."""
+    beginnings, lengths = zip(*((_alike(name, other), len(other)) for other in asked), strict=True)
+    return -max(beginnings), min(abs(len(name) - length) for length in lengths), name
+
+
+def _alike(one: str, other: str) -> int:
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

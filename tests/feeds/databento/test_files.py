@@ -10,12 +10,12 @@ from ingestor.feeds.databento import (
     Catalog,
     DbnSchema,
     available_dates,
+    candidates,
     find_files,
-    lanes,
     selection,
 )
+from ingestor.feeds.databento.candidates import Front, front_of
 from ingestor.feeds.databento.files import VendorName, vendor_name
-from ingestor.feeds.databento.front import Front, front_of
 from ingestor.model.errors import NoDataError
 from tests.dbn_files import dbn_path
 
@@ -197,5 +197,5 @@ def test_a_delivery_split_by_symbol_costs_no_look_at_instruments(
         for date in (FIRST, SECOND):
             name = f"glbx-mdp3-{date:%Y%m%d}.trades.S{number}.dbn"
             (tmp_path / name).write_bytes(b"12345")
-    monkeypatch.setattr(lanes, "contents_of", None)
+    monkeypatch.setattr(candidates, "contents_of", None)
     assert len(Catalog([tmp_path]).lanes(DbnSchema.TRADES)) == 50

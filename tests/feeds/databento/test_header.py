@@ -13,32 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento import header as header_module
-from ingestor.feeds.databento.buffer import ReadBuffer
-from ingestor.feeds.databento.header import MAX_HEADER_BYTES, Header, read_header
+from ingestor.feeds.databento.header import MAX_HEADER_BYTES, Header, header_of
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError
-from tests.dbn_files import DAY, VENDOR_FILES, header_bytes
-from tests.feeds.databento.test_buffer import Trickle
+from tests.dbn_files import VENDOR_FILES, header_bytes
 
 PATH = Path("/data/some.dbn")
 HEADER = header_bytes("trades")
 BROKEN = "/data/some.dbn has a broken DBN header: at byte "
 
 # Where in HEADER (version 3) things stand, its first eight bytes included.
-WIDTH_AT, DEFINITION_AT, SYMBOLS_AT = 53, 108, 112
+START_AT, WIDTH_AT, DEFINITION_AT, SYMBOLS_AT = 26, 53, 108, 112
 MAPPINGS_AT = SYMBOLS_AT + 4 + 71 + 4 + 4
 INTERVALS_AT = MAPPINGS_AT + 4 + 71
 FIRST_DATE_AT = INTERVALS_AT + 4
 
 
-def read(content: bytes) -> tuple[Header, ReadBuffer]:
-    pieces = [content[at : at + 100] for at in range(0, len(content), 100)]
-    buffer = ReadBuffer(Trickle(pieces), 1000)
-    return read_header(buffer, PATH), buffer
-
-
 def complaint(content: bytes) -> str:
     with pytest.raises(BadDataError) as caught:
-        read(content)
+        header_of(content, PATH)
     return str(caught.value)
 
 
@@ -78,8 +71,8 @@ def assert_is_what_the_vendor_reads(header: Header, encoded: bytes) -> None:
 def test_the_headers_of_the_vendors_own_files_are_read_as_the_vendor_does(path: Path) -> None:
     with path.open("rb") as file:
         content = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
-    header, buffer = read(content)
-    assert buffer.offset == header.size_bytes == 8 + int.from_bytes(content[4:8], "little")
+    header = header_of(content, PATH)
+    assert header.size_bytes == 8 + int.from_bytes(content[4:8], "little")
     assert_is_what_the_vendor_reads(header, content[: header.size_bytes])
 
 
@@ -116,8 +109,8 @@ METADATA = st.fixed_dictionaries(
 @given(METADATA)
 def test_any_header_is_read_as_the_vendor_does(fields: dict[str, Any]) -> None:
     encoded = Metadata(**fields).encode()
-    header, buffer = read(encoded + b"records")
-    assert (buffer.offset, header.size_bytes) == (len(encoded), len(encoded))
+    header = header_of(encoded + b"records", PATH)
+    assert header.size_bytes == len(encoded)
     assert_is_what_the_vendor_reads(header, encoded)
     assert [key for key, _ in header.mappings] == [
         mapping.raw_symbol for mapping in fields["mappings"]
@@ -125,20 +118,14 @@ def test_any_header_is_read_as_the_vendor_does(fields: dict[str, Any]) -> None:
 
 
 def test_a_header_without_a_schema_has_none() -> None:
-    assert read(header_bytes(None))[0].schema is None
+    assert header_of(header_bytes(None), PATH).schema is None
 
 
 def test_numbers_without_a_name_are_no_reason_to_refuse_a_file() -> None:
     newer = with_number(8 + 16, 77, 2)
     newer = newer[: 8 + 42] + b"\x55" + newer[8 + 43 :]
-    header, _ = read(newer)
+    header = header_of(newer, PATH)
     assert (header.schema, header.stype_in) == ("schema 77", "stype 85")
-
-
-def test_a_header_larger_than_the_buffer_is_read_too() -> None:
-    mappings = {f"ES{n}": [(DAY, DAY, str(n))] for n in range(500)}
-    header, _ = read(header_bytes("trades", mappings=mappings))
-    assert len(header.mappings) == 500
 
 
 def test_an_empty_file_is_said_to_be_empty() -> None:
@@ -161,14 +148,18 @@ def test_a_file_that_ends_inside_its_header_is_said_to(kept: int) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 100])
-def test_a_stream_that_fails_inside_the_header_is_the_cause_that_is_told(kept: int) -> None:
-    stream = Trickle([HEADER[:kept]])
-    stream.failure = None
-    buffer = ReadBuffer(stream, 1000)
-    buffer.fill()
-    stream.failure = "ends inside a zstd frame at byte 9 of the file"
-    with pytest.raises(BadDataError, match=r"some\.dbn ends inside a zstd frame at byte 9"):
-        read_header(buffer, PATH)
+def test_why_there_is_no_more_of_a_header_is_told(kept: int) -> None:
+    why = "ends inside a zstd frame at byte 9 of the file"
+    with pytest.raises(BadDataError, match=rf"some\.dbn {why}, before the end of its DBN header"):
+        header_of(HEADER[:kept], PATH, why)
+
+
+@pytest.mark.parametrize(
+    ("ts_ns", "read"), [(0, None), (1, 1), (MAX_TIME_NS, MAX_TIME_NS), (MAX_TIME_NS + 1, None)]
+)
+def test_a_range_that_no_int64_holds_is_open(ts_ns: int, read: int | None) -> None:
+    assert header_of(with_number(START_AT, ts_ns, 8), PATH).start_ns == read
+    assert header_of(with_number(START_AT + 8, ts_ns, 8), PATH).end_ns == read
 
 
 def test_a_header_claiming_more_than_the_bound_is_refused_unread() -> None:
@@ -181,8 +172,7 @@ def test_a_header_claiming_more_than_the_bound_is_refused_unread() -> None:
 
 def test_a_header_at_the_bound_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header_module, "MAX_HEADER_BYTES", len(HEADER) - 8)
-    _, buffer = read(HEADER)
-    assert buffer.offset == len(HEADER)
+    assert header_of(HEADER, PATH).size_bytes == len(HEADER)
 
 
 @pytest.mark.parametrize("version", [0, 4, 9, 255])
@@ -227,7 +217,7 @@ def test_what_cannot_be_is_refused_with_its_place(content: bytes, expected: str)
 
 def test_names_that_are_not_ascii_are_read() -> None:
     symbol = "ESü".encode()
-    header, _ = read(HEADER.replace(b"ES.c.0", symbol.ljust(6, b"\0")))
+    header = header_of(HEADER.replace(b"ES.c.0", symbol.ljust(6, b"\0")), PATH)
     assert list(header.symbols) == ["ESü"]
 
 
@@ -238,6 +228,6 @@ def test_a_damaged_header_is_read_or_refused_but_never_crashes(data: st.DataObje
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(8, len(HEADER) - 1))] = data.draw(st.integers(0, 255))
     with suppress(BadDataError):
-        header, buffer = read(bytes(damaged))
-        assert buffer.offset == len(HEADER)
+        header = header_of(bytes(damaged), PATH)
+        assert header.size_bytes == len(HEADER)
         assert len(dict(header.mappings)) <= len(header.mappings)

@@ -15,15 +15,13 @@ import zstandard
 
 from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
-from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES
-from ingestor.feeds.databento.symbology import NS_PER_DAY
-from ingestor.files.streams import READ_BYTES
-from ingestor.files.zstd import MAX_BLOCK_BYTES
+from ingestor.feeds.databento.reader import MAX_RECORD_BYTES
+from ingestor.files.streams import MAX_BLOCK_BYTES, READ_BYTES
 from ingestor.model import records
 from ingestor.model.blocks import Source
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.model.events import MBP10, Aggressor, FuturesTrade
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_DAY, NS_PER_S
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 from tests.dbn_files import (
     DAY,
@@ -87,7 +85,7 @@ def test_no_dates_means_every_day_there_is(tmp_path: Path) -> None:
     assert rows(DBNIngestor(data_dir=tmp_path)) == 300
 
 
-@pytest.mark.parametrize("block_bytes", [MIN_BLOCK_BYTES, 5000, BLOCK_BYTES])
+@pytest.mark.parametrize("block_bytes", [MAX_RECORD_BYTES, 5000, BLOCK_BYTES])
 def test_no_block_is_larger_than_asked_for(tmp_path: Path, block_bytes: int) -> None:
     put(tmp_path, "mbp-10", count=4000)
     ingestor = DBNIngestor(data_dir=tmp_path, schema=DbnSchema.MBP10, block_bytes=block_bytes)
@@ -108,7 +106,7 @@ def test_a_default_block_leaves_no_few_rows_for_a_last_packed_message(dtype: np.
 
 def test_a_block_too_small_for_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        DBNIngestor(data_dir=tmp_path, block_bytes=MIN_BLOCK_BYTES - 1)
+        DBNIngestor(data_dir=tmp_path, block_bytes=MAX_RECORD_BYTES - 1)
     assert str(caught.value) == (
         "block_bytes is 1019; it must be at least 1020, the longest record that DBN allows"
     )
@@ -401,7 +399,7 @@ def test_trades_and_depth_are_read_as_events_whatever_the_schema(tmp_path: Path)
 def test_reading_events_pairwise_from_two_runs_does_not_mix_them(tmp_path: Path) -> None:
     put(tmp_path, "trades", count=500)
     put(tmp_path, "mbp-10", count=500)
-    ingestor = DBNIngestor(data_dir=tmp_path, block_bytes=MIN_BLOCK_BYTES)
+    ingestor = DBNIngestor(data_dir=tmp_path, block_bytes=MAX_RECORD_BYTES)
     pairs = zip(ingestor.read_trades(), ingestor.read_mbp10(), strict=True)
     assert all(trade.seq == book.seq for trade, book in pairs)
 

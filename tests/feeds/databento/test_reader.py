@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.framing import MAX_RECORD_BYTES
-from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
+from ingestor.feeds.databento.reader import (
+    MAX_RECORD_BYTES,
+    DbnReader,
+    Framed,
+    Layout,
+    ReadBuffer,
+    frame,
+)
 from ingestor.files.streams import open_stream
 from ingestor.model.errors import BadDataError
+from ingestor.model.records import FUTURES_TRADE, MBP10, Records
 from tests.dbn_files import (
     compressed,
     depth,
@@ -19,11 +29,234 @@ from tests.dbn_files import (
     other_record,
     records_of,
     trades,
+    with_ts_out,
     write_dbn,
 )
 from tests.feeds.databento.oracle import read_plainly
 
+CAPACITY = 64
 HEADER = header_bytes("trades")
+TRADES = Layout(FUTURES_TRADE, 0x00, 48)
+DEPTH = Layout(MBP10, 0x0A, 368)
+DEPTH_WITH_TS_OUT = Layout(MBP10, 0x0A, 376)
+
+
+class Trickle:
+    """A stream that gives its bytes in pieces of its own choosing."""
+
+    failure: str | None = None
+    position = 0
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.slack = max((len(piece) for piece in pieces), default=0)
+        self.rooms: list[int] = []
+        self._pieces = list(pieces)
+
+    def read_some(self, room: memoryview) -> int | None:
+        self.rooms.append(len(room))
+        while self._pieces:
+            piece = self._pieces.pop(0)
+            if piece:
+                room[: len(piece)] = piece
+                return len(piece)
+        return 0
+
+
+def pieces() -> st.SearchStrategy[list[bytes]]:
+    return st.lists(st.binary(max_size=100), max_size=20)
+
+
+@given(pieces(), st.data())
+def test_all_bytes_come_out_in_order_however_they_are_read(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    stream = Trickle(parts)
+    buffer = ReadBuffer(stream, CAPACITY)
+    out = bytearray()
+    while buffer.fill() or len(buffer):
+        view = buffer.view(CAPACITY)
+        assert len(view) == min(len(buffer), CAPACITY)
+        used = data.draw(st.integers(1, len(view)))
+        out += view[:used]
+        buffer.consume(used)
+        assert buffer.offset == len(out)
+    assert out == b"".join(parts)
+
+
+@given(pieces())
+def test_the_buffer_never_grows_and_the_stream_always_has_its_slack(parts: list[bytes]) -> None:
+    stream = Trickle(parts)
+    buffer = ReadBuffer(stream, CAPACITY)
+    while buffer.fill():
+        buffer.consume(CAPACITY // 2)
+    assert buffer.size == CAPACITY + stream.slack
+    assert min(stream.rooms) > stream.slack
+
+
+def test_fill_says_whether_there_is_as_much_as_the_capacity() -> None:
+    buffer = ReadBuffer(Trickle([b"x" * 60, b"y" * 60]), CAPACITY)
+    assert buffer.fill()
+    buffer.consume(60)
+    assert not buffer.fill()
+    assert bytes(buffer.view(CAPACITY)) == b"y" * 60
+
+
+@given(pieces(), st.lists(st.integers(0, 300), max_size=5))
+def test_what_is_read_to_a_size_is_that_or_all_there_is(
+    parts: list[bytes], counts: list[int]
+) -> None:
+    buffer = ReadBuffer(Trickle(parts), CAPACITY)
+    content = b"".join(parts)
+    for count in counts:
+        assert taken(buffer, count) == (content[:count], 0)
+        content = content[count:]
+
+
+def taken(buffer: ReadBuffer, count: int) -> tuple[bytes, int]:
+    """What `read_to` adds to nothing, and how often it yields before."""
+    content = bytearray()
+    waits = len(list(buffer.read_to(content, count)))
+    return bytes(content), waits
+
+
+class Hesitant(Trickle):
+    """A stream that has nothing to show for two calls of three."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces)
+        self._calls = 0
+
+    def read_some(self, room: memoryview) -> int | None:
+        self._calls += 1
+        return None if self._calls % 3 else super().read_some(room)
+
+
+def test_a_stream_that_has_nothing_to_show_yet_is_waited_for() -> None:
+    buffer = ReadBuffer(Hesitant([b"x" * 10, b"y" * 10]), CAPACITY)
+    assert (buffer.fill(), buffer.waiting, len(buffer)) == (False, True, 0)
+    assert taken(buffer, 15) == (b"x" * 10 + b"y" * 5, 4)
+    assert taken(buffer, 15) == (b"y" * 5, 2)
+    assert not buffer.waiting
+
+
+def test_a_stream_that_failed_is_not_read_again() -> None:
+    stream = Trickle([b"x" * 10, b"behind the hole"])
+    buffer = ReadBuffer(stream, CAPACITY)
+    stream.failure = "cannot be read"
+    assert not buffer.fill()
+    assert len(buffer) == 0
+    stream.failure = None
+    assert not buffer.fill()
+    assert len(buffer) == 25
+
+
+def framed(content: bytes, layout: Layout = TRADES) -> Framed:
+    return frame(memoryview(content), layout)
+
+
+def one_by_one(records: Records) -> list[bytes]:
+    return [record.tobytes() for record in records]
+
+
+RECORDS = st.sampled_from(
+    [
+        *one_by_one(trades(20)),
+        *one_by_one(depth(5)),
+        *one_by_one(with_ts_out(trades(3))),
+        *one_by_one(with_ts_out(depth(3))),
+        other_record(0x17, 16),
+        other_record(0x16, 176),
+        other_record(0x0A, 52),
+        other_record(0x00, MAX_RECORD_BYTES),
+    ]
+)
+
+
+@given(
+    st.lists(RECORDS, max_size=30),
+    st.integers(0, 400),
+    st.sampled_from([("trades", False), ("mbp-10", False), ("trades", True), ("mbp-10", True)]),
+)
+def test_any_mix_is_framed_as_a_plain_reader_reads_it(
+    parts: list[bytes], missing: int, kind: tuple[str, bool]
+) -> None:
+    schema, ts_out = kind
+    content = b"".join(parts)[: max(0, sum(map(len, parts)) - missing)]
+    base = TRADES if schema == "trades" else DEPTH
+    layout = Layout(base.dtype, base.rtype, base.stride + 8 * ts_out)
+    expected = read_plainly(content, schema, ts_out=ts_out)
+    records: list[bytes] = []
+    numbers: list[int] = []
+    found = 0
+    while (result := framed(content, layout)).found:
+        records += one_by_one(result.records)
+        numbers += (result.numbers + found).tolist()
+        others = [place for places in result.others.values() for place in places.tolist()]
+        others += [place for place, _ in result.control]
+        assert sorted(result.numbers.tolist() + others) == list(range(result.found))
+        found += result.found
+        content = content[result.consumed :]
+    assert (records, numbers, found) == (expected.records, expected.numbers, expected.found)
+    assert (content == b"") == expected.whole
+    assert not result.broken
+
+
+def test_records_of_one_kind_are_the_bytes_themselves() -> None:
+    content = trades(4).tobytes()
+    result = framed(content)
+    assert np.shares_memory(result.records, np.frombuffer(content, np.uint8))
+    assert (result.found, result.consumed, result.others) == (4, 192, {})
+
+
+def test_the_part_of_a_record_at_the_end_is_left() -> None:
+    result = framed(trades(3).tobytes()[:-1])
+    assert (result.found, result.consumed, result.broken) == (2, 96, False)
+
+
+def test_send_times_are_cut_off_and_the_length_corrected() -> None:
+    records = depth(6)
+    result = framed(with_ts_out(records).tobytes(), DEPTH_WITH_TS_OUT)
+    assert result.records.tobytes() == records.tobytes()
+    assert result.consumed == 6 * 376
+
+
+def test_other_records_are_told_by_rtype_with_their_places() -> None:
+    first, second = one_by_one(trades(2))
+    content = other_record(0x13, 40) + first + other_record(0x00, 52) + second
+    result = framed(content + other_record(0x13, 16))
+    assert result.numbers.tolist() == [1, 3]
+    assert {cause: places.tolist() for cause, places in result.others.items()} == {
+        "rtype 0x13": [0, 4],
+        "unexpected record length": [2],
+    }
+    assert result.control == []
+
+
+@pytest.mark.parametrize("rtype", [0x15, 0x16, 0x17])
+def test_what_a_gateway_says_is_handed_on_as_it_is(rtype: int) -> None:
+    first, second = one_by_one(trades(2))
+    spoken, short = other_record(rtype, 176), other_record(rtype, 16)
+    result = framed(first + spoken + second + short)
+    assert result.control == [(1, spoken), (3, short)]
+    assert (result.numbers.tolist(), result.others) == ([0, 2], {})
+
+
+@pytest.mark.parametrize("words", [0, 1, 3])
+def test_a_length_no_record_can_have_breaks_the_file_after_the_good_ones(words: int) -> None:
+    content = trades(2).tobytes() + bytes([words]) + bytes(60)
+    result = framed(content)
+    assert (result.found, result.consumed, result.broken) == (2, 96, True)
+
+
+def test_nothing_holds_nothing() -> None:
+    result = framed(b"")
+    assert (result.found, result.consumed, result.broken) == (0, 0, False)
+
+
+def test_less_than_one_record_holds_nothing() -> None:
+    result = framed(trades(1).tobytes()[:20])
+    assert (result.found, result.consumed, result.broken) == (0, 0, False)
+    assert result.records.dtype == FUTURES_TRADE
 
 
 def read(
@@ -55,7 +288,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zstd=st.booleans(),
     frames=st.integers(1, 5),
     ts_out=st.booleans(),
-    block_bytes=st.integers(MIN_BLOCK_BYTES, 20_000),
+    block_bytes=st.integers(MAX_RECORD_BYTES, 20_000),
 )
 def test_every_file_comes_back_as_it_was_written(
     scratch: Path, schema: str, count: int, block_bytes: int, **kind: int
@@ -67,7 +300,7 @@ def test_every_file_comes_back_as_it_was_written(
     assert failure is None
 
 
-@given(st.integers(0, 50 * 48 - 1), st.booleans(), st.integers(MIN_BLOCK_BYTES, 4000))
+@given(st.integers(0, 50 * 48 - 1), st.booleans(), st.integers(MAX_RECORD_BYTES, 4000))
 def test_a_file_cut_anywhere_yields_all_whole_records_before_it(
     scratch: Path, kept: int, zstd: bool, block_bytes: int
 ) -> None:
@@ -163,7 +396,7 @@ def test_a_live_capture_gives_the_records_of_the_schema_its_name_says(tmp_path: 
     )
     path = write_dbn(tmp_path / "x", body, schema=None, zstd=False)
     for schema in ("trades", "mbp-10"):
-        chunks, failure = read(path, schema, MIN_BLOCK_BYTES)
+        chunks, failure = read(path, schema, MAX_RECORD_BYTES)
         assert b"".join(chunks) == b"".join(read_plainly(body, schema).records)
         assert failure is None
 
@@ -171,7 +404,7 @@ def test_a_live_capture_gives_the_records_of_the_schema_its_name_says(tmp_path: 
 def test_the_longest_record_there_can_be_fits_the_smallest_block(tmp_path: Path) -> None:
     body = trades(1).tobytes() + other_record(0x01, MAX_RECORD_BYTES) + trades(1).tobytes()
     path = write_dbn(tmp_path / "x", body, schema=None, zstd=False)
-    chunks, failure = read(path, block_bytes=MIN_BLOCK_BYTES)
+    chunks, failure = read(path, block_bytes=MAX_RECORD_BYTES)
     assert b"".join(chunks) == trades(1).tobytes() * 2
     assert failure is None
 
@@ -189,3 +422,37 @@ def test_the_position_reaches_the_end_of_the_file(tmp_path: Path) -> None:
         assert positions == sorted(positions)
         assert reader.position == path.stat().st_size
         assert reader.found == 9000
+
+
+def opened(stream: Trickle) -> DbnReader:
+    reader = DbnReader(stream, Path("/data/some.dbn"), DbnSchema.TRADES, MAX_RECORD_BYTES)
+    assert not list(reader.open())
+    return reader
+
+
+def in_pieces(content: bytes) -> list[bytes]:
+    return [content[at : at + 100] for at in range(0, len(content), 100)]
+
+
+def test_a_header_larger_than_the_buffer_is_read_too() -> None:
+    day = dt.date(2024, 1, 2)
+    mappings = {f"ES{number}": [(day, day, str(number))] for number in range(100)}
+    content = header_bytes("trades", mappings=mappings)
+    assert len(content) > 8 * MAX_RECORD_BYTES
+    reader = opened(Trickle(in_pieces(content + trades(3).tobytes())))
+    assert reader.header.size_bytes == len(content)
+    assert list(reader.header.mappings.symbols_in) == list(mappings)
+    assert b"".join(chunk.records.tobytes() for chunk in reader.chunks()) == trades(3).tobytes()
+
+
+@pytest.mark.parametrize("kept", [0, 5, 8, 100])
+def test_a_stream_that_fails_inside_the_header_is_the_cause_that_is_told(kept: int) -> None:
+    class Failing(Trickle):
+        def read_some(self, room: memoryview) -> int | None:
+            count = super().read_some(room)
+            if not count:
+                self.failure = "ends inside a zstd frame at byte 9 of the file"
+            return count
+
+    with pytest.raises(BadDataError, match=r"some\.dbn ends inside a zstd frame at byte 9"):
+        opened(Failing([HEADER[:kept]]))

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento import symbology
-from ingestor.feeds.databento.header import parse_metadata
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
+from ingestor.feeds.databento.header import header_of
 from ingestor.feeds.databento.symbology import (
+    NAMES_SHOWN,
     UNKNOWN_TOLD,
     HeaderNames,
+    SymbolFilter,
     SymbologyNames,
     SymbolTables,
 )
@@ -31,7 +32,7 @@ ON_MONDAY = (MONDAY, MONDAY + DAY)
 
 def in_header(mappings: Mappings | Symbology, symbols: Iterable[str] | None = None) -> HeaderNames:
     encoded = header_bytes("trades", mappings=mappings, symbols=symbols)
-    return HeaderNames(parse_metadata(encoded[3], encoded[8:], Path("x.dbn")))
+    return HeaderNames(header_of(encoded, Path("x.dbn")))
 
 
 def monday(**names: str) -> Mappings:
@@ -318,3 +319,79 @@ def test_a_filter_is_told_of_every_name_that_turns_up(tmp_path: Path) -> None:
     assert of_file.name(1, NUMBER) == "NQ.c.0"
     assert of_file.name(9, NUMBER) is None
     assert wanted.missing == {"2", "ESZ9"}
+
+
+ITS_NAMES = ("ES.c.0", "ESH4", "17077")
+
+
+def name_published(chosen: SymbolFilter, *names: str) -> str | None:
+    return chosen.published(iter(names))
+
+
+@pytest.mark.parametrize("name", ITS_NAMES)
+def test_an_instrument_is_found_under_any_of_its_names_and_published_under_it(name: str) -> None:
+    assert name_published(SymbolFilter([name, "NQ"]), *ITS_NAMES) == name
+
+
+def test_of_two_names_asked_for_the_preferred_one_is_published() -> None:
+    assert name_published(SymbolFilter(["ESH4", "ES.c.0"]), *ITS_NAMES) == "ES.c.0"
+
+
+def test_what_is_not_asked_for_is_not_published() -> None:
+    assert name_published(SymbolFilter(["NQ"]), *ITS_NAMES) is None
+
+
+def test_without_symbols_the_preferred_name_is_published() -> None:
+    assert name_published(SymbolFilter(), *ITS_NAMES) == "ES.c.0"
+
+
+@pytest.mark.parametrize("name", ITS_NAMES)
+def test_any_name_can_be_renamed(name: str) -> None:
+    assert name_published(SymbolFilter(rename={name: "ES"}), *ITS_NAMES) == "ES"
+
+
+def test_the_preferred_name_is_renamed_first() -> None:
+    rename = {"ESH4": "H4", "ES.c.0": "ES"}
+    assert name_published(SymbolFilter(rename=rename), *ITS_NAMES) == "ES"
+    assert name_published(SymbolFilter(["ESH4"], rename), *ITS_NAMES) == "H4"
+
+
+@pytest.mark.parametrize("symbol", ["ES.c.0", "ES"])
+def test_an_instrument_is_asked_for_by_its_old_or_its_new_name(symbol: str) -> None:
+    chosen = SymbolFilter([symbol], {"ES.c.0": "ES"})
+    assert name_published(chosen, *ITS_NAMES) == "ES"
+    chosen.see(["ES.c.0"])
+    assert not chosen.missing
+
+
+def test_what_nothing_bears_is_said_with_what_there_is() -> None:
+    chosen = SymbolFilter(["ESZ9", "ES.c.0", "AA"])
+    chosen.see(["NQ.c.0", "ES.c.0"])
+    assert chosen.complaint() == "no file bears the symbol AA, ESZ9; there are ES.c.0, NQ.c.0"
+
+
+def test_of_many_names_the_nearest_are_said() -> None:
+    chosen = SymbolFilter(["ESZ9"])
+    chosen.see(f"AB{number}" for number in range(100_000))
+    chosen.see(["ESH4", "ESZ8", "ES.c.0"])
+    complaint = chosen.complaint()
+    start = "no file bears the symbol ESZ9; of those there are the nearest are "
+    assert complaint.startswith(start)
+    assert {"ESH4", "ESZ8", "ES.c.0"} < set(complaint.removeprefix(start).split(", "))
+    assert len(complaint.split(", ")) == NAMES_SHOWN
+
+
+def test_where_there_are_no_names_at_all_that_is_said() -> None:
+    assert SymbolFilter(["A"]).complaint() == (
+        "no file bears the symbol A: the files name no instrument at all"
+    )
+
+
+def test_what_other_feeds_bear_is_not_missed() -> None:
+    assert SymbolFilter(["SPY", "ES"], elsewhere=["SPY"]).missing == {"ES"}
+
+
+def test_foreign_names_cannot_forge_a_line() -> None:
+    chosen = SymbolFilter(["A\nB"])
+    chosen.see(["C\nD\x1b[2K"])
+    assert chosen.complaint() == r"no file bears the symbol A\nB; there are C\nD\x1b[2K"

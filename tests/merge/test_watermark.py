@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import accumulate
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.merge.horizon import MAX_PENDING_BLOCKS, HorizonMerge
+from ingestor.merge.watermark import MAX_PENDING_BLOCKS, WatermarkMerge
 from tests.rows import Key, block, published
 
 keys = st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 2))
@@ -22,8 +23,8 @@ def oracle(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
     return [(feed, size) for _, feed, size in heapq.merge(*lanes)]
 
 
-def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
-    merge = HorizonMerge(len(feed_blocks))
+def merge_all(feed_blocks: list[list[list[Key]]], *, says: bool = False) -> list[tuple[int, int]]:
+    merge = WatermarkMerge(len(feed_blocks))
     waiting = [list(blocks) for blocks in feed_blocks]
     sizes = [0] * len(feed_blocks)
     out: list[tuple[int, int]] = []
@@ -31,7 +32,8 @@ def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
         for feed in merge.waiting_for():
             if waiting[feed]:
                 chunk = waiting[feed].pop(0)
-                assert merge.push(block(chunk, feed=feed, first_size=sizes[feed]))
+                one = block(chunk, feed=feed, first_size=sizes[feed])
+                assert merge.push(replace(one, in_order=says and sorted(chunk) == chunk))
                 sizes[feed] += len(chunk)
             else:
                 merge.end(feed)
@@ -41,16 +43,24 @@ def merge_all(feed_blocks: list[list[list[Key]]]) -> list[tuple[int, int]]:
     return out
 
 
-@given(feeds)
+@given(feed_blocks=feeds, says=st.booleans())
 def test_any_feeds_come_out_as_a_plain_merge_of_single_records(
-    feed_blocks: list[list[list[Key]]],
+    feed_blocks: list[list[list[Key]]], *, says: bool
 ) -> None:
-    assert merge_all(feed_blocks) == oracle(feed_blocks)
+    assert merge_all(feed_blocks, says=says) == oracle(feed_blocks)
+
+
+def test_a_block_that_says_it_is_in_order_is_not_looked_through_again() -> None:
+    merge = WatermarkMerge(1)
+    merge.push(replace(block([(2, 0, 0), (1, 0, 0)]), in_order=True))
+    runs = merge.pull()
+    assert runs is not None
+    assert runs.key_ts_ns.tolist() == [2, 1]
 
 
 @given(feeds)
 def test_the_key_times_of_the_runs_never_decrease(feed_blocks: list[list[list[Key]]]) -> None:
-    merge = HorizonMerge(len(feed_blocks))
+    merge = WatermarkMerge(len(feed_blocks))
     for feed, blocks in enumerate(feed_blocks):
         for chunk in blocks:
             merge.push(block(chunk, feed=feed))
@@ -70,7 +80,7 @@ def test_trades_precede_depth_where_the_whole_key_ties() -> None:
 
 
 def test_a_tie_across_the_end_of_a_block_waits_for_the_feed_that_goes_first() -> None:
-    merge = HorizonMerge(2)
+    merge = WatermarkMerge(2)
     merge.push(block([(1, 0, 0)], feed=0))
     merge.push(block([(1, 0, 0), (2, 0, 0)], feed=1))
     runs = merge.pull()
@@ -81,7 +91,7 @@ def test_a_tie_across_the_end_of_a_block_waits_for_the_feed_that_goes_first() ->
 
 
 def test_a_silent_feed_holds_everything_back_until_it_speaks_or_ends() -> None:
-    merge = HorizonMerge(2)
+    merge = WatermarkMerge(2)
     merge.push(block([(1, 0, 0)], feed=0))
     assert merge.pull() is None
     assert merge.waiting_for() == [1]
@@ -92,7 +102,7 @@ def test_a_silent_feed_holds_everything_back_until_it_speaks_or_ends() -> None:
 
 
 def test_feeds_that_are_all_empty_are_done_without_a_row() -> None:
-    merge = HorizonMerge(3)
+    merge = WatermarkMerge(3)
     for feed in range(3):
         merge.push(block([], feed=feed))
         merge.end(feed)
@@ -125,7 +135,7 @@ def test_rows_equal_in_every_field_are_all_kept() -> None:
 
 
 def test_more_blocks_than_the_bound_are_refused_not_held() -> None:
-    merge = HorizonMerge(1)
+    merge = WatermarkMerge(1)
     for _ in range(MAX_PENDING_BLOCKS):
         assert merge.push(block([(1, 0, 0)]))
     assert merge.room(0) == 0

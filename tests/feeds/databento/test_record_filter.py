@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.passes import FilePass
-from ingestor.feeds.databento.progress import TEXTS_TOLD, Progress, Remarks
-from ingestor.feeds.databento.reader import MIN_BLOCK_BYTES, DbnReader
-from ingestor.feeds.databento.symbol_filter import SymbolFilter
-from ingestor.feeds.databento.symbology import NS_PER_DAY, HeaderNames, SymbolTables
+from ingestor.feeds.databento.progress import TEXTS_TOLD, FileIssues, Progress
+from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
+from ingestor.feeds.databento.record_filter import RecordFilter, invalid
+from ingestor.feeds.databento.symbology import HeaderNames, SymbolFilter, SymbolTables
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Window
 from ingestor.files.streams import open_stream
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.records import Records
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
+from ingestor.model.units import INT64_MAX, NS_PER_DAY, NS_PER_S, UNDEF_PRICE, UNDEF_TIMESTAMP
 from tests.dbn_files import (
     DAY,
     DAY_NS,
@@ -31,6 +31,7 @@ from tests.dbn_files import (
     header_bytes,
     mapping_record,
     other_record,
+    records_of,
     text_record,
     trades,
     with_ts_out,
@@ -54,19 +55,20 @@ class Passed:
         path: Path,
         windows: Sequence[Window] | DailyWindows = (EVERYTHING,),
         symbols: frozenset[str] = frozenset(),
-        block_bytes: int = MIN_BLOCK_BYTES,
+        block_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self.progress = Progress()
         self.blocks: list[tuple[Records, SymbolTable]] = []
-        remarks = Remarks(path)
+        self.in_order: list[bool] = []
+        issues = FileIssues(path)
         with open_stream(path) as stream:
             reader = DbnReader(stream, path, DbnSchema.TRADES, block_bytes)
             assert not list(reader.open())
             tables = SymbolTables(HeaderNames(reader.header), symbol_filter=SymbolFilter(symbols))
-            one_pass = FilePass(reader, tables, remarks, self.progress)
-            for records, table in one_pass.batches(windows):
-                self.blocks.append((records.copy(), table))
-        remarks.log()
+            for block in RecordFilter(reader, tables, issues, self.progress).blocks(windows):
+                self.blocks.append((block.records.copy(), block.symbols))
+                self.in_order.append(block.in_order)
+        issues.log()
 
     @property
     def sequences(self) -> list[int]:
@@ -85,7 +87,7 @@ def write(tmp_path: Path, records: Records | bytes, **kind: Any) -> Path:
     return write_dbn(tmp_path / "file.dbn", records, schema="trades", zstd=False, **kind)
 
 
-def test_nonsense_is_skipped_counted_and_logged_once_a_cause(
+def test_invalid_records_are_skipped_counted_and_logged_once_a_cause(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = trades(100)
@@ -173,7 +175,7 @@ def test_only_the_days_asked_for_come_through(tmp_path: Path) -> None:
     days = {DAY + dt.timedelta(days=number) for number in (1, 3)}
     windows = DailyWindows(lambda day: [EVERYTHING] if day in days else [])
     path = write(tmp_path, records)
-    for block_bytes in (MIN_BLOCK_BYTES, 1020 * 1024):
+    for block_bytes in (MAX_RECORD_BYTES, 1020 * 1024):
         passed = Passed(path, windows, block_bytes=block_bytes)
         assert passed.sequences == [*range(6010, 6020), *range(6030, 6040)]
         assert passed.progress.filtered == 30
@@ -198,7 +200,7 @@ def test_symbol_mapping_records_name_instruments_from_where_they_stand_on(
     path = tmp_path / "capture.dbn"
     path.write_bytes(header + b"".join(body))
     expected = ["1", "ESH4", "ESM4", "ESH4", "ESM4", "ESU4", "3", "ESZ4", "ESU4"]
-    for block_bytes in (MIN_BLOCK_BYTES, 1020 * 1024):
+    for block_bytes in (MAX_RECORD_BYTES, 1020 * 1024):
         passed = Passed(path, block_bytes=block_bytes)
         assert passed.named == expected
         assert (passed.progress.control, passed.progress.skipped) == (4, {})
@@ -284,7 +286,7 @@ PARTS = st.one_of(
 )
 
 
-@given(st.lists(PARTS, max_size=40), st.sampled_from([MIN_BLOCK_BYTES, 1020 * 1024]))
+@given(st.lists(PARTS, max_size=40), st.sampled_from([MAX_RECORD_BYTES, 1020 * 1024]))
 def test_names_are_those_of_a_plain_loop_over_the_records(
     tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, int, int]], block_bytes: int
 ) -> None:
@@ -408,3 +410,68 @@ def test_every_record_is_passed_filtered_or_skipped_as_a_plain_loop_does(
 def test_instruments_of_no_mapping_go_by_their_number(tmp_path: Path) -> None:
     passed = Passed(write(tmp_path, trades(3), mappings={}))
     assert passed.named == [str(INSTRUMENT)] * 3
+
+
+def causes(records: Records) -> dict[str, list[int]]:
+    return {cause: mask.nonzero()[0].tolist() for cause, mask in invalid(records)}
+
+
+def changed(records: Records, row: int, **values: Any) -> Records:
+    for name, value in values.items():
+        records[name][row] = value
+    return records
+
+
+@pytest.mark.parametrize("schema", ["trades", "mbp-10"])
+def test_valid_records_have_no_cause(schema: str) -> None:
+    assert causes(records_of(schema, 5)) == {}
+
+
+@pytest.mark.parametrize("schema", ["trades", "mbp-10"])
+@pytest.mark.parametrize("name", ["ts_event", "ts_recv"])
+@pytest.mark.parametrize("value", [UNDEF_TIMESTAMP, MAX_TIME_NS + 1])
+def test_a_time_beyond_int64_is_invalid(schema: str, name: str, value: int) -> None:
+    records = changed(records_of(schema, 5), 3, **{f"{name}_ns": value})
+    assert causes(records) == {f"{name} undefined or out of range": [3]}
+
+
+def test_a_trade_without_a_price_is_invalid() -> None:
+    assert causes(changed(trades(5), 2, price_e9=UNDEF_PRICE)) == {"trade without a price": [2]}
+
+
+def test_a_depth_record_needs_no_price() -> None:
+    assert causes(changed(depth(5), 2, price_e9=UNDEF_PRICE)) == {}
+
+
+@pytest.mark.parametrize("schema", ["trades", "mbp-10"])
+@pytest.mark.parametrize("name", ["ts_event_ns", "ts_recv_ns"])
+def test_the_last_time_there_is_is_valid(schema: str, name: str) -> None:
+    assert MAX_TIME_NS == INT64_MAX
+    assert causes(changed(records_of(schema, 5), 3, **{name: MAX_TIME_NS})) == {}
+
+
+def test_prices_below_zero_and_empty_sizes_are_valid() -> None:
+    records = changed(trades(5), 1, price_e9=-37_630_000_000, size=0)
+    assert causes(changed(records, 2, ts_event_ns=0, publisher_id=0)) == {}
+
+
+def test_a_record_can_have_several_causes() -> None:
+    records = changed(trades(2), 0, price_e9=UNDEF_PRICE, ts_recv_ns=UNDEF_TIMESTAMP)
+    assert list(causes(records).values()) == [[0], [0]]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=120))
+def test_a_block_that_says_it_is_in_order_is(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[tuple[int, int, int]]
+) -> None:
+    records = trades(len(keys))
+    for row, (event, recv, sequence) in enumerate(keys):
+        changed(records, row, ts_event_ns=DAY_NS + event, ts_recv_ns=DAY_NS + recv)
+        changed(records, row, sequence=sequence)
+    passed = Passed(write(tmp_path_factory.mktemp("x"), records))
+    last = (0, 0, 0)
+    for (block, _), in_order in zip(passed.blocks, passed.in_order, strict=True):
+        found = block[["ts_event_ns", "ts_recv_ns", "sequence"]].tolist()
+        # Against the highest key of the file so far, not only of this block.
+        assert in_order == (sorted([last, *found]) == [last, *found])
+        last = max([last, *found])

@@ -1,11 +1,11 @@
-"""Merge by horizon: several feeds into one order, without touching a single record.
+"""Merge by watermark: several feeds into one order, without touching a single record.
 
 Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
 oldest block, its head, takes part. The last key of a head says how far that feed is known: nothing
-that still comes from it is smaller. The smallest of these (key, feed) pairs is the *horizon*, and
-every row at or before it can be ordered now, for good: one stable sort, feeds concatenated in
-their rank so that trades precede depth where whole keys tie. The head that set the horizon is then
-used up, so every step finishes at least one block.
+that still comes from it is smaller. The smallest of these (key, feed) pairs is the *watermark*:
+every row at or before it can be ordered now, for good, by one stable sort, feeds concatenated in
+their rank so that trades precede depth where whole keys tie. The head that set the watermark is
+then used up, so every step finishes at least one block.
 
 A feed without a head and not ended blocks the merge: nothing is known of it. That is the only
 waiting there is; a feed that has ended no longer counts, an empty one never did.
@@ -49,7 +49,7 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Rows start:stop of one feed's head, all at or before the horizon."""
+    """Rows start:stop of one feed's head, all at or before the watermark."""
 
     block: Block
     keys: Keys
@@ -57,7 +57,7 @@ class _Slice:
     stop: int
 
 
-class HorizonMerge:
+class WatermarkMerge:
     """Orders the blocks of `feeds` feeds; feed 0 goes first where keys tie."""
 
     def __init__(self, feeds: int) -> None:
@@ -73,7 +73,8 @@ class HorizonMerge:
         if len(lane.pending) >= MAX_PENDING_BLOCKS:
             return False
         if len(block.records):
-            keys, _ = lane.key.advance(block.records)
+            # The feed has looked at every key (`Block.in_order`); here the first one is enough.
+            keys, _ = lane.key.advance(block.records, in_order=block.in_order)
             lane.pending.append((block, keys))
         return True
 
@@ -96,19 +97,22 @@ class HorizonMerge:
         """Return the next rows in order, or None when more input is needed (or all is done)."""
         if self.waiting_for() or self.done:
             return None
-        slices = self._cut_at_horizon()
+        # Rows of one feed alone need no sort: most of depth, between two blocks of trades.
+        slices = self._cut_at_watermark()
         return _one_run(slices[0]) if len(slices) == 1 else _ordered(slices)
 
-    def _cut_at_horizon(self) -> list[_Slice]:
+    def _cut_at_watermark(self) -> list[_Slice]:
         heads = [(feed, lane.pending[0]) for feed, lane in enumerate(self._lanes) if lane.pending]
-        horizon = min((keys.at(-1), feed) for feed, (_, keys) in heads)
+        # By feed too: where whole keys tie, a feed that goes first may still bring one.
+        watermark = min((keys.at(-1), feed) for feed, (_, keys) in heads)
         slices = []
         for feed, (block, keys) in heads:
             lane = self._lanes[feed]
-            if feed == horizon[1]:
+            if feed == watermark[1]:
                 stop = len(keys)
             else:
-                stop = _rows_until(keys, horizon[0], inclusive=feed < horizon[1])
+                # A tie belongs before the watermark only of feeds that go before its own.
+                stop = _rows_until(keys, watermark[0], inclusive=feed < watermark[1])
             if stop > lane.next_row:
                 slices.append(_Slice(block, keys, lane.next_row, stop))
                 lane.advance_to(stop)
@@ -120,6 +124,7 @@ def _rows_until(keys: Keys, limit: tuple[int, int, int], *, inclusive: bool) -> 
     low, high = 0, len(keys)
     for column, value in zip((keys.ts_event_ns, keys.ts_recv_ns), limit, strict=False):
         window = column[low:high]
+        # A Python int would make NumPy search in float64, which has 53 bits.
         bound = np.uint64(value)
         low, high = (
             low + int(np.searchsorted(window, bound, "left")),
@@ -144,11 +149,13 @@ def _ordered(slices: Sequence[_Slice]) -> Runs:
         np.concatenate([getattr(part.keys, name)[part.start : part.stop] for part in slices])
         for name in ("ts_event_ns", "ts_recv_ns", "sequence")
     )
+    # Stable, and the slices stand in the order of their feeds: ties come out by rank.
     order = np.lexsort((sequence, recv, event))
     lengths = np.array([part.stop - part.start for part in slices])
     offsets = np.cumsum(lengths) - lengths
     owner = np.repeat(np.arange(len(slices)), lengths)[order]
     block_of_run, first, last = _run_ends(owner)
+    # From a row of the concatenation to a row of its block.
     shift = np.array([part.start for part in slices]) - offsets
     return Runs(
         [part.block for part in slices],

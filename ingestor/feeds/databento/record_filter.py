@@ -1,9 +1,13 @@
-"""From the chunks of one file to the records to publish, with the symbol table that holds.
+"""From the chunks of one file to the blocks to publish, with the symbol table that holds.
 
-In this order: records that make no sense go, then those of other days and outside the time
+In this order: records that cannot be valid go, then those of other days and outside the time
 windows; then instruments get their names, which go by UTC date and by the symbol mapping records
 of a live capture, and those that were not asked for go; and what is left is checked for steps back
 in time. Each step looks at a whole array and costs next to nothing when it has nothing to do.
+
+Not valid are times that are undefined or beyond int64 nanoseconds (no consumer could place them)
+and trades without a price. Everything else a venue may mean: a size of 0, a price below zero, a
+crossed book, a depth record whose action has no price (clear, or a side that went empty).
 
 A table gives each instrument one name, so a batch ends where an instrument gets another one. It
 does not end at midnight: names seldom change there, and records may go to and fro across it.
@@ -21,15 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.feeds.databento.control import HEARTBEAT, ControlRType, mapping_of, text_of
-from ingestor.feeds.databento.framing import Framed, rtype_cause
-from ingestor.feeds.databento.nonsense import nonsense
-from ingestor.feeds.databento.progress import Progress, Remarks
-from ingestor.feeds.databento.reader import DbnReader
-from ingestor.feeds.databento.symbology import NS_PER_DAY, SymbolTables
+from ingestor.feeds.databento.progress import FileIssues, Progress
+from ingestor.feeds.databento.reader import DbnReader, Framed, rtype_cause
+from ingestor.feeds.databento.symbology import SymbolTables
 from ingestor.feeds.windows import DailyWindows, Window, inside
+from ingestor.model.blocks import Block, Source
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.keys import RunningKey
-from ingestor.model.records import Records
-from ingestor.model.symbols import SymbolTable
+from ingestor.model.records import FUTURES_TRADE, Records
+from ingestor.model.units import NS_PER_DAY, UNDEF_PRICE
 
 Mask = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
@@ -39,6 +43,7 @@ _IS_MAPPING: Final = 1 << _ID_BITS
 _CODE_BITS: Final = _ID_BITS + 1
 _PLACE_BITS: Final = 31
 """Of a record in its chunk, or of a name among those in a chunk."""
+_LAST_NS: Final = np.uint64(MAX_TIME_NS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,38 +81,41 @@ class Mapping:
     names: tuple[str, str]
 
 
-class FilePass:
+class RecordFilter:
     """One file's way through the filters; counts as it goes."""
 
     def __init__(
         self,
         reader: DbnReader,
         tables: SymbolTables,
-        remarks: Remarks,
+        issues: FileIssues,
         progress: Progress,
+        *,
+        feed: int = 0,
+        source: Source = Source.REPLAY,
     ) -> None:
         self._reader = reader
         self._tables = tables
-        self._remarks = remarks
+        self._issues = issues
         self._progress = progress
+        self._feed = feed
+        self._source = source
         self._other_feeds = frozenset(map(rtype_cause, reader.other_feeds))
         self._order = RunningKey()
         self._before = progress.bytes_read
 
-    def batches(
-        self, windows: Sequence[Window] | DailyWindows
-    ) -> Iterator[tuple[Records, SymbolTable]]:
+    def blocks(self, windows: Sequence[Window] | DailyWindows) -> Iterator[Block]:
         """Yield the records in the windows.
 
-        A chunk that holds none of them yields an empty batch: a sign of life.
+        A chunk that holds none of them yields an empty block: a sign of life.
         """
         for chunk in self._reader.chunks():
             self._progress.bytes_read = self._before + self._reader.position
             before = self._progress.records
-            batch = self._of_time(self._sensible(self._numbered(chunk)), windows)
+            batch = self._of_time(self._valid(self._numbered(chunk)), windows)
             yield from self._named(batch, self._control(chunk))
             if self._progress.records == before:
-                yield self._reader.nothing, {}
+                yield Block(self._feed, self._reader.nothing, {}, self._source)
 
     def _numbered(self, chunk: Framed) -> Batch:
         for cause, places in chunk.others.items():
@@ -117,11 +125,12 @@ class FilePass:
                 self._skip(cause, places + self._reader.found)
         return Batch(chunk.records, chunk.numbers + self._reader.found)
 
-    def _sensible(self, batch: Batch) -> Batch:
+    def _valid(self, batch: Batch) -> Batch:
         if not len(batch):
             return batch
         bad = np.zeros(len(batch), np.bool_)
-        for cause, mask in nonsense(batch.records):
+        for cause, mask in invalid(batch.records):
+            # A record counts under its first cause only, so that the counts add up.
             self._skip(cause, batch.numbers[mask & ~bad])
             bad |= mask
         return batch.where(~bad) if bad.any() else batch
@@ -131,13 +140,17 @@ class FilePass:
             return
         skipped = self._progress.skipped
         skipped[cause] = skipped.get(cause, 0) + len(numbers)
-        self._remarks.skipped(cause, len(numbers), int(numbers[0]))
+        self._issues.skipped(cause, len(numbers), int(numbers[0]))
 
     def _of_time(self, batch: Batch, windows: Sequence[Window] | DailyWindows) -> Batch:
-        if len(batch):
-            kept = _inside(batch.records, windows)
-            batch = batch if kept is None else self._keep(batch, kept)
-        return batch
+        if not len(batch):
+            return batch
+        event_ns = batch.records["ts_event_ns"]
+        if isinstance(windows, DailyWindows):
+            kept = windows.inside(event_ns, batch.records["ts_recv_ns"])
+        else:
+            kept = inside(event_ns, windows)
+        return batch if kept is None else self._keep(batch, kept)
 
     def _keep(self, batch: Batch, kept: Mask) -> Batch:
         result = batch.where(kept)
@@ -151,9 +164,10 @@ class FilePass:
             number, rtype = self._reader.found + place, record[1]
             if rtype != ControlRType.SYMBOL_MAPPING:
                 text = text_of(record)
+                # A capture is full of them; nobody needs to be told.
                 if text != HEARTBEAT:
                     is_error = rtype == ControlRType.ERROR
-                    self._remarks.told(logging.WARNING if is_error else logging.INFO, text, number)
+                    self._issues.told(logging.WARNING if is_error else logging.INFO, text, number)
             elif (found := mapping_of(record)) is not None:
                 mappings.append(Mapping(number, *found))
             else:
@@ -162,9 +176,8 @@ class FilePass:
             self._progress.control += 1
         return mappings
 
-    def _named(
-        self, batch: Batch, mappings: Sequence[Mapping]
-    ) -> Iterator[tuple[Records, SymbolTable]]:
+    def _named(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+        # The way of nearly every block: one day and no mapping, so one name an instrument.
         day = batch.sole_day() if len(batch) and not mappings else None
         if day is not None:
             yield from self._named_by_day(batch, day)
@@ -174,24 +187,30 @@ class FilePass:
             for mapping in mappings:
                 self._tables.hear(mapping.instrument, mapping.names)
 
-    def _named_by_day(self, batch: Batch, day: int) -> Iterator[tuple[Records, SymbolTable]]:
+    def _named_by_day(self, batch: Batch, day: int) -> Iterator[Block]:
+        # Before any look-up: what is known of days gone by is forgotten, so memory is bounded.
         self._tables.of_days([day])
         instruments = batch.records["instrument_id"]
-        present = _distinct(instruments)
+        first = instruments[0]
+        # Most files hold one instrument: a comparison spares the sort.
+        alone = (instruments == first).all()
+        present: list[int] = [int(first)] if alone else np.unique(instruments).tolist()
         names = {number: self._tables.name(number, day) for number in present}
         wanted = {number: name for number, name in names.items() if name is not None}
         if len(wanted) < len(present):
+            # Only now are records copied: what is wanted whole stays a view of the buffer.
             batch = self._keep(batch, np.isin(instruments, list(wanted)))
         if wanted:
-            self._count(batch)
-            yield batch.records, self._tables.table(wanted)
+            in_order = self._counted(batch)
+            table = self._tables.table(wanted)
+            yield Block(self._feed, batch.records, table, self._source, in_order)
 
-    def _named_by_record(
-        self, batch: Batch, mappings: Sequence[Mapping]
-    ) -> Iterator[tuple[Records, SymbolTable]]:
+    def _named_by_record(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
         instruments = batch.records["instrument_id"].astype(np.int64)
+        # A live capture: names change between two records of one chunk.
         heard = _newest(mappings, instruments, batch.numbers)
         subjects = np.where(heard < 0, instruments, heard | _IS_MAPPING)
+        # Day, and mapping or instrument, in one int64: so `unique` sorts numbers, not tuples.
         codes, of_record = np.unique((batch.days() << _CODE_BITS) | subjects, return_inverse=True)
         names = self._names_of(codes.tolist(), mappings)
         wanted = np.array([name is not None for name in names])[of_record]
@@ -200,17 +219,19 @@ class FilePass:
             instruments, of_record = instruments[wanted], of_record[wanted]
         if not len(batch):
             return
-        self._count(batch)
+        in_order = self._counted(batch)
         texts = list(dict.fromkeys(filter(None, names)))
         number_of = {text: number for number, text in enumerate(texts)}
         name_numbers = np.array([number_of.get(name or "", 0) for name in names])[of_record]
+        # A table names an instrument once, so a block ends where one gets another name.
         for start, stop in pairwise([0, *_changes(instruments, name_numbers), len(batch)]):
             pairs = (instruments[start:stop] << _PLACE_BITS) | name_numbers[start:stop]
-            table = {
+            names_of_ids = {
                 pair >> _PLACE_BITS: texts[pair & ((1 << _PLACE_BITS) - 1)]
                 for pair in np.unique(pairs).tolist()
             }
-            yield batch.records[start:stop], self._tables.table(table)
+            table = self._tables.table(names_of_ids)
+            yield Block(self._feed, batch.records[start:stop], table, self._source, in_order)
 
     def _names_of(self, codes: Sequence[int], mappings: Sequence[Mapping]) -> list[str | None]:
         """Return the name for each code, a date and what names a record on it.
@@ -228,20 +249,44 @@ class FilePass:
             code = codes[place]
             names[place] = self._tables.name(code & (_IS_MAPPING - 1), code >> _CODE_BITS)
         for number, heard in enumerate(mappings):
+            # Heard in the file's order: each name is looked up while its own mapping is the newest.
             self._tables.hear(heard.instrument, heard.names)
             for place in places.get(number, ()):
                 names[place] = self._tables.name(heard.instrument, codes[place] >> _CODE_BITS)
         return names
 
-    def _count(self, batch: Batch) -> None:
+    def _counted(self, batch: Batch) -> bool:
+        """Count records; whether their keys rise, as they nearly always do."""
         self._progress.records += len(batch)
+        if self._order.follows(batch.records):
+            return True
+        # Genuine files do step back (IFEU): rare, so the way there may sort.
         keys, late = self._order.advance(batch.records)
         if late:
+            # A record that stepped back has the key of another, by one of its times.
             stepped = (keys.ts_event_ns != batch.records["ts_event_ns"]) | (
                 keys.ts_recv_ns != batch.records["ts_recv_ns"]
             )
             self._progress.late += late
-            self._remarks.late(late, int(batch.numbers[stepped.argmax()]))
+            self._issues.late(late, int(batch.numbers[stepped.argmax()]))
+        return False
+
+
+def invalid(records: Records) -> Iterator[tuple[str, Mask]]:
+    """Yield each cause for which records are left out, with a mask of those it concerns.
+
+    `records` are FUTURES_TRADE or MBP10, at least one.
+    """
+    for name in ("ts_event", "ts_recv"):
+        times = records[f"{name}_ns"]
+        # One pass without a mask where nothing is wrong, as nearly always.
+        if times.max() > _LAST_NS:
+            yield f"{name} undefined or out of range", times > _LAST_NS
+    if records.dtype == FUTURES_TRADE:
+        prices = records["price_e9"]
+        # The undefined price is the largest there is, so the largest tells.
+        if prices.max() == UNDEF_PRICE:
+            yield "trade without a price", prices == UNDEF_PRICE
 
 
 def _newest(mappings: Sequence[Mapping], instruments: Int64s, numbers: Int64s) -> Int64s:
@@ -250,6 +295,7 @@ def _newest(mappings: Sequence[Mapping], instruments: Int64s, numbers: Int64s) -
         return np.full(len(instruments), -1)
     first = min(mappings[0].number, int(numbers[0]))
     mapped = np.array([mapping.instrument for mapping in mappings])
+    # Instrument and place in one number: the newest mapping before a record is a bisection.
     keys = (mapped << _PLACE_BITS) | np.array([mapping.number - first for mapping in mappings])
     order = np.argsort(keys)
     before = (
@@ -261,22 +307,9 @@ def _newest(mappings: Sequence[Mapping], instruments: Int64s, numbers: Int64s) -
 
 def _changes(instruments: Int64s, names: Int64s) -> list[int]:
     """Return the places where an instrument has another name than it had before, rising."""
+    # Stable, so that each instrument's records keep the file's order side by side.
     order = np.argsort(instruments, kind="stable")
     same = np.diff(instruments[order]) == 0
     changed = same & (np.diff(names[order]) != 0)
     places: list[int] = np.sort(order[1:][changed]).tolist()
     return places
-
-
-def _inside(records: Records, windows: Sequence[Window] | DailyWindows) -> Mask | None:
-    if isinstance(windows, DailyWindows):
-        return windows.inside(records["ts_event_ns"], records["ts_recv_ns"])
-    return inside(records["ts_event_ns"], windows)
-
-
-def _distinct(instruments: npt.NDArray[np.uint32]) -> list[int]:
-    first = instruments[0]
-    if (instruments == first).all():
-        return [int(first)]
-    numbers: list[int] = np.unique(instruments).tolist()
-    return numbers
