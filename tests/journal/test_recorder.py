@@ -22,6 +22,7 @@ from ingestor.journal.format import (
     Market,
 )
 from ingestor.journal.recorder import CHUNK_BYTES, JournalRecorder
+from ingestor.journal.segment_writer import FolderLock
 from ingestor.journal.segments import list_segments
 from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError, ConfigurationError
@@ -446,9 +447,19 @@ def test_a_writer_killed_at_any_moment_leaves_a_readable_journal(
     assert all(
         entry.payload == b"[%d]" % entry.number * (1 + entry.number % 300) for entry in found
     )
+    # A compressor that was just being started holds the lock until it runs its own program.
+    wait_until(lambda: is_free(tmp_path))
     # The next run goes on behind it.
     record(tmp_path, "stocks", [(b"next", OPEN_NS, 1)])
     assert all_payloads_end_with(tmp_path, b"next")
+
+
+def is_free(directory: Path) -> bool:
+    try:
+        FolderLock(directory, Market.STOCKS).release()
+    except ConfigurationError:
+        return False
+    return True
 
 
 def all_payloads_end_with(directory: Path, payload: bytes) -> bool:

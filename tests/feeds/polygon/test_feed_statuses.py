@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.model.feed_status import What
-from ingestor.model.units import NS_PER_MS
+from ingestor.model.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import QUICK, SUNDAY, WORKDAY, Options, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import subscriber
@@ -59,7 +60,10 @@ def test_more_option_quotes_than_allowed_are_an_alarm(start: Start) -> None:
         await rig.until_told(What.ALARM)
         assert rig.sink.counts.subscribed == 1_000
 
-    sink = drive(start(), scenario, channel_names(("Q",), contracts), options=Options())
+    # The refusals are told once they are as many as the open names, not when time is up.
+    patient = replace(QUICK, ack_ns=10 * NS_PER_S)
+    names = channel_names(("Q",), contracts)
+    sink = drive(start(), scenario, names, options=Options(), session=patient)
     (text,) = sink.alarms()
     assert text.startswith("the vendor does not grant Q.O:SPY261216C01001000, Q.O:SPY261216C010020")
     assert "Subscription limit reached for feed" in text
