@@ -16,6 +16,14 @@ setup(
             optional=True,
         ),
         Extension(
+            "ingestor.encode._parse",
+            ["ingestor/encode/_parse.pyx"],
+            depends=["ingestor/encode/_layout.pxd"],
+            # The fields of a record lie at multiples of their sizes, packed or not.
+            extra_compile_args=["-O3", "-Wno-address-of-packed-member"],
+            optional=True,
+        ),
+        Extension(
             "ingestor.model._keys",
             ["ingestor/model/_keys.pyx"],
             extra_compile_args=["-O3"],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.runtime import die_with_parent
+from tests import die_with_parent
 
 OLD_SERVER_VARIABLE: Final = "INGESTOR_OLD_NATS_SERVER"
 START_TIMEOUT_S: Final = 15.0

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.replay_publisher import DEMO_DATE, SAMPLE_DAY
-from ingestor.runtime.connect import DEMO_DIR
 from ingestor.runtime.embedded_server import ANY_PORT, DEFAULT_PORT, EmbeddedServer
+from ingestor.runtime.publisher_factory import DEMO_DIR
+from ingestor.runtime.replay_run import DEMO_DATE, SAMPLE_DAY
 from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn
 from tests.live_cli import live, stored
 from tests.nats_servers import NatsServer

@@ -16,7 +16,7 @@ from ingestor.feeds.databento.selection import MAX_LANES
 from ingestor.model.errors import ExitCode
 from ingestor.model.records import Records
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime import log, replay_feeds
+from ingestor.runtime import log, replay_run
 from ingestor.runtime.feed_process import FeedSource
 from tests.dbn_files import DAY, INSTRUMENT, depth, trades, write_dbn
 from tests.deliveries import (
@@ -47,7 +47,7 @@ class _Configured(BaseException):
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replay_feeds, "moves", lambda source: source)
+    monkeypatch.setattr(replay_run, "file_feed_main", lambda source: source)
     monkeypatch.setattr(log, "configure", lambda *_: None)
     configs: list[Config] = []
 
@@ -62,9 +62,9 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
 
     def feeds(*arguments: str | Path) -> dict[str, list[Row]]:
         with pytest.raises(_Configured):
-            cli.replay_main([str(one) for one in arguments])
+            cli.main([str(one) for one in arguments])
         config = configs.pop()
-        plans = replay_feeds.feed_plans(config, config.replay.data_dir)
+        plans = replay_run.feed_plans(config, config.replay.data_dir)
         sources: list[tuple[str, Any]] = [(plan.name, plan.main) for plan in plans]
         return {name: rows_of(source) for name, source in sources}
 
@@ -83,7 +83,7 @@ def wrong(
 
     def main(*arguments: str | Path) -> tuple[int, str]:
         words = [str(one) for one in arguments]
-        exit_code = cli.replay_main([*words, "--nats", "nats://127.0.0.1:9"])
+        exit_code = cli.main([*words, "--nats", "nats://127.0.0.1:9"])
         return exit_code, capfd.readouterr().err.strip().splitlines()[-1]
 
     return main

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.config.live import Polygon, Strikes
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, Polygon, Strikes
 from ingestor.model.errors import ConfigurationError
-from ingestor.stream_ingestor import check
+from ingestor.runtime.live_run import check
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ingestor import test_stream
+from ingestor.cli import stream_check as test_stream
 from ingestor.model.errors import ExitCode
 from tests.client.streams import (
     DEPTH,

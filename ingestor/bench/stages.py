@@ -15,7 +15,7 @@ from ingestor.model.blocks import Block, Encoder, Reply, Runs
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader, records_message
-from ingestor.runtime.malloc import keep_freed_memory
+from ingestor.runtime.machine import keep_freed_memory
 
 _REPEATS: Final = 3
 _REPLY: Final = Reply(b"_INBOX.0123456789abcdef012345.0123456789abcdef.500.fail.", b".1.$FI")

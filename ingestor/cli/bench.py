@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
-from ingestor.bench import live, objects
+from ingestor.bench import latency, objects
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
+from ingestor.cli.parser import Parser
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.model.errors import ExitCode, IngestorError
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["live"]:
-        return live.main(words[1:])
+        return latency.main(words[1:])
     if words[:1] == ["consume"]:
         return objects.main(words[1:])
     parser = _parser()
@@ -219,13 +219,8 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ingestor-bench",
-        description=__doc__,
-        epilog=_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("ingestor-bench", __doc__ or "", _MORE, version=False)
     parser.add_argument("--rounds", type=int, default=5, help="how often each way runs (5)")
     parser.add_argument(
         "--events", type=int, default=DEPTH_EVENTS, help=f"depth events of the day ({DEPTH_EVENTS})"

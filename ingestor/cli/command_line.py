@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ingestor import __version__
+from ingestor.cli.parser import Parser
 from ingestor.config.load import (
     Layer,
     Loaded,
@@ -26,12 +25,8 @@ from ingestor.config.load import (
     load,
 )
 from ingestor.config.schema import Config
-from ingestor.model.bounds import without_logins
-from ingestor.model.errors import ExitCode
-from ingestor.runtime.log import complain, hide
-from ingestor.runtime.outcome import RunOutcome
-from ingestor.runtime.output import say
-from ingestor.runtime.summary import as_json, as_text
+from ingestor.runtime.log import complain, hide, say
+from ingestor.runtime.report import RunReport, as_json, as_text
 
 
 def commas(text: str) -> list[str]:
@@ -57,32 +52,9 @@ WHERE: Final = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """Ends with our exit code for a wrong command line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end; a mistyped flag may have a URL with a password behind it."""
-        self.print_usage(sys.stderr)
-        told = without_logins(message)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
-
-
 def parser_of(prog: str, about: str, more: str) -> Parser:
     """Return a parser with the flags of every program; a flag's ``dest`` is the key it sets."""
-    parser = Parser(
-        prog=prog,
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    _add_common(parser)
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser = Parser(prog, about, more, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
     parser.add_argument(
         "--show-config",
@@ -91,6 +63,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="print every setting, its value and what set it, and start nothing",
     )
     add(parser.add_argument_group("where to"), WHERE)
+    return parser
 
 
 def add(group: Any, flags: Sequence[Flag]) -> None:
@@ -124,14 +97,13 @@ def add_summary(group: Any) -> None:
     )
 
 
-def report(prog: str, outcome: RunOutcome, form: str) -> int:
+def print_report(prog: str, report: RunReport, form: str) -> int:
     """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
-    text = as_text(outcome.summary, outcome.details)
-    if not say(as_json(outcome.summary) if form == "json" else text):
+    if not say(as_json(report) if form == "json" else as_text(report)):
         complain(prog, "the report was not read, or cannot be written")
-    if outcome.error:
-        complain(prog, outcome.error)
-    return outcome.exit_code
+    if report.error:
+        complain(prog, report.error)
+    return report.exit_code
 
 
 def settings_of(
@@ -166,7 +138,8 @@ def _texts(value: object) -> list[str]:
 def _secrets_in(url: str) -> tuple[str, ...]:
     """Return what a URL tells besides the name of a user, as written and as meant."""
     user, colon, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
-    secret = password if colon else user  # a name alone is a token
+    # The user part alone is how NATS writes a token.
+    secret = password if colon else user
     return secret, unquote(secret)
 
 

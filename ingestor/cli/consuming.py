@@ -15,46 +15,24 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import uvloop
 
-from ingestor import __version__
+from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
-from ingestor.client.start import check_start
+from ingestor.client.consumer import check_start
 from ingestor.config.load import cautions, file_layer, load
-from ingestor.config.schema import Nats
-from ingestor.config.table import MAX_SECONDS
-from ingestor.config.way_in import access_to
-from ingestor.model.bounds import without_logins
+from ingestor.config.schema import MAX_SECONDS, Nats
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import INT64_MAX, NS_PER_S
+from ingestor.runtime.signals import EXIT_BASE, noted
 
 log = logging.getLogger(__name__)
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGO: Final = re.compile(r"(\d{1,10})([smhd])").fullmatch
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends with our exit code for a wrong command line."""
-
-    def __init__(self, prog: str, about: str, more: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=about,
-            epilog=more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit."""
-        self.print_usage(sys.stderr)
-        told = without_logins(message)
-        self.exit(ExitCode.CONFIGURATION, f"{self.prog}: {told} (see --help)\n")
 
 
 def add_where(parser: Parser) -> None:
@@ -79,6 +57,7 @@ def add_where(parser: Parser) -> None:
 
 def way_in(given: argparse.Namespace) -> dict[str, Any]:
     """Return what `ingestor.client.connect` is to be called with. Raises ConfigurationError."""
+    # A consumer needs no configuration; a file only says how to be let in.
     nats = Nats()
     if given.config is not None:
         path = Path(given.config)
@@ -86,7 +65,7 @@ def way_in(given: argparse.Namespace) -> dict[str, Any]:
         nats = load([layer]).config.nats
         for caution in cautions(path, layer):
             log.warning("%s", caution)
-    access = access_to(nats, given.nats or nats.url or DEFAULT_URL)
+    access = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
     return {field.name: getattr(access, field.name) for field in fields(access)}
 
 
@@ -144,4 +123,4 @@ def run(prog: str, work: Coroutine[Any, Any, int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return ExitCode.INTERRUPTED
+        return EXIT_BASE + heard[0] if (heard := noted()) else ExitCode.INTERRUPTED

@@ -13,15 +13,14 @@ from ingestor.cli.command_line import (
     add_summary,
     hide_secrets,
     parser_of,
-    report,
+    print_report,
     settings_of,
 )
-from ingestor.config.load import Loaded
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime import log as logs
-from ingestor.stream_ingestor import StreamIngestor
+from ingestor.runtime.live_run import StreamIngestor
 
 PROG: Final = "ingestor-live"
 
@@ -67,7 +66,7 @@ exit codes:
 log = logging.getLogger(__name__)
 
 
-def live_main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
     given = live_parser().parse_args(arguments)
     try:
@@ -79,7 +78,8 @@ def live_main(arguments: Sequence[str] | None = None) -> int:
         logs.configure("ingestor", loaded.config.log.level)
         for caution in loaded.cautions:
             log.warning("%s", caution)
-        return _live(loaded, given)
+        report = StreamIngestor(loaded.config, demo=given.demo).run()
+        return print_report(PROG, report, given.summary)
     except IngestorError as error:
         logs.complain(PROG, error)
         return error.exit_code
@@ -116,8 +116,3 @@ class _RefuseKey(argparse.Action):
             f"{option_string} would show the key to everybody on this machine:"
             " set POLYGON_API_KEY instead"
         )
-
-
-def _live(loaded: Loaded, given: argparse.Namespace) -> int:
-    outcome = StreamIngestor(loaded.config, demo=given.demo).run()
-    return report(PROG, outcome, given.summary)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ingestor.cli.parser import Parser
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime import log as logs
 from ingestor.runtime.embedded_server import ANY_PORT, DEFAULT_PORT, EmbeddedServer
@@ -86,14 +87,8 @@ def _port(text: str) -> int:
     return port
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ingestor-nats",
-        description=_ABOUT,
-        epilog=_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser("ingestor-nats", _ABOUT, _MORE, version=False)
     parser.add_argument(
         "--data-dir",
         type=Path,

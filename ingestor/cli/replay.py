@@ -14,15 +14,14 @@ from ingestor.cli.command_line import (
     commas,
     hide_secrets,
     parser_of,
-    report,
+    print_report,
     settings_of,
 )
-from ingestor.config.load import Loaded
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.replay_publisher import ReplayPublisher
 from ingestor.runtime import log as logs
+from ingestor.runtime.replay_run import ReplayPublisher
 
 REPLAY_ENVIRONMENT: Final = {
     "NATS_URL": "nats.url",
@@ -105,9 +104,10 @@ exit codes:
 log = logging.getLogger(__name__)
 
 
-def replay_main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     parser = replay_parser()
+    # Files may stand between the flags, as a shell's globs put them.
     given = parser.parse_intermixed_args(arguments)
     try:
         loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW))
@@ -118,15 +118,11 @@ def replay_main(arguments: Sequence[str] | None = None) -> int:
         logs.configure("ingestor", loaded.config.log.level)
         for caution in loaded.cautions:
             log.warning("%s", caution)
-        return _replay(loaded, given)
+        report = ReplayPublisher(loaded.config, demo=given.demo).run()
+        return print_report("ingestor-replay", report, given.summary)
     except IngestorError as error:
         logs.complain("ingestor-replay", error)
         return error.exit_code
-
-
-def _replay(loaded: Loaded, given: argparse.Namespace) -> int:
-    outcome = ReplayPublisher(loaded.config, demo=given.demo).run()
-    return report("ingestor-replay", outcome, given.summary)
 
 
 def replay_parser() -> argparse.ArgumentParser:

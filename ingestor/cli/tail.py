@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
-import ingestor.runtime.blas_threads  # noqa: F401 (before NumPy)
 from ingestor.cli import consuming
-from ingestor.cli.event_text import is_of_symbol, line_of
+from ingestor.cli.parser import Parser
 from ingestor.client import (
     DEFAULT_STREAM,
     EVERYTHING,
@@ -28,12 +27,83 @@ from ingestor.client import (
     decode,
 )
 from ingestor.encode.packed import is_packed
-from ingestor.model.clock import now_ns
+from ingestor.model.bounds import printable
+from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.events import Event
-from ingestor.model.feed_status import encode_status
+from ingestor.model.feed_status import encode_status, line_of_status
 from ingestor.runtime import log as logs
-from ingestor.runtime.status_text import line_of_status
+
+_NAME_CHARS: Final = 12
+_SYMBOL_CHARS: Final = 12
+_PRICE_CHARS: Final = 10
+
+_ACTIONS: Final = {
+    "A": "add",
+    "C": "cancel",
+    "M": "modify",
+    "T": "trade",
+    "R": "clear",
+    "F": "fill",
+    None: "?",
+}
+_SIDES: Final = {"B": "bid", "A": "ask", "N": "", None: ""}
+
+
+def line_of(event: Event) -> str:
+    """Return ``<event time, UTC> <type> <symbol> <what happened>``."""
+    name, symbol = type(event).__name__, printable(symbol_of(event))
+    head = f"{iso_utc(event.ts_event_ns)} {name:{_NAME_CHARS}} {symbol:{_SYMBOL_CHARS}}"
+    return f"{head} {_DETAILS[name](event)}".rstrip()
+
+
+def symbol_of(event: Any) -> str:
+    """Return the symbol; an option's is its ticker."""
+    symbol: str = event.option_symbol if hasattr(event, "option_symbol") else event.symbol
+    return symbol
+
+
+def is_of_symbol(event: Any, symbols: frozenset[str]) -> bool:
+    """Whether the event's symbol, or its option's underlying, is among `symbols`."""
+    return symbol_of(event) in symbols or getattr(event, "underlying", None) in symbols
+
+
+def _price(price: float | None) -> str:
+    return "-" if price is None else repr(price)
+
+
+def _at(price: float | None, size: int) -> str:
+    return f"{_price(price):>{_PRICE_CHARS}} x {size:<5}"
+
+
+def _trade(event: Any) -> str:
+    return f"{_at(event.price, event.size)} {event.aggressor.name}"
+
+
+def _option_trade(event: Any) -> str:
+    return f"{_trade(event)}  quote {_price(event.opt_bid)} | {_price(event.opt_ask)}"
+
+
+def _quote(event: Any) -> str:
+    return f"{_at(event.bid_px, event.bid_sz)} | {_at(event.ask_px, event.ask_sz)}"
+
+
+def _book(event: Any) -> str:
+    best = event.levels[0]
+    done = f"{_ACTIONS[event.action]} {_SIDES[event.side]}".strip()
+    at = f"{_price(event.action_price)} x {event.action_size}"
+    snapshot = "  snapshot" if event.is_snapshot else ""
+    return f"{_quote(best)}  {done} {at}{snapshot}"
+
+
+_DETAILS: Final[dict[str, Callable[[Any], str]]] = {
+    "StockTrade": _trade,
+    "FuturesTrade": _trade,
+    "OptionTrade": _option_trade,
+    "StockQuote": _quote,
+    "MBP10": _book,
+}
+
 
 PROG: Final = "ingestor-tail"
 
@@ -85,9 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return consuming.run(PROG, tail_statuses(given, start))
 
 
-def parser() -> consuming.Parser:
+def parser() -> Parser:
     """Return the parser of ``ingestor-tail``."""
-    made = consuming.Parser(PROG, _ABOUT, _MORE)
+    made = Parser(PROG, _ABOUT, _MORE)
     consuming.add_where(made)
     made.set_defaults(stream=None)
     what = made.add_argument_group("what")

@@ -27,12 +27,27 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ingestor.client import statuses as _statuses
+import msgspec
+
 from ingestor.client.batches import Batch
-from ingestor.client.connection import Connection, NotConnectedError
-from ingestor.client.consumer import Durable, Ephemeral
+from ingestor.client.connection import (
+    ApiRefusedError,
+    Connection,
+    CutOffError,
+    NobodyListensError,
+    NotConnectedError,
+)
+from ingestor.client.consumer import (
+    AtSequence,
+    Durable,
+    Ephemeral,
+    From,
+    Since,
+    Start,
+    check_start,
+)
 from ingestor.client.decode import (
-    EVENT_TYPE_BY_SUBJECT,
+    SUBJECTS,
     BadMessageError,
     Cause,
     Message,
@@ -40,11 +55,18 @@ from ingestor.client.decode import (
     UnknownSubjectError,
     decode,
 )
-from ingestor.client.gaps import Gap, OnGap, OvertakenError, raise_overtaken
-from ingestor.client.start import AtSequence, From, Since, Start, check_start
-from ingestor.client.subscription import Subscription, Wanted
+from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
+from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.feed_status import ALL_SUBJECTS, STATUS_STREAM, FeedStatus, What, status_subject
+from ingestor.model.errors import BadDataError, StreamError
+from ingestor.model.feed_status import (
+    ALL_SUBJECTS,
+    STATUS_STREAM,
+    FeedStatus,
+    What,
+    decode_status,
+    status_subject,
+)
 from ingestor.model.records import overlap
 
 __all__ = [
@@ -77,9 +99,22 @@ DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 DEFAULT_STREAM: Final = "MARKET_DATA"
 EVERYTHING: Final = "market.>"
 
-_OURS: Final = tuple(EVENT_TYPE_BY_SUBJECT)
+LOOK_AGAIN_S: Final = 1.0
+"""How often it is asked whether the stream of statuses has been made."""
+
+STREAM_NOT_FOUND: Final = 10059
+MESSAGE_NOT_FOUND: Final = 10037
+_NOT_FOUND: Final = "404"
 
 log = logging.getLogger(__name__)
+
+
+class _Body(msgspec.Struct, frozen=True):
+    data: bytes = b""
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    message: _Body
 
 
 class Client:
@@ -123,16 +158,20 @@ class Client:
         in the order of publishing. Raises ConfigurationError for a `start` that means nothing.
         """
         check_start(start)
-        if subject not in _OURS and not any(overlap(subject, ours) for ours in _OURS):
-            log.warning("no event is ever published on %s: known are %s", subject, ", ".join(_OURS))
+        if subject not in SUBJECTS and not any(overlap(subject, ours) for ours in SUBJECTS):
+            known = ", ".join(SUBJECTS)
+            log.warning("no event is ever published on %s: known are %s", subject, known)
         place = (self._connection, self._stream, subject)
         consumer = Durable(*place, start, name=durable) if durable else Ephemeral(*place, start)
         subscription = Subscription(
             self._connection,
             self._stream,
             consumer,
-            Wanted(follow, on_gap, from_event_ns, to_event_ns),
             self._skips,
+            follow=follow,
+            on_gap=on_gap,
+            from_event_ns=from_event_ns,
+            to_event_ns=to_event_ns,
         )
         self._subscriptions.append(subscription)
         return subscription
@@ -142,7 +181,21 @@ class Client:
 
         Raises StreamError, BadDataError, NatsUnreachableError, NatsRefusedError.
         """
-        return await _statuses.last_status(self._connection, self._status_stream, feed)
+        connection, stream, subject = self._connection, self._status_stream, status_subject(feed)
+        await connection.up()
+        what = f"the last message on {subject}"
+        get = f"{connection.api_prefix}.DIRECT.GET.{stream}.{subject}"
+        try:
+            answer = await connection.ask(what, get)
+        except NobodyListensError:
+            # No such stream, or one that is not read directly.
+            return await self._last_stored_status(subject)
+        code = (answer.headers or {}).get("Status")
+        if code == _NOT_FOUND:
+            return None
+        if code is not None:
+            raise StreamError(f"{what}: the server answers {code}")
+        return decode_status(answer.data)
 
     async def statuses(
         self,
@@ -156,22 +209,54 @@ class Client:
         Without `follow` it ends where the stream does. What is no status is passed over and
         counted (`skipped`). Raises StreamError, NatsUnreachableError, NatsRefusedError.
         """
-        while not await _statuses.exists(self._connection, self._status_stream):
+        # The stream is made with the first status ever: to find none is no error here.
+        while not await self._has_statuses():
             if not follow:
                 return
-            await asyncio.sleep(_statuses.LOOK_AGAIN_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
             start = From.BEGINNING
         subject = status_subject(feed) if feed else ALL_SUBJECTS
         place = (self._connection, self._status_stream, subject)
         consumer = Ephemeral(*place, start)
-        subscription = Subscription(*place[:2], consumer, Wanted(follow), self._skips)
+        subscription = Subscription(*place[:2], consumer, self._skips, follow=follow)
         self._subscriptions.append(subscription)
         try:
-            async for status in _statuses.read(subscription.messages(), subscription.skips):
+            async for message in subscription.messages():
+                try:
+                    status = decode_status(message.payload)
+                except BadDataError as error:
+                    bad = BadMessageError(message.subject, message.seq, str(error), Cause.NO_STATUS)
+                    subscription.skips.add(bad)
+                    continue
                 yield status
         finally:
             self._subscriptions.remove(subscription)
             await subscription.close()
+
+    async def _last_stored_status(self, subject: str) -> FeedStatus | None:
+        stream = self._status_stream
+        get = (f"STREAM.MSG.GET.{stream}", _Stored, {"last_by_subj": subject})
+        try:
+            answer = await self._connection.api(f"stream {stream}", *get)
+        except ApiRefusedError as refused:
+            if refused.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
+                return None
+            raise
+        return decode_status(answer.message.data)
+
+    async def _has_statuses(self) -> bool:
+        """Whether their stream is there. Raises as `last_status`."""
+        stream = self._status_stream
+        await self._connection.up()
+        try:
+            await self._connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
+        except CutOffError:
+            return False
+        except ApiRefusedError as refused:
+            if refused.err_code == STREAM_NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def __aenter__(self) -> Self:
         await self._connection.open()

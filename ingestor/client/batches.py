@@ -8,29 +8,29 @@ read, so that what a message costs is a few slices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.client.decode import (
-    EVENT_TYPE_BY_SUBJECT,
-    BadMessageError,
-    bad_message,
-    check_subject,
-    read_json,
-)
-from ingestor.client.json_records import check_record, records_of
-from ingestor.client.tables import arrow_of, columns_of, pandas_of, polars_of
+from ingestor.client.decode import BadMessageError, bad_message, check_subject
 from ingestor.client.wire import Frame
-from ingestor.encode.packed import check_rows, is_packed, read_header, take_apart
+from ingestor.encode.json_records import read_rows
+from ingestor.encode.packed import check_rows, read_header, take_apart
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import BadDataError
+from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.events import Event, events_of
-from ingestor.model.records import EventType, Records
-from ingestor.model.symbols import SymbolTable
+from ingestor.model.records import LEVELS, UNDEF_EXCHANGE, UNDEF_SEQUENCE, EventType, Records, RType
+from ingestor.model.symbols import SymbolTable, symbol_of
+from ingestor.model.units import UNDEF_PRICE
+
+_LETTERS: Final = ("action", "side")
+_TIMES: Final = ("ts_event_ns", "ts_recv_ns")
+_LEFT_OUT: Final = ("length", "rtype", "reserved", "levels", "conditions", "n_conditions")
+_EXCHANGES: Final = ("exchange", "bid_exch", "ask_exch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,22 +61,57 @@ class Batch:
         of ``conditions``) there are ``symbol``, ``source`` and ``stream_seq``. Unknown prices,
         sequences and exchanges are masked; prices are int64 of 1e-9, times uint64 ns.
         """
-        return columns_of(self)
+        records = self.records
+        columns: dict[str, Any] = {"stream_seq": np.ma.array(self.seqs)}
+        columns["source"] = np.ma.array(np.full(len(records), self.source.value))
+        ids, rows = np.unique(records["instrument_id"], return_inverse=True)
+        symbols = np.array([symbol_of(self.symbols, number) for number in ids.tolist()])
+        columns["symbol"] = np.ma.array(symbols[rows])
+        for name in records.dtype.names or ():
+            if name not in _LEFT_OUT:
+                columns[name] = _masked(name, records[name], self.event_type)
+        if "conditions" in (records.dtype.names or ()):
+            columns["conditions"] = np.ma.array(
+                records["conditions"],
+                mask=np.arange(records["conditions"].shape[1]) >= records["n_conditions"][:, None],
+            )
+        if "levels" in (records.dtype.names or ()):
+            for level in range(LEVELS):
+                for name in records["levels"].dtype.names or ():
+                    values = records["levels"][name][:, level]
+                    columns[f"{name}_{level:02}"] = _masked(name, values, self.event_type)
+        return columns
 
     def to_arrow(self) -> Any:
         """Return a ``pyarrow.Table``: times as UTC timestamps, unknown as null, prices int 1e-9.
 
         Raises ConfigurationError where pyarrow is not installed, as the others do for theirs.
         """
-        return arrow_of(self)
+        pa = _imported("pyarrow")
+        columns = {}
+        for name, values in self.columns().items():
+            mask = np.ma.getmaskarray(values)
+            if name in _TIMES:
+                times = values.filled(0).astype(np.int64)
+                columns[name] = pa.array(times, pa.timestamp("ns", "UTC"), mask=mask)
+            elif values.ndim > 1:
+                # Conditions: a list a record, as long as it has some.
+                rows = [
+                    row[~hidden].tolist() for row, hidden in zip(values.data, mask, strict=True)
+                ]
+                columns[name] = pa.array(rows, pa.list_(pa.uint16()))
+            else:
+                columns[name] = pa.array(np.ascontiguousarray(values.data), mask=mask)
+        return pa.table(columns)
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` of the columns of `to_arrow`; integers stay integers."""
-        return pandas_of(self)
+        pandas = _imported("pandas")
+        return self.to_arrow().to_pandas(types_mapper=pandas.ArrowDtype)
 
     def to_polars(self) -> Any:
         """Return a ``polars.DataFrame`` of the columns of `to_arrow`."""
-        return polars_of(self)
+        return _imported("polars").from_arrow(self.to_arrow())
 
     @property
     def first_seq(self) -> int:
@@ -93,27 +128,27 @@ def batches_of(
     frames: Sequence[Frame], seqs: Sequence[int]
 ) -> tuple[list[Batch], list[BadMessageError]]:
     """Return the records of all messages that are sound, and what is wrong with the others."""
-    json_groups: dict[tuple[bytes, str], _Json] = {}
-    packed_groups: dict[tuple[bytes, bytes], _Packed] = {}
-    bad: list[BadMessageError] = []
-    for (subject, _, payload), seq in zip(frames, seqs, strict=True):
+    found = read_rows(frames)
+    all_seqs = np.array(seqs, np.int64)
+    batches = [
+        Batch(rows.event_type, rows.records, rows.symbols, rows.source, all_seqs[rows.messages])
+        for rows in found.rows
+    ]
+    bad = [bad_message(frames[index][0], seqs[index], error) for index, error in found.bad]
+    groups: dict[tuple[bytes, bytes], _Packed] = {}
+    for index in found.packed:
+        subject, _, payload = frames[index]
         try:
-            if is_packed(payload):
-                opening, rows = take_apart(payload)
-                packed = packed_groups.get((subject, opening))
-                if packed is None:
-                    packed = packed_groups[subject, opening] = _Packed(subject, opening)
-                packed.add(rows, seq)
-            else:
-                event = read_json(subject, payload)
-                check_record(event)
-                json_groups.setdefault((subject, event.source), _Json()).add(event, payload, seq)
+            opening, rows_of_message = take_apart(payload)
+            group = groups.get((subject, opening))
+            if group is None:
+                group = groups[subject, opening] = _Packed(subject, opening)
+            group.add(rows_of_message, seqs[index])
         except BadDataError as error:
-            bad.append(bad_message(subject, seq, error))
-    found = [group.batch(subject, source) for (subject, source), group in json_groups.items()]
-    for group in packed_groups.values():
-        found += group.batches(bad)
-    return found, bad
+            bad.append(bad_message(subject, seqs[index], error))
+    for group in groups.values():
+        batches += group.batches(bad)
+    return batches, bad
 
 
 def events_by_seq(
@@ -132,23 +167,6 @@ def events_by_seq(
         for start, stop in pairwise([0, *cuts.tolist(), len(batch)]):
             found[int(batch.seqs[start])] = islice(events, stop - start)
     return found, bad
-
-
-@dataclass(slots=True)
-class _Json:
-    events: list[Event] = field(default_factory=list)
-    payloads: list[bytes] = field(default_factory=list)
-    seqs: list[int] = field(default_factory=list)
-
-    def add(self, event: Event, payload: bytes, seq: int) -> None:
-        self.events.append(event)
-        self.payloads.append(payload)
-        self.seqs.append(seq)
-
-    def batch(self, subject: bytes, source: str) -> Batch:
-        kind = EVENT_TYPE_BY_SUBJECT[subject.decode()]
-        records, symbols = records_of(kind, self.events, self.payloads)
-        return Batch(kind, records, symbols, Source(source), np.array(self.seqs, np.int64))
 
 
 class _Packed:
@@ -171,6 +189,7 @@ class _Packed:
         try:
             return [self._joined(self._rows, self._seqs)]
         except BadDataError:
+            # Rare, so only now each message is looked at alone.
             sound = [
                 (rows, seq)
                 for rows, seq in zip(self._rows, self._seqs, strict=True)
@@ -194,3 +213,24 @@ class _Packed:
         return Batch(
             kind, records, symbols, source, np.repeat(np.array(seqs, np.int64), row_counts)
         )
+
+
+def _imported(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"this needs {name}: pip install 'ingestor[tables]' ({error})"
+        ) from error
+
+
+def _masked(name: str, values: npt.NDArray[Any], kind: EventType) -> Any:
+    if name in _LETTERS:
+        return np.ma.array(np.ascontiguousarray(values).view("S1").astype("U1"), mask=values == 0)
+    if name.endswith("_e9"):
+        return np.ma.array(values, mask=values == UNDEF_PRICE)
+    if name in _EXCHANGES:
+        return np.ma.array(values, mask=values == UNDEF_EXCHANGE)
+    if name == "sequence" and kind.rtype not in (RType.FUTURES_TRADE, RType.MBP10):
+        return np.ma.array(values, mask=values == np.uint64(UNDEF_SEQUENCE))
+    return np.ma.array(values)

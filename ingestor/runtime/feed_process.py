@@ -2,13 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, Protocol
 
-from ingestor.model.blocks import Block
+import numpy as np
+
+from ingestor.merge.watermark import WatermarkMerge
+from ingestor.model.blocks import Block, Int64s, Runs
 from ingestor.model.errors import IngestorError
-from ingestor.runtime.counters import Counter
-from ingestor.runtime.feed_place import FeedMain, FeedPlace, FeedReport, RingWriter
+from ingestor.model.feed_status import FeedStatus
+from ingestor.model.symbols import SymbolTable
+from ingestor.ring.block_ring import BlockRing, Message
+from ingestor.ring.wire import (
+    END_MESSAGE,
+    MAX_SYMBOLS_BYTES,
+    order_message,
+    records_message,
+    status_message,
+    symbols_messages,
+)
+from ingestor.runtime import log as logs
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+
+SYMBOLS_SHARE: Final = 4
+"""A message of symbols takes at most a quarter of the ring, so that a table of any size fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedContext:
+    """Feed `index` of a run: what was made for it before the processes forked."""
+
+    index: int
+    ring: BlockRing
+    table: CounterTable
+
+    @property
+    def row(self) -> CounterRow:
+        """Its own counters."""
+        return self.table.row(self.index)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the feed is to come to its end."""
+        return self.table.stopping
+
+
+FeedMain = Callable[[FeedContext], IngestorError | None]
+"""What a feed process runs; an error that it returns is told at the end of the run, and lets the
+others go on, one that it raises stops them."""
+
+
+class RingWriter:
+    """Puts blocks in a feed's ring, what is new in their symbol tables before them.
+
+    While blocks come with the same table, only what it has grown by is looked at: the last of its
+    symbols. Another table is compared with the one before it, once.
+    """
+
+    def __init__(self, context: FeedContext) -> None:
+        self._ring = context.ring
+        self._row = context.row
+        self._symbols_bytes = min(
+            MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
+        )
+        self._table: SymbolTable = {}
+        self._seen = 0
+        self._pending: list[tuple[int, str]] = []
+        self._in_order = False
+
+    def put(self, block: Block, timeout_s: float = 0.0) -> bool:
+        """Put a block that is not empty, and count it; False when the ring is still full.
+
+        A block that was refused may be put again: nothing of it is in the ring but its symbols.
+        """
+        if not self._announce(block.symbols, timeout_s):
+            return False
+        if block.in_order is not self._in_order:
+            if not self._put(order_message(in_order=block.in_order), timeout_s):
+                return False
+            self._in_order = block.in_order
+        if not self._put(records_message(block.records), timeout_s):
+            return False
+        self._row.add(Counter.RECORDS, len(block.records))
+        self._row[Counter.EVENT_TIME_NS] = int(block.records["ts_event_ns"][-1])
+        return True
+
+    def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
+        """Put what the feed tells about itself; False when the ring is still full."""
+        return self._put(status_message(status), timeout_s)
+
+    def end(self, timeout_s: float = 0.0) -> bool:
+        """Say that nothing more comes; False when the ring is still full."""
+        return self._put(END_MESSAGE, timeout_s)
+
+    def beat(self) -> None:
+        """Give a sign of life, and write what of the log nobody has read yet."""
+        logs.drain()
+        self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+
+    def _announce(self, symbols: SymbolTable, timeout_s: float) -> bool:
+        """Put the symbols of a table that the reader does not know; False when the ring is full."""
+        # Tables only grow, so their length says whether there is anything new: no comparing.
+        if symbols is not self._table or len(symbols) != self._seen:
+            self._pending += self._news(symbols)
+            self._table, self._seen = symbols, len(symbols)
+        sent = 0
+        for count, message in symbols_messages(self._pending, self._symbols_bytes):
+            if not self._put(message, timeout_s):
+                break
+            sent += count
+        del self._pending[:sent]
+        return not self._pending
+
+    def _news(self, symbols: SymbolTable) -> Iterable[tuple[int, str]]:
+        """Return what a table holds beyond what was seen of it, or of the table before it."""
+        if symbols is self._table:
+            return [*islice(reversed(symbols.items()), len(symbols) - self._seen)][::-1]
+        # A table that grew since it was announced tells nothing of what the reader knows.
+        known = self._table if self._seen == len(self._table) else {}
+        return [pair for pair in symbols.items() if known.get(pair[0]) != pair[1]]
+
+    def _put(self, message: Message, timeout_s: float) -> bool:
+        if self._ring.put(message, timeout_s):
+            return True
+        self._row.add(Counter.RING_FULL)
+        return False
+
 
 PUT_TIMEOUT_S: Final = 0.2
 """How long a feed waits on a full ring before it looks whether it is to stop."""
@@ -54,45 +176,40 @@ class FeedSource(Protocol):
 class FeedProcess:
     """Moves blocks from `source` to the feed's ring until the source ends or the run is to stop."""
 
-    def __init__(self, source: FeedSource, place: FeedPlace) -> None:
+    def __init__(self, source: FeedSource, context: FeedContext) -> None:
         self._source = source
-        self._place = place
-        self._row = place.row
-        self._writer = RingWriter(place)
+        self._context = context
+        self._row = context.row
+        self._writer = RingWriter(context)
 
-    def run(self) -> FeedReport:
-        """Run to the end. What was whole is in the ring before an error is reported."""
+    def run(self) -> IngestorError | None:
+        """Run to the end. What was whole is in the ring before an error is returned."""
         error: IngestorError | None = None
         try:
             self._move_all()
         except IngestorError as broken:
             error = broken
+        self._count()
         self._wait(lambda: self._writer.end(PUT_TIMEOUT_S))
-        return FeedReport(
-            self._row[Counter.RECORDS],
-            dict(self._source.progress.skipped),
-            self._source.progress.late,
-            str(error) if error else None,
-            error.exit_code if error else 0,
-        )
+        return error
 
     def _move_all(self) -> None:
         for block in self._source.blocks():
             self._count()
             if len(block.records) and not self._hand_on(block):
                 return
-            if self._place.stopping:
+            if self._context.stopping:
                 return
-        self._count()
 
     def _hand_on(self, block: Block) -> bool:
+        # A block is a view of the source's buffer: nothing more is read until the ring has it.
         return self._wait(lambda: self._writer.put(block, PUT_TIMEOUT_S))
 
     def _wait(self, put: Callable[[], bool]) -> bool:
         """Try until there is room in the ring; False when the run is to stop instead."""
         while not put():
             self._writer.beat()
-            if self._place.stopping:
+            if self._context.stopping:
                 return False
         return True
 
@@ -101,10 +218,150 @@ class FeedProcess:
         progress = self._source.progress
         self._row[Counter.BYTES_TOTAL] = progress.bytes_total
         self._row[Counter.BYTES_READ] = progress.bytes_read
-        self._row[Counter.SKIPPED] = sum(progress.skipped.values())
         self._row[Counter.LATE] = progress.late
+        self._context.table.note_skipped(self._context.index, progress.skipped)
 
 
-def moves(source: FeedSource) -> FeedMain:
-    """Return the main function of a process that moves blocks from a source."""
-    return lambda place: FeedProcess(source, place).run()
+def file_feed_main(source: FeedSource) -> FeedMain:
+    """Return the main function of a process that moves blocks from a source to its ring."""
+    return lambda context: FeedProcess(source, context).run()
+
+
+MIN_LANE_BYTES: Final = 64 * 1024
+"""A lane's block is never smaller, since a step of the merge costs the same for few rows."""
+
+
+def lane_bytes(block_bytes: int, lanes: int) -> int:
+    """Return how large the blocks of each of so many lanes are."""
+    return min(block_bytes, max(MIN_LANE_BYTES, block_bytes // lanes))
+
+
+@dataclass(frozen=True, slots=True)
+class MergedProgress:
+    """How far all lanes have come, taken together."""
+
+    bytes_total: int
+    bytes_read: int
+    skipped: dict[str, int]
+    late: int
+
+
+@dataclass(eq=False, slots=True)
+class MergedFiles:
+    """Merges `lanes`, each of which yields records of one dtype, into blocks of `block_bytes`.
+
+    Where keys tie, the lane that stands first goes first. A lane that breaks ends; the others are
+    read to their end, and then its error is raised. `at_end` may raise what concerns all of them.
+    """
+
+    lanes: Sequence[FeedSource]
+    block_bytes: int
+    at_end: Callable[[], None] = lambda: None
+    _tables: _Tables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tables = _Tables()
+
+    @property
+    def progress(self) -> MergedProgress:
+        """The sums of the lanes' counts."""
+        each = [lane.progress for lane in self.lanes]
+        skipped: dict[str, int] = {}
+        for progress in each:
+            for cause, count in progress.skipped.items():
+                skipped[cause] = skipped.get(cause, 0) + count
+        return MergedProgress(
+            sum(progress.bytes_total for progress in each),
+            sum(progress.bytes_read for progress in each),
+            skipped,
+            sum(progress.late for progress in each),
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks in order, empty ones as signs of life; each is valid until the next."""
+        merge = WatermarkMerge(len(self.lanes))
+        runs = [lane.blocks() for lane in self.lanes]
+        broken: IngestorError | None = None
+        while not merge.done:
+            for lane in merge.waiting_for():
+                try:
+                    block = next(runs[lane], None)
+                except IngestorError as error:
+                    broken, block = broken or error, None
+                if block is None:
+                    merge.end(lane)
+                    continue
+                # The merge holds a view: the next block is asked for only when this is used up.
+                merge.push(replace(block, feed=lane))
+                yield replace(block, records=block.records[:0])
+            ordered = merge.pull()
+            if ordered is not None:
+                yield from self._joined(ordered)
+        if broken is not None:
+            raise broken
+        self.at_end()
+
+    def _joined(self, runs: Runs) -> Iterator[Block]:
+        table = self._tables.joined(runs.blocks)
+        if table is None or len(runs.start) == 1:
+            for block, records in runs.pieces():
+                symbols = block.symbols if table is None else table
+                yield Block(0, records, symbols, block.source, block.in_order)
+            return
+        records = _gathered(runs)
+        step = max(1, self.block_bytes // records.itemsize)
+        for start in range(0, len(records), step):
+            yield Block(0, records[start : start + step], table, runs.blocks[0].source)
+
+
+class _Tables:
+    """Symbol tables of all lanes as one, which grows until an instrument gets another symbol."""
+
+    def __init__(self) -> None:
+        self._whole: dict[int, str] = {}
+        self._known: dict[int, tuple[SymbolTable, int]] = {}
+
+    def joined(self, blocks: Sequence[Block]) -> SymbolTable | None:
+        """Return one table for all; None where they give an instrument different symbols."""
+        if not all(map(self._add, blocks)):
+            self._whole, self._known = {}, {}
+            if not all(map(self._add, blocks)):
+                self._whole, self._known = {}, {}
+                return None
+        return self._whole
+
+    def _add(self, block: Block) -> bool:
+        """Add what is new in a block's table; False when it contradicts what is there."""
+        table, count = self._known.get(block.feed, ({}, 0))
+        if table is not block.symbols:
+            table, count = block.symbols, 0
+        if count < len(table):
+            for instrument, symbol in islice(table.items(), count, None):
+                if self._whole.setdefault(instrument, symbol) != symbol:
+                    return False
+            self._known[block.feed] = table, len(table)
+        return True
+
+
+def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """Return a copy of the rows in their order."""
+    # Only the span of each block that is wanted is copied, then rows are picked from the copy.
+    low = np.full(len(runs.blocks), np.iinfo(np.int64).max)
+    high = np.zeros(len(runs.blocks), np.int64)
+    np.minimum.at(low, runs.block_of_run, runs.start)
+    np.maximum.at(high, runs.block_of_run, runs.stop)
+    low = np.minimum(low, high)
+    parts = [
+        block.records[first:last]
+        for block, first, last in zip(runs.blocks, low.tolist(), high.tolist(), strict=True)
+    ]
+    lengths = high - low
+    shift = (np.cumsum(lengths) - lengths - low)[runs.block_of_run]
+    rows = _ranges(runs.start + shift, runs.stop + shift)
+    gathered: np.ndarray[tuple[int], np.dtype[np.void]] = np.concatenate(parts)[rows]
+    return gathered
+
+
+def _ranges(start: Int64s, stop: Int64s) -> Int64s:
+    lengths = stop - start
+    return np.arange(int(lengths.sum())) + np.repeat(stop - np.cumsum(lengths), lengths)

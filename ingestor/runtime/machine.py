@@ -1,16 +1,18 @@
-"""What a run needs of its machine, looked at before anything is started: CPUs and open files."""
+"""What a run asks of its machine: CPUs and open files beforehand, then memory, pinning, timers."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
+import signal
 from typing import Final
 
 import msgspec
 
 from ingestor.config.schema import Process
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError, IngestorError
 
 MIN_OPEN_FILES: Final = 128
 """A process opens some 40: its log, rings, doorbell, sockets, the files of a feed, libraries."""
@@ -18,7 +20,19 @@ MIN_OPEN_FILES: Final = 128
 CPUS_FOR_SPINNING: Final = 4
 """Two feeds, the server, and the CPU that a publisher which never sleeps keeps for itself."""
 
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Free memory at the top of the heap beyond this goes back to the kernel."""
+
+MAPPED_FROM_BYTES: Final = 32 * 1024 * 1024
+"""Only a buffer of this size gets a mapping of its own; glibc allows no larger threshold."""
+
 _SUFFIX: Final = "_cpus"
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PR_SET_TIMERSLACK: Final = 29
+_TIMER_SLACK_NS: Final = 1
+"""The kernel may delay every sleep by this; its default of 50 us is half of a paced send."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +66,7 @@ def _check_spinning(process: Process) -> None:
         return
     there = os.sched_getaffinity(0)
     others = (cpus for name, cpus in _named(process).items() if name != "publisher_cpus")
+    # Busy polling on a shared CPU takes whole time slices from the feed that is to wake it.
     own = set(process.publisher_cpus or there).difference(*others)
     if not own or len(there) == 1:
         raise ConfigurationError(
@@ -76,3 +91,45 @@ def _check_open_files() -> None:
             " are needed"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_OPEN_FILES, hard))
+
+
+def pin(cpus: tuple[int, ...]) -> None:
+    """Bind this process to CPUs; no CPUs leave it to the kernel.
+
+    Raises IngestorError for a CPU that this machine does not have.
+    """
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        there = sorted(os.sched_getaffinity(0))
+        raise IngestorError(f"cannot be pinned to CPUs {list(cpus)}: there are {there}") from error
+
+
+def die_with_parent(parent_pid: int) -> bool:
+    """See to it that the death of the parent kills this process, and that its sleeps end on time.
+
+    False when the parent has ended already: the kernel does not notice that any more.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS)
+    return os.getppid() == parent_pid
+
+
+def keep_freed_memory() -> bool:
+    """Have freed memory stay with the process, for the next block; False where that cannot be.
+
+    A run allocates and frees buffers of some hundred KiB thousands of times a second. By default
+    glibc gives each back to the kernel at once (a mapping of its own, or the trimmed top of the
+    heap) and every page of the next one is faulted in and zeroed anew: on a virtual machine that
+    costs more than all that is done with the bytes. What is kept is bounded by what the run holds
+    at its peak, which is bounded by rings and windows.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+    mapped = mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+    return bool(kept and mapped)

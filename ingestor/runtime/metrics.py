@@ -18,7 +18,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,9 +30,6 @@ from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.errors import ConfigurationError
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.metrics_text import CONTENT_TYPE, exposition
-from ingestor.runtime.run_view import RunView
-from ingestor.runtime.status_page import status_page
 
 METRICS: Final = "metrics"
 HEARTBEAT_S: Final = 0.1
@@ -42,6 +39,7 @@ MAX_REQUESTS: Final = 16
 
 _BACKLOG: Final = 16
 _MAX_PORT: Final = 65_535
+_EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT: Final = "text/plain; charset=utf-8"
 _HTML: Final = "text/html; charset=utf-8"
 _HEADERS: Final = {
@@ -76,12 +74,12 @@ def listening(metrics: Metrics) -> Iterator[MetricsPlan | None]:
         yield MetricsPlan(listener, metrics.stale_after_s, metrics.away_after_s)
 
 
-def serve(plan: MetricsPlan, view: RunView, table: CounterTable) -> None:
-    """Serve until every other process of the run has ended; `view` holds this process last."""
-    *others, (_, own) = view.processes
-    server = _Server(plan, _answers(plan, view))
+def serve(plan: MetricsPlan, names: Sequence[str], table: CounterTable) -> None:
+    """Serve until every other process of the run has ended; `names` has this process last."""
+    own, others = table.row(len(names) - 1), [table.row(index) for index in range(len(names) - 1)]
+    server = _Server(plan, _answers(plan, names, table))
     try:
-        while not (table.stopping and all(row[Counter.ENDED] for _, row in others)):
+        while not (table.stopping and all(row[Counter.ENDED] for row in others)):
             own[Counter.HEARTBEAT_NS] = time.monotonic_ns()
             logs.drain()
             server.handle_request()
@@ -99,7 +97,12 @@ class _Answer:
 _Answers = dict[str, Callable[[], _Answer]]
 
 
-def _answers(plan: MetricsPlan, view: RunView) -> _Answers:
+def _answers(plan: MetricsPlan, names: Sequence[str], table: CounterTable) -> _Answers:
+    # Only this process pays for the exposition's library, and only where metrics are wanted.
+    from ingestor.runtime.run_view import RunView, exposition, status_page  # noqa: PLC0415
+
+    view = RunView(names, table)
+
     def health() -> _Answer:
         now_ns = time.monotonic_ns()
         bad = {
@@ -116,7 +119,7 @@ def _answers(plan: MetricsPlan, view: RunView) -> _Answers:
         return _Answer(_HTML, status_page(view, *times_ns, plan.stale_after_s))
 
     return {
-        "/metrics": lambda: _Answer(CONTENT_TYPE, exposition(view, time.monotonic_ns())),
+        "/metrics": lambda: _Answer(_EXPOSITION, exposition(view, time.monotonic_ns())),
         "/healthz": health,
         "/": page,
     }
@@ -201,6 +204,7 @@ def _bound(listen: str) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        # Bound before the run starts, and inherited: a port that is taken costs no run.
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)

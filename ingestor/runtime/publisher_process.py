@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import msgspec
 import numpy as np
 import uvloop
 
@@ -25,15 +24,16 @@ from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
-from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport
+from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime import log as logs
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable
-from ingestor.runtime.status_board import StatusBoard
+from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 
 HEARTBEAT_S: Final = 0.1
+COUNT_NS: Final = 20_000_000
+"""How old the counts in the table are at most while rows are sent."""
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 LOOP_TIMER_ERROR_NS: Final = 2_000_000
@@ -74,46 +74,8 @@ class Merge(Protocol):
         ...
 
 
-class PublisherReport(msgspec.Struct, frozen=True):
-    """What was published: acknowledged rows only, by subject; times in ns, sequences or None.
-
-    `unknown` rows were handed to the server, which has not told whether it stored them.
-    """
-
-    published: int = 0
-    unknown: int = 0
-    by_subject: dict[str, int] = {}
-    messages: int = 0
-    elapsed_s: float = 0.0
-    first_ts_event_ns: int | None = None
-    last_ts_event_ns: int | None = None
-    stream: str = ""
-    first_seq: int | None = None
-    last_seq: int | None = None
-    publish_mode: str | None = None
-    reconnects: int = 0
-    lost_messages: int = 0
-    statuses: int = 0
-    late_p50_ns: int | None = None
-    late_p99_ns: int | None = None
-    error: str | None = None
-    exit_code: int = 0
-
-
-def counted_of_publisher(row: CounterRow) -> PublisherReport:
-    """Return the report of a publisher that ended without: what it had counted."""
-    published = row[Counter.PUBLISHED]
-    return PublisherReport(
-        published=published,
-        unknown=max(row[Counter.RECORDS] - published, 0),
-        messages=row[Counter.MESSAGES],
-        reconnects=row[Counter.RECONNECTS],
-        statuses=row[Counter.STATUSES],
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class Inlet:
+class RingInput:
     """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
 
     ring: BlockRing
@@ -122,22 +84,21 @@ class Inlet:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """What feeds the publisher: inlets by feed index, their doorbell, the order and the pace.
+class PublisherInputs:
+    """What feeds the publisher: rings by feed index, their doorbell, the order and the pace.
 
-    A run that is to stop in order leaves what is in the rings (files can be read again), or first
-    publishes what the feeds still put in until they have ended (a live feed cannot): `drains`.
-    The feeds' statuses are also shown on the `board`. A publisher that `spins` looks at its rings
-    again and again instead of waiting for the doorbell: a CPU of its own for an earlier start.
+    A run that is to stop in order leaves what is in the rings (files can be read again), or, with
+    `drain_on_stop`, first publishes what the feeds still put in until they have ended (a live feed
+    cannot be asked again). A publisher with `busy_poll` looks at its rings again and again instead
+    of waiting for the doorbell: a CPU of its own for an earlier start.
     """
 
-    inlets: Sequence[Inlet]
+    rings: Sequence[RingInput]
     doorbell: Doorbell
     merge: Merge
     pacer: Pacer | None = None
-    drains: bool = False
-    spins: bool = False
-    board: StatusBoard | None = None
+    drain_on_stop: bool = False
+    busy_poll: bool = False
 
 
 @dataclass(slots=True)
@@ -161,29 +122,30 @@ class PublisherProcess:
     """Runs one merge and one publisher until all feeds have ended, or until told to stop."""
 
     def __init__(
-        self, flow: Flow, publisher: Publisher, table: CounterTable, row: CounterRow, stop_s: float
+        self, inputs: PublisherInputs, publisher: Publisher, table: CounterTable, stop_s: float
     ) -> None:
-        self._inlets = flow.inlets
-        self._doorbell = flow.doorbell
-        self._merge = flow.merge
-        self._pacer = flow.pacer
-        self._drains = flow.drains
-        self._spins = flow.spins
-        self._board = flow.board
+        """Its row of the table is the one behind the feeds'."""
+        self._rings = inputs.rings
+        self._doorbell = inputs.doorbell
+        self._merge = inputs.merge
+        self._pacer = inputs.pacer
+        self._drain_on_stop = inputs.drain_on_stop
+        self._busy_poll = inputs.busy_poll
         self._publisher = publisher
         self._table = table
-        self._row = row
+        self._row = table.row(len(inputs.rings))
         self._stop_s = stop_s
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
+        self._count_due_ns = 0
         self._trouble: str | None = None
 
-    def run(self) -> PublisherReport:
-        """Run on a new uvloop loop; a failure is in the report, beside what was published."""
+    def run(self) -> IngestorError | None:
+        """Run on a new uvloop loop; what was published is in the table, also when it failed."""
         return uvloop.run(self._run())
 
-    async def _run(self) -> PublisherReport:
+    async def _run(self) -> IngestorError | None:
         self._doorbell.listen(asyncio.get_running_loop())
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
@@ -205,13 +167,14 @@ class PublisherProcess:
         finally:
             heart.cancel()
         self._count()
-        if report.lost_messages and not self._drains:
+        self._note_end(finished_ns)
+        if report.lost_messages and not self._drain_on_stop:
             # Files can be published again: a replay whose stream lost a part of it is not done.
             error = error or StreamError(
                 f"stream {report.stream} lost {report.lost_messages} acknowledged messages of "
                 "this run; what came later is stored: publish the days again"
             )
-        return self._report(report, finished_ns, error)
+        return error
 
     async def _work(self) -> None:
         await self._asked(self._publisher.open())
@@ -221,7 +184,8 @@ class PublisherProcess:
             if runs is not None:
                 await self._send(runs)
             elif not taken:
-                await (asyncio.sleep(0) if self._spins else self._doorbell.wait(IDLE_S))
+                # Nothing to take, nothing to send: the loop goes round once, or sleeps to the bell.
+                await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
 
     async def _asked(self, answer: Awaitable[None]) -> None:
@@ -235,6 +199,7 @@ class PublisherProcess:
         while not self._table.stopping:
             await asyncio.sleep(HEARTBEAT_S)
         now_s = progress_s = time.monotonic()
+        # The supervisor kills at `stop_s`: what closing takes must be left of it.
         end_s = now_s + max(self._stop_s - CLOSE_S, self._stop_s / 2)
         stored = self._publisher.acked_rows
         while now_s < min(end_s, progress_s + STALLED_S) and not self._table.giving_up:
@@ -245,32 +210,31 @@ class PublisherProcess:
         work.cancel()
 
     def _is_over(self) -> bool:
-        return self._table.stopping and not (self._drains and self._may_come())
-
-    def _may_come(self) -> bool:
-        """Whether a feed is running or a ring holds something."""
-        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._inlets))]
-        return not all(ended) or any(inlet.ring.used_bytes for inlet in self._inlets)
+        """Whether the run is to stop and nothing more comes that is to be published first."""
+        if not self._table.stopping or not self._drain_on_stop:
+            return self._table.stopping
+        ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
+        # A feed that is killed has ended with rows in its ring: they count as received.
+        return all(ended) and not any(source.ring.used_bytes for source in self._rings)
 
     def _take(self) -> bool:
         """Move messages from rings to merge as far as it has room; True if any moved."""
         moved = False
-        for feed, inlet in enumerate(self._inlets):
-            for message in inlet.ring.take(self._merge.room(feed)):
+        for feed, source in enumerate(self._rings):
+            for message in source.ring.take(self._merge.room(feed)):
                 moved = True
-                item = inlet.reader.read(message)
+                item = source.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
                 elif item is not None:
                     self._tell(feed, item)
-            if inlet.reader.ended:
+            if source.reader.ended:
                 self._merge.end(feed)
         return moved
 
     def _tell(self, feed: int, status: FeedStatus) -> None:
         self._publisher.statuses.tell(status)
-        if self._board is not None:
-            self._board.put(feed, status)
+        self._table.note_status(feed, status)
 
     async def _send(self, runs: Runs) -> None:
         if not self._span.started_ns:
@@ -286,6 +250,7 @@ class PublisherProcess:
             if not await self._sleep_until(int(due_ns[done])):
                 return
             self._row[Counter.WAITS_FOR_NS] = 0
+            # What has come due while this slept goes along: sleeping for each would fall behind.
             ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
             await self._hand_over(runs.part(done, ready))
             self._lateness.add(time.monotonic_ns() - due_ns[done:ready])
@@ -296,7 +261,8 @@ class PublisherProcess:
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
         await self._asked(self._publisher.send(runs))
-        self._row[Counter.PUBLISHED] = self._publisher.acked_rows
+        if time.monotonic_ns() >= self._count_due_ns:
+            self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _sleep_until(self, due_ns: int) -> bool:
@@ -307,6 +273,7 @@ class PublisherProcess:
             loop_s = (left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S
             await asyncio.sleep(min(loop_s, IDLE_S))
         if left_ns > 0:
+            # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
             time.sleep(left_ns / NS_PER_S)
         return True
 
@@ -323,44 +290,35 @@ class PublisherProcess:
         if trouble and trouble != self._trouble:
             log.warning("nothing is stored: %s", trouble)
             text = f"nothing is stored: {trouble}"
-            for feed, inlet in enumerate(self._inlets if self._drains else ()):
-                status = FeedStatus(feed=inlet.name, what=What.ALARM, at_ns=now_ns(), text=text)
+            for feed, source in enumerate(self._rings if self._drain_on_stop else ()):
+                status = FeedStatus(feed=source.name, what=What.ALARM, at_ns=now_ns(), text=text)
                 self._tell(feed, status)
         self._trouble = trouble
 
     def _count(self) -> None:
+        """Bring the table up to date: a publisher that is killed has counted so far."""
         logs.drain()
-        now_ns = self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
-        self._row.away(not self._publisher.connected, now_ns)
-        self._row[Counter.PUBLISHED] = self._publisher.acked_rows
-        self._row[Counter.MESSAGES] = self._publisher.acked_messages
-        self._row[Counter.RECONNECTS] = self._publisher.reconnects
+        row, table, stored = self._row, self._table, self._publisher.report()
+        now_ns = row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        # Until something is stored each block counts, so that the first row is not missed.
+        self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
+        row.away(not self._publisher.connected, now_ns)
+        row[Counter.PUBLISHED] = self._publisher.acked_rows
+        row[Counter.MESSAGES] = stored.messages
+        row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
-        self._row[Counter.STATUSES] = statuses.published
-        self._row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
+        row[Counter.STATUSES] = statuses.published
+        row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
+        table.note_stored(stored.rows_by_subject)
+        table.note(Total.FIRST_SEQ, stored.first_seq)
+        table.note(Total.LAST_SEQ, stored.last_seq)
+        table.note(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
+        table.note(Total.STARTED_NS, self._span.started_ns or None)
+        table.note(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
+        table.note(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
 
-    def _report(
-        self, report: PublishReport, finished_ns: int, error: IngestorError | None
-    ) -> PublisherReport:
-        published = sum(report.rows_by_subject.values())
-        started_ns = self._span.started_ns or finished_ns
-        return PublisherReport(
-            published=published,
-            unknown=self._publisher.unacked_rows,
-            by_subject=report.rows_by_subject,
-            messages=report.messages,
-            elapsed_s=(finished_ns - started_ns) / NS_PER_S,
-            first_ts_event_ns=self._span.first_ts_event_ns if published else None,
-            last_ts_event_ns=self._span.last_ts_event_ns if published else None,
-            stream=report.stream,
-            first_seq=report.first_seq,
-            last_seq=report.last_seq,
-            publish_mode=report.mode,
-            reconnects=report.reconnects,
-            lost_messages=report.lost_messages,
-            statuses=self._publisher.statuses.published,
-            late_p50_ns=self._lateness.percentile_ns(50),
-            late_p99_ns=self._lateness.percentile_ns(99),
-            error=str(error) if error else None,
-            exit_code=error.exit_code if error else 0,
-        )
+    def _note_end(self, finished_ns: int) -> None:
+        self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
+        self._table.note(Total.LATE_P50_NS, self._lateness.percentile_ns(50))
+        self._table.note(Total.LATE_P99_NS, self._lateness.percentile_ns(99))
+        self._table.note(Total.FINISHED_NS, finished_ns)

@@ -92,10 +92,9 @@ def run_program(prog: str, module: str, function: str) -> NoReturn:
 def _exit_code(module: str, function: str) -> int:
     try:
         try:
-            importlib.import_module("ingestor.runtime.blas_threads")  # before NumPy
             main = getattr(importlib.import_module(module), function)
             _State.phase = _Phase.STARTING
-            return int(main())
+            return int(main() or 0)
         finally:
             _State.phase = _Phase.NOTING
     except Stopped:

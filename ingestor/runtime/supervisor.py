@@ -11,29 +11,128 @@ Time in which the supervisor itself did not run (a suspended machine, SIGSTOP) c
 
 from __future__ import annotations
 
+import gc
 import logging
+import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Final
 
-from ingestor.model.errors import ExitCode
+import msgspec
+
+from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime import log as logs
-from ingestor.runtime.child import Child, ChildPlan, Outcome, start_child
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.signals import noted, noting
+from ingestor.runtime.machine import die_with_parent, keep_freed_memory, pin
+from ingestor.runtime.signals import EXIT_BASE, WANTED, noted, noting
+
+_FORK: Final = multiprocessing.get_context("fork")
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a process, or the whole run, ended: its exit code and the sentence for people.
+
+    A `fatal` one stops the others; what is not is told when all have come to their end.
+    """
+
+    exit_code: int = ExitCode.OK
+    error: str | None = None
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """A process to start. An error that `main` returns lets the others go on; see `Outcome`.
+
+    When a process that `ends_run` has ended, however, the others are asked to stop. Without an
+    `optional` one that failed the run goes on.
+    """
+
+    name: str
+    main: Callable[[], IngestorError | None]
+    cpus: tuple[int, ...] = ()
+    log_level: str = "INFO"
+    ends_run: bool = False
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class Child:
+    """A started process, seen from the supervisor."""
+
+    name: str
+    process: BaseProcess
+    outcomes: Connection
+    outcome: Outcome | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has said how it ended, or died without a word."""
+        return self.outcome is not None or self.process.exitcode is not None
+
+    def collect(self) -> None:
+        """Take its outcome from the pipe, if it is there."""
+        if self.outcome is None and self.outcomes.poll():
+            try:
+                self.outcome = msgspec.json.decode(self.outcomes.recv_bytes(), type=Outcome)
+            except EOFError:
+                return
+
+
+def start_child(plan: ChildPlan) -> Child:
+    """Fork a process that runs the plan."""
+    receive, send = _FORK.Pipe(duplex=False)
+    # Forked, not spawned: no thread runs here, so what is inherited is whole, and nothing is
+    # imported again.
+    process = _FORK.Process(target=_run, args=(plan, send, os.getpid()), name=plan.name)
+    process.start()
+    # While the parent holds this end too, the death of the child closes no pipe.
+    send.close()
+    return Child(plan.name, process, receive)
+
+
+def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
+    for number in WANTED:
+        signal.signal(number, signal.SIG_IGN)
+    if not die_with_parent(parent_pid):
+        os._exit(ExitCode.CHILD_FAILED)
+    keep_freed_memory()
+    logs.configure(plan.name, plan.log_level)
+    # What was imported is never garbage: going through it would stop the process for milliseconds.
+    gc.freeze()
+    outcome = _outcome_of(plan)
+    logs.close()
+    outcomes.send_bytes(msgspec.json.encode(outcome))
+    outcomes.close()
+
+
+def _outcome_of(plan: ChildPlan) -> Outcome:
+    try:
+        pin(plan.cpus)
+        error = plan.main()
+    except IngestorError as fatal:
+        return Outcome(fatal.exit_code, str(fatal), fatal=True)
+    except Exception as fault:
+        log.exception("ended by an error that is a fault of this program")
+        sentence = f"{plan.name}: {type(fault).__name__}: {fault}"
+        return Outcome(ExitCode.INTERNAL, sentence, fatal=True)
+    return Outcome() if error is None else Outcome(error.exit_code, str(error))
+
 
 TICK_S: Final = 0.1
 _KILLED_S: Final = 5.0
 """How long a killed process may take to be gone."""
 MISSED_S: Final = 1.0
 """A tick that comes so late was missed: this process was stopped, and so were the others."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +145,6 @@ class Limits:
     silence_s: float
     stop_s: float
     run_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The first thing that went wrong."""
-
-    exit_code: int
-    sentence: str
-
-
-@dataclass(slots=True)
-class RunResult:
-    """Outcomes by process name, the first failure, and the signal that stopped the run.
-
-    `stopped_first` says that there was no failure before the signal.
-    """
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    failure: Failure | None = None
-    stopped_by: signal.Signals | None = None
-    stopped_first: bool = False
 
 
 class Supervisor:
@@ -89,9 +167,31 @@ class Supervisor:
         self._looked_ns = 0
         self._woke_ns = 0
         self._forced = False
-        self._result = RunResult()
+        self._failure: Outcome | None = None
+        self._stopped_by: signal.Signals | None = None
+        self._stopped_first = False
+        self.outcomes: dict[str, Outcome] = {}
+        """How each process that has ended did, by its name."""
 
-    def run(self, tick: Callable[[], Failure | None]) -> RunResult:
+    @property
+    def outcome(self) -> Outcome:
+        """How the run ended: by the signal or the first failure, whichever came first.
+
+        To be asked once everything is closed, since a signal may also come then.
+        """
+        broken = [self._failure] if self._failure else []
+        # The process that ends the run knows what is stored: its word comes before the feeds'.
+        for plan in sorted(self._plans, key=lambda plan: not plan.ends_run):
+            ended = self.outcomes.get(plan.name)
+            if ended is not None and ended.exit_code and not plan.optional:
+                broken.append(ended)
+        number = self._stopped_by or next(iter(noted()), None)
+        if number is not None and (self._stopped_first or not broken):
+            also = f"; also: {broken[0].error}" if broken else ""
+            return Outcome(EXIT_BASE + number, f"{number.name}: stopped before the end{also}")
+        return broken[0] if broken else Outcome()
+
+    def run(self, tick: Callable[[], Outcome | None]) -> None:
         """Start everything and return when all processes have ended.
 
         `tick` is called every `TICK_S`; a failure it returns stops the run.
@@ -105,7 +205,6 @@ class Supervisor:
                 self._look(tick)
             finally:
                 self._kill()
-        return self._result
 
     def _start(self) -> None:
         now_ns = self._looked_ns = time.monotonic_ns()
@@ -118,7 +217,7 @@ class Supervisor:
     def _running(self) -> list[Child]:
         return [child for child in self._children if not child.ended]
 
-    def _look(self, tick: Callable[[], Failure | None]) -> None:
+    def _look(self, tick: Callable[[], Outcome | None]) -> None:
         logs.drain()
         self._forgive_missed_time()
         self._heed_signals()
@@ -141,22 +240,23 @@ class Supervisor:
             return
         self._woke_ns = now_ns
         if self._stop_by_ns is not None:
+            # Time in which nobody ran counts for nobody.
             self._stop_by_ns += missed_ns
         log.warning("the run stood still for %.1f s", missed_ns / NS_PER_S)
 
     def _look_at(self, index: int, child: Child) -> None:
-        if child.name in self._result.outcomes:
+        if child.name in self.outcomes:
             return
         child.collect()
         if child.outcome is None and child.process.exitcode is not None:
+            # It may have reported between the first look at the pipe and its end.
             child.collect()
             child.outcome = child.outcome or _died(child)
         if child.outcome is None:
             return
-        self._result.outcomes[child.name] = child.outcome
-        if child.outcome.exit_code != ExitCode.OK:
-            reason = child.outcome.error or "no reason given"
-            self._blame(index, child.outcome.exit_code, reason)
+        self.outcomes[child.name] = child.outcome
+        if child.outcome.fatal:
+            self._blame(index, child.outcome)
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1
@@ -168,26 +268,26 @@ class Supervisor:
         oldest_ns = time.monotonic_ns() - int(self._limits.silence_s * NS_PER_S)
         for index, child in enumerate(self._children):
             row = self._table.row(index)
+            # After a suspension every heartbeat is old: each gets a whole span to give one again.
             alive_ns = max(row[Counter.HEARTBEAT_NS], self._woke_ns)
             if not child.ended and alive_ns < oldest_ns:
-                self._blame(
-                    index,
-                    ExitCode.CHILD_FAILED,
+                sentence = (
                     f"process {child.name} (pid {child.process.pid}) has given no sign of life"
-                    f" for {self._limits.silence_s:g} s",
+                    f" for {self._limits.silence_s:g} s"
                 )
+                self._blame(index, Outcome(ExitCode.CHILD_FAILED, sentence, fatal=True))
                 child.process.kill()
 
-    def _blame(self, index: int, exit_code: int, sentence: str) -> None:
+    def _blame(self, index: int, failure: Outcome) -> None:
         if not self._plans[index].optional:
-            self._fail(Failure(exit_code, sentence))
+            self._fail(failure)
         elif self._stop_by_ns is None:
-            log.warning("%s; the run goes on without it", sentence)
+            log.warning("%s; the run goes on without it", failure.error)
 
-    def _fail(self, failure: Failure) -> None:
-        if self._result.failure is None:
-            self._result.failure = failure
-            log.error("%s", failure.sentence)
+    def _fail(self, failure: Outcome) -> None:
+        if self._failure is None:
+            self._failure = failure
+            log.error("%s", failure.error)
         self._stop(give_up=failure.exit_code == ExitCode.EMBEDDED_SERVER)
 
     def _stop(self, *, give_up: bool = False) -> None:
@@ -205,9 +305,9 @@ class Supervisor:
 
     def _heed_signals(self) -> None:
         heard = noted()
-        if heard and self._result.stopped_by is None:
-            self._result.stopped_by = heard[0]
-            self._result.stopped_first = self._result.failure is None
+        if heard and self._stopped_by is None:
+            self._stopped_by = heard[0]
+            self._stopped_first = self._failure is None
             log.warning(
                 "%s: stopping in order, within %g s; once more stops now",
                 *(heard[0].name, self._limits.stop_s),
@@ -224,6 +324,7 @@ class Supervisor:
 
     def _kill(self) -> None:
         for child in self._children:
+            # One that has reported is about to exit by itself, and its pipe is read.
             if child.process.exitcode is None and child.outcome is None:
                 child.process.kill()
             child.process.join(_KILLED_S)
@@ -232,4 +333,6 @@ class Supervisor:
 def _died(child: Child) -> Outcome:
     code = child.process.exitcode or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-    return Outcome(ExitCode.CHILD_FAILED, f"process {child.name} {how} without a report")
+    return Outcome(
+        ExitCode.CHILD_FAILED, f"process {child.name} {how} without a report", fatal=True
+    )

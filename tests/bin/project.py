@@ -20,6 +20,7 @@ _TOOLS: Final = (
 
 _MODULE: Final = """\
 import os, sys
+assert sys.argv.pop(1) == "nats"
 print(sys.prefix, *sys.argv[1:], sep="|")
 sys.exit(int(os.environ.get("EXIT_CODE", "0")))
 """
@@ -53,9 +54,9 @@ class Project:
         shutil.copytree(REPOSITORY / "bin", root / "bin")
         for name in ("pyproject.toml", "setup.cfg", "constraints.txt"):
             (root / name).write_text(name)
-        package = root / "ingestor" / "runtime"
-        package.mkdir(parents=True)
-        (package / "nats_main.py").write_text(_MODULE)
+        package = root / "ingestor"
+        (package / "runtime").mkdir(parents=True)
+        (package / "__main__.py").write_text(_MODULE)
         self.tools.mkdir()
         for tool in _TOOLS:
             found = shutil.which(tool)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.cli import consuming
+from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_URL, From, Since
 from ingestor.model.errors import ConfigurationError, ExitCode, NatsUnreachableError
 
@@ -49,7 +50,7 @@ def test_without_a_time_everything_is_meant() -> None:
 
 def test_the_server_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://elsewhere:1")
-    parser = consuming.Parser("tool", "about", "more")
+    parser = Parser("tool", "about", "more")
     consuming.add_where(parser)
     assert parser.parse_args([]).nats == "nats://elsewhere:1"
     assert parser.parse_args(["--nats", "nats://here"]).nats == "nats://here"
@@ -64,7 +65,7 @@ def test_seconds_are_finite_and_above_zero(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "x"])
 def test_a_count_is_a_number_above_zero(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = consuming.Parser("tool", "about", "more")
+    parser = Parser("tool", "about", "more")
     parser.add_argument("--count", type=consuming.positive)
     assert parser.parse_args(["--count", "7"]).count == 7
     with pytest.raises(SystemExit) as ending:
@@ -94,7 +95,7 @@ def test_the_way_in_may_stand_in_a_file_and_the_url_beside_it(
     monkeypatch.delenv("NATS_URL", raising=False)
     path = tmp_path / "live.toml"
     path.write_text("[nats]\nurl = ['nats://a', 'nats://b']\nuser = 'u'\npassword = 's3cret'\n")
-    parser = consuming.Parser("tool", "about", "more")
+    parser = Parser("tool", "about", "more")
     consuming.add_where(parser)
 
     of_file = consuming.way_in(parser.parse_args(["--config", str(path)]))
@@ -107,6 +108,6 @@ def test_the_way_in_may_stand_in_a_file_and_the_url_beside_it(
 
 def test_the_help_shows_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://jo:s3cret@elsewhere:1")
-    parser = consuming.Parser("tool", "about", "more")
+    parser = Parser("tool", "about", "more")
     consuming.add_where(parser)
     assert "s3cret" not in parser.format_help()

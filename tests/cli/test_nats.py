@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from ingestor.model.errors import ExitCode
-from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
-from ingestor.runtime.nats_probe import jetstream_answers
+from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer, jetstream_answers
 
 
 def _start(data_dir: Path) -> subprocess.Popen[str]:

@@ -10,8 +10,7 @@ import pytest
 
 from ingestor.cli import tail
 from ingestor.model.errors import ExitCode
-from ingestor.model.feed_status import encode_status
-from ingestor.runtime.status_text import line_of_status
+from ingestor.model.feed_status import encode_status, line_of_status
 from tests.client.streams import TRADES, as_json, depth, packed, publish, trades
 from tests.client.test_statuses import status, tell
 from tests.encode import examples

@@ -72,6 +72,18 @@ def test_batches_go_on_within_a_packed_message_too(nats_server: NatsServer) -> N
     assert sorted(run(reading())) == [5, 6, 7, 8, 9]
 
 
+def test_a_row_behind_the_last_of_its_message_leaves_out_that_message_alone(
+    nats_server: NatsServer,
+) -> None:
+    async def reading() -> list[int]:
+        async with connect(nats_server.url) as client:
+            rest = client.subscribe(start=AtSequence(1, 99), follow=False)
+            return [n async for b in rest.batches() for n in b.records["sequence"].tolist()]
+
+    store(nats_server, packed(trades(2)) + packed(trades(3, first=2)))
+    assert run(reading()) == [2, 3, 4]
+
+
 def test_every_event_comes_with_the_sequence_of_its_message(nats_server: NatsServer) -> None:
     async def reading() -> list[tuple[int, Any]]:
         async with connect(nats_server.url) as client:

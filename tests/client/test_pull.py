@@ -8,6 +8,8 @@ import pytest
 from ingestor.client.connection import Connection
 from ingestor.client.consumer import Opened
 from ingestor.client.pull import (
+    MAX_WAITING_BYTES,
+    MAX_WAITING_MESSAGES,
     REQUEST_BYTES,
     REQUEST_MESSAGES,
     ConsumerLostError,
@@ -182,6 +184,54 @@ def test_the_next_request_is_made_when_half_of_one_is_left_waiting(
     requests = asyncio.run(reading())
     early = chunks - waiting_at_the_next - 1
     assert requests == [1] * early + [2] * (chunks - early)
+
+
+@pytest.mark.parametrize(
+    ("messages", "payload_bytes"), [(REQUEST_MESSAGES, 1), (16, REQUEST_BYTES // 16)]
+)
+def test_no_more_waits_here_than_is_said_however_fast_the_server_is(
+    messages: int, payload_bytes: int
+) -> None:
+    """The server sends all that is asked for at once, eight times as fast as it is consumed."""
+
+    async def reading() -> list[tuple[int, int]]:
+        asked = Asked()
+        pull = Pull(asked, "S", Opened("c", 0, 1), follow=True)
+        await pull.open()
+        await pull._request()
+        waiting, served, number = [], 0, 1
+        for _ in range(40):
+            while served < len(asked.requests):
+                served += 1
+                for _ in range(8):
+                    numbers = range(number, number + messages // 8)
+                    number = numbers.stop
+                    pull.receive([(s, r, bytes(payload_bytes)) for s, r, _ in delivered(*numbers)])
+                pull.status(Status(f"inbox.{served}", 409, "Batch Completed"))
+            waiting.append((pull.waiting_messages, pull.waiting_bytes))
+            await pull.next()
+        return waiting
+
+    waiting = asyncio.run(reading())
+    most_messages, most_bytes = (max(column) for column in zip(*waiting, strict=True))
+    assert most_messages <= MAX_WAITING_MESSAGES
+    assert most_bytes <= MAX_WAITING_BYTES
+    # As much as half a request is left when a whole one arrives.
+    assert 1 in (most_messages / MAX_WAITING_MESSAGES, most_bytes / MAX_WAITING_BYTES)
+
+
+def test_a_request_that_was_served_to_the_last_message_leads_to_the_next_without_a_word() -> None:
+    async def requests_after(messages: int) -> int:
+        asked = Asked()
+        pull = Pull(asked, "S", Opened("c", 0, 1), follow=True)
+        await pull.open()
+        await pull._request()
+        pull.receive(delivered(*range(1, messages + 1)))
+        await pull.next()
+        return len(asked.requests)
+
+    assert asyncio.run(requests_after(REQUEST_MESSAGES - 1)) == 1
+    assert asyncio.run(requests_after(REQUEST_MESSAGES)) == 2
 
 
 def test_heartbeats_change_nothing() -> None:

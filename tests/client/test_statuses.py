@@ -10,7 +10,6 @@ import nats
 import pytest
 
 from ingestor.client import Client, FeedStatus, From, What, connect
-from ingestor.client import statuses as statuses_module
 from ingestor.model.feed_status import encode_status
 from tests.publish.plain import publisher
 
@@ -123,7 +122,7 @@ def test_one_feed_and_any_start_may_be_chosen(any_nats_server: NatsServer) -> No
 def test_who_follows_before_the_first_status_gets_it(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, start: From
 ) -> None:
-    monkeypatch.setattr(statuses_module, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr("ingestor.client.LOOK_AGAIN_S", 0.05)
 
     async def check() -> None:
         async with asyncio.timeout(PATIENCE_S), connect(nats_server.url) as client:

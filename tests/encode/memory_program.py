@@ -1,7 +1,7 @@
 """Run as a program under AddressSanitizer: the extensions on the worst they can be given.
 
-argv[1] is the encoders' and argv[2] that of keys. Every output is compared with that of plain
-Python, so that the run also shows that the sanitized build is the same.
+argv[1] is the encoders', argv[2] the parser's and argv[3] that of keys. Every output is compared
+with that of plain Python, so that the run also shows that the sanitized build is the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ingestor.encode.json_records import read_rows, symbol_read
 from ingestor.encode.packer import PackedEncoder
-from ingestor.encode.reference import JsonEncoder
+from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
 from ingestor.model.keys import rises_by_columns
@@ -126,8 +127,39 @@ def main() -> int:
         compared = sum(same(fast, reference, runs) for runs in good)
         stopped = sum(stops(fast, runs) for runs in refused())
         print(f"{name}: {compared} of {len(good)} compared, {stopped} refused")
-    print(f"keys: {same_keys(load('ingestor.model._keys', sys.argv[2]))} compared")
+    parse = load("ingestor.encode._parse", sys.argv[2])
+    print("messages: {} read, {} compared".format(*same_messages(parse)))
+    print(f"keys: {same_keys(load('ingestor.model._keys', sys.argv[3]))} compared")
     return 0
+
+
+def same_messages(parse: Any) -> tuple[int, int]:
+    """How many messages the parser read of those that are whole, and how many were compared.
+
+    Each is cut at every byte, and gets every byte that means something at every place, in memory
+    of exactly its size.
+    """
+    parser = parse.Parser(symbol_read, {"CME": 1})
+    whole, changed = [], []
+    for kind in EVENT_TYPES:
+        table = dict.fromkeys(range(3), LONG_TICKER if kind.name == "OptionTrade" else '"' * 71)
+        for byte in (0x00, 0x01, 0x7F):
+            block = Block(0, rows_of(kind, byte, 1), table, Source.SIM)
+            ((_, payload),) = payloads(whole_block(block))
+            whole.append((kind.subject.encode(), b"", payload))
+    for subject, _, payload in whole:
+        for at in range(len(payload)):
+            other = [payload[:at] + bytes([byte]) + payload[at + 1 :] for byte in b'9-"\\\0']
+            changed += [(subject, b"", one) for one in (payload[:at], *other)]
+    # Prices of 0x7F bytes have ten digits before the point, and are left to the other reader.
+    _, left = parser.parse(whole)
+    for frames in (whole, changed):
+        found, expected = read_rows(frames, parser), read_rows(frames, parser=None)
+        assert [str(bad) for bad in found.bad] == [str(bad) for bad in expected.bad]
+        assert sum(len(rows.records) for rows in found.rows) == sum(
+            len(rows.records) for rows in expected.rows
+        )
+    return len(whole) - len(left), len(changed)
 
 
 def same_keys(keys: Any) -> int:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from ingestor.encode import make_encoder
 from ingestor.encode.packer import PackedEncoder
-from ingestor.encode.reference import JsonEncoder
-from ingestor.encode.texts import TABLES_HELD
+from ingestor.encode.reference import TABLES_HELD, JsonEncoder
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.records import EVENT_TYPES, MBP10, EventType, RType

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.encode.reference import MAX_SEQUENCE, JsonEncoder, payloads
+from ingestor.encode.reference import MAX_SEQUENCE, JsonEncoder, TableTexts, payloads
 from ingestor.model import events
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_SYMBOL_BYTES
@@ -216,3 +216,45 @@ def test_the_longest_event_is_within_what_every_server_must_take(rtype: RType) -
     assert len(payload_of(Block(0, record_of, {1: symbol}, Source.POLYGON_WS))) < (
         MAX_JSON_EVENT_BYTES
     )
+
+
+def test_what_was_made_of_a_table_is_found_again() -> None:
+    kept, table = TableTexts(), {1: "SPY"}
+    kept.of(table)[1] = b"made"
+
+    assert kept.of(table) == {1: b"made"}
+
+
+def test_an_equal_table_is_another_table() -> None:
+    kept, one, other = TableTexts(), {1: "SPY"}, {1: "SPY"}
+    kept.of(one)[1] = b"made"
+
+    assert kept.of(other) == {}
+    assert kept.of(one) == {1: b"made"}
+
+
+def test_a_table_that_is_gone_leaves_nothing_to_one_at_its_place() -> None:
+    kept = TableTexts()
+    for number in range(100):
+        texts = kept.of({1: f"{number}"})
+        assert texts == {}
+        texts[1] = b"made"
+
+
+def test_texts_and_tables_are_bounded() -> None:
+    kept = TableTexts(texts=100, tables=3)
+    tables: list[dict[int, str]] = [{} for _ in range(10)]
+    for number in range(1_000):
+        kept.of(tables[number % 10])[number] = b""
+        kept.of(tables[0])[-number] = b""
+        assert len(kept) <= 102
+        assert len(kept._kept) <= 3
+
+
+def test_what_is_forgotten_stays_with_whoever_holds_it() -> None:
+    kept, table = TableTexts(texts=2), {1: "A", 2: "B"}
+    held = kept.of(table)
+    held.update({1: b"a", 2: b"b"})
+
+    assert kept.of(table) == {}
+    assert held == {1: b"a", 2: b"b"}

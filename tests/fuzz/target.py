@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from ingestor.encode.fast import make_encoder
+from ingestor.encode import make_encoder
 from ingestor.model.blocks import Block, Reply, whole_block
 from ingestor.model.bounds import MAX_SYMBOL_BYTES, MAX_TIME_NS
 

@@ -10,7 +10,7 @@ from typing import Final
 NAME: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _HELP: Final = re.compile(rf"# HELP ({NAME}) (.*)").fullmatch
 _TYPE: Final = re.compile(rf"# TYPE ({NAME}) (counter|gauge)").fullmatch
-_SAMPLE: Final = re.compile(rf"({NAME})(?:\{{(.*)\}})? (-?\d+(?:\.\d+)?)").fullmatch
+_SAMPLE: Final = re.compile(rf"({NAME})(?:\{{(.*)\}})? (-?\d+(?:\.\d+)?(?:e[+-]\d+)?)").fullmatch
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 _ESCAPES: Final = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 

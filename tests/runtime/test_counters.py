@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 
-from ingestor.runtime.counters import Counter, CounterTable
+from hypothesis import given
+
+from ingestor.model.feed_status import FeedStatus, What, shortened
+from ingestor.runtime.counters import SLOT_BYTES, Counter, CounterTable, Total
+from tests.strategies import STATUSES
 
 
 def test_rows_do_not_touch_each_other_or_the_stop_word() -> None:
@@ -32,3 +37,112 @@ def test_another_process_sees_the_word_to_stop_and_its_counts_are_seen_here() ->
     os.write(go_write, b"x")
     os.waitpid(pid, 0)
     assert table.row(0)[Counter.RECORDS] == 2**62
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def status(text: str, feed: str = "stocks") -> FeedStatus:
+    return FeedStatus(feed=feed, what=What.GAP, at_ns=1, text=text)
+
+
+def test_nothing_is_on_it_at_first() -> None:
+    assert [CounterTable(2).status(feed) for feed in range(2)] == [None, None]
+
+
+@given(STATUSES, STATUSES)
+def test_each_feed_has_its_last_status(one: FeedStatus, other: FeedStatus) -> None:
+    board = CounterTable(2)
+    assert board.note_status(0, other)
+    assert board.note_status(0, one)
+    assert board.status(1) is None
+    assert board.note_status(1, other)
+    assert [board.status(0), board.status(1)] == [shortened(one), shortened(other)]
+
+
+def test_the_longest_text_fits_whatever_it_says() -> None:
+    board = CounterTable(1)
+    for character in ("\x01", "\N{GRINNING FACE}", '"'):
+        assert board.note_status(0, status(character * SLOT_BYTES))
+        assert board.status(0) == shortened(status(character * SLOT_BYTES))
+
+
+def test_what_does_not_fit_leaves_the_one_before() -> None:
+    board = CounterTable(2)
+    board.note_status(0, status("here"))
+    assert not board.note_status(0, status("", feed="x" * SLOT_BYTES))
+    assert board.status(0) == status("here")
+    assert board.status(1) is None
+
+
+def test_bytes_that_are_not_of_one_status_are_not_shown() -> None:
+    board = CounterTable(1)
+    board.note_status(0, status("before"))
+    at = board.statuses._memory.find(b"before")
+    board.statuses._memory[at : at + 6] = b"halfof"
+    assert board.status(0) is None
+    board.note_status(0, status("after"))
+    assert board.status(0) == status("after")
+
+
+def _flicker(board: CounterTable, told: list[FeedStatus]) -> None:
+    while True:
+        for one in told:
+            board.note_status(0, one)
+
+
+def test_a_reader_never_sees_half_of_two_statuses() -> None:
+    told = [status("a" * 900), status("b" * 50)]
+    board = CounterTable(1)
+    board.note_status(0, told[0])
+    writer = FORK.Process(target=_flicker, args=(board, told), daemon=True)
+    writer.start()
+    seen, reads = {"None"}, 0
+    wanted = {"None", *map(repr, told)}
+    try:
+        while reads < 5_000 or not wanted <= seen:
+            seen.add(repr(board.status(0)))
+            reads += 1
+    finally:
+        writer.kill()
+        writer.join()
+    assert seen == wanted
+
+
+def test_a_total_is_unset_until_it_is_noted_and_may_be_zero_or_negative() -> None:
+    table = CounterTable(1)
+    assert [table.total(one) for one in Total] == [None] * len(Total)
+    table.note(Total.FIRST_EVENT_NS, 0)
+    table.note(Total.LAST_SEQ, -1)
+    assert (table.total(Total.FIRST_EVENT_NS), table.total(Total.LAST_SEQ)) == (0, -1)
+    table.note(Total.LAST_SEQ, None)
+    assert table.total(Total.LAST_SEQ) is None
+    assert [table.row(0)[counter] for counter in Counter] == [0] * len(Counter)
+    assert (table.stopping, table.reference_price_e9) == (False, None)
+
+
+def test_subjects_are_named_in_the_order_in_which_they_first_had_rows() -> None:
+    table = CounterTable(1)
+    assert table.stored == {}
+    table.note_stored({"market.futures.mbp10": 3})
+    table.note_stored({"market.stocks.trades": 1, "market.futures.mbp10": 9})
+    assert list(table.stored.items()) == [("market.futures.mbp10", 9), ("market.stocks.trades", 1)]
+    table.note_stored({"market.stocks.trades": 0})
+    assert table.stored == {"market.futures.mbp10": 9}
+
+
+def test_what_a_feed_left_out_is_told_by_cause_and_counted() -> None:
+    table = CounterTable(2)
+    assert table.skipped(1) == {}
+    table.note_skipped(1, {"price": 2})
+    table.note_skipped(1, {"price": 2, "time": 1})
+    assert table.skipped(1) == {"price": 2, "time": 1}
+    assert (table.row(1)[Counter.SKIPPED], table.row(0)[Counter.SKIPPED]) == (3, 0)
+    assert table.skipped(0) == {}
+
+
+def test_the_price_is_none_before_the_first() -> None:
+    table = CounterTable(1)
+    table.reference_price_e9 = 686_010_000_000
+    assert table.reference_price_e9 == 686_010_000_000
+    assert not table.stopping

@@ -1,18 +1,177 @@
 from __future__ import annotations
 
+import heapq
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import BadDataError, ExitCode
+from ingestor.model.errors import BadDataError, ExitCode, NoDataError
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import Records
+from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
-from ingestor.runtime.feed_process import FeedProcess
+from ingestor.runtime.feed_process import (
+    MIN_LANE_BYTES,
+    FeedContext,
+    FeedProcess,
+    MergedFiles,
+    RingWriter,
+    lane_bytes,
+)
+from tests.dbn_files import trades
 from tests.rows import block, rows
+
+STATUS = FeedStatus(feed="stocks", what=What.GAP, at_ns=1, text="cut")
+
+
+@dataclass
+class Place:
+    """A place with the reader of its ring."""
+
+    ring_bytes: int = 100_000
+    reader: RingReader = field(default_factory=lambda: RingReader(0, Source.SIM, {}))
+
+    def __post_init__(self) -> None:
+        ring = BlockRing(Doorbell(), self.ring_bytes)
+        self.place = FeedContext(1, ring, CounterTable(2))
+        self.writer = RingWriter(self.place)
+
+    def taken(self) -> list[Block | FeedStatus | None]:
+        return [self.reader.read(message) for message in self.place.ring.take(1000)]
+
+
+def test_a_place_has_the_counters_of_its_own_feed() -> None:
+    place = Place().place
+    place.row[Counter.RECORDS] = 7
+    assert place.table.row(1)[Counter.RECORDS] == 7
+    assert not place.stopping
+    place.table.stop()
+    assert place.stopping
+
+
+def test_what_is_put_is_counted_and_comes_out_with_its_symbols() -> None:
+    here = Place()
+    assert here.writer.put(block([(1, 1, 1), (5, 5, 5)]))
+    symbols, records = here.taken()
+    assert symbols is None
+    assert isinstance(records, Block)
+    assert records.symbols == {0: "ES.c.0"}
+    assert here.place.row[Counter.RECORDS] == 2
+    assert here.place.row[Counter.EVENT_TIME_NS] == 5
+
+
+def test_a_block_that_was_refused_is_put_again_and_its_symbols_are_announced_once() -> None:
+    here = Place(ring_bytes=1000)
+    symbols = {0: "ES.c.0"}
+    large = Block(0, rows([(at, 0, 0) for at in range(15)]), symbols, Source.SIM)
+    assert here.writer.put(large)
+    assert not here.writer.put(large)
+    assert here.place.row[Counter.RING_FULL] == 1
+    assert here.place.row[Counter.RECORDS] == 15
+    assert len(here.taken()) == len(("symbols", "records"))
+    assert here.writer.put(large)
+    assert len(here.taken()) == len(("records",))
+
+
+@given(st.lists(st.booleans(), max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_whether_a_block_is_in_order_comes_out_with_it_also_of_a_ring_that_is_full(
+    orders: list[bool],
+) -> None:
+    here = Place(ring_bytes=150)
+    out: list[Block | FeedStatus | None] = []
+    for in_order in orders:
+        one = replace(block([(1, 1, 1)]), in_order=in_order)
+        while not here.writer.put(one):
+            out += here.taken()
+    out += here.taken()
+    assert [one.in_order for one in out if isinstance(one, Block)] == orders
+
+
+def test_only_symbols_that_are_new_are_announced() -> None:
+    here = Place()
+    for symbols in ({0: "A"}, {0: "A", 1: "B"}):
+        assert here.writer.put(Block(0, rows([(1, 1, 1)]), symbols, Source.SIM))
+    messages = here.place.ring.take(1000)
+    assert [b"A" in message for message in messages] == [True, False, False, False]
+    assert [b"B" in message for message in messages] == [False, False, True, False]
+
+
+def test_a_table_that_grows_is_announced_by_what_it_grew() -> None:
+    here = Place()
+    table = {0: "A"}
+    for number in range(1, 200):
+        assert here.writer.put(Block(0, rows([(1, 1, 1)]), table, Source.SIM))
+        table[number] = f"S{number}"
+        symbols, records = here.place.ring.take(1000)
+        assert len(symbols) < 20
+        here.reader.read(symbols)
+        here.reader.read(records)
+    assert here.writer.put(Block(0, rows([(1, 1, 1)]), table, Source.SIM))
+    here.taken()
+    assert here.reader.symbols == table
+
+
+def test_a_table_of_any_size_passes_a_small_ring_bit_by_bit() -> None:
+    here = Place(ring_bytes=4_000)
+    first = {number: f"OLD{number}" for number in range(1_000)}
+    second = {number: f"NEW{number}" for number in range(500, 3_000)}
+    for table in (first, second):
+        large = Block(0, rows([(1, 1, 1)]), table, Source.SIM)
+        for _ in range(1_000):
+            if here.writer.put(large):
+                break
+            here.taken()
+        here.taken()
+    assert here.reader.symbols == first | second
+
+
+def test_a_table_that_is_left_half_announced_leaves_no_wrong_name() -> None:
+    here = Place(ring_bytes=4_000)
+    half = Block(0, rows([(1, 1, 1)]), {n: f"A{n}" for n in range(1_000)}, Source.SIM)
+    assert not here.writer.put(half)
+    half.symbols[1_000] = "A1000"
+    other = Block(0, rows([(1, 1, 1)]), {n: f"A{n}" for n in range(900, 1_002)}, Source.SIM)
+    while not here.writer.put(other):
+        here.taken()
+    here.taken()
+    assert here.reader.symbols == {n: f"A{n}" for n in range(1_002)}
+
+
+def test_statuses_and_the_end_come_out_after_what_was_put_before() -> None:
+    here = Place()
+    assert here.writer.put(block([(1, 1, 1)]))
+    assert here.writer.tell(STATUS)
+    assert here.writer.end()
+    assert here.taken()[2:] == [STATUS, None]
+    assert here.reader.ended
+
+
+def test_a_full_ring_takes_no_status_and_no_end() -> None:
+    here = Place(ring_bytes=2000)
+    while here.writer.tell(STATUS):
+        pass
+    while here.writer.end():
+        pass
+    assert here.place.row[Counter.RING_FULL] == 2
+    assert not here.writer.tell(STATUS)
+    assert here.taken()
+    assert here.writer.tell(STATUS)
+
+
+def test_a_beat_is_a_sign_of_life() -> None:
+    here = Place()
+    here.writer.beat()
+    assert here.place.row[Counter.HEARTBEAT_NS] > 0
 
 
 @dataclass
@@ -43,7 +202,7 @@ class Feed:
         self.ring = BlockRing(Doorbell(), ring_bytes)
         self.table = CounterTable(1)
         self.row = self.table.row(0)
-        self.process = FeedProcess(source, FeedPlace(0, self.ring, self.table))
+        self.process = FeedProcess(source, FeedContext(0, self.ring, self.table))
 
     def taken(self) -> tuple[list[Block], RingReader]:
         reader = RingReader(0, Source.REPLAY, {})
@@ -53,13 +212,14 @@ class Feed:
 
 def test_all_blocks_their_symbols_and_the_end_go_through_the_ring() -> None:
     feed = Feed(Blocks(block([(1, 1, 1)]), block([(2, 2, 2), (3, 3, 3)])))
-    report = feed.process.run()
+    error = feed.process.run()
     blocks, reader = feed.taken()
     assert [one.records["ts_event_ns"].tolist() for one in blocks] == [[1], [2, 3]]
     assert blocks[0].symbols == {0: "ES.c.0"}
     assert reader.ended
-    assert (report.records, report.late, report.skipped) == (3, 2, {"undefined price": 3})
-    assert (report.error, report.exit_code) == (None, 0)
+    assert (feed.row[Counter.RECORDS], feed.row[Counter.LATE]) == (3, 2)
+    assert feed.table.skipped(0) == {"undefined price": 3}
+    assert error is None
 
 
 def test_symbols_are_announced_once_while_they_stay_the_same() -> None:
@@ -72,11 +232,27 @@ def test_symbols_are_announced_once_while_they_stay_the_same() -> None:
 
 def test_what_was_whole_is_in_the_ring_before_an_error_is_reported() -> None:
     feed = Feed(Blocks(block([(1, 1, 1)]), breaks=True))
-    report = feed.process.run()
+    error = feed.process.run()
     blocks, reader = feed.taken()
     assert len(blocks) == 1
     assert reader.ended
-    assert (report.error, report.exit_code) == ("the file is cut", ExitCode.BAD_DATA)
+    assert error is not None
+    assert (str(error), error.exit_code) == ("the file is cut", ExitCode.BAD_DATA)
+
+
+def test_what_was_skipped_up_to_the_break_is_counted() -> None:
+    source = Blocks(block([(1, 1, 1)]))
+
+    def breaking() -> Iterator[Block]:
+        yield block([(1, 1, 1)])
+        source.progress = Progress(bytes_read=90, late=5, skipped={"cut": 4})
+        raise BadDataError("the file is cut")
+
+    source.blocks = breaking  # type: ignore[method-assign]
+    feed = Feed(source)
+    assert feed.process.run() is not None
+    assert feed.table.skipped(0) == {"cut": 4}
+    assert (feed.row[Counter.BYTES_READ], feed.row[Counter.LATE]) == (90, 5)
 
 
 def test_empty_blocks_are_signs_of_life_and_nothing_else() -> None:
@@ -100,12 +276,155 @@ def test_the_counters_say_how_far_the_feed_is() -> None:
 def test_a_full_ring_holds_the_feed_until_it_is_told_to_stop() -> None:
     feed = Feed(Blocks(*(block([(1, 1, 1)] * 15) for _ in range(100))), ring_bytes=2000)
     threading.Timer(0.3, feed.table.stop).start()
-    report = feed.process.run()
-    assert 0 < report.records < 1500
+    feed.process.run()
+    assert 0 < feed.row[Counter.RECORDS] < 1500
     assert feed.row[Counter.RING_FULL] >= 1
 
 
 def test_a_stop_ends_the_feed_after_the_block_at_hand() -> None:
     feed = Feed(Blocks(*(block([(1, 1, 1)]) for _ in range(5))))
     feed.table.stop()
-    assert feed.process.run().records == 1
+    feed.process.run()
+    assert feed.row[Counter.RECORDS] == 1
+
+
+BLOCK_BYTES = 480
+Times = list[tuple[int, int]]
+
+
+@dataclass
+class Counts:
+    bytes_total: int = 10
+    bytes_read: int = 0
+    skipped: Mapping[str, int] = field(default_factory=lambda: {"odd": 1})
+    late: int = 2
+
+
+@dataclass
+class Lane:
+    """Hands out records some at a time, each time in the same memory, and may break at its end."""
+
+    records: Records
+    symbols: SymbolTable
+    rows: int = 3
+    error: Exception | None = None
+    progress: Counts = field(default_factory=Counts)
+
+    def blocks(self) -> Iterator[Block]:
+        memory: Records = np.empty(self.rows, self.records.dtype)
+        for start in range(0, len(self.records), self.rows):
+            part = self.records[start : start + self.rows]
+            memory[: len(part)] = part
+            yield Block(0, memory[: len(part)], self.symbols, Source.REPLAY)
+            yield Block(0, memory[:0], {}, Source.REPLAY)
+        self.progress.bytes_read = 10
+        if self.error is not None:
+            raise self.error
+
+
+def lane(number: int, times: Times, symbol: str | None = None, instrument: int = 0) -> Lane:
+    records = trades(len(times))
+    records["ts_event_ns"] = [event for event, _ in times]
+    records["ts_recv_ns"] = [recv for _, recv in times]
+    records["sequence"] = np.arange(len(times)) + 1000 * number
+    records["instrument_id"] = instrument or number
+    return Lane(records, {instrument or number: symbol or f"S{number}"})
+
+
+def read(merged: MergedFiles) -> list[tuple[int, str]]:
+    """The sequence and the symbol of each row."""
+    return [
+        (int(row["sequence"]), block.symbols[int(row["instrument_id"])])
+        for block in merged.blocks()
+        for row in block.records
+    ]
+
+
+def plainly(lanes: list[Lane]) -> list[tuple[int, str]]:
+    """Each record under the largest key of its lane so far; the lane decides where keys tie."""
+
+    def keyed(number: int, one: Lane) -> Iterator[tuple[tuple[int, ...], int, int, str]]:
+        key: tuple[int, ...] = (0, 0, 0)
+        for place, row in enumerate(one.records):
+            own = tuple(int(row[name]) for name in ("ts_event_ns", "ts_recv_ns", "sequence"))
+            key = max(key, own)
+            yield key, number, place, one.symbols[int(row["instrument_id"])]
+
+    order = heapq.merge(*(keyed(number, one) for number, one in enumerate(lanes)))
+    return [
+        (int(lanes[number].records[place]["sequence"]), symbol)
+        for _, number, place, symbol in order
+    ]
+
+
+TIMES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=15)
+
+
+@given(lanes=st.lists(TIMES, min_size=1, max_size=5), one_number=st.booleans())
+def test_lanes_are_merged_as_the_contract_says(*, lanes: list[Times], one_number: bool) -> None:
+    """Also where lanes step back in time, or give one instrument number different symbols."""
+    instrument = 7 if one_number else 0
+    made = [lane(number, times, instrument=instrument) for number, times in enumerate(lanes, 1)]
+    assert read(MergedFiles(made, BLOCK_BYTES)) == plainly(made)
+
+
+def test_blocks_are_bounded_and_share_a_table_while_nothing_changes() -> None:
+    made = [lane(number, [(at, 0) for at in range(100)]) for number in (1, 2, 3)]
+    blocks = [block for block in MergedFiles(made, BLOCK_BYTES).blocks() if len(block.records)]
+    assert max(block.records.nbytes for block in blocks) <= BLOCK_BYTES
+    assert len({id(block.symbols) for block in blocks if len(block.symbols) > 1}) == 1
+    assert blocks[0].symbols == {1: "S1", 2: "S2", 3: "S3"}
+
+
+def test_a_table_that_grows_is_joined_again() -> None:
+    made = [lane(number, [(at, 0) for at in range(20)]) for number in (1, 2)]
+    table = {1: "S1"}
+    made[0].symbols = table
+    blocks = MergedFiles(made, BLOCK_BYTES).blocks()
+    seen = []
+    for number, each in enumerate(each for each in blocks if len(each.records)):
+        seen.append((id(each.symbols), list(each.symbols.values())))
+        table.update({5: "S5"} if number == 2 else {})
+    assert len({table_id for table_id, _ in seen}) == 1
+    assert seen[1][1] == ["S1", "S2"]
+    assert seen[-1][1] == ["S1", "S2", "S5"]
+
+
+def test_a_lane_that_breaks_costs_its_own_rest_and_is_told_at_the_end() -> None:
+    made = [lane(number, [(at, 0) for at in range(10)]) for number in (1, 2)]
+    made[0].records = made[0].records[:4]
+    made[0].error = BadDataError("cut")
+    found: list[int] = []
+    with pytest.raises(BadDataError, match="cut"):
+        found.extend(
+            sequence
+            for block in MergedFiles(made, BLOCK_BYTES).blocks()
+            for sequence in block.records["sequence"].tolist()
+        )
+    assert sorted(found) == [*range(1000, 1004), *range(2000, 2010)]
+
+
+def test_what_concerns_all_lanes_is_raised_after_all_of_them() -> None:
+    def check() -> None:
+        raise NoDataError("no such symbol")
+
+    rows: list[int] = []
+    blocks = MergedFiles([lane(1, [(1, 1)])], BLOCK_BYTES, check).blocks()
+    with pytest.raises(NoDataError, match="no such symbol"):
+        rows.extend(len(block.records) for block in blocks)
+    assert sum(rows) == 1
+
+
+def test_progress_is_the_sum_of_the_lanes() -> None:
+    merged = MergedFiles([lane(1, [(1, 1)]), lane(2, [(2, 2)])], BLOCK_BYTES)
+    read(merged)
+    progress = merged.progress
+    assert (progress.bytes_total, progress.bytes_read) == (20, 20)
+    assert (progress.skipped, progress.late) == ({"odd": 2}, 4)
+
+
+def test_the_buffers_of_many_lanes_take_no_more_than_that_of_one_until_they_are_small() -> None:
+    assert lane_bytes(1_044_480, 1) == 1_044_480
+    assert lane_bytes(1_044_480, 4) == 261_120
+    assert lane_bytes(1_044_480, 256) == MIN_LANE_BYTES
+    assert lane_bytes(4_096, 256) == 4_096

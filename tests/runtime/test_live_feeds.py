@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestor.config.live import Polygon, Record, Strikes
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, Polygon, Record, Strikes
 from ingestor.feeds.polygon.feed import PolygonFeed
 from ingestor.feeds.polygon.sink import Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
@@ -15,17 +14,22 @@ from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
-from ingestor.runtime.live_feeds import LiveFeeds, journals, price_of, strike_plan
-from ingestor.runtime.live_process import RingSink
-from ingestor.runtime.live_vendor import Vendor
+from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.feed_factory import (
+    LiveFeeds,
+    RingSink,
+    Vendor,
+    journals,
+    price_of,
+    strike_plan,
+)
+from ingestor.runtime.feed_process import FeedContext
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)
 
 
-def place(index: int) -> FeedPlace:
-    return FeedPlace(index, BlockRing(Doorbell(), 10_000), CounterTable(2))
+def place(index: int) -> FeedContext:
+    return FeedContext(index, BlockRing(Doorbell(), 10_000), CounterTable(2))
 
 
 def test_the_default_plan_is_the_default_of_the_strikes() -> None:
@@ -58,7 +62,7 @@ def test_the_price_is_what_the_process_of_the_stocks_shows() -> None:
     here = place(1)
     price = price_of(Config(), here)
     assert price() is None
-    here.table.row(0)[Counter.REFERENCE_PRICE_E9] = 686_000_000_000
+    here.table.reference_price_e9 = 686_000_000_000
     assert price() == 686_000_000_000
 
 

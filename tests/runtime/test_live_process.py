@@ -17,8 +17,8 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_place import FeedPlace
-from ingestor.runtime.live_process import RingSink, streams
+from ingestor.runtime.feed_factory import RingSink, live_feed_main
+from ingestor.runtime.feed_process import FeedContext
 from tests.rows import block
 
 STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
@@ -36,8 +36,8 @@ STATS = FeedStats(
 )
 
 
-def place(ring_bytes: int = 100_000) -> FeedPlace:
-    return FeedPlace(0, BlockRing(Doorbell(), ring_bytes), CounterTable(1))
+def place(ring_bytes: int = 100_000) -> FeedContext:
+    return FeedContext(0, BlockRing(Doorbell(), ring_bytes), CounterTable(1))
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Log:
         self.closed += 1
 
 
-def taken(where: FeedPlace) -> tuple[list[Block | FeedStatus], bool]:
+def taken(where: FeedContext) -> tuple[list[Block | FeedStatus], bool]:
     reader = RingReader(0, Source.SIM, {})
     found = [reader.read(message) for message in where.ring.take(100)]
     return [one for one in found if one is not None], reader.ended
@@ -85,26 +85,26 @@ def taken(where: FeedPlace) -> tuple[list[Block | FeedStatus], bool]:
 def test_a_feed_runs_until_the_run_is_to_stop_and_ends_its_ring() -> None:
     here = place()
     threading.Timer(0.1, here.table.stop).start()
-    report = streams(lambda sink, _log, _place: Feed(sink), None)(here)
+    live_feed_main(lambda sink, _log, _context: Feed(sink), None)(here)
     (records, status), ended = taken(here)
     assert isinstance(records, Block)
     assert (status, ended) == (STATUS, True)
-    assert report.records == 1
-    assert report.skipped == {"not JSON": 1, "price": 2}
-    assert (report.late, report.gaps, report.reconnects) == (6, 8, 7)
-    assert (report.dropped_trades, report.dropped_quotes) == (10, 11)
+    assert here.row[Counter.RECORDS] == 1
+    assert here.table.skipped(0) == {"not JSON": 1, "price": 2}
+    assert [here.row[one] for one in (Counter.LATE, Counter.GAPS, Counter.RECONNECTS)] == [6, 8, 7]
+    assert (here.row[Counter.DROPPED_TRADES], here.row[Counter.DROPPED_QUOTES]) == (10, 11)
 
 
 def test_a_refusal_ends_the_process_and_its_journal_is_closed() -> None:
     here, journal = place(), Log()
     given: list[FrameLog | None] = []
 
-    def make(sink: Sink, frame_log: FrameLog | None, _: FeedPlace) -> Feed:
+    def make(sink: Sink, frame_log: FrameLog | None, _: FeedContext) -> Feed:
         given.append(frame_log)
         return Feed(sink, VendorRefusedError("no"))
 
     with pytest.raises(VendorRefusedError, match="no"):
-        streams(make, journal)(here)
+        live_feed_main(make, journal)(here)
     assert (given, journal.closed) == ([journal], 1)
 
 
@@ -112,7 +112,7 @@ def test_what_the_journal_does_not_take_is_counted() -> None:
     here = place()
     threading.Timer(0.1, here.table.stop).start()
     journal = Log(counts=JournalCounts(lost=3))
-    assert streams(lambda sink, _log, _place: Feed(sink), journal)(here).unrecorded == 3
+    live_feed_main(lambda sink, _log, _context: Feed(sink), journal)(here)
     assert here.row[Counter.UNRECORDED] == 3
 
 
@@ -131,9 +131,9 @@ def test_other_processes_see_the_totals_and_the_price() -> None:
         Counter.GAPS: 8,
         Counter.DROPPED_TRADES: 10,
         Counter.DROPPED_QUOTES: 11,
-        Counter.REFERENCE_PRICE_E9: 686_005_000_000,
     }
     assert {counter: here.row[counter] for counter in shown} == shown
+    assert here.table.reference_price_e9 == 686_005_000_000
     assert here.row[Counter.HEARTBEAT_NS] > 0
 
 

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from ingestor.config.live import Polygon
+from ingestor.config.schema import Polygon
 from ingestor.model.blocks import Source
 from ingestor.model.errors import VendorRefusedError
-from ingestor.runtime.live_vendor import DEMO_KEY, demo_vendor, real_vendor
+from ingestor.runtime.feed_factory import DEMO_KEY, demo_vendor, real_vendor
 from tests.sim.polygon.helpers import client
 
 

@@ -13,9 +13,9 @@ from ingestor.config.schema import Metrics
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.child import Child, ChildPlan, start_child
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.metrics import MAX_REQUESTS, MetricsPlan, listening, serve
+from ingestor.runtime.supervisor import Child, ChildPlan, start_child
 from tests.runtime.exposition import parse
 from tests.runtime.http import fetch
 from tests.runtime.views import NAMES, Looked, looked
@@ -33,9 +33,7 @@ class Served:
             self.beat(name)
         self.port: int = plan.listener.getsockname()[1]
         run = self.run
-        self.child: Child = start_child(
-            ChildPlan("metrics", lambda: serve(plan, run.view, run.table))
-        )
+        self.child: Child = start_child(ChildPlan("metrics", lambda: serve(plan, NAMES, run.table)))
 
     def beat(self, name: str, age_s: float = 0.0) -> None:
         row = self.run.row(name)

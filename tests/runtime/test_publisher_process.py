@@ -13,6 +13,7 @@ import pytest
 
 from ingestor.merge.arrival import ArrivalMerge
 from ingestor.model.blocks import Source
+from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus, What, decode_status
 from ingestor.nats.stream import StreamSettings
 from ingestor.ring.block_ring import BlockRing
@@ -26,7 +27,7 @@ from ingestor.ring.wire import (
 )
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.publisher_process import Flow, Inlet, PublisherProcess, PublisherReport
+from ingestor.runtime.publisher_process import PublisherInputs, PublisherProcess, RingInput
 from tests.publish.plain import connect, messages, publisher, raw_info, stored
 from tests.rows import rows
 
@@ -46,28 +47,34 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
         assert ring.put(symbols_message({0: "ES.c.0"}))
         assert ring.put(records_message(records[at * 10 : at * 10 + 10]))
     assert ring.put(END_MESSAGE)
-    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
-    table = CounterTable(1)
+    flow = PublisherInputs(
+        [RingInput(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1)
+    )
+    table = CounterTable(2)
     publishing = publisher(any_nats_server)
-    report = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10).run()
+    error = PublisherProcess(flow, publishing, table, stop_s=10).run()
     doorbell.close()
-    assert (report.error, report.published, report.statuses) == (None, 30, 3)
+    row = table.row(1)
+    assert (error, row[Counter.PUBLISHED], row[Counter.STATUSES]) == (None, 30, 3)
+    assert table.status(0) == told[-1]
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
 
 
-@pytest.mark.parametrize("drains", [True, False])
+@pytest.mark.parametrize("drain_on_stop", [True, False])
 def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_live_run(
-    nats_server: NatsServer, drains: bool
+    nats_server: NatsServer, drain_on_stop: bool
 ) -> None:
     doorbell = Doorbell()
     ring = BlockRing(doorbell)
-    table = CounterTable(1)
+    table = CounterTable(2)
     publishing = publisher(nats_server)
-    flow = Flow([Inlet(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1))
-    flow = replace(flow, drains=drains)
-    process = PublisherProcess(flow, publishing, table, table.row(0), stop_s=10)
+    flow = PublisherInputs(
+        [RingInput(ring, RingReader(0, Source.SIM, {}))], doorbell, ArrivalMerge(1)
+    )
+    flow = replace(flow, drain_on_stop=drain_on_stop)
+    process = PublisherProcess(flow, publishing, table, stop_s=10)
 
     def feed() -> None:
         ring.put(symbols_message({0: "ES.c.0"}))
@@ -80,11 +87,11 @@ def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_
 
     thread = threading.Thread(target=feed)
     thread.start()
-    report = process.run()
+    error = process.run()
     thread.join()
     doorbell.close()
-    assert (report.published, report.lost_messages) == (15, 10)
-    assert (report.exit_code, report.error is None) == ((0, True) if drains else (7, False))
+    assert (table.row(1)[Counter.PUBLISHED], publishing.report().lost_messages) == (15, 10)
+    assert (error and error.exit_code) == (None if drain_on_stop else 7)
     assert asyncio.run(stored(nats_server)) == list(range(5))
 
 
@@ -100,10 +107,10 @@ def test_a_publisher_that_spins_needs_no_doorbell(
     monkeypatch.setattr(publisher_process, "IDLE_S", 3600.0)
     unheard, doorbell = Doorbell(), Doorbell()
     ring = BlockRing(unheard)
-    table = CounterTable(1)
+    table = CounterTable(2)
 
     def feed() -> None:
-        while not table.row(0)[Counter.HEARTBEAT_NS]:
+        while not table.row(1)[Counter.HEARTBEAT_NS]:
             time.sleep(0.01)
         ring.put(symbols_message({0: "ES.c.0"}))
         ring.put(records_message(rows([(at, at, at) for at in range(10)])))
@@ -111,16 +118,16 @@ def test_a_publisher_that_spins_needs_no_doorbell(
 
     thread = threading.Thread(target=feed)
     thread.start()
-    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
-    flow = Flow(inlets, doorbell, ArrivalMerge(1), spins=True)
-    report = PublisherProcess(flow, publisher(nats_server), table, table.row(0), stop_s=10).run()
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), busy_poll=True)
+    PublisherProcess(flow, publisher(nats_server), table, stop_s=10).run()
     thread.join()
-    assert report.published == 10
+    assert table.stored == {"market.futures.trades": 10}
 
 
-@pytest.mark.parametrize(("drains", "published"), [(True, 30), (False, 10)])
+@pytest.mark.parametrize(("drain_on_stop", "published"), [(True, 30), (False, 10)])
 def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may_be_left(
-    nats_server: NatsServer, drains: bool, published: int
+    nats_server: NatsServer, drain_on_stop: bool, published: int
 ) -> None:
     doorbell = Doorbell()
     ring = BlockRing(doorbell)
@@ -142,13 +149,44 @@ def test_what_feeds_put_in_after_the_word_to_stop_is_published_where_nothing_may
 
     thread = threading.Thread(target=feed)
     thread.start()
-    inlets = [Inlet(ring, RingReader(0, Source.SIM, {}))]
-    flow = Flow(inlets, doorbell, ArrivalMerge(1), drains=drains)
-    process = PublisherProcess(flow, publisher(nats_server), table, table.row(1), stop_s=10)
-    report = process.run()
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), drain_on_stop=drain_on_stop)
+    process = PublisherProcess(flow, publisher(nats_server), table, stop_s=10)
+    error = process.run()
     thread.join()
     doorbell.close()
-    assert (report.error, report.published) == (None, published)
+    assert (error, table.stored) == (None, {"market.futures.trades": published})
+
+
+def test_a_feed_that_has_ended_does_not_cut_short_what_others_still_put_in(
+    nats_server: NatsServer,
+) -> None:
+    doorbell = Doorbell()
+    rings = [BlockRing(doorbell) for _ in range(2)]
+    table = CounterTable(3)
+    records = records_message(rows([(at, at, at) for at in range(10)]))
+    assert rings[1].put(symbols_message({0: "ES.c.0"}))
+    assert rings[1].put(records)
+
+    def feeds() -> None:
+        while table.row(2)[Counter.RECORDS] < 10:
+            time.sleep(0.01)
+        table.row(0)[Counter.ENDED] = 1
+        table.stop()
+        doorbell.ring()
+        time.sleep(0.2)
+        rings[1].put(records)
+        table.row(1)[Counter.ENDED] = 1
+        doorbell.ring()
+
+    thread = threading.Thread(target=feeds)
+    thread.start()
+    inputs = [RingInput(ring, RingReader(at, Source.SIM, {})) for at, ring in enumerate(rings)]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(2), drain_on_stop=True)
+    PublisherProcess(flow, publisher(nats_server), table, stop_s=10).run()
+    thread.join()
+    doorbell.close()
+    assert table.stored == {"market.futures.trades": 20}
 
 
 def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_once_it_has_room(
@@ -160,18 +198,16 @@ def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_
     for ring in rings:
         assert ring.put(symbols_message({0: "ES.c.0"}))
     assert rings[0].put(records_message(records))
-    inlets = [
-        Inlet(ring, RingReader(index, Source.SIM, {}), name)
+    inputs = [
+        RingInput(ring, RingReader(index, Source.SIM, {}), name)
         for index, (ring, name) in enumerate(zip(rings, ("stocks", "options"), strict=True))
     ]
-    flow = Flow(inlets, doorbell, ArrivalMerge(2), drains=True)
-    table = CounterTable(2)
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(2), drain_on_stop=True)
+    table = CounterTable(3)
     settings = StreamSettings(discard="new", max_msgs=100)
-    process = PublisherProcess(
-        flow, publisher(any_nats_server, stream=settings), table, table.row(0), stop_s=10
-    )
-    reports: list[PublisherReport] = []
-    running = threading.Thread(target=lambda: reports.append(process.run()))
+    process = PublisherProcess(flow, publisher(any_nats_server, stream=settings), table, stop_s=10)
+    errors: list[IngestorError | None] = []
+    running = threading.Thread(target=lambda: errors.append(process.run()))
     running.start()
 
     async def make_room() -> list[FeedStatus]:
@@ -198,6 +234,6 @@ def test_a_full_stream_is_told_on_the_status_of_each_live_feed_and_gone_on_with_
     doorbell.close()
     assert [(one.feed, one.what) for one in told] == [("stocks", "alarm"), ("options", "alarm")]
     assert all("nothing is stored: maximum messages exceeded" in one.text for one in told)
-    assert (reports[0].error, reports[0].published) == (None, 300)
+    assert (errors, table.row(2)[Counter.PUBLISHED]) == ([None], 300)
     assert asyncio.run(stored(any_nats_server)) == list(range(300))
     assert "nothing is stored: maximum messages exceeded" in caplog.text

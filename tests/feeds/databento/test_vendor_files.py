@@ -21,7 +21,7 @@ from databento_dbn import (
 )
 
 from ingestor.client import Message, decode
-from ingestor.encode.fast import make_encoder
+from ingestor.encode import make_encoder
 from ingestor.feeds.databento import DBNIngestor, DbnSchema
 from ingestor.model.blocks import Block, Reply, whole_block
 from ingestor.model.events import AGGRESSOR_OF_SIDE, Aggressor

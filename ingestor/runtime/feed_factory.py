@@ -1,0 +1,304 @@
+"""Live feeds: whose they are, how each is made of the configuration, and what runs its process.
+
+A feed's process has one connection to the vendor, on a uvloop event loop. The loop drains the
+socket and nothing else: what a full ring does not take waits in the feed's own backlog, and is
+dropped and told of where that is full too; the ring is never waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import uvloop
+
+from ingestor.config.schema import Config, LiveFeedName, Polygon
+from ingestor.feeds.polygon.commands import channel_names
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
+from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
+from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.feeds.polygon.spill_queue import BacklogLimits
+from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
+from ingestor.journal.recorder import JournalCounts, JournalRecorder
+from ingestor.model.blocks import Source
+from ingestor.model.errors import ConfigurationError, VendorRefusedError
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.feed_process import (
+    FeedContext,
+    FeedMain,
+    RingWriter,
+)
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
+
+END_TIMEOUT_S: Final = 0.5
+"""How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
+
+
+DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
+"""Events a second: a lively market."""
+DEMO_KEY: Final = "demo"
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+log = logging.getLogger(__name__)
+
+
+class LiveFeed(Protocol):
+    """What a live feed process runs: a connection that hands its results to a sink."""
+
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        """Run until `stopping` turns true. Raises VendorRefusedError."""
+        ...
+
+
+MakeFeed = Callable[[Sink, FrameLog | None, FeedContext], LiveFeed]
+"""Makes a feed inside its process."""
+
+
+class Journal(FrameLog, Protocol):
+    """Records frames, and counts those that it did not take."""
+
+    counts: JournalCounts
+
+
+class RingSink(RingWriter):
+    """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters."""
+
+    def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
+        super().__init__(context)
+        self._context = context
+        self._journal = journal
+
+    def price(self, price_e9: int) -> None:
+        """Show the newest reference price to the other processes."""
+        self._context.table.reference_price_e9 = price_e9
+
+    def show(self, stats: FeedStats) -> None:
+        """Show the totals to the other processes, as a sign of life."""
+        self.beat()
+        _show(stats, self._row)
+        self._context.table.note_skipped(self._context.index, stats.skipped)
+        self._row.away(not stats.streaming, time.monotonic_ns())
+        if self._journal is not None:
+            self._row[Counter.UNRECORDED] = self._journal.counts.lost
+
+
+class LiveProcess:
+    """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
+
+    def __init__(self, make_feed: MakeFeed, journal: Journal | None, context: FeedContext) -> None:
+        self._context = context
+        self._sink = RingSink(context, journal)
+        self._journal = journal
+        self._feed = make_feed(self._sink, journal, context)
+
+    def run(self) -> None:
+        """Run to the end. Raises VendorRefusedError."""
+        try:
+            # Raises what the vendor refuses; the journal is closed all the same.
+            uvloop.run(self._feed.run(lambda: self._context.stopping))
+            self._sink.end(END_TIMEOUT_S)
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+
+
+def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
+    """Return the main function of a live feed's process."""
+
+    def main(context: FeedContext) -> None:
+        LiveProcess(make_feed, journal, context).run()
+
+    return main
+
+
+def _show(stats: FeedStats, row: CounterRow) -> None:
+    row[Counter.FRAMES] = stats.frames
+    row[Counter.BYTES_READ] = stats.bytes
+    row[Counter.ODDITIES] = sum(stats.oddities.values())
+    row[Counter.LATE] = stats.late
+    row[Counter.RECONNECTS] = stats.reconnects
+    row[Counter.GAPS] = stats.gaps
+    row[Counter.DROPPED_TRADES] = stats.dropped_trades
+    row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
+    row[Counter.HELD] = stats.backlog_rows
+    row[Counter.UNDELIVERED] = stats.undelivered
+
+
+def _no_problem() -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Where the feeds are, the key to them, the ``source`` of their events.
+
+    `problem` answers with a sentence when it is known that nothing more will come.
+    """
+
+    stocks_url: str
+    options_url: str
+    api_key: str = field(repr=False)
+    source: Source
+    problem: Callable[[], str | None] = _no_problem
+
+
+@contextlib.contextmanager
+def real_vendor(polygon: Polygon) -> Iterator[Vendor]:
+    """Yield the vendor of the configuration. Raises VendorRefusedError without a key."""
+    if polygon.api_key is None:
+        raise VendorRefusedError(
+            "there is no API key for the live feeds: set POLYGON_API_KEY, or polygon.api_key in a"
+            " file that only you can read (--demo needs none)"
+        )
+    for url in (polygon.stocks_url, polygon.options_url):
+        _warn_of_plain_text(url)
+    yield Vendor(polygon.stocks_url, polygon.options_url, polygon.api_key, Source.POLYGON_WS)
+
+
+@contextlib.contextmanager
+def demo_vendor() -> Iterator[Vendor]:
+    """Run the simulator that comes with this program for as long as the feeds run."""
+    with SimulatorProcess("--api-key", DEMO_KEY, *DEMO_RATES) as simulator:
+        log.info("demo: the feeds are those of the simulator at %s", simulator.stocks_url)
+        yield Vendor(
+            simulator.stocks_url,
+            simulator.options_url,
+            DEMO_KEY,
+            Source.SIM,
+            simulator.problem,
+        )
+
+
+def _warn_of_plain_text(url: str) -> None:
+    address = urlsplit(url)
+    if address.scheme == "ws" and address.hostname not in _LOOPBACK:
+        log.warning("%s is not encrypted: everybody on the way can read the API key", url)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFeeds:
+    """Makes the feeds of one configuration and one vendor, each inside its process."""
+
+    config: Config
+    vendor: Vendor
+
+    def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
+        """Return the feed of trades and quotes, which also follows the price of the underlying."""
+        polygon = self.config.polygon
+        return PolygonFeed(
+            self._settings("stocks", self.vendor.stocks_url, context, STOCKS_EXTENDED),
+            StockDecoder(_late_after_ns(self.config)),
+            sink,
+            names=channel_names(polygon.channels, polygon.stocks),
+            frame_log=frame_log,
+            reference=ReferencePrice(self.config.strikes.underlying),
+        )
+
+    def options(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
+        """Return the feed of option trades."""
+        strikes = self.config.strikes
+        manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
+        return PolygonFeed(
+            self._settings("options", self.vendor.options_url, context, OPTIONS),
+            OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
+            sink,
+            frame_log=frame_log,
+            strikes=Strikes(
+                manager=manager,
+                price=price_of(self.config, context),
+                quotes=self.config.polygon.option_quotes,
+            ),
+        )
+
+    def _settings(
+        self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours
+    ) -> FeedSettings:
+        polygon = self.config.polygon
+        return FeedSettings(
+            name=name,
+            url=url,
+            api_key=self.vendor.api_key,
+            index=context.index,
+            source=self.vendor.source,
+            hours=hours,
+            silence_limit_ns=int(polygon.silence_s * NS_PER_S),
+            socket=SocketLimits(message_bytes=polygon.max_frame_bytes),
+            backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
+            drain_s=polygon.drain_s,
+        )
+
+
+def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
+    """Return what asks for the newest price of the underlying in 1e-9, None before the first.
+
+    The stocks' feed shows it in the shared memory; where there is none the focus is the price.
+    """
+    if "stocks" not in config.polygon.feeds:
+        focus = strike_plan(config).focus
+        return lambda: focus.strike_e9 if focus else None
+    table = context.table
+    return lambda: table.reference_price_e9
+
+
+@contextlib.contextmanager
+def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
+    """Yield what records each feed, nothing where nothing is to be recorded.
+
+    Raises ConfigurationError for a folder that cannot be recorded into.
+    """
+    directory = config.record.dir
+    opened: dict[LiveFeedName, JournalRecorder] = {}
+    with contextlib.ExitStack() as stack:
+        if directory is not None:
+            for name in dict.fromkeys(config.polygon.feeds):
+                journal = contextlib.closing(_journal(config, directory, name))
+                opened[name] = stack.enter_context(journal)
+        yield opened
+
+
+def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalRecorder:
+    # The journal keeps the roots beside the frames, so that a replay decodes without this file.
+    roots = (option_root(config.strikes.underlying),) if name == "options" else ()
+    return JournalRecorder(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
+
+
+def _late_after_ns(config: Config) -> int:
+    return int(config.polygon.late_after_s * NS_PER_S)
+
+
+def strike_plan(config: Config) -> StrikePlan:
+    """Return what contracts to follow. Raises ConfigurationError."""
+    strikes = config.strikes
+    focus = strikes.focus
+    return StrikePlan(
+        underlying=strikes.underlying,
+        step_e9=_strike_e9("step", strikes.step),
+        each_side=strikes.each_side,
+        expiries=strikes.expiries,
+        expiries_ahead=strikes.expiries_ahead,
+        recentre_e9=_strike_e9("recentre", strikes.recentre),
+        focus=Focus(_strike_e9("focus", focus), strikes.focus_each_side) if focus else None,
+        max_contracts=strikes.max_contracts,
+    )
+
+
+def _strike_e9(name: str, price: float) -> int:
+    price_e9 = Decimal(repr(price)) * PRICE_SCALE
+    if price_e9 % STRIKE_E9_PER_UNIT:
+        raise ConfigurationError(
+            f"strikes.{name} = {price} is not allowed: expected a multiple of 0.001"
+        )
+    return int(price_e9)

@@ -1,0 +1,118 @@
+"""A live run: whose feeds it has, where they go, and what must fit together before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from ingestor.config.schema import Config, LiveFeedName
+from ingestor.feeds.polygon.commands import shown
+from ingestor.merge.arrival import ArrivalMerge
+from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.runtime.feed_factory import (
+    Journal,
+    LiveFeeds,
+    Vendor,
+    demo_vendor,
+    journals,
+    live_feed_main,
+    real_vendor,
+    strike_plan,
+)
+from ingestor.runtime.machine import check_machine
+from ingestor.runtime.metrics import listening
+from ingestor.runtime.progress_reporter import LiveProgress
+from ingestor.runtime.publisher_factory import checked_options, make_publisher, server_of
+from ingestor.runtime.report import RunReport
+from ingestor.runtime.run import FeedPlan, Run
+
+FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
+"""Stocks come first: the strikes of the options follow their price."""
+
+MAX_PORT: Final = 65_535
+
+DEMO_S: Final = 15.0
+"""How long a demo runs that is not told."""
+
+
+class StreamIngestor:
+    """Publishes the live feeds to JetStream, as the configuration says."""
+
+    def __init__(self, config: Config, *, demo: bool = False) -> None:
+        self._config = config
+        self._demo = demo
+
+    def run(self) -> RunReport:
+        """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
+        config = self._config
+        # Before anything is bound, locked or started: a wrong configuration changes nothing.
+        check(config)
+        with (
+            demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
+            journals(config) as frame_logs,
+            listening(config.metrics) as metrics,
+            server_of(config, demo=self._demo) as server,
+        ):
+            options = checked_options(config.nats, server.url)
+            feeds = self._feeds(vendor, frame_logs)
+            run = Run(
+                feeds,
+                config,
+                publisher=lambda: make_publisher(config, options, give_up_after_s=math.inf),
+                merge=ArrivalMerge(len(feeds)),
+                progress=LiveProgress,
+                live=True,
+                run_s=config.live.stop_after_s or (DEMO_S if self._demo else None),
+                metrics=metrics,
+            )
+            run.to_the_end(
+                (ExitCode.EMBEDDED_SERVER, server.problem),
+                (ExitCode.CHILD_FAILED, vendor.problem),
+            )
+        return run.report()
+
+    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
+        process = self._config.process
+        made = LiveFeeds(self._config, vendor)
+        mains = {"stocks": made.stocks, "options": made.options}
+        cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
+        return [
+            FeedPlan(
+                name, live_feed_main(mains[name], frame_logs.get(name)), vendor.source, cpus[name]
+            )
+            for name in FEED_ORDER
+            if name in self._config.polygon.feeds
+        ]
+
+
+def check(config: Config) -> None:
+    """Refuse settings that do not go together. Raises ConfigurationError."""
+    polygon, strikes = config.polygon, config.strikes
+    check_machine(config.process)
+    strike_plan(config)
+    _check_port("polygon.stocks_url", polygon.stocks_url)
+    _check_port("polygon.options_url", polygon.options_url)
+    if "options" not in polygon.feeds:
+        return
+    if "stocks" not in polygon.feeds:
+        if strikes.focus is None:
+            raise ConfigurationError(
+                'polygon.feeds = ["options"] is not allowed: the strikes follow the price in the'
+                " stocks feed; add it, or set strikes.focus"
+            )
+    elif not polygon.follows(strikes.underlying):
+        raise ConfigurationError(
+            f"strikes.underlying = {strikes.underlying!r} is not allowed: the price that strikes"
+            f" follow comes from polygon.symbols, which are {shown(polygon.stocks)}"
+        )
+
+
+def _check_port(key: str, url: str) -> None:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ConfigurationError(
+            f"{key} = {url!r} is not allowed: the port is no number from 0 to {MAX_PORT}"
+        ) from None

@@ -1,0 +1,360 @@
+"""Telling people where a run stands: a line on the terminal, or log lines where nobody watches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, Final, Protocol, cast
+
+from ingestor.model.clock import iso_utc
+from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.log import FREE, STDERR, Pen
+
+LONG_WAIT_NS: Final = 10 * NS_PER_S
+"""A wait that is told of, since people would take it for a fault."""
+
+AHEAD_NS: Final = NS_PER_S
+"""Clocks that differ by less are as right as clocks are; such an event is 0 ms old."""
+_MINUTE_NS: Final = 60 * NS_PER_S
+_HOUR_NS: Final = 60 * _MINUTE_NS
+
+_LOSSES: Final = {
+    Counter.DROPPED_TRADES: "trades dropped",
+    Counter.DROPPED_QUOTES: "quotes dropped",
+    Counter.GAPS: "gaps",
+}
+_SMOOTHING_S: Final = 2.0
+"""The rate shown is that of about the last two seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot(Protocol):
+    """Where a run stands."""
+
+    @property
+    def share(self) -> float | None:
+        """Part of the work that is done, 0 to 1; None where there is no end to it."""
+        ...
+
+    def sentence(self) -> str:
+        """One line for people."""
+        ...
+
+
+class Progress(Protocol):
+    """Reads the counters of a run."""
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """Return where the run stands at `now_ns` of the monotonic clock."""
+        ...
+
+
+MakeProgress = Callable[[Sequence[tuple[str, CounterRow]], CounterRow], Progress]
+"""Makes it from the feeds' names and counters, and the publisher's."""
+
+
+class Rate:
+    """How much a number that only grows grows in a second."""
+
+    def __init__(self, now_ns: int, value: int = 0) -> None:
+        self._marked_ns = now_ns
+        self._marked = value
+        self._per_s = 0.0
+        self._young = True
+
+    def update(self, now_ns: int, value: int) -> float:
+        """Return the rate over about the last `_SMOOTHING_S` seconds, or since the beginning."""
+        passed_s = (now_ns - self._marked_ns) / NS_PER_S
+        full = passed_s >= _SMOOTHING_S
+        # Until the first span is full, the rate since the beginning: 0 would look like a fault.
+        if passed_s > 0 and (full or self._young):
+            self._per_s = (value - self._marked) / passed_s
+        if full:
+            self._marked_ns, self._marked, self._young = now_ns, value, False
+        return self._per_s
+
+
+class ProgressReporter:
+    """Tells people where a run stands: on the terminal, or every `interval_s` in the log."""
+
+    def __init__(self, progress: Progress, interval_s: float) -> None:
+        self._progress = progress
+        self._interval_ns = int(interval_s * NS_PER_S)
+        self._told_ns = time.monotonic_ns()
+        self._watched = os.isatty(STDERR)
+        self._line: _Line | None = None
+
+    def tick(self) -> None:
+        """Draw the line again, or log one if it is time for it."""
+        now_ns = time.monotonic_ns()
+        snapshot = self._progress.snapshot(now_ns)
+        if self._watched:
+            self._line = self._line or _Line(endless=snapshot.share is None)
+            self._line.draw(snapshot)
+        elif now_ns - self._told_ns >= self._interval_ns:
+            self._told_ns = now_ns
+            log.info("%s", snapshot.sentence(), extra=FREE)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._line is not None:
+            self._line.close()
+
+
+class _Screen:
+    """The terminal as a file for `rich`: a picture that is not shown in time is left out."""
+
+    def __init__(self) -> None:
+        self._pen = Pen(STDERR)
+        self._picture: list[str] = []
+
+    def write(self, text: str) -> int:
+        self._picture.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        picture, self._picture = "".join(self._picture), []
+        if self._pen.drain():
+            self._pen.put(picture.encode(errors="replace"))
+
+    def isatty(self) -> bool:
+        return True
+
+
+class _Line:
+    """A sentence on the terminal, behind a bar where there is an end; drawn only when told to."""
+
+    def __init__(self, *, endless: bool) -> None:
+        from rich.console import Console  # noqa: PLC0415  (50 ms that a run without a terminal saves)
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
+
+        whole = Column(no_wrap=True, overflow="ellipsis")
+        self._progress = Progress(
+            *(() if endless else (BarColumn(),)),
+            TextColumn("{task.description}", table_column=whole),
+            console=Console(file=cast(IO[str], _Screen()), force_terminal=True),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("starting", total=None if endless else 1.0)
+        self._progress.start()
+
+    def draw(self, snapshot: Snapshot) -> None:
+        share, sentence = snapshot.share or 0.0, snapshot.sentence()
+        self._progress.update(self._task, completed=share, description=sentence, refresh=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSnapshot:
+    """One feed: events per second, ns since its newest event happened (None before the first)."""
+
+    name: str
+    rate: float
+    age_ns: int | None
+    losses: tuple[str, ...] = ()
+
+    def phrase(self) -> str:
+        """A part of the line for people."""
+        return ", ".join((f"{self.name} {self.rate:,.0f}/s", self._age(), *self.losses))
+
+    def _age(self) -> str:
+        if self.age_ns is None:
+            return "no event yet"
+        if self.age_ns <= -AHEAD_NS:
+            return f"the vendor's clock is ahead of ours by {age_text(-self.age_ns)}"
+        return f"{age_text(max(self.age_ns, 0))} old"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSnapshot:
+    """Where a live run stands: events that the server has, and each feed."""
+
+    published: int
+    rate: float
+    feeds: tuple[FeedSnapshot, ...]
+    share: float | None = None
+
+    def sentence(self) -> str:
+        """One line for people."""
+        published = f"{self.published:,} events, {self.rate:,.0f}/s"
+        return "; ".join((published, *(feed.phrase() for feed in self.feeds)))
+
+
+class LiveProgress:
+    """Reads the counters and says how the run is doing."""
+
+    def __init__(self, feeds: Sequence[tuple[str, CounterRow]], publisher: CounterRow) -> None:
+        self._feeds = feeds
+        self._publisher = publisher
+        started_ns = time.monotonic_ns()
+        self._rate = Rate(started_ns)
+        self._rates = [Rate(started_ns) for _ in feeds]
+
+    def snapshot(self, now_ns: int) -> LiveSnapshot:
+        """Return where the run stands at `now_ns` of the monotonic clock."""
+        published, feeds = self._publisher[Counter.PUBLISHED], []
+        for (name, row), rate in zip(self._feeds, self._rates, strict=True):
+            event_ns = row[Counter.EVENT_TIME_NS]
+            feeds.append(
+                FeedSnapshot(
+                    name,
+                    rate.update(now_ns, row[Counter.RECORDS]),
+                    wall_ns() - event_ns if event_ns else None,
+                    tuple(f"{row[one]:,} {what}" for one, what in _LOSSES.items() if row[one]),
+                )
+            )
+        return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
+
+
+def age_text(age_ns: int) -> str:
+    """Return an age in the unit that suits it.
+
+    >>> age_text(7_300_000), age_text(90 * NS_PER_S), age_text(20 * _HOUR_NS)
+    ('7 ms', '90 s', '20 h')
+    """
+    if age_ns < 2 * NS_PER_S:
+        return f"{age_ns // NS_PER_MS} ms"
+    if age_ns < 2 * _MINUTE_NS:
+        return f"{age_ns // NS_PER_S} s"
+    if age_ns < 2 * _HOUR_NS:
+        return f"{age_ns // _MINUTE_NS} min"
+    return f"{age_ns // _HOUR_NS} h"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySnapshot:
+    """Where a run stands; `rate` in events per second, `share` of the input done (0 to 1)."""
+
+    published: int
+    rate: float
+    event_time_ns: int
+    speed: float
+    share: float
+    eta_s: float | None
+    waits: str | None = None
+
+    def sentence(self) -> str:
+        """One line for people."""
+        parts = [f"{self.published:,} events", f"{self.rate:,.0f}/s"]
+        if self.event_time_ns:
+            parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
+            parts.append(f"x{self.speed:,.4g}")
+        parts.append(f"{self.share:.0%} done")
+        if self.eta_s is not None:
+            parts.append(f"{_clock(self.eta_s)} left")
+        if self.waits is not None:
+            parts.append(self.waits)
+        return ", ".join(parts)
+
+
+class ReplayProgress:
+    """Reads the counters and says how far the run is.
+
+    A run as fast as possible is as far as its input is read and published. A paced one is as far as
+    its schedule: what is read ahead of it says only where it ends, exactly once all is read, and
+    before that by the share of the bytes that is read.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[tuple[str, CounterRow]],
+        publisher: CounterRow,
+        speed: float = 0.0,
+        *,
+        shortens: bool = False,
+    ) -> None:
+        """`speed` 0 is as fast as possible; `shortens` says that holes are cut short."""
+        self._feeds = [row for _, row in feeds]
+        self._publisher = publisher
+        self._paced_speed = speed
+        self._shortens = shortens
+        self._started_ns = time.monotonic_ns()
+        self._rate = Rate(self._started_ns)
+        self._speed: Rate | None = None
+        self._first_event_ns = 0
+
+    def snapshot(self, now_ns: int) -> ReplaySnapshot:
+        """Return where the run stands at `now_ns` of the monotonic clock."""
+        published = self._publisher[Counter.PUBLISHED]
+        event_ns = self._publisher[Counter.EVENT_TIME_NS]
+        self._first_event_ns = self._first_event_ns or event_ns
+        if self._paced_speed:
+            share, eta_s = self._scheduled(now_ns, event_ns)
+        else:
+            share = self._share(published)
+            elapsed_s = (now_ns - self._started_ns) / NS_PER_S
+            eta_s = elapsed_s * (1 - share) / share if share else None
+        return ReplaySnapshot(
+            published,
+            self._rate.update(now_ns, published),
+            event_ns,
+            self._speed_at(now_ns, event_ns),
+            share,
+            eta_s,
+            self._waits(now_ns),
+        )
+
+    def _scheduled(self, now_ns: int, event_ns: int) -> tuple[float, float | None]:
+        """Return the share of the schedule that is over, and the seconds that are left of it."""
+        ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
+        if not event_ns or not ends_ns:
+            return 0.0, None
+        at_ns = event_ns
+        if waits_for_ns := self._publisher[Counter.WAITS_FOR_NS]:
+            # In a hole of the data the schedule goes on though no event is sent.
+            due_ns = max(self._publisher[Counter.WAITS_UNTIL_NS] - now_ns, 0)
+            at_ns = max(at_ns, waits_for_ns - int(due_ns * self._paced_speed))
+        whole_ns, left_ns = ends_ns - self._first_event_ns, max(ends_ns - at_ns, 0)
+        share = 1 - left_ns / whole_ns if whole_ns > 0 else 1.0
+        return min(max(share, 0.0), 1.0), left_ns / NS_PER_S / self._paced_speed
+
+    def _ends_ns(self, row: CounterRow) -> int:
+        """Event time at which a feed ends, as far as can be told."""
+        event_ns, first_ns = row[Counter.EVENT_TIME_NS], self._first_event_ns
+        total, read = row[Counter.BYTES_TOTAL], row[Counter.BYTES_READ]
+        if row[Counter.ENDED] or not read or read >= total or event_ns <= first_ns:
+            return event_ns
+        # Bytes are no time, but all there is to go by before the end of the file is read.
+        return first_ns + (event_ns - first_ns) * total // read
+
+    def _waits(self, now_ns: int) -> str | None:
+        """Say what a wait is for that people would take for a fault."""
+        event_ns = self._publisher[Counter.WAITS_FOR_NS]
+        left_ns = self._publisher[Counter.WAITS_UNTIL_NS] - now_ns
+        if not event_ns or left_ns < LONG_WAIT_NS:
+            return None
+        hint = "" if self._shortens else "; --max-gap shortens"
+        return f"next event in {age_text(left_ns)}: {iso_utc(event_ns)[:16]}Z{hint}"
+
+    def _speed_at(self, now_ns: int, event_ns: int) -> float:
+        """Event time per time; it is measured from the first event on."""
+        if self._speed is None:
+            self._speed = Rate(now_ns, event_ns) if event_ns else None
+            return 0.0
+        return self._speed.update(now_ns, event_ns) / NS_PER_S
+
+    def _share(self, published: int) -> float:
+        """Of the input, what is read; of that, what is published."""
+        total, read, records = (
+            sum(row[counter] for row in self._feeds)
+            for counter in (Counter.BYTES_TOTAL, Counter.BYTES_READ, Counter.RECORDS)
+        )
+        return read / total * min(published / records, 1.0) if total and records else 0.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"

@@ -1,0 +1,90 @@
+"""From configuration to a publisher."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ingestor.config.schema import Config, Embedded, Nats
+from ingestor.encode import make_encoder
+from ingestor.model.errors import ConfigurationError
+from ingestor.nats.options import Access, prepare
+from ingestor.nats.stream import ConsumerSettings, StreamSettings
+from ingestor.publish.publisher import Publisher
+from ingestor.publish.status import STATUS_SETTINGS
+from ingestor.runtime.embedded_server import Server, local_server
+
+DEMO_DIR: Final = Path(".data/demo")
+"""What demos make up, and where they publish it."""
+
+log = logging.getLogger(__name__)
+
+
+def checked_options(nats: Nats, url: str | Sequence[str]) -> Access:
+    """Return how to reach the server at `url`, and warn of what is unsafe about it.
+
+    Raises ConfigurationError if it cannot work.
+    """
+    if nats.status_stream == nats.stream:
+        raise ConfigurationError(
+            f"nats.status_stream and nats.stream are both {nats.stream!r}: "
+            "statuses need a stream of their own"
+        )
+    options = nats.connect_options(url)
+    for caution in prepare(options).cautions:
+        log.warning("%s", caution)
+    return options
+
+
+def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
+    """Return the server of a run; a demo has one of its own, and a store, unless one is named.
+
+    Entering raises EmbeddedServerError.
+    """
+    # What is made up must not stand among a user's real days.
+    store = config.embedded.data_dir
+    if demo and store == Embedded().data_dir:
+        store = DEMO_DIR / "nats"
+    return local_server(config.nats.url, store, own=demo)
+
+
+def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -> Publisher:
+    """Return a publisher as the configuration wants it; made in the process that runs it.
+
+    `give_up_after_s` holds where the configuration says nothing.
+    """
+    publisher = Publisher(
+        make_encoder(config.publish.encoding),
+        access=options,
+        stream=_stream(config.nats),
+        give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
+    )
+    publisher.statuses.stream = replace(
+        STATUS_SETTINGS, name=config.nats.status_stream, replicas=config.nats.replicas
+    )
+    return publisher
+
+
+def _stream(nats: Nats) -> StreamSettings:
+    return StreamSettings(
+        name=nats.stream,
+        max_age_s=nats.max_age_s,
+        max_bytes=nats.max_bytes,
+        replicas=nats.replicas,
+        storage=nats.storage,
+        discard=nats.discard,
+        persist_mode=nats.persist_mode,
+        consumers=tuple(
+            ConsumerSettings(
+                name=consumer.name,
+                filter_subjects=(consumer.filter_subject,),
+                deliver_subject=consumer.deliver_subject,
+                deliver_policy=consumer.deliver_policy,
+            )
+            for consumer in nats.consumers
+        ),
+    )

@@ -1,0 +1,209 @@
+"""The report of a run: read from its shared memory, for people and as one JSON object."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ingestor.model.clock import iso_utc
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S, NS_PER_US
+from ingestor.runtime.counters import (
+    PUBLISH_MODES,
+    Counter,
+    CounterRow,
+    CounterTable,
+    Total,
+)
+
+
+class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What one live feed handed on and what it lost."""
+
+    records: int = 0
+    dropped_trades: int = 0
+    dropped_quotes: int = 0
+    gaps: int = 0
+    reconnects: int = 0
+    unrecorded: int = 0
+    undelivered: int = 0
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run published, as ``--summary json`` prints it; times are ns UTC.
+
+    Only acknowledged events count. Of those that feeds handed on, `not_stored` are not in the
+    stream, and of `unknown` nobody knows: they were sent, and the end came before the server's
+    answer. Only live runs have `feeds`.
+    """
+
+    published: int = 0
+    not_stored: int = 0
+    unknown: int = 0
+    by_subject: dict[str, int] = {}
+    skipped: int = 0
+    late: int = 0
+    elapsed_s: float = 0.0
+    events_per_s: float = 0.0
+    first_ts_event_ns: int | None = None
+    last_ts_event_ns: int | None = None
+    stream: str | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+    publish_mode: str | None = None
+    feeds: dict[str, FeedSummary] | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """The summary, what people also want to know, and how to exit.
+
+    The lateness of a paced replay is in ns, None where nothing was paced.
+    """
+
+    summary: Summary
+    late_p50_ns: int | None = None
+    late_p99_ns: int | None = None
+    reconnects: int = 0
+    skipped_by_cause: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+    exit_code: int = ExitCode.OK
+
+
+def report_of(
+    table: CounterTable,
+    feeds: Sequence[str],
+    stream: str,
+    *,
+    live: bool,
+    error: str | None = None,
+    exit_code: int = ExitCode.OK,
+) -> RunReport:
+    """Return what the processes of a run counted, to whatever end they came.
+
+    `feeds` are the names of the feeds' processes in their order; the publisher's row follows.
+    """
+    skipped: Tally[str] = Tally()
+    for index in range(len(feeds)):
+        skipped.update(table.skipped(index))
+    summary = _summary(table, len(feeds), stream)
+    if live:
+        by_name = {name: _feed(table.row(index)) for index, name in enumerate(feeds)}
+        summary = msgspec.structs.replace(summary, feeds=by_name)
+    return RunReport(
+        summary=summary,
+        late_p50_ns=table.total(Total.LATE_P50_NS),
+        late_p99_ns=table.total(Total.LATE_P99_NS),
+        reconnects=table.row(len(feeds))[Counter.RECONNECTS],
+        skipped_by_cause=dict(skipped),
+        error=error,
+        exit_code=exit_code,
+    )
+
+
+def _summary(table: CounterTable, feeds: int, stream: str) -> Summary:
+    rows, publisher = [table.row(index) for index in range(feeds)], table.row(feeds)
+    published, unknown = sum(table.stored.values()), table.total(Total.UNANSWERED)
+    if unknown is None:
+        # Killed: all that it was handed and that was not yet counted as stored may be.
+        unknown = max(publisher[Counter.RECORDS] - published, 0)
+    handed_on = sum(row[Counter.RECORDS] for row in rows)
+    elapsed_s = _elapsed_s(table, publisher)
+    mode = table.total(Total.MODE)
+    return Summary(
+        published=published,
+        not_stored=max(handed_on - published - unknown, 0),
+        unknown=unknown,
+        by_subject=table.stored,
+        skipped=sum(row[Counter.SKIPPED] for row in rows),
+        late=sum(row[Counter.LATE] for row in rows),
+        elapsed_s=round(elapsed_s, 6),
+        events_per_s=round(published / elapsed_s, 1) if elapsed_s else 0.0,
+        first_ts_event_ns=table.total(Total.FIRST_EVENT_NS) if published else None,
+        last_ts_event_ns=table.total(Total.LAST_EVENT_NS) if published else None,
+        stream=stream,
+        first_seq=table.total(Total.FIRST_SEQ),
+        last_seq=table.total(Total.LAST_SEQ),
+        publish_mode=None if mode is None else PUBLISH_MODES[mode],
+    )
+
+
+def _elapsed_s(table: CounterTable, publisher: CounterRow) -> float:
+    started_ns, finished_ns = table.total(Total.STARTED_NS), table.total(Total.FINISHED_NS)
+    if started_ns is None:
+        return 0.0
+    ended_ns = publisher[Counter.HEARTBEAT_NS] if finished_ns is None else finished_ns
+    return max(ended_ns - started_ns, 0) / NS_PER_S
+
+
+def _feed(row: CounterRow) -> FeedSummary:
+    return FeedSummary(
+        records=row[Counter.RECORDS],
+        dropped_trades=row[Counter.DROPPED_TRADES],
+        dropped_quotes=row[Counter.DROPPED_QUOTES],
+        gaps=row[Counter.GAPS],
+        reconnects=row[Counter.RECONNECTS],
+        unrecorded=row[Counter.UNRECORDED],
+        # A feed that is killed leaves in memory what it could not count as undelivered.
+        undelivered=max(row[Counter.UNDELIVERED], row[Counter.HELD]),
+    )
+
+
+def as_json(report: RunReport) -> str:
+    """Return the one JSON object of ``--summary json``."""
+    return msgspec.json.encode(report.summary).decode()
+
+
+def as_text(report: RunReport) -> str:
+    """Return the report for people."""
+    summary = report.summary
+    rate = f"{summary.elapsed_s:,.2f} s, {summary.events_per_s:,.0f} events/s"
+    lines = [f"published     {summary.published:,} events in {rate}"]
+    lines += [f"  {subject:<24}{count:>14,}" for subject, count in summary.by_subject.items()]
+    if summary.first_ts_event_ns is not None and summary.last_ts_event_ns is not None:
+        first, last = iso_utc(summary.first_ts_event_ns), iso_utc(summary.last_ts_event_ns)
+        lines.append(f"event time    {first} to {last}")
+    if summary.first_seq is not None:
+        place = f"sequences {summary.first_seq:,} to {summary.last_seq:,}"
+        lines.append(f"stream        {summary.stream}, {place} ({summary.publish_mode})")
+    lines += _left(summary)
+    lines.append(_input(report))
+    if summary.feeds is not msgspec.UNSET:
+        lines += [_feed_line(name, feed) for name, feed in summary.feeds.items()]
+    if report.late_p50_ns is not None and report.late_p99_ns is not None:
+        p50, p99 = report.late_p50_ns // NS_PER_US, report.late_p99_ns // NS_PER_US
+        lines.append(f"pace          sent {p50:,} us after due at the median, {p99:,} us at p99")
+    return "\n".join(lines)
+
+
+def _left(summary: Summary) -> list[str]:
+    what = "read ahead" if summary.feeds is msgspec.UNSET else "handed on by the feeds"
+    lines = []
+    if summary.not_stored:
+        lines.append(f"not stored    {summary.not_stored:,} events that were {what}")
+    if summary.unknown:
+        lines.append(f"unknown       {summary.unknown:,} events were sent and not answered for")
+    return lines
+
+
+def _input(report: RunReport) -> str:
+    summary = report.summary
+    causes = ", ".join(f"{cause} {count:,}" for cause, count in report.skipped_by_cause.items())
+    skipped = f"{summary.skipped:,} skipped" + (f" ({causes})" if causes else "")
+    late = "stepped back in time" if summary.feeds is msgspec.UNSET else "reported late"
+    line = f"input         {skipped}, {summary.late:,} {late}"
+    return f"{line}, {report.reconnects} reconnects" if report.reconnects else line
+
+
+def _feed_line(name: str, feed: FeedSummary) -> str:
+    dropped = f"{feed.dropped_trades:,} trades and {feed.dropped_quotes:,} quotes dropped"
+    connections = f"{feed.gaps:,} gaps, {feed.reconnects:,} reconnects"
+    line = f"{name:<14}{feed.records:,} events, {dropped}, {connections}"
+    if feed.undelivered:
+        line += f", {feed.undelivered:,} not handed on before the stop"
+    if feed.unrecorded:
+        line += f", {feed.unrecorded:,} messages not recorded"
+    return line
