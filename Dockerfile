@@ -6,7 +6,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/ingestor
 WORKDIR /src
-COPY pyproject.toml setup.* constraints.txt ./
+COPY pyproject.toml setup.* constraints.txt README.md ./
 COPY ingestor ingestor
 RUN /opt/ingestor/bin/pip install --no-cache-dir --constraint constraints.txt .
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ingestor.runtime.embedded_server import DEFAULT_PORT
 from tests.nats_servers import (
     OLD_SERVER_VARIABLE,
     NatsServer,
@@ -91,6 +95,17 @@ def any_nats_server(
     old = request.param == "old"
     executable = _old_executable_or_skip() if old else current_executable()
     return start_nats_server(executable=executable)
+
+
+@pytest.fixture
+def default_port() -> Iterator[None]:
+    """Nobody listens on the default port; tests with this fixture take turns, of any checkout."""
+    with (Path(tempfile.gettempdir()) / "ingestor-default-port.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", DEFAULT_PORT)) == 0:
+                pytest.skip(f"something listens on port {DEFAULT_PORT} of this machine")
+        yield
 
 
 @pytest.fixture(scope="session")

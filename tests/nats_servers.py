@@ -1,7 +1,7 @@
 """Real nats-server processes for tests: a free loopback port, JetStream, a store of their own.
 
-The server picks its port itself and writes it into a file, so two tests never race for one. A
-server dies with the process that started it, however that ends.
+A server keeps its port over its starts, and no other test is given that port meanwhile. It dies
+with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tests import die_with_parent
+from tests.ports import free_port
 
 OLD_SERVER_VARIABLE: Final = "INGESTOR_OLD_NATS_SERVER"
 START_TIMEOUT_S: Final = 15.0
@@ -66,7 +67,7 @@ class NatsServer:
     executable: Path
     directory: Path
     extra_config: str = ""
-    port: int = -1
+    port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property

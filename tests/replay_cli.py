@@ -84,7 +84,11 @@ async def _read_stream(url: str, stream: str) -> list[Stored]:
     try:
         context = client.jetstream()
         count = (await context.stream_info(stream)).state.messages
-        config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
+        # A server forgets such a consumer after 5 s without a request: a busy machine needs longer
+        # to take 5,000 messages.
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=60
+        )
         pull = await context.pull_subscribe("", stream=stream, config=config)
         found: list[Stored] = []
         while len(found) < count:

@@ -41,6 +41,7 @@ def test_a_replay_demo_leaves_files_alone_that_lie_there(
     assert sources == {"sim"}
 
 
+@pytest.mark.usefixtures("default_port")
 def test_a_demo_writes_into_no_server_that_nobody_named(tmp_path: Path) -> None:
     """The default port is taken: by whatever runs on this machine, or by a server of the test."""
     with closing(Taken(DEFAULT_PORT)):

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from ingestor.model.feed_status import STATUS_STREAM, What, decode_status
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 from tests.processes import ended
 from tests.replay_cli import Finished, Stored, finish, read_stream
 
@@ -88,12 +88,6 @@ def children(pid: int) -> list[int]:
 
 def last_line(finished: Finished) -> str:
     return finished.err.strip().splitlines()[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def statuses(server: NatsServer) -> list[Any]:

@@ -17,6 +17,7 @@ from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import What, decode_status
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 from tests.processes import ended
 from tests.replay_cli import finish, read_stream, replay, start
 from tests.runtime.exposition import Family, parse
@@ -32,12 +33,6 @@ def data(tmp_path: Path) -> Path:
     write_dbn(dbn_path(folder, "trades"), trades(10, step_ns=10**8), schema="trades")
     write_dbn(dbn_path(folder, "mbp-10"), depth(50, step_ns=10**8), schema="mbp-10")
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configured(folder: Path, port: int, more: str = "") -> list[str]:

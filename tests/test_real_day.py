@@ -126,7 +126,7 @@ def decoded(message: Stored) -> tuple[str, dict[str, Any]]:
     return message.subject, event
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def day(real_day: Path) -> list[tuple[str, dict[str, Any]]]:
     return expected_day(real_day)
 

@@ -18,6 +18,7 @@ from ingestor.model.units import UNDEF_PRICE
 from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 from tests.replay_cli import Finished, finish, read_stream, replay, start
 
 PATIENCE_S = 20
@@ -41,12 +42,6 @@ def run(data: Path, server: NatsServer, *more: str) -> Finished:
 
 def last_line(finished: Finished) -> str:
     return finished.err.strip().splitlines()[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:
@@ -332,10 +327,8 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing_and_repeats_nothin
     assert keys == sorted(keys)
 
 
+@pytest.mark.usefixtures("default_port")
 def test_an_embedded_server_is_started_told_of_and_stopped(data: Path) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 4222)) == 0:
-            pytest.skip("something listens on the default port of this machine")
     finished = replay("--data-dir", str(data), cwd=data.parent)
     assert finished.exit_code == 0, finished.err
     assert "started an embedded NATS server" in finished.err
@@ -345,10 +338,8 @@ def test_an_embedded_server_is_started_told_of_and_stopped(data: Path) -> None:
         assert probe.connect_ex(("127.0.0.1", 4222)) != 0
 
 
+@pytest.mark.usefixtures("default_port")
 def test_a_killed_embedded_server_is_noticed_at_once_and_has_its_exit_code(data: Path) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 4222)) == 0:
-            pytest.skip("something listens on the default port of this machine")
     process = start("--data-dir", str(data), "--speed", "0.1", cwd=data.parent)
     pid_file = data.parent / ".data" / "nats" / "nats-server.pid"
     deadline = time.monotonic() + PATIENCE_S

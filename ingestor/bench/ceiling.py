@@ -23,7 +23,7 @@ MAX_FLOW: Final = 500
 OUTSTANDING: Final = 32
 """Acknowledgements waited for at most. Twice what a replay has, to be sure of the ceiling."""
 MAX_AHEAD_BYTES: Final = 64 * 1024 * 1024
-"""So many bytes of large messages are under way: again twice what a replay has, and nothing that a
+"""Bytes of large messages under way at most: again twice what a replay has, and nothing that a
 server could not keep in memory."""
 _RECEIVE_BYTES: Final = 65_536
 _TIMEOUT_S: Final = 30.0

@@ -28,7 +28,7 @@ from ingestor.bench.measure import cpu_s, family, family_pss_bytes
 from ingestor.client import EVERYTHING, connect
 from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
-from ingestor.sim.polygon.arguments import API_KEY
+from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 OPTIONS_SHARE: Final = 0.05

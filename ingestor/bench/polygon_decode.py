@@ -59,7 +59,7 @@ class Tape:
 
 
 def frames_of(make: Callable[[int], Element], elements: int) -> list[bytes]:
-    """Return frames of so many elements each, `ELEMENTS` in all."""
+    """Return frames of `elements` elements each, `ELEMENTS` in all."""
     return [
         msgspec.json.encode([make(number) for number in range(elements)])
         for _ in range(ELEMENTS // elements)

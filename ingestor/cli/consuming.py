@@ -65,8 +65,8 @@ def way_in(given: argparse.Namespace) -> dict[str, Any]:
         nats = load([layer]).config.nats
         for caution in cautions(path, layer):
             log.warning("%s", caution)
-    access = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
-    return {field.name: getattr(access, field.name) for field in fields(access)}
+    connect_options = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
+    return {field.name: getattr(connect_options, field.name) for field in fields(connect_options)}
 
 
 def seconds(text: str) -> float:

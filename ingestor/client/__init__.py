@@ -30,13 +30,6 @@ from typing import Any, Final, Self
 import msgspec
 
 from ingestor.client.batches import Batch
-from ingestor.client.connection import (
-    ApiRefusedError,
-    Connection,
-    CutOffError,
-    NobodyListensError,
-    NotConnectedError,
-)
 from ingestor.client.consumer import (
     AtSequence,
     Durable,
@@ -68,6 +61,16 @@ from ingestor.model.feed_status import (
     status_subject,
 )
 from ingestor.model.records import overlap
+from ingestor.nats.answers import (
+    MESSAGE_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    CutOffError,
+    NobodyListensError,
+    NotConnectedError,
+    RefusedError,
+)
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 
 __all__ = [
     "DEFAULT_STREAM",
@@ -102,8 +105,6 @@ EVERYTHING: Final = "market.>"
 LOOK_AGAIN_S: Final = 1.0
 """How often it is asked whether the stream of statuses has been made."""
 
-STREAM_NOT_FOUND: Final = 10059
-MESSAGE_NOT_FOUND: Final = 10037
 _NOT_FOUND: Final = "404"
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,13 @@ class Client:
         self, url: str | Sequence[str], streams: tuple[str, str], options: dict[str, Any]
     ) -> None:
         """`streams` are that of the market's data and that of statuses."""
-        self._connection = Connection(url, options, self._lost)
+        reach, others = ConnectOptions.from_keywords(url, options)
+        self._connection = Connection(
+            reach,
+            on_change=self._connection_changed,
+            open_timeout_s=None,
+            **{"name": "ingestor.client"} | others,
+        )
         self._stream, self._status_stream = streams
         self._skips = Skips()
         self._subscriptions: list[Subscription] = []
@@ -182,11 +189,11 @@ class Client:
         Raises StreamError, BadDataError, NatsUnreachableError, NatsRefusedError.
         """
         connection, stream, subject = self._connection, self._status_stream, status_subject(feed)
-        await connection.up()
+        await connection.ready()
         what = f"the last message on {subject}"
         get = f"{connection.api_prefix}.DIRECT.GET.{stream}.{subject}"
         try:
-            answer = await connection.ask(what, get)
+            answer = await connection.request(what, get)
         except NobodyListensError:
             # No such stream, or one that is not read directly.
             return await self._last_stored_status(subject)
@@ -238,8 +245,8 @@ class Client:
         get = (f"STREAM.MSG.GET.{stream}", _Stored, {"last_by_subj": subject})
         try:
             answer = await self._connection.api(f"stream {stream}", *get)
-        except ApiRefusedError as refused:
-            if refused.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
+        except RefusedError as refused:
+            if refused.error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return None
             raise
         return decode_status(answer.message.data)
@@ -247,18 +254,20 @@ class Client:
     async def _has_statuses(self) -> bool:
         """Whether their stream is there. Raises as `last_status`."""
         stream = self._status_stream
-        await self._connection.up()
+        await self._connection.ready()
         try:
             await self._connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
         except CutOffError:
             return False
-        except ApiRefusedError as refused:
-            if refused.err_code == STREAM_NOT_FOUND:
+        except RefusedError as refused:
+            if refused.error.err_code == STREAM_NOT_FOUND:
                 return False
             raise
         return True
 
     async def __aenter__(self) -> Self:
+        for caution in self._connection.cautions:
+            log.warning("%s", caution)
         await self._connection.open()
         return self
 
@@ -272,7 +281,13 @@ class Client:
             await subscription.close(in_order=kind is None)
         await self._connection.close()
 
-    def _lost(self) -> None:
+    def _connection_changed(self) -> None:
+        if self._connection.up:
+            log.warning("connected to NATS again")
+            return
+        if self._connection.failure is None:
+            servers = self._connection.servers
+            log.warning("lost the NATS server at %s; connecting again", servers)
         for subscription in self._subscriptions:
             subscription.lose("the connection was lost")
 

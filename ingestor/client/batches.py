@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.client.decode import BadMessageError, bad_message, check_subject
-from ingestor.client.wire import Frame
 from ingestor.encode.json_records import read_rows
 from ingestor.encode.packed import check_rows, read_header, take_apart
 from ingestor.model.blocks import Block, Source
@@ -26,6 +25,7 @@ from ingestor.model.events import Event, events_of
 from ingestor.model.records import LEVELS, UNDEF_EXCHANGE, UNDEF_SEQUENCE, EventType, Records, RType
 from ingestor.model.symbols import SymbolTable, symbol_of
 from ingestor.model.units import UNDEF_PRICE
+from ingestor.nats.splitter import Frame
 
 _LETTERS: Final = ("action", "side")
 _TIMES: Final = ("ts_event_ns", "ts_recv_ns")

@@ -22,11 +22,12 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.client.connection import ApiRefusedError, Connection
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.clock import iso_utc, now_ns, to_ns
 from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import CONSUMER_NOT_FOUND, RefusedError
+from ingestor.nats.connection import Connection
 
 ACK_WAIT_S: Final = 10.0
 """How long the server waits for an acknowledgement before it delivers again."""
@@ -46,7 +47,6 @@ SPARE_SUFFIX: Final = "-spare"
 IN_USE_LOOKS: Final = 4
 IN_USE_PAUSE_S: Final = 0.25
 
-CONSUMER_NOT_FOUND: Final = 10014
 
 T = TypeVar("T")
 
@@ -341,8 +341,8 @@ class Durable:
     async def _ask_unless_gone(self, verb: str, name: str, kind: type[T]) -> T | None:
         try:
             return await self._ask(verb, name, kind)
-        except ApiRefusedError as refused:
-            if refused.err_code == CONSUMER_NOT_FOUND:
+        except RefusedError as refused:
+            if refused.error.err_code == CONSUMER_NOT_FOUND:
                 return None
             raise
 

@@ -27,13 +27,14 @@ from typing import Any, Final
 import msgspec
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from ingestor.client.connection import Connection, NoAnswerError
 from ingestor.client.consumer import Opened
-from ingestor.client.wire import Frame, Status
 from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
 from ingestor.model.records import covers, overlap
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import NoAnswerError
+from ingestor.nats.connection import Connection
+from ingestor.nats.splitter import Frame, Status
 
 REQUEST_MESSAGES: Final = 8_192
 REQUEST_BYTES: Final = 16 * 1024 * 1024
@@ -162,7 +163,7 @@ class Pull:
         if self._broken is not None:
             return False
         try:
-            await self._connection.ask("an acknowledgement", frame[1].decode())
+            await self._connection.request("an acknowledgement", frame[1].decode())
         except NoAnswerError as error:
             log.warning("%s", error)
             return False

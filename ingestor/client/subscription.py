@@ -12,21 +12,16 @@ from typing import Final
 import numpy as np
 
 from ingestor.client.batches import Batch, batches_of, events_by_seq
-from ingestor.client.connection import (
-    ApiRefusedError,
-    Connection,
-    CutOffError,
-    NoAnswerError,
-    NotConnectedError,
-)
 from ingestor.client.consumer import AtSequence, Consumer
 from ingestor.client.decode import Cause, Message, Skips, bad_message
 from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
-from ingestor.client.wire import Frame
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.events import Event, read_json
+from ingestor.nats.answers import CutOffError, NoAnswerError, NotConnectedError, RefusedError
+from ingestor.nats.connection import Connection
+from ingestor.nats.splitter import Frame
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""
@@ -349,7 +344,7 @@ class Subscription:
 
     async def _open(self) -> Pull:
         while True:
-            await self._connection.up()
+            await self._connection.ready()
             try:
                 return await self._try_open()
             except StreamError as error:
@@ -363,7 +358,7 @@ class Subscription:
         if self._received_seq is None:
             return isinstance(error, CutOffError)
         return isinstance(error, NoAnswerError) or (
-            isinstance(error, ApiRefusedError) and error.passing
+            isinstance(error, RefusedError) and error.transient
         )
 
     async def _try_open(self) -> Pull:

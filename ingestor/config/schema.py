@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, field
 
 from ingestor.model.feed_status import STATUS_STREAM
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
 MAX_SECONDS: Final = 31_536_000.0
@@ -247,9 +247,9 @@ class Nats(Table, frozen=True, kw_only=True):
     """async lets the server acknowledge before it writes: only for streams that may be lost."""
     consumers: tuple[Consumer, ...] = ()
 
-    def connect_options(self, url: str | Sequence[str]) -> Access:
+    def connect_options(self, url: str | Sequence[str]) -> ConnectOptions:
         """Return how to reach the servers at `url`; not checked yet."""
-        return Access(
+        return ConnectOptions(
             url=url,
             user=self.user,
             password=self.password,

@@ -118,6 +118,16 @@ class Runs:
                 counts[sole] += int(rows)
         return dict(counts)
 
+    def counts_by_feed(self) -> dict[int, int]:
+        """Return the number of rows of each feed, by its index, without a step per run."""
+        if len(self.blocks) == 1:
+            return {self.blocks[0].feed: len(self)}
+        counts: Counter[int] = Counter()
+        per_block = np.bincount(self.block_of_run, self.stop - self.start, len(self.blocks))
+        for block, rows in zip(self.blocks, per_block.tolist(), strict=True):
+            counts[block.feed] += int(rows)
+        return dict(counts)
+
 
 def _ranges(start: Int64s, stop: Int64s) -> Int64s:
     """Return the indexes start[0], start[0] + 1 ... stop[0] - 1, start[1]..."""

@@ -1,7 +1,7 @@
-"""The connection: nats-py for protocol, authentication, TLS and reconnects; frames past it.
+"""The connection of publisher, statuses and consumers: nats-py, and frames past it both ways.
 
-nats-py formats every PUB in Python, so finished frames are written to its transport directly.
-These are the rules that make it safe:
+nats-py does protocol, authentication, TLS, requests and reconnects. It formats every PUB in
+Python, so finished frames are written to its transport directly. These rules make it safe:
 
 - Whole commands only, in one call: the client's own commands then never fall inside a frame.
 - Only while the client says it is connected and its callbacks have said so too: during a
@@ -10,8 +10,7 @@ These are the rules that make it safe:
 - Nothing waits for the transport to drain: the publisher's window bounds what it can hold.
 - A peer that reads nothing would keep an orderly close waiting for ever: `drop` aborts.
 
-Answers are taken in the read loop itself: nats-py completes a subscription's future for every
-message without queue or task, and a future that calls back instead of completing is all it takes.
+Answers to frames are handed to their `Receiver` in the read loop itself, without queue or task.
 """
 
 from __future__ import annotations
@@ -21,89 +20,146 @@ import contextlib
 import logging
 import re
 import ssl
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError, SecureConnWantedError
 
-from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES, printable
+from ingestor.model.bounds import printable
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.guarded import GuardedClient, is_refusal
-from ingestor.nats.options import Access, Login, prepare
+from ingestor.nats.answers import (
+    UNAVAILABLE,
+    ApiError,
+    CutOffError,
+    ForbiddenError,
+    NoAnswerError,
+    NobodyListensError,
+    NotConnectedError,
+    RefusedError,
+    nonsense,
+)
+from ingestor.nats.guarded import GuardedClient, Receiver, is_refusal
+from ingestor.nats.options import ConnectOptions, resolve
 
 OPEN_TIMEOUT_S: Final = 5.0
-"""How long the first connection is tried for."""
+"""How long a publisher tries to connect at first: its server may just be starting."""
 
 HANDSHAKE_TIMEOUT_S: Final = 2
-RECONNECT_PAUSE_S: Final = 0.25
 PING_INTERVAL_S: Final = 10
 """How often an idle connection is probed; two pings without an answer end it."""
 
+REQUEST_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
-CLIENT_NAME: Final = "ingestor"
 
-Receive = Callable[[str, bytes, str | None, str], None]
-"""Takes an answer: subject, payload, status of the header where there is one, reply subject."""
+MAX_FORMER: Final = 16
+"""Lost connections that are remembered until the server is known to have closed them."""
 
-Headers = dict[str, str]
+MAX_REMEMBERED: Final = 1_024
+"""Subjects of requests that are remembered: the server's word that one is forbidden may come when
+the request has timed out, but not after this many others."""
 
+DEFAULTS: Final[dict[str, Any]] = {
+    "name": "ingestor",
+    "connect_timeout": HANDSHAKE_TIMEOUT_S,
+    "reconnect_time_wait": 0.25,
+    "max_reconnect_attempts": -1,
+    "ping_interval": PING_INTERVAL_S,
+}
+"""What differs from nats-py's own: a server is waited for as long as it takes."""
+
+_MARK_SID: Final = 1 << 62
+"""Of the subscription that marks a connection; nats-py counts its own from 1."""
+
+_FORMER_PAUSE_S: Final = 0.05
+_NOT_ENABLED: Final = ApiError(UNAVAILABLE, description="JetStream is not enabled on the server")
 _FORBIDDEN_SUBJECT: Final = re.compile(
     r'permissions violation for publish to "([^"]*)"', re.IGNORECASE
 ).search
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class _Inbox(asyncio.Future[Any]):
-    """A future for `Client.subscribe` that hands every message on and never completes."""
 
-    def __init__(self, receive: Receive) -> None:
-        super().__init__()
-        self._receive = receive
-
-    def set_result(self, result: Msg, /) -> None:
-        status = result.headers.get("Status") if result.headers else None
-        self._receive(result.subject, result.data, status, result.reply)
+class _Envelope(msgspec.Struct, frozen=True):
+    error: ApiError | None = None
 
 
 class Connection:
-    """One connection; `on_change` is called when it comes up, goes down or is refused.
+    """One connection; `on_change` is called when it comes up, goes down or has failed for good."""
 
-    Raises ConfigurationError for settings that cannot work.
-    """
+    def __init__(
+        self,
+        options: ConnectOptions,
+        *,
+        on_change: Callable[[], None],
+        open_timeout_s: float | None = OPEN_TIMEOUT_S,
+        min_payload_bytes: int = 0,
+        **nats_py: Any,
+    ) -> None:
+        """Raises ConfigurationError for options that cannot work.
 
-    def __init__(self, access: Access, *, on_change: Callable[[], None]) -> None:
-        self._login = prepare(access)
+        Args:
+            options: Where the servers are and how to be let in.
+            on_change: Must be quick and not raise.
+            open_timeout_s: How long opening tries every server again and again; None tries each
+                of them once.
+            min_payload_bytes: A server that takes shorter messages only is refused.
+            nats_py: Options of `nats.connect` that beat `DEFAULTS`.
+
+        """
+        self._credentials = resolve(options)
         self._on_change = on_change
-        self._client = GuardedClient(self._login)
-        self._up = False
-        self._closing = False
+        self._open_timeout_s = open_timeout_s
+        self._min_payload_bytes = min_payload_bytes
+        self._options = DEFAULTS | nats_py
+        self._client = GuardedClient(self._credentials)
+        self._settled = asyncio.Event()
+        """It is up, or will never be again."""
+        self._opened = self._closing = False
+        self._first_errors = 0
+        self._losses = 0
         self._last_error: Exception | None = None
-        self._refused = asyncio.Event()
-        self._spared: dict[str, bool] = {}
+        self._forbidden: dict[str, Exception | None] = {}
+        """Subjects that were asked on, and the server's word on those that are forbidden."""
+        self._mark = ""
+        self._former: deque[str] = deque(maxlen=MAX_FORMER)
         self.failure: IngestorError | None = None
-        """Why the server will never take us, once that is known."""
+        """Why there will be no connection any more, once that is known."""
 
     @property
     def up(self) -> bool:
         """Whether frames may be written."""
-        return self._up and self._client.is_connected
+        return self.failure is None and self._settled.is_set() and self._client.is_connected
 
     @property
     def servers(self) -> str:
         """The servers, without secrets."""
-        return self._login.names
+        return self._credentials.names
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Sentences that the operator is to read once: what works and is not safe."""
+        return self._credentials.cautions
 
     @property
     def api_prefix(self) -> str:
-        """What requests to JetStream begin with: ``$JS.API`` unless the access says otherwise."""
-        return self._login.api_prefix
+        """What requests to JetStream begin with: ``$JS.API`` unless the options say otherwise."""
+        return self._credentials.api_prefix
+
+    @property
+    def server_version(self) -> tuple[int, int]:
+        """Major and minor version of the server that we are at; 0, 0 where it does not say."""
+        return self._client.server_version
 
     @property
     def max_payload_bytes(self) -> int:
         """The longest message, headers included, that the server takes which we are at."""
-        return min(int(self._client.max_payload), MAX_PAYLOAD_BYTES)
+        return int(self._client.max_payload)
 
     @property
     def reconnects(self) -> int:
@@ -111,37 +167,70 @@ class Connection:
         return int(self._client.stats["reconnects"])
 
     async def open(self) -> None:
-        """Connect. Raises NatsUnreachableError, NatsRefusedError."""
-        connecting = asyncio.create_task(self._connect())
-        refused = asyncio.create_task(self._refused.wait())
+        """Connect; closed again when it fails. Raises NatsUnreachableError, NatsRefusedError."""
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await asyncio.wait({connecting, refused}, return_when=asyncio.FIRST_COMPLETED)
-                if not self.failure:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+        self._opened = True
+        self._settled.set()
+        self._mark_connection()
+
+    async def _open(self) -> None:
+        connecting = asyncio.create_task(self._connect())
+        settled = asyncio.create_task(self._settled.wait())
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                await asyncio.wait({connecting, settled}, return_when=asyncio.FIRST_COMPLETED)
+                if self.failure is None:
                     await connecting
-        except (TimeoutError, OSError, Error) as error:
-            raise self.failure or self._unreachable(error) from None
+        except (OSError, Error) as error:
+            raise self.failure or self._reason(self._last_error or error) from None
         finally:
-            refused.cancel()
             connecting.cancel()
-            await asyncio.wait({connecting, refused})
+            # Both to their end: a task that is only cancelled would write into a closed transport.
+            settled.cancel()
+            await asyncio.wait({connecting, settled})
         self._check_payload()
-        if self.failure:
+        if self.failure is not None:
             raise self.failure
-        self._up = True
+
+    async def _connect(self) -> None:
+        await self._client.open(
+            error_cb=self._errored,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
+            **self._options,
+        )
+        # The client also returns when the server closed on it in the middle of the handshake.
+        await self._client.flush(HANDSHAKE_TIMEOUT_S)
 
     async def close(self) -> None:
         """Close, in bounded time."""
-        self._up = False
         self._closing = True
-        with contextlib.suppress(TimeoutError, Error, OSError):
+        # From here on `up` is False, so nothing is written into a connection that is being closed.
+        self._settled.clear()
+        with contextlib.suppress(OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.close()
+        # A peer that reads nothing keeps the transport open whatever was waited for.
         self.drop()
 
     def drop(self) -> None:
         """Cut the connection at once; the client then reconnects, unless it is closed."""
         self._client.abort()
+
+    async def ready(self) -> None:
+        """Wait until there is a connection. Raises what `failure` says; `NotConnectedError`."""
+        if self._closing or not self._opened:
+            raise NotConnectedError(
+                "the client is not connected: use it within `async with connect(...) as client:`"
+            )
+        await self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
 
     def write(self, *parts: bytes | memoryview) -> bool:
         """Send finished commands, in one or more parts.
@@ -154,115 +243,204 @@ class Connection:
             return False
         try:
             writer.writelines(parts)
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, AttributeError):
+            # AttributeError: asyncio's own, from CPython 3.12 on, of a transport without a loop.
             return False
         return True
 
-    async def listen(self, subject: str, receive: Receive) -> None:
-        """Have every message of a subject handed to `receive`, which must not raise.
+    async def tap(self, receiver: Receiver) -> tuple[str, Subscription]:
+        """Have what comes to a new inbox handed on; return the inbox, below which all is taken.
 
-        Returns when the server knows. Raises TimeoutError.
+        Raises `NoAnswerError`.
         """
+        inbox = self._client.new_inbox()
         try:
-            await self._client.subscribe(subject, future=_Inbox(receive))
-            await self._client.flush(HANDSHAKE_TIMEOUT_S)
-        except (Error, OSError):
-            raise TimeoutError(f"no answer to the subscription to {subject}") from None
+            return inbox, await self._client.tap(f"{inbox}.>", receiver)
+        except (OSError, Error) as error:
+            raise NoAnswerError(f"no subscription at {self.servers}: {error!r}") from error
 
-    def new_inbox(self) -> str:
-        """Return a subject nobody else has."""
-        return self._client.new_inbox()
+    async def untap(self, subscription: Subscription) -> None:
+        """End what `tap` began."""
+        with contextlib.suppress(OSError, Error):
+            await self._client.untap(subscription)
+
+    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        """Send one message. Raises nothing while there is no connection: it is then not sent."""
+        self._remember(subject)
+        if self._client.is_connected:
+            with contextlib.suppress(OSError, Error):
+                await self._client.publish(subject, payload, reply=reply)
 
     async def request(
-        self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None
-    ) -> bytes | None:
-        """Ask, and return the answer; None when nobody listens. Raises TimeoutError."""
-        try:
-            message = await self._client.request(subject, payload, timeout_s, headers=headers)
-        except NoRespondersError:
-            return None
-        except (Error, OSError):
-            raise TimeoutError(f"no answer on {subject}") from None
-        return message.data
+        self,
+        what: str,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        """Ask, and return the answer; `what` opens the sentence of an error.
 
-    def spare(self, subject: str) -> None:
-        """Go on when the server says that we may not publish on this subject.
-
-        On any other one that ends the connection for good.
+        Raises `NoAnswerError` and its kinds (a TimeoutError), `ForbiddenError`, and what `failure`
+        says. That the subject is forbidden ends nothing but the request.
         """
-        self._spared[subject] = False
+        self._remember(subject)
+        losses = self._losses
+        try:
+            return await self._client.request(
+                subject, payload, timeout_s or REQUEST_TIMEOUT_S, headers=headers
+            )
+        except NoRespondersError:
+            raise NobodyListensError(
+                f"{what}: nobody listens on {subject} at {self.servers}"
+            ) from None
+        except (OSError, Error):
+            # The server answers a forbidden request with an error of the connection, not of the
+            # request.
+            if (said := self._forbidden.get(subject)) is not None:
+                raise ForbiddenError(str(self._reason(said))) from None
+            if self.failure is not None:
+                raise self.failure from None
+            kind = NoAnswerError if losses == self._losses else CutOffError
+            raise kind(f"{what}: no answer on {subject} from {self.servers}") from None
 
-    def forbidden(self, subject: str) -> bool:
-        """Whether the server has said so since the subject was last spared."""
-        return self._spared.get(subject, False)
+    async def api(
+        self,
+        what: str,
+        subject: str,
+        kind: type[T],
+        body: Any = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Ask JetStream's API for a value of `kind`; `what` opens the sentence of an error.
 
-    async def _connect(self) -> None:
-        await self._client.open(
-            name=CLIENT_NAME,
-            error_cb=self._errored,
-            disconnected_cb=self._disconnected,
-            reconnected_cb=self._reconnected,
-            closed_cb=self._closed,
-            connect_timeout=HANDSHAKE_TIMEOUT_S,
-            reconnect_time_wait=RECONNECT_PAUSE_S,
-            max_reconnect_attempts=-1,
-            ping_interval=PING_INTERVAL_S,
-        )
-        # The client also returns when the server closed on it in the middle of the handshake.
-        await self._client.flush(HANDSHAKE_TIMEOUT_S)
+        Raises as `request` does, and `RefusedError` when JetStream is off, says no, or says what
+        makes no sense.
+        """
+        payload = b"" if body is None else msgspec.json.encode(body)
+        subject = f"{self.api_prefix}.{subject}"
+        try:
+            answer = await self.request(what, subject, payload, timeout_s=timeout_s)
+        except NobodyListensError:
+            raise RefusedError(what, _NOT_ENABLED) from None
+        try:
+            if error := msgspec.json.decode(answer.data, type=_Envelope).error:
+                raise RefusedError(what, error)
+            return msgspec.json.decode(answer.data, type=kind)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            text = f"the answer is no JSON object of ours: {printable(answer.data)!r}"
+            raise nonsense(what, text) from None
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether the server that we are at is alive: it answers a ping in time."""
+        with contextlib.suppress(OSError, Error):
+            async with asyncio.timeout(timeout_s):
+                await self._client.flush(HANDSHAKE_TIMEOUT_S)
+                return True
+        return False
+
+    async def former_closed(self, timeout_s: float) -> bool:
+        """Whether the server has read all that it will ever read of our lost connections.
+
+        What a connection brings is read up to its end, which may be after the next one began. With
+        it go its subscriptions, so where nobody listens to its mark any more, that is over.
+        """
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        while self._former and self.up:
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                self._former.clear()  # One that is cut on the way may be kept for minutes.
+                return False
+            try:
+                wait_s = min(left_s, _FORMER_PAUSE_S)
+                await self.request("a lost connection", self._former[0], timeout_s=wait_s)
+            except NobodyListensError:
+                self._former.popleft()
+            except ForbiddenError:
+                self._former.clear()  # Nobody can tell.
+            except NoAnswerError:
+                pass  # It is still there.
+        return not self._former
+
+    def _mark_connection(self) -> None:
+        """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""
+        if self._mark:
+            self._former.append(self._mark)
+        self._mark = self._client.new_inbox()
+        self.write(f"SUB {self._mark} {_MARK_SID}\r\n".encode())
+
+    def _remember(self, subject: str) -> None:
+        # A dict keeps its order: the first key is the oldest.
+        if len(self._forbidden) >= MAX_REMEMBERED and subject not in self._forbidden:
+            del self._forbidden[next(iter(self._forbidden))]
+        self._forbidden[subject] = None
 
     async def _errored(self, error: Exception) -> None:
         self._last_error = error
-        log.debug("NATS client: %s", error)
-        if _is_refusal(error) and not self._bears(error):
-            self._refuse(error)
-
-    def _bears(self, error: Exception) -> bool:
-        named = _FORBIDDEN_SUBJECT(str(error))
-        if named is None or named[1] not in self._spared:
-            return False
-        self._spared[named[1]] = True
-        return True
+        log.debug("NATS client: %r", error)
+        if self._closing:
+            return
+        refused = _is_refusal(error)
+        if not self._opened:
+            # One server of several is enough: it is over when each has been tried.
+            self._first_errors += 1
+            tried = self._first_errors >= len(self._credentials.servers)
+            if tried and (refused or self._open_timeout_s is None):
+                self._fail(self._reason(error))
+        elif refused:
+            named = _FORBIDDEN_SUBJECT(str(error))
+            if named is not None and named[1] in self._forbidden:
+                self._forbidden[named[1]] = error
+            else:
+                self._fail(self._reason(error))
 
     async def _disconnected(self) -> None:
-        self._up = False
-        if not self._closing:
+        if self._opened and not self._closing:
+            # Counted here: a request that was under way knows by it why no answer came.
+            self._losses += 1
+            if self.failure is None:
+                self._settled.clear()
             self._on_change()
 
     async def _reconnected(self) -> None:
-        self._check_payload()
-        self._up = self.failure is None
-        self._on_change()
+        if self._opened and not self._closing:
+            # Another server of the cluster may have another bound.
+            self._settled.set()
+            self._check_payload()
+            self._mark_connection()
+            self._on_change()
 
     async def _closed(self) -> None:
-        self._up = False
-        error = self._client.last_error
-        if error is not None and not self._closing:
-            self._refuse(error)
+        if not self._closing:
+            self._fail(self._reason(self._client.last_error or Error("connection closed")))
 
     def _check_payload(self) -> None:
-        if self.max_payload_bytes < MAX_JSON_EVENT_BYTES:
+        if self.max_payload_bytes < self._min_payload_bytes:
             self._fail(
                 NatsRefusedError(
                     f"the NATS server at {self.servers} takes messages of at most "
                     f"{self.max_payload_bytes} bytes (max_payload); events need "
-                    f"{MAX_JSON_EVENT_BYTES}"
+                    f"{self._min_payload_bytes}"
                 )
             )
 
-    def _refuse(self, error: Exception) -> None:
-        self._fail(_refused(self._login, error))
-
-    def _fail(self, failure: NatsRefusedError) -> None:
+    def _fail(self, failure: IngestorError) -> None:
+        # The first reason is the true one; what follows is a consequence.
         if self.failure is None:
             self.failure = failure
-            self._refused.set()
+            self._settled.set()
             self._on_change()
 
-    def _unreachable(self, error: Exception) -> NatsUnreachableError:
-        reason = self._last_error or error
-        return NatsUnreachableError(
-            f"no NATS server answers at {self.servers}: {_sentence(reason)}"
+    def _reason(self, error: Exception) -> IngestorError:
+        text = printable(str(error).removeprefix("nats: ").strip(" '")) or type(error).__name__
+        if not _is_refusal(error):
+            return NatsUnreachableError(f"no NATS server answers at {self.servers}: {text}")
+        tls = isinstance(error, (ssl.SSLError, SecureConnWantedError))
+        return NatsRefusedError(
+            f"the NATS server at {self.servers} does not let us in or publish "
+            f"({'TLS' if tls else 'it says'}): {text}"
         )
 
 
@@ -270,16 +448,3 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, ssl.SSLError):
         return isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in str(error.reason)
     return is_refusal(error)
-
-
-def _refused(login: Login, error: Exception) -> NatsRefusedError:
-    what = "TLS" if isinstance(error, (ssl.SSLError, SecureConnWantedError)) else "it says"
-    return NatsRefusedError(
-        f"the NATS server at {login.names} does not let us in or publish ({what}): "
-        f"{_sentence(error)}"
-    )
-
-
-def _sentence(error: Exception) -> str:
-    text = printable(str(error).removeprefix("nats: ").strip().strip("'"))
-    return text or type(error).__name__

@@ -19,48 +19,31 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.model.bounds import printable
-from ingestor.model.errors import StreamError
-from ingestor.nats.answers import ApiError
-from ingestor.nats.connection import Connection
+from ingestor.nats.answers import (
+    CONSUMER_NOT_FOUND,
+    MESSAGE_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    RefusedError,
+    nonsense,
+)
+from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
+from ingestor.nats.splitter import Frame, Status
 
 Json = dict[str, Any]
-
-REQUEST_TIMEOUT_S: Final = 5.0
 
 PULL_TIMEOUT_S: Final = 3.0
 
 CHUNK_MESSAGES: Final = 5_000
 """Stored messages that are read at a time where they have to be compared."""
 
-STREAM_NOT_FOUND: Final = 10059
-CONSUMER_NOT_FOUND: Final = 10014
-MESSAGE_NOT_FOUND: Final = 10037
-
 _DELIVERED: Final = re.compile(
-    r"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?[^.]+\.([^.]+)\.\d+\.(\d{1,16})\.\d+\.\d+\.\d+(?:\.[^.]+)?"
+    rb"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?[^.]+\.([^.]+)\.\d+\.(\d{1,16})\.\d+\.\d+\.\d+(?:\.[^.]+)?"
 ).fullmatch
 """Reply subject of a delivered message, in it its consumer and the stream's sequence; domain and
 account hash stand in front where there are any (ADR-15 of the NATS design records)."""
 
-_UNAVAILABLE: Final = 503
-_NOT_ENABLED: Final = ApiError(_UNAVAILABLE, description="JetStream is not enabled on the server")
 _LOOKER_LIFE_NS: Final = 5_000_000_000
 _PULL_LIFE_NS: Final = 2_000_000_000
-_SHOWN_CHARS: Final = 200
-
-
-class RefusedError(StreamError):
-    """JetStream answered with an error."""
-
-    def __init__(self, what: str, error: ApiError) -> None:
-        super().__init__(f"{what}: {error}")
-        self.error = error
-
-    @property
-    def transient(self) -> bool:
-        """Whether it may be over soon: a cluster without a leader, a server that starts."""
-        return self.error.code == _UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +70,15 @@ class StreamEnd:
     """Messages removed out of order, between the first one and the last."""
     transform: tuple[str, str] | None
     leader: str
-    """The server that leads it, empty where there is no choice."""
+    """See `leader_of`."""
 
 
 class JetStreamApi:
-    """Requests to ``$JS.API``, or what stands for it.
+    """What a stream and its consumers are asked, all of it in JSON.
 
-    Every method raises `RefusedError` (a StreamError) when JetStream is off or says no,
-    TimeoutError when it says nothing within `timeout_s`, or nothing that makes sense.
+    Every method raises `RefusedError` (a StreamError) when JetStream is off, says no or what makes
+    no sense, `NoAnswerError` (a TimeoutError as well) when it says nothing within `timeout_s`, and
+    NatsRefusedError.
     """
 
     def __init__(self, connection: Connection, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
@@ -103,21 +87,14 @@ class JetStreamApi:
         self._inbox: str | None = None
         self._pulls = 0
         self._pulled: list[tuple[int, bytes]] = []
-        self._looker = ""
+        self._looker = b""
         self._wanted = 0
         self._arrived = asyncio.Event()
 
     async def call(self, what: str, subject: str, body: Json | None = None) -> Json:
         """Make a request; `what` opens the sentence of an error."""
-        payload = msgspec.json.encode(body) if body is not None else b""
-        subject = f"{self._connection.api_prefix}.{subject}"
-        answer = await self._connection.request(subject, payload, self._timeout_s)
-        if answer is None:
-            raise RefusedError(what, _NOT_ENABLED)
-        values = _read(what, answer)
-        if "error" in values:
-            raise RefusedError(what, _read_error(what, values["error"]))
-        return values
+        api, timeout_s = self._connection.api, self._timeout_s
+        return await api(what, subject, dict, body, timeout_s=timeout_s)
 
     async def stream_info(self, stream: str) -> Json | None:
         """Return configuration and state, or None when there is no such stream."""
@@ -141,7 +118,7 @@ class JetStreamApi:
                 int(state["last_seq"]),
                 int(state.get("num_deleted", 0)),
                 (str(transform["src"]), str(transform["dest"])) if transform else None,
-                str((info.get("cluster") or {}).get("leader", "")),
+                leader_of(info),
             )
 
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:
@@ -167,6 +144,7 @@ class JetStreamApi:
             raise
         with _sense(what):
             message = values["message"]
+            # JSON carries bytes as base64; a message without payload leaves the key out.
             payload = base64.b64decode(message.get("data", ""))
             return StoredMessage(int(message["seq"]), str(message["subject"]), payload)
 
@@ -204,25 +182,33 @@ class JetStreamApi:
 
     async def _pull(self, stream: str, name: str, messages: int) -> list[tuple[int, bytes]]:
         if self._inbox is None:
-            self._inbox = self._connection.new_inbox()
-            await self._connection.listen(f"{self._inbox}.*", self._receive)
+            self._inbox, _ = await self._connection.tap(self)
         self._pulls += 1
         inbox = f"{self._inbox}.{self._pulls}"
-        self._looker = name
+        self._looker = name.encode()
         self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
         body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
         subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
+        # Written as a frame: a request would go through nats-py's one inbox, message by message.
         self._connection.write(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
         async with asyncio.timeout(PULL_TIMEOUT_S):
             await self._arrived.wait()
         return self._pulled
 
-    def _receive(self, subject: str, data: bytes, status: str | None, reply: str) -> None:
-        del subject
-        delivered = _DELIVERED(reply)
-        if delivered is not None and delivered[1] == self._looker:
-            self._pulled.append((int(delivered[2]), data))
-        if status is not None or len(self._pulled) >= self._wanted:
+    def receive(self, frames: list[Frame]) -> None:
+        """Take messages that were pulled; called by the connection."""
+        for _, reply, payload in frames:
+            # Who knows the inbox can write to it: only what bears our consumer's name counts.
+            delivered = _DELIVERED(reply)
+            if delivered is not None and delivered[1] == self._looker:
+                self._pulled.append((int(delivered[2]), payload))
+        if len(self._pulled) >= self._wanted:
+            self._arrived.set()
+
+    def status(self, status: Status) -> None:
+        """Take the server's word that a pull has ended; called by the connection."""
+        # The end of an earlier pull that timed out here may come late.
+        if status.subject == f"{self._inbox}.{self._pulls}":
             self._arrived.set()
 
     async def _make_looker(
@@ -236,6 +222,7 @@ class JetStreamApi:
             "filter_subjects": list(subjects),
             "mem_storage": True,
             "num_replicas": 1,
+            # Gone by itself where deleting it fails, or we die.
             "inactive_threshold": _LOOKER_LIFE_NS,
         }
         what = f"looking at stream {stream}"
@@ -243,6 +230,7 @@ class JetStreamApi:
         try:
             made = await self.call(what, f"CONSUMER.CREATE.{stream}", body)
         except RefusedError as refused:
+            # A work queue allows one consumer a subject: then there is none to look with.
             if refused.transient:
                 raise
             return None
@@ -254,29 +242,20 @@ class JetStreamApi:
             await self.call(f"consumer {name}", f"CONSUMER.DELETE.{stream}.{name}")
 
 
+def leader_of(info: Json) -> str:
+    """Return who leads a stream, and since when; empty where there is no choice.
+
+    One that was elected again has forgotten the open batches, as any other leader has. Servers
+    older than 2.12 tell the name alone.
+    """
+    cluster = info.get("cluster") or {}
+    return f"{cluster.get('leader', '')} {cluster.get('leader_since', '')}".strip()
+
+
 @contextlib.contextmanager
 def _sense(what: str) -> Any:
     """Turn an answer whose parts are missing or of another type into no answer."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise _nonsense(what, "the answer makes no sense") from None
-
-
-def _read(what: str, answer: bytes) -> Json:
-    try:
-        return msgspec.json.decode(answer, type=Json)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise _nonsense(what, f"the answer is no JSON object: {printable(answer)!r}") from None
-
-
-def _read_error(what: str, values: Any) -> ApiError:
-    try:
-        return msgspec.convert(values, ApiError)
-    except msgspec.ValidationError as error:
-        raise _nonsense(what, f"JetStream's error makes no sense: {error}") from None
-
-
-def _nonsense(what: str, text: str) -> RefusedError:
-    """Return an answer that nobody can read as one that may be better next time."""
-    return RefusedError(what, ApiError(_UNAVAILABLE, description=text))
+        raise nonsense(what, "the answer makes no sense") from None

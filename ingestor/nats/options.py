@@ -12,9 +12,9 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import nkeys  # type: ignore[import-untyped]
@@ -35,6 +35,11 @@ MAX_KEY_FILE_BYTES: Final = 65_536
 MAX_PREFIX_CHARS: Final = 128
 """A reply subject of ours, prefix and all, stays far below a server's line of 4 KiB."""
 
+_NATS_PY_NAMES: Final = {
+    "user_credentials": "credentials_file",
+    "nkeys_seed": "nkey_file",
+    "tls_handshake_first": "tls_first",
+}
 _CREDENTIALS_MARKS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 _URL: Final = re.compile(
     r"(?:(?P<scheme>nats|tls)://)?"
@@ -60,7 +65,7 @@ class Secrets(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ConnectOptions:
     """How to reach and enter a server or cluster.
 
     `url` may be several, parted by commas or in a sequence, each with a user of its own. Of user
@@ -81,11 +86,28 @@ class Access:
     inbox_prefix: str = DEFAULT_INBOX_PREFIX
     jetstream_domain: str | None = None
     api_prefix: str | None = None
+    tls: ssl.SSLContext | None = None
+    """Used as it is where it is given, else made of the files."""
+
+    @classmethod
+    def from_keywords(
+        cls, url: str | Sequence[str], keywords: Mapping[str, Any]
+    ) -> tuple[ConnectOptions, dict[str, Any]]:
+        """Return options, and the keywords that are nats-py's own.
+
+        Names of this class and of nats-py are taken alike; a file may be a text.
+        """
+        named = {_NATS_PY_NAMES.get(name, name): value for name, value in keywords.items()}
+        ours = {one.name: named.pop(one.name) for one in fields(cls) if one.name in named}
+        for name, value in ours.items():
+            if name.endswith("_file") and value is not None:
+                ours[name] = Path(value)
+        return cls(url=url, **ours), named
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """`Access` made ready for a client: bare URLs, secrets apart from them, TLS set up.
+class Credentials:
+    """`ConnectOptions` made ready for a client: bare URLs, secrets apart from them, TLS set up.
 
     `user`, `password` and `token` are for servers whose URL names none (`own`, by ``host:port``).
     """
@@ -106,8 +128,8 @@ class Login:
 
     @property
     def names(self) -> str:
-        """The servers as they may be shown."""
-        return ", ".join(self.servers)
+        """The servers as they may be shown, ``host:port``."""
+        return ", ".join(url.partition("://")[2] for url in self.servers)
 
     def secrets_for(self, place: str) -> Secrets:
         """Return what the server at ``host:port`` is told; a cluster's own addresses as all are."""
@@ -121,37 +143,39 @@ class _Url(NamedTuple):
     secrets: Secrets
 
 
-def prepare(access: Access, tls: ssl.SSLContext | None = None) -> Login:
-    """Check and take apart; `tls` is used where it is given, else made of the files.
+def resolve(options: ConnectOptions) -> Credentials:
+    """Check and take apart.
 
     Raises ConfigurationError for a bad URL or file, and for settings that contradict each other.
     """
-    urls = _urls(access.url)
-    _check_only_one(access)
+    urls = _urls(options.url)
+    _check_only_one(options)
     own = {url.place: url.secrets for url in urls if any(url.secrets)}
-    if any((access.user, access.token, access.credentials_file, access.nkey_file)):
+    if any((options.user, options.token, options.credentials_file, options.nkey_file)):
         own = {}
-    common = Secrets(access.user, access.password, access.token)
+    common = Secrets(options.user, options.password, options.token)
+    # A cluster names further servers itself: they are told what the first of ours is told.
     if own:
         common = next(iter(own.values()))
-    if access.credentials_file is not None:
-        _check_credentials(access.credentials_file)
-    if access.nkey_file is not None:
-        _check_nkey(access.nkey_file)
-    context = tls or _tls(access, any(url.scheme == "tls" for url in urls))
-    return Login(
+    if options.credentials_file is not None:
+        _check_credentials(options.credentials_file)
+    if options.nkey_file is not None:
+        _check_nkey(options.nkey_file)
+    # One tls:// makes all of them TLS: nats-py has one context for the whole pool.
+    context = options.tls or _tls(options, any(url.scheme == "tls" for url in urls))
+    return Credentials(
         servers=[f"{url.scheme}://{url.place}" for url in urls],
         user=common.user,
         password=common.password,
         token=common.token,
-        credentials_file=access.credentials_file,
+        credentials_file=options.credentials_file,
         tls=context,
-        nkey_file=access.nkey_file,
-        tls_first=access.tls_first,
-        inbox_prefix=_prefix("inbox prefix", access.inbox_prefix),
-        api_prefix=_api_prefix(access),
+        nkey_file=options.nkey_file,
+        tls_first=options.tls_first,
+        inbox_prefix=_prefix("inbox prefix", options.inbox_prefix),
+        api_prefix=_api_prefix(options),
         own=own,
-        cautions=(*_seen_on_the_way(urls, common, context), *_seen_on_disk(access)),
+        cautions=(*_seen_on_the_way(urls, common, context), *_seen_on_disk(options)),
     )
 
 
@@ -173,16 +197,18 @@ def _urls(given: str | Sequence[str]) -> list[_Url]:
 
 def _taken_apart(text: str, *, one_of_many: bool) -> _Url:
     found = _URL(text)
+    # A missing port is NATS's own, and a port of 0 is refused below with the rest.
     port = int((found and found["port"]) or DEFAULT_PORT)
     # A password with a comma in it looks like two URLs, of which the second has no scheme.
-    torn = found and found["user"] and one_of_many and not found["scheme"]
-    if not found or torn or not 1 <= port <= 65_535 or not _is_host(found["host"]):
+    cut_in_two = found and found["user"] and one_of_many and not found["scheme"]
+    if not found or cut_in_two or not 1 <= port <= 65_535 or not _is_host(found["host"]):
         raise ConfigurationError(
             f"the NATS URL {_shown(text)!r} is not of the form nats://host:port or "
             "tls://host:port, with user:password@ or token@ before the host; in those, "
             "/ ? # @ : , and % are written %2F %3F %23 %40 %3A %2C %25"
         )
     user, password = _decoded(found["user"]), _decoded(found["password"])
+    # nats://token@host: a name without password is a token, as for every NATS client.
     secrets = Secrets(token=user) if password is None else Secrets(user, password)
     scheme, host = (found["scheme"] or "nats").lower(), found["host"].lower()
     return _Url(scheme, f"{host}:{port}", host, secrets)
@@ -227,20 +253,20 @@ def _shown(text: str) -> str:
     return f"{scheme}{mark}{host[0] if host and not at else ''}{hidden}"
 
 
-def _check_only_one(access: Access) -> None:
+def _check_only_one(options: ConnectOptions) -> None:
     ways = {
-        "user": access.user,
-        "token": access.token,
-        "credentials file": access.credentials_file,
-        "nkey file": access.nkey_file,
+        "user": options.user,
+        "token": options.token,
+        "credentials file": options.credentials_file,
+        "nkey file": options.nkey_file,
     }
     given = [name for name, value in ways.items() if value]
     if len(given) > 1:
         raise ConfigurationError(
             f"NATS {' and '.join(given)} are given; a server is told one of them"
         )
-    if bool(access.user) != bool(access.password is not None):
-        missing = "password" if access.user else "user"
+    if bool(options.user) != bool(options.password is not None):
+        missing = "password" if options.user else "user"
         raise ConfigurationError(f"a NATS user and password go together: the {missing} is missing")
 
 
@@ -253,8 +279,8 @@ def _prefix(what: str, text: str) -> str:
     return text
 
 
-def _api_prefix(access: Access) -> str:
-    domain, prefix = access.jetstream_domain, access.api_prefix
+def _api_prefix(options: ConnectOptions) -> str:
+    domain, prefix = options.jetstream_domain, options.api_prefix
     if domain is not None and prefix is not None:
         raise ConfigurationError("a JetStream domain and an API prefix are given: name one of them")
     if domain is not None:
@@ -287,6 +313,8 @@ def _check_nkey(path: Path) -> None:
 
 def _check_seed(seed: str, what: str, path: Path) -> None:
     try:
+        # Read now: a broken seed would be met while connecting, and look like a server that
+        # refuses.
         pair = nkeys.from_seed(bytearray(seed.strip().encode()))
         is_user = pair.public_key.startswith(b"U")
         pair.wipe()
@@ -296,19 +324,20 @@ def _check_seed(seed: str, what: str, path: Path) -> None:
         raise ConfigurationError(f"the seed in the {what} {path} is not that of a user (SU...)")
 
 
-def _tls(access: Access, wanted: bool) -> ssl.SSLContext | None:
-    files = (access.tls_ca_file, access.tls_cert_file, access.tls_key_file)
-    if not (wanted or access.tls_first or any(files)):
+def _tls(options: ConnectOptions, wanted: bool) -> ssl.SSLContext | None:
+    files = (options.tls_ca_file, options.tls_cert_file, options.tls_key_file)
+    if not (wanted or options.tls_first or any(files)):
         return None
-    if access.tls_key_file and not access.tls_cert_file:
+    if options.tls_key_file and not options.tls_cert_file:
         raise ConfigurationError("a TLS key file needs a TLS certificate file beside it")
+    # Read by us first: ssl names neither the file nor what is wrong with it.
     for file in filter(None, files):
         read_small_file("the TLS file", file, 64 * MAX_KEY_FILE_BYTES)
     try:
-        context = ssl.create_default_context(cafile=access.tls_ca_file)
-        if access.tls_cert_file:
+        context = ssl.create_default_context(cafile=options.tls_ca_file)
+        if options.tls_cert_file:
             # An encrypted key is not asked for at the terminal.
-            context.load_cert_chain(access.tls_cert_file, access.tls_key_file, lambda: b"")
+            context.load_cert_chain(options.tls_cert_file, options.tls_key_file, lambda: b"")
     except OSError as error:
         named = ", ".join(str(file) for file in files if file)
         reason = error.strerror or str(error)
@@ -331,11 +360,11 @@ def _seen_on_the_way(
     ]
 
 
-def _seen_on_disk(access: Access) -> list[str]:
-    key = access.tls_key_file
-    if key is None and access.tls_cert_file is not None and _holds_key(access.tls_cert_file):
-        key = access.tls_cert_file
-    keys = (access.credentials_file, access.nkey_file, key)
+def _seen_on_disk(options: ConnectOptions) -> list[str]:
+    key = options.tls_key_file
+    if key is None and options.tls_cert_file is not None and _holds_key(options.tls_cert_file):
+        key = options.tls_cert_file
+    keys = (options.credentials_file, options.nkey_file, key)
     return [
         f"every user of this machine can read the key in {path}: chmod 600 it"
         for path in keys

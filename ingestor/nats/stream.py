@@ -14,7 +14,8 @@ from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.jetstream import JetStreamApi, Json, RefusedError
+from ingestor.nats.answers import INVALID_JSON, SUBJECTS_OVERLAP, RefusedError
+from ingestor.nats.jetstream import JetStreamApi, Json, leader_of
 
 DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
@@ -22,9 +23,6 @@ DEFAULT_MAX_AGE_S: Final = 86_400.0
 
 _FIXED: Final = ("storage", "persist_mode")
 """Settings of a stream that the server never changes."""
-
-_INVALID_JSON: Final = 10025
-_SUBJECTS_OVERLAP: Final = 10065
 
 _OURS: Final = tuple(event.subject for event in EVENT_TYPE_BY_RTYPE.values())
 
@@ -79,7 +77,7 @@ class StreamState:
     identity: str
     max_message_bytes: int = MAX_PAYLOAD_BYTES
     leader: str = ""
-    """The server that leads it, empty where there is no choice."""
+    """See `leader_of`."""
 
 
 async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
@@ -106,7 +104,7 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
         fast_ingest,
         str(info["created"]),
         _max_message_bytes(settings.name, info["config"]),
-        str((info.get("cluster") or {}).get("leader", "")),
+        leader_of(info),
     )
 
 
@@ -119,6 +117,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
         "storage": "file",
         "max_age": int(settings.new_max_age_s * NS_PER_S),
         "num_replicas": 1,
+        # For readers: a direct get is answered by any replica.
         "allow_direct": True,
     }
     if settings.new_duplicate_window_s is not None:
@@ -129,6 +128,7 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
 async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Json:
     existing: Json = info["config"]
     wanted = _wanted(settings)
+    # Its operator's subjects stay: another program may publish to them.
     wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
     changes = _differences(existing, wanted)
     for key in _FIXED:
@@ -177,10 +177,11 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     try:
         return await api.call(what, f"STREAM.{verb}.{name}", config)
     except RefusedError as refused:
-        if refused.error.err_code == _SUBJECTS_OVERLAP:
+        # The server does not say whose they are.
+        if refused.error.err_code == SUBJECTS_OVERLAP:
             holders = await _holders(api, subjects, name)
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
-        if refused.error.err_code == _INVALID_JSON and config.pop("allow_batched", None):
+        if refused.error.err_code == INVALID_JSON and config.pop("allow_batched", None):
             # A strict server that is older than fast ingest.
             return await _change(api, verb, config)
         raise
@@ -218,6 +219,7 @@ def _check_filters(settings: StreamSettings, existing: Json) -> None:
 
 
 def _check_use(name: str, config: Json) -> None:
+    # Without acknowledgements every message would be sent again and again.
     if config.get("no_ack"):
         raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
     if config.get("sealed"):
@@ -226,6 +228,7 @@ def _check_use(name: str, config: Json) -> None:
 
 def _max_message_bytes(name: str, config: Json) -> int:
     """Return the bound that the stream itself has; it counts headers and payload as well."""
+    # Unlimited is -1, or left out by older servers.
     bound = int(config.get("max_msg_size") or -1)
     if bound < 0:
         return MAX_PAYLOAD_BYTES
@@ -234,11 +237,12 @@ def _max_message_bytes(name: str, config: Json) -> int:
             f"stream {name} takes messages of at most {bound} bytes (max_msg_size); "
             f"events need {MAX_JSON_EVENT_BYTES}"
         )
-    return bound
+    return min(bound, MAX_PAYLOAD_BYTES)
 
 
 def _warn_of_loss(name: str, info: Json) -> None:
     """Say it when the stream drops at once what it has just acknowledged."""
+    # The server acknowledges what it then drops, so nothing else would tell.
     if info["config"].get("retention") == "interest" and not info["state"].get("consumer_count"):
         log.warning(
             "stream %s has interest retention and no consumer: it keeps nothing of what is "

@@ -1,4 +1,4 @@
-"""When to ask what is stored, and when to reconcile. No clock is read here.
+"""When to ask what is stored, when to reconcile, and how long to bear it. No clock is read here.
 
 The stream acknowledges every so many messages by itself: the *flow* of a batch, which follows the
 pace, so that acknowledgements come about as often as anybody wants to know: every message of a
@@ -27,6 +27,15 @@ ROUND_TRIPS: Final = 4
 
 IDLE_S: Final = 1.0
 """A feed that sends nothing for this long rests."""
+
+RETRY_S: Final = 0.1
+"""Pause before trying again what has just failed."""
+
+MAX_RETRY_S: Final = 2.0
+"""Longest pause before a stream that was full is tried again; each attempt sends an event."""
+
+MAX_REFUSALS: Final = 2
+"""A refusal that repeats itself while nothing is stored is the stream's own."""
 
 
 class AckAction(Enum):
@@ -67,10 +76,12 @@ class AckTimer:
         nothing_owed = acked >= sent
         if acked != self._acked or nothing_owed:
             self._acked, self._progress_s = acked, now_s
+        # A mark above what was sent is of messages that were taken back meanwhile.
         if acked < self._mark <= sent:
             still_s = now_s - self._progress_s
             if still_s >= MAX_ACK_DELAY_S:
                 return AckAction.RECONCILE, self._ack_delay_s
+            # Where something was acknowledged just now, the rest is probably on its way.
             ask = still_s > 0 and not coming
             return AckAction.ASK if ask else AckAction.WAIT, self._ack_delay_s
         self._measure(sent, now_s)
@@ -84,9 +95,51 @@ class AckTimer:
     def _measure(self, sent: int, now_s: float) -> None:
         if sent != self._mark:
             self._busy_s = now_s
+        # A timer that fires early must not make a burst look like a pace without end.
         elapsed_s = max(now_s - self._mark_s, ACK_DELAY_S / 2)
         self.messages_per_s = max(sent - self._mark, 0) / elapsed_s
 
     def _set_mark(self, sent: int, now_s: float) -> float:
         self._mark, self._mark_s = sent, now_s
         return self._ack_delay_s
+
+
+class Stall:
+    """Something is due and nothing is stored: since when, why, and when it is tried again."""
+
+    def __init__(self) -> None:
+        self.since_s: float | None = None
+        """When it was first noticed, by the clock of who asks."""
+        self.reason = ""
+        """Why, in the words of whoever refused last."""
+        self.pause_s = 0.0
+        """To be waited before the next attempt; none before the first."""
+        self._refusals = 0
+
+    def end(self) -> None:
+        """Note that something has been stored."""
+        self.since_s, self.reason, self.pause_s, self._refusals = None, "", 0.0, 0
+
+    def lasts_s(self, now_s: float, *, due: bool) -> float:
+        """Return for how long it has lasted; what is not due cannot be late."""
+        if not due:
+            self.since_s = None
+            return 0.0
+        if self.since_s is None:
+            self.since_s = now_s
+        return now_s - self.since_s
+
+    def note_attempt(self) -> None:
+        """Note that an attempt begins: the next one is not made at once."""
+        self.pause_s = max(self.pause_s, RETRY_S)
+
+    def slow_down(self) -> bool:
+        """Have a full stream tried more and more rarely; True the first time."""
+        first = self.pause_s <= RETRY_S
+        self.pause_s = min(2 * self.pause_s, MAX_RETRY_S)
+        return first
+
+    def is_refused_again(self) -> bool:
+        """Count a refusal that trying again may not help; True when it has repeated itself."""
+        self._refusals += 1
+        return self._refusals >= MAX_REFUSALS

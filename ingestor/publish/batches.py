@@ -1,13 +1,17 @@
-"""Batches: numbered messages under one reply prefix, and what the stream said about them.
+"""What is under way: batches as the stream knows them, and the window of their records.
 
-A batch is the unit in which order is guarded: its messages are numbered from 1, the stream's
-answers name those numbers, and the next batch opens only when this one is wholly acknowledged or
-reconciled. There are two kinds. `FastBatch` is fast ingest in gap mode ``fail``: stored in order or
-not at all, few answers. `AckBatch` is for servers without it: one answer per message.
+A batch is numbered messages under one reply prefix, and the unit in which order is guarded: the
+stream's answers name those numbers, from 1, and the next batch opens only when this one is wholly
+acknowledged or reconciled. There are two kinds. `FastBatch` is fast ingest in gap mode ``fail``:
+stored in order or not at all, few answers. `AckBatch` is for servers without it: one answer per
+message.
 
 Every message of a batch is an event. Fast ingest knows commands without one, a commit and a ping,
 and they would go out on a market subject, where a core subscriber takes them for data: so a batch
 is committed with its last event, or left to expire, which the server does after ten seconds.
+
+What is under way is kept as references to records, never as bytes (`Window`): what has to be sent
+again is encoded again.
 
 No I/O here: what a message's reply subject is, and what an answer to it means.
 Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefix>.<sequence>``.
@@ -17,10 +21,23 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Reply
-from ingestor.nats.answers import NO_RESPONDERS, Answer, ApiError, FlowAck, Gap, PubAck
+import numpy as np
+
+from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Int64s, Reply, Runs
+from ingestor.nats.answers import (
+    BATCH_UNKNOWN,
+    NO_RESPONDERS,
+    Answer,
+    ApiError,
+    FlowAck,
+    Gap,
+    PubAck,
+)
 
 FLOW_MESSAGES: Final = 500
 """Messages between two flow acknowledgements that we ask for; the server's own limit."""
@@ -42,7 +59,6 @@ than one write beyond the window costs the server."""
 
 _START, _APPEND, _STORE_AND_COMMIT = range(3)
 _SUFFIX: Final = ".$FI"
-_BATCH_UNKNOWN: Final = 10208
 _NUMBER: Final = re.compile(rf"[0-9]{{{SEQUENCE_DIGITS}}}", re.ASCII).fullmatch
 
 
@@ -112,6 +128,7 @@ class _State:
         self.acked = acked
         self.last_seq = seq
 
+    # All or nothing: see `A_WHOLE_WRITE`.
     def _room(self, limit: int) -> int:
         return A_WHOLE_WRITE if self.sent < limit else 0
 
@@ -174,6 +191,7 @@ class FastBatch(_State):
         first one never asks. None where there is nothing to ask with, or about.
         """
         number = max(self.acked + 1, 2)
+        # Nobody listening is no refusal: the batch may live on at another leader.
         refused = self.refusal is not None and self.refusal != NO_RESPONDERS.error
         if refused or self.unknown or self._proof or number > self.sent:
             return None
@@ -189,14 +207,17 @@ class FastBatch(_State):
             self._end(answer)
         else:
             error = None if isinstance(answer, Gap) else answer.error
-            self.unknown = self.unknown or (error is not None and error.err_code == _BATCH_UNKNOWN)
+            self.unknown = self.unknown or (error is not None and error.err_code == BATCH_UNKNOWN)
             self._break(error)
 
     def _flow_acknowledged(self, ack: FlowAck) -> None:
         if ack.sequence > self.sent:
             self.odd_answers += 1
             return
+        # Answers may overtake each other through a cluster; the highest says all.
         self.acked = max(self.acked, ack.sequence)
+        # As the server says, within bounds: 0 would stop us for ever, and more than was asked is
+        # none.
         self._granted = min(max(ack.messages, 1), FLOW_MESSAGES) * OUTSTANDING
 
     def _end(self, ack: PubAck) -> None:
@@ -254,9 +275,152 @@ class AckBatch(_State):
             self.odd_answers += 1
         elif not isinstance(answer, PubAck):
             self._break(None if isinstance(answer, (FlowAck, Gap)) else answer.error)
+        # Stored in order: an answer that skips a number tells of a message that was refused.
         elif number == self.acked + 1 and not self.broken:
             self._store(self.acked + 1, answer.stream_seq)
         elif number > self.acked:
             if self.refusal is not None:
                 self.out_of_order = max(self.out_of_order, number)
             self._break(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Runs in one or more messages; `rows_stop` and so on as in their `Frames`."""
+
+    runs: Runs
+    rows_stop: Int64s
+    size_bytes: int
+    rows_by_rtype: Mapping[int, int]
+
+    @property
+    def messages(self) -> int:
+        """Number of messages."""
+        return len(self.rows_stop)
+
+    def message(self, index: int) -> Runs:
+        """Return the rows of one message."""
+        return self.runs.part(self.rows_before(index), self.rows_before(index + 1))
+
+    def rows_before(self, messages: int) -> int:
+        """Number of rows in the first `messages` messages."""
+        return int(self.rows_stop[messages - 1]) if messages else 0
+
+
+class Window:
+    """Unacknowledged messages in the order they were sent. Its user keeps it within bounds."""
+
+    def __init__(self) -> None:
+        self._parts: deque[Part] = deque()
+        self._acked_of_first = 0
+        self.messages = 0
+        self.rows = 0
+        self.size_bytes = 0
+        """Bytes of the parts that are not wholly acknowledged."""
+        self.acked_messages = 0
+        self.acked_rows = 0
+        self._newest: tuple[Part, int] | None = None
+        self._rows_by_rtype: Counter[int] = Counter()
+        self._rows_by_feed: Counter[int] = Counter()
+        self.first_ts_event_ns: int | None = None
+        """Event time of the first acknowledged row, ns UTC."""
+
+    @property
+    def newest(self) -> Runs | None:
+        """Rows of the newest acknowledged message, None where there is none."""
+        return self._newest and self._newest[0].message(self._newest[1])
+
+    def message(self, number: int) -> Runs:
+        """Return the rows of an unacknowledged message, the oldest being number 0."""
+        index = self._acked_of_first + number
+        for part in self._parts:
+            if index < part.messages:
+                return part.message(index)
+            index -= part.messages
+        raise IndexError(number)
+
+    def push(self, runs: Runs, frames: Frames) -> None:
+        """Add what was just sent: `frames` carry exactly the rows of `runs`."""
+        part = Part(runs, frames.rows_stop, frames.size_bytes, frames.rows_by_rtype)
+        self._parts.append(part)
+        self.messages += part.messages
+        self.rows += len(runs)
+        self.size_bytes += part.size_bytes
+
+    def acknowledge(self, messages: int) -> int:
+        """Drop the oldest messages; return their rows. Raises ValueError for too many."""
+        if messages > self.messages:
+            raise ValueError(f"{messages} messages acknowledged of {self.messages} sent")
+        if messages and not self.acked_messages:
+            self.first_ts_event_ns = _ts_event_ns(self.message(0), 0)
+        self.messages -= messages
+        self.acked_messages += messages
+        rows_before = self.acked_rows
+        while messages:
+            part, before = self._parts[0], self._acked_of_first
+            after = min(part.messages, before + messages)
+            rows = part.rows_before(after) - part.rows_before(before)
+            self.rows -= rows
+            self.acked_rows += rows
+            self._acked_of_first = after
+            messages -= after - before
+            self._newest = (part, after - 1)
+            if after == part.messages:
+                self._drop_first()
+        return self.acked_rows - rows_before
+
+    def unacknowledged(self) -> list[Runs]:
+        """Return the rows of all messages, oldest first; those of one part stay together."""
+        runs = [part.runs for part in self._parts]
+        if self._acked_of_first:
+            _, runs[0] = runs[0].split(self._parts[0].rows_before(self._acked_of_first))
+        return runs
+
+    def take_back(self) -> list[Runs]:
+        """Empty the window and return its rows, oldest first: they are to be sent again."""
+        runs = self.unacknowledged()
+        self._rows_by_rtype, self._rows_by_feed = self.acked_by_rtype, self.acked_by_feed
+        self._parts.clear()
+        self._acked_of_first = 0
+        self.messages = self.rows = self.size_bytes = 0
+        return runs
+
+    @property
+    def last_ts_event_ns(self) -> int | None:
+        """Event time of the newest acknowledged row, ns UTC."""
+        newest = self.newest
+        return None if newest is None else _ts_event_ns(newest, -1)
+
+    @property
+    def acked_by_rtype(self) -> Counter[int]:
+        """Rows known to be stored, by the type of their records."""
+        return self._rows_by_rtype + Counter(self._acked_rows_of_first().counts_by_rtype())
+
+    @property
+    def acked_by_feed(self) -> Counter[int]:
+        """Rows known to be stored, by the index of their feed: how far each feed is stored."""
+        return self._rows_by_feed + Counter(self._acked_rows_of_first().counts_by_feed())
+
+    def _acked_rows_of_first(self) -> Runs:
+        if not self._acked_of_first:
+            return _NO_RUNS
+        part = self._parts[0]
+        return part.runs.part(0, part.rows_before(self._acked_of_first))
+
+    def _drop_first(self) -> None:
+        part = self._parts.popleft()
+        self.size_bytes -= part.size_bytes
+        self._acked_of_first = 0
+        # Once a write, not once a row: acknowledgements come many at a time.
+        self._rows_by_rtype.update(part.rows_by_rtype)
+        self._rows_by_feed.update(part.runs.counts_by_feed())
+
+
+def _ts_event_ns(runs: Runs, row: int) -> int:
+    block = runs.blocks[int(runs.block_of_run[row])]
+    at = int(runs.start[0]) if row == 0 else int(runs.stop[-1]) - 1
+    return int(block.records["ts_event_ns"][at])
+
+
+_NOTHING: Final = np.array([], dtype=np.int64)
+_NO_RUNS: Final = Runs([], _NOTHING, _NOTHING, _NOTHING, _NOTHING)

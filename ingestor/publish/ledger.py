@@ -6,23 +6,39 @@ reconciled; so the order in the stream is the order of sending.
 
 The *anchor* is a stream sequence known for certain: that of our last message before the open batch,
 or where the stream ended before our first one. What is acknowledged is counted from there.
+
+`ReconcileRequest` is the question how much of what is under way a stream holds, and `StoredPrefix`
+the answer; `reconcile` says how it is found.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from ingestor.model.blocks import Frames, Runs
 from ingestor.model.errors import StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE
-from ingestor.nats.answers import NO_RESPONDERS, ApiError, parse_answer
+from ingestor.nats.answers import (
+    FULL,
+    NO_FAST_INGEST,
+    NO_RESPONDERS,
+    TRANSIENT,
+    ApiError,
+    parse_answer,
+)
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch
-from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix
-from ingestor.publish.window import Window
+from ingestor.publish.batches import (
+    FLOW_MESSAGES,
+    AckBatch,
+    Batch,
+    FastBatch,
+    Window,
+)
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
@@ -43,23 +59,61 @@ FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
 _BATCH_ID_BYTES: Final = 8
-_STATUS_NO_RESPONDERS: Final = "503"
-WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
-_NO_FAST_INGEST: Final = frozenset({10205, 10206})
-"""Batch publish is disabled; its reply subject is not understood."""
-
-TRANSIENT: Final = (
-    frozenset({503, 10008, 10009, 10167, 10208, 10211}) | _NO_FAST_INGEST | WRONG_LAST_SEQUENCE
-)
-"""Refusals that end a batch and not the run: nobody listens (just now), no leader, too many
-requests, batch unknown (it was silent for too long), too many batches, a guard that held."""
-
-FULL: Final = frozenset({10077, 10023, 10047, 10028, 10002})
-"""No room, which somebody may make: in the stream or on its disk, and the limits of server, file
-storage, memory and account."""
-
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileRequest:
+    """How many messages of `sent` does the stream of this identity hold?
+
+    `acked` of ours are stored behind sequence `anchor`, `newest` being the last of them; each of
+    the runs was encoded by itself. `alone` says that no message of others was seen of late.
+    """
+
+    stream: str
+    identity: str
+    anchor: int
+    acked: int
+    newest: Runs | None
+    sent: Sequence[Runs]
+    alone: bool = True
+
+    @property
+    def floor(self) -> int:
+        """Our newest acknowledged message has this sequence or, where others write, a later one."""
+        return self.anchor + self.acked
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrefix:
+    """The stream holds the first `count` messages; sequences where they are known.
+
+    `end` is the stream's last sequence if all behind the anchor is ours, else None;
+    `subject_ends` are the last sequences of our subjects where others write too.
+    """
+
+    count: int
+    first_seq: int | None = None
+    last_seq: int | None = None
+    end: int | None = None
+    subject_ends: dict[str, int] = field(default_factory=dict)
+    leader: str = field(default="", compare=False)
+    """The server that said so."""
+
+    def guard(self, subject: str) -> tuple[str, str] | None:
+        """Return the header with which nothing is stored that we have not reckoned with."""
+        if self.end is not None:
+            return "Nats-Expected-Last-Sequence", str(self.end)
+        if subject in self.subject_ends:
+            return "Nats-Expected-Last-Subject-Sequence", str(self.subject_ends[subject])
+        return None
+
+    def is_next(self, seq: int) -> bool:
+        """Whether a guarded message may have been stored at this sequence."""
+        if self.end is not None:
+            return seq == self.end + 1
+        return seq > max(self.subject_ends.values(), default=0)
 
 
 class Ledger:
@@ -77,7 +131,6 @@ class Ledger:
         self._message_bytes = 1
         self._flow = FLOW_MESSAGES
         self._unsent: deque[Runs] = deque()
-        self._rows_by_rtype: Counter[int] = Counter()
         self._exact_acked = 0
         self._odd_answers = 0
         self.window = Window()
@@ -157,6 +210,7 @@ class Ledger:
         if not self._unsent:
             return None
         if len(self._unsent[0]) > MAX_WRITE_ROWS:
+            # Cut once and put back, so that each turn of the pump cuts a constant piece.
             front, rest = self._unsent.popleft().split(MAX_WRITE_ROWS)
             self._unsent.extendleft((rest, front))
         return self._unsent[0]
@@ -168,6 +222,7 @@ class Ledger:
             batch.ended = True  # By our own question: the answer to the commit may be lost.
         if batch.ended and not batch.broken:
             self._open()
+        # Bytes are bounded after the fact: one write of at most 4,096 rows goes beyond.
         return self.batch.room if self.window.size_bytes < MAX_UNACKED_BYTES else 0
 
     def sent(self, frames: Frames) -> None:
@@ -177,13 +232,11 @@ class Ledger:
             front, rest = front.split(rows)
             self._unsent.appendleft(rest)
         self.window.push(front, frames)
-        for rtype, count in frames.rows_by_rtype.items():
-            self._rows_by_rtype[rtype] += count
         self.batch.note_sent(frames.messages)
         self._message_bytes = max(1, frames.size_bytes // frames.messages)
 
-    def receive(self, subject: str, data: bytes, status: str | None) -> int:
-        """Take an answer; return how many rows it acknowledges.
+    def receive(self, subject: str, data: bytes | None) -> int:
+        """Take an answer, None where nobody listened; return how many rows it acknowledges.
 
         Answers to batches of the past are left unheeded, as are those that make no sense, which
         `odd_answers` counts.
@@ -191,9 +244,8 @@ class Ledger:
         batch = self.batch
         if not subject.startswith(f"{batch.prefix}."):
             return 0
-        nobody = status == _STATUS_NO_RESPONDERS and not data
         try:
-            answer = NO_RESPONDERS if nobody else parse_answer(data)
+            answer = NO_RESPONDERS if data is None else parse_answer(data)
         except StreamError as error:
             log.debug("left unheeded: %s", error)
             self._odd_answers += 1
@@ -247,6 +299,7 @@ class Ledger:
         """
         batch = self.batch
         news = max(acked + stored.count - batch.acked, 0)
+        # Never backwards: an answer that came while the stream was asked may know more.
         batch.acked += news
         if stored.last_seq is not None and batch.acked == acked + stored.count:
             batch.last_seq = max(stored.last_seq, batch.last_seq or 0)
@@ -266,6 +319,10 @@ class Ledger:
 
         True when the open batch has far more of them than that: it is better replaced.
         """
+        # With one flow of 500 for all, the timer asks for what a quiet feed has under way. Measured
+        # at 100, 1,000 and 2,000 messages/s: half are known to be stored after 16, 14 and 12 ms
+        # instead of 1, 5 and 5 (p99 56 to 113 instead of 12 to 16), for 20 to 45 requests a second
+        # instead of one, and a fifth more of the server's CPU.
         self._flow = max(1, min(messages, FLOW_MESSAGES))
         batch = self.batch
         return isinstance(batch, FastBatch) and self._new_flow() >= batch.flow * _FLOW_STEP
@@ -278,14 +335,13 @@ class Ledger:
     def restart(self) -> None:
         """Open a batch anew; what was under way is to be sent again, before all else."""
         refusal = self.batch.refusal
-        if refusal is not None and refusal.err_code in _NO_FAST_INGEST:
+        if refusal is not None and refusal.err_code in NO_FAST_INGEST:
             self._fast_ingest = False
+        # What broke the batch may have been a server that does not know fast ingest.
         self._proven = False
         self._open()
-        back = self.window.take_back()
-        for runs in back:
-            self._rows_by_rtype.subtract(runs.counts_by_rtype())
-        self._unsent.extendleft(reversed(back))
+        # `extendleft` puts them in front one by one: the last must go first.
+        self._unsent.extendleft(reversed(self.window.take_back()))
 
     def go_on_in(self, state: StreamState, lost_messages: int) -> None:
         """Count from where a stream ends that has lost what it had acknowledged.
@@ -296,6 +352,7 @@ class Ledger:
         self._odd_answers += self.batch.odd_answers
         self._stream = state
         self._fast_ingest = state.fast_ingest
+        # A new stream is a new start: nobody else has been seen in it.
         self._proven, self._alone = False, True
         self._anchor, self._exact_acked = state.last_seq, 0
         self.batch = self._new_batch()
@@ -307,10 +364,8 @@ class Ledger:
 
     def stored_rows_by_subject(self) -> dict[str, int]:
         """Return how many rows of each subject are known to be stored."""
-        stored = Counter(self._rows_by_rtype)
-        for runs in self.window.unacknowledged():
-            stored.subtract(runs.counts_by_rtype())
-        return {EVENT_TYPE_BY_RTYPE[rtype].subject: rows for rtype, rows in (+stored).items()}
+        stored = self.window.acked_by_rtype
+        return {EVENT_TYPE_BY_RTYPE[rtype].subject: rows for rtype, rows in stored.items()}
 
     def _note_exact(self) -> None:
         self._exact_acked = self.batch.acked

@@ -26,6 +26,7 @@ stored, for then all that was on its way has arrived.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -33,15 +34,14 @@ from typing import Final
 from ingestor.model.blocks import Encoder, Reply, Runs
 from ingestor.model.errors import StreamError
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage, StreamEnd
-from ingestor.publish.stored_prefix import (
-    Message,
-    ReconcileRequest,
-    StoredPrefix,
-    mapped_subject,
-    messages_of,
-)
+from ingestor.publish.ledger import ReconcileRequest, StoredPrefix
 
 NO_REPLY: Final = Reply(b"_", b"")
+
+Message = tuple[str, bytes]
+"""Subject and payload."""
+
+_WILDCARD_FUNCTION: Final = re.compile(r"\{\{\s*(\w+)\s*\(([^)]*)\)\s*\}\}|\$(\d+)")
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ async def find_stored(
     end = await api.stream_end(request.stream)
     _check_identity(request, end)
     assert end is not None
+    # The common case, and one request: nothing was stored since.
     if end.last_seq == request.floor:
         return StoredPrefix(0, last_seq=end.last_seq, end=end.last_seq, leader=end.leader)
     return replace(await _Search(api, request, end, encoder).run(), leader=end.leader)
@@ -95,6 +96,7 @@ class _Search:
         self._api = api
         self._request = request
         self._end = end
+        # Number 0 is kept to recognise the floor itself where others write behind it.
         newest = _messages([request.newest], encoder) if request.newest is not None else []
         self._known: list[Message | None] = [newest[0] if newest else None]
         self._known += _messages(request.sent, encoder)
@@ -122,6 +124,7 @@ class _Search:
         places = self._places(found.payload)
         if place not in places:
             return False
+        # Equal payloads: the server counts, since the message at the floor proves nothing.
         if len(places) > 1:
             return await self._none_foreign()
         return place == behind or self._request.alone
@@ -135,6 +138,7 @@ class _Search:
         ends = {one: await self._last_under(mapped) for one, mapped in self._subjects.items()}
         newest = max((end for end in ends.values() if end), key=lambda end: end.seq, default=None)
         subject_ends = {}
+        # After a transform a guard would name a subject that the message is not stored under.
         if self._end.transform is None:
             subject_ends = {one: end.seq if end else 0 for one, end in ends.items()}
         if newest is None or newest.seq <= self._request.anchor:
@@ -230,3 +234,60 @@ def _messages(sent: Sequence[Runs], encoder: Encoder) -> list[Message]:
             messages += messages_of(frames.data)
             _, rest = rest.split(int(frames.rows_stop[-1]))
     return messages
+
+
+def messages_of(frames: bytes) -> list[Message]:
+    r"""Read ``PUB <subject> <reply> <length>\r\n<payload>\r\n`` commands back into messages."""
+    messages = []
+    at = 0
+    while at < len(frames):
+        end = frames.index(b"\r\n", at)
+        _, subject, *_, length = frames[at:end].split()
+        payload = frames[end + 2 : end + 2 + int(length)]
+        messages.append((subject.decode(), payload))
+        at = end + 2 + len(payload) + 2
+    return messages
+
+
+def mapped_subject(subject: str, transform: tuple[str, str] | None) -> str | None:
+    """Return the subject under which a stream stores what is published to `subject`.
+
+    `transform` is its subject transform, as source and destination. None where the destination
+    holds another function than ``wildcard``: the server alone computes those.
+
+    >>> mapped_subject("market.stocks.trades", ("market.*.>", "kept.{{wildcard(1)}}.>"))
+    'kept.stocks.trades'
+    """
+    if transform is None:
+        return subject
+    source, destination, tokens = (text.split(".") for text in (*transform, subject))
+    wildcards = _wildcards(source, tokens)
+    if wildcards is None:
+        return subject
+    mapped: list[str] = []
+    for part in destination:
+        found = _WILDCARD_FUNCTION.fullmatch(part)
+        if part == ">":
+            mapped += tokens[len(source) - 1 :]
+        elif found is None:
+            mapped.append(part)
+        else:
+            index = found[3] or found[2]
+            known = found[3] or found[1].lower() == "wildcard"
+            if not known or not index.strip().isdecimal() or int(index) > len(wildcards):
+                return None
+            mapped.append(wildcards[int(index) - 1])
+    return ".".join(mapped)
+
+
+def _wildcards(source: list[str], tokens: list[str]) -> list[str] | None:
+    """Return what each ``*`` of a source stands for, None where it does not match."""
+    if source in ([""], [">"]):
+        return []
+    open_ended = source[-1] == ">"
+    fixed = source[:-1] if open_ended else source
+    if len(tokens) < len(fixed) or (len(tokens) > len(fixed)) != open_ended:
+        return None
+    if any(one not in ("*", token) for one, token in zip(fixed, tokens, strict=False)):
+        return None
+    return [token for one, token in zip(fixed, tokens, strict=False) if one == "*"]

@@ -17,7 +17,7 @@ from collections import deque
 from typing import Final
 from uuid import uuid4
 
-from ingestor.model.errors import StreamError
+from ingestor.model.errors import NatsRefusedError, StreamError
 from ingestor.model.feed_status import (
     ALL_SUBJECTS,
     STATUS_STREAM,
@@ -25,9 +25,18 @@ from ingestor.model.feed_status import (
     encode_status,
     shortened,
 )
-from ingestor.nats.answers import Answer, PubAck, Refusal, parse_answer
+from ingestor.nats.answers import (
+    BUSY,
+    Answer,
+    ForbiddenError,
+    NobodyListensError,
+    PubAck,
+    Refusal,
+    RefusedError,
+    parse_answer,
+)
 from ingestor.nats.connection import Connection
-from ingestor.nats.jetstream import JetStreamApi, RefusedError
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.stream import StreamSettings, set_up
 
 MAX_PENDING_STATUSES: Final = 1_024
@@ -49,9 +58,6 @@ STATUS_SETTINGS: Final = StreamSettings(
     new_duplicate_window_s=DUPLICATE_WINDOW_S,
 )
 """Seven days in files, limits retention, as every stream of ours where it is made anew."""
-
-_TRANSIENT: Final = frozenset({503, 10008, 10009, 10167})
-"""Errors that are over soon: a stream without a leader, a server that is busy."""
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +101,7 @@ class StatusPublisher:
             self._drop_oldest()
         self._pending.append((self._told, status))
         if self._worker is None or self._worker.done():
+            # One at a time keeps them in order; a second one would overtake a retry.
             self._worker = asyncio.create_task(self._work())
             self._worker.add_done_callback(_log_fault)
 
@@ -102,6 +109,8 @@ class StatusPublisher:
         """Publish what is pending within `CLOSE_TIMEOUT_S`; what is left is dropped, and said."""
         self._closed = True
         if self._worker is not None:
+            # Waits for the worker and not for the queue: a worker that has failed would never empty
+            # it.
             await asyncio.wait({self._worker}, timeout=CLOSE_TIMEOUT_S)
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -126,10 +135,12 @@ class StatusPublisher:
                 if self._connection.up:
                     await self._publish(status, message_id)
                     return
+            except ForbiddenError as error:
+                self._refuse(f"we may not publish: {error}")
+                return
+            except NatsRefusedError:
+                return  # The connection has failed; what is not published yet is dropped.
             except TimeoutError as error:
-                if self._forbidden(status):
-                    self._refuse(f"we may not publish: {error}")
-                    return
                 log.debug("a status is sent again: %s", error)
             except StreamError as error:
                 if not (isinstance(error, RefusedError) and error.transient):
@@ -140,32 +151,25 @@ class StatusPublisher:
 
     async def _publish(self, status: FeedStatus, message_id: str) -> None:
         """Send it and take the acknowledgement. Raises TimeoutError, StreamError."""
-        for subject in self._subjects(status):
-            self._connection.spare(subject)
+        # Made with the first status: a replay, which has none, leaves no empty stream behind.
         if not self._ready:
             await set_up(self._api, self.stream)
             self._ready = True
-        answer = await self._connection.request(
-            status.subject,
-            encode_status(shortened(status)),
-            ACK_TIMEOUT_S,
-            {"Nats-Msg-Id": message_id},
-        )
-        if answer is None:
-            self._ready = False
-            raise TimeoutError(f"no stream takes {status.subject}")
-        _check(parse_answer(answer))
+        try:
+            answer = await self._connection.request(
+                "a status",
+                status.subject,
+                encode_status(shortened(status)),
+                timeout_s=ACK_TIMEOUT_S,
+                # The stream drops a second copy by this id: sent again, it is stored once.
+                headers={"Nats-Msg-Id": message_id},
+            )
+        except NobodyListensError:
+            self._ready = False  # The stream is gone: it is made again.
+            raise
+        _check(parse_answer(answer.data))
         self.published += 1
         self._complained = False
-
-    def _forbidden(self, status: FeedStatus) -> bool:
-        return any(map(self._connection.forbidden, self._subjects(status)))
-
-    def _subjects(self, status: FeedStatus) -> list[str]:
-        """Where we may be forbidden to publish, without harm to market data."""
-        verbs = ("INFO", "CREATE", "UPDATE")
-        api = f"{self._connection.api_prefix}.STREAM"
-        return [status.subject, *(f"{api}.{verb}.{self.stream.name}" for verb in verbs)]
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1
@@ -177,7 +181,7 @@ class StatusPublisher:
 def _check(answer: Answer) -> None:
     """Raise TimeoutError where it may be taken later, StreamError where it is refused."""
     if isinstance(answer, Refusal):
-        if (answer.error.err_code or answer.error.code) in _TRANSIENT:
+        if answer.error.number in BUSY:
             raise TimeoutError(str(answer.error))
         raise StreamError(f"the stream refuses them: {answer.error}")
     if not isinstance(answer, PubAck):

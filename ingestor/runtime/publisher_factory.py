@@ -12,7 +12,7 @@ from typing import Final
 from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError
-from ingestor.nats.options import Access, prepare
+from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
@@ -24,7 +24,7 @@ DEMO_DIR: Final = Path(".data/demo")
 log = logging.getLogger(__name__)
 
 
-def checked_options(nats: Nats, url: str | Sequence[str]) -> Access:
+def checked_options(nats: Nats, url: str | Sequence[str]) -> ConnectOptions:
     """Return how to reach the server at `url`, and warn of what is unsafe about it.
 
     Raises ConfigurationError if it cannot work.
@@ -35,7 +35,7 @@ def checked_options(nats: Nats, url: str | Sequence[str]) -> Access:
             "statuses need a stream of their own"
         )
     options = nats.connect_options(url)
-    for caution in prepare(options).cautions:
+    for caution in resolve(options).cautions:
         log.warning("%s", caution)
     return options
 
@@ -52,14 +52,14 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
     return local_server(config.nats.url, store, own=demo)
 
 
-def make_publisher(config: Config, options: Access, *, give_up_after_s: float) -> Publisher:
+def make_publisher(config: Config, options: ConnectOptions, *, give_up_after_s: float) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
     `give_up_after_s` holds where the configuration says nothing.
     """
     publisher = Publisher(
         make_encoder(config.publish.encoding),
-        access=options,
+        connect_options=options,
         stream=_stream(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )

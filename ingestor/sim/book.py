@@ -8,13 +8,21 @@ they were before it). So the tape is consistent because the book is, not because
 Sides are indices: `BID` is 0, `ASK` is 1. Prices are integer ticks. Levels beyond the tenth are
 kept a little further (`LEVELS_KEPT`) and made up afresh beyond that, which no ten-level feed can
 tell.
+
+`trade` and `cross` are what traders do to the book: a session, and the minutes before an open. All
+chance comes as integers 0..999 from raw PCG64 output, whose stream NumPy guarantees, so that a seed
+means the same day on every machine and with every version. Each event spends one row of
+`DRAWS_PER_EVENT` draws.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from ingestor.model.records import LEVELS
 
@@ -66,9 +74,10 @@ class Half:
             return self.ticks.index(tick)
         away = AWAY[self.side]
         depth = sum(1 for other in self.ticks if (other - tick) * away < 0)
+        # A level that is new pushes the deepest one out of sight, as it does in a ten-level feed.
         self.ticks.insert(depth, tick)
         self.orders.insert(depth, [])
-        self._trim()
+        del self.ticks[LEVELS_KEPT:], self.orders[LEVELS_KEPT:]
         return depth
 
     def level_at(self, depth: int) -> list[int]:
@@ -86,9 +95,6 @@ class Half:
         while len(self.ticks) < LEVELS_KEPT:
             self.ticks.append(self.ticks[-1] + AWAY[self.side])
             self.orders.append(split_orders(*resting(LEVELS)))
-
-    def _trim(self) -> None:
-        del self.ticks[LEVELS_KEPT:], self.orders[LEVELS_KEPT:]
 
 
 class BookTape:
@@ -152,6 +158,7 @@ class Book:
         self.tape.event += 1
         while quantity:
             taken = min(quantity, sum(self.halves[side].orders[0]))
+            # Equal prints must sum up to what the level loses, else the tape contradicts the book.
             self._print(side, taken, prints if taken % prints == 0 else 1)
             self._consume(side, taken)
             quantity -= taken
@@ -161,6 +168,7 @@ class Book:
         self.tape.event += 1
         for action in b"TC":
             self.tape.packet += 1
+            # The trade still shows the crossed book, the row after it the one at rest.
             self.tape.write(self, action, (ord("N"), tick, size, 0))
             self.halves = resting_halves(tick - 1)
 
@@ -234,6 +242,7 @@ def _settle_level(book: Book, side: int, tick: int, wanted: tuple[int, int]) -> 
     if tick not in half.ticks:
         book.add(side, tick, 1)
     depth = half.ticks.index(tick)
+    # Orders first: a level's size can be met only once it has its final number of orders.
     while len(half.orders[depth]) > count:
         book.cancel(side, depth, -1)
     while len(half.orders[depth]) < count:
@@ -242,3 +251,118 @@ def _settle_level(book: Book, side: int, tick: int, wanted: tuple[int, int]) -> 
         missing = size - sum(half.orders[depth])
         if (target := max(1, order + missing)) != order:
             book.modify(side, depth, place, target)
+
+
+DRAWS_PER_EVENT: Final = 7
+_DRAWS_AT_ONCE: Final = 4_096
+_PERMILLE: Final = 1_000
+
+
+def _table(*parts: tuple[int, int]) -> tuple[int, ...]:
+    """Spell out (value, permille) pairs as a table to be indexed by a draw."""
+    table = tuple(value for value, permille in parts for _ in range(permille))
+    assert len(table) == _PERMILLE
+    return table
+
+
+DEPTHS: Final = _table(
+    (0, 640), (1, 130), (2, 75), (3, 50), (4, 35), (5, 25), (6, 15), (7, 10), (8, 10), (9, 10)
+)
+"""Ticks from the touch at which an order is added, changed or cancelled."""
+
+ORDER_SIZES: Final = _table(
+    (1, 620), (2, 160), (3, 80), (4, 40), (5, 40), (8, 20), (10, 20), (12, 12), (20, 6), (50, 2)
+)
+TRADE_SIZES: Final = _table(
+    (1, 520), (2, 150), (3, 70), (4, 60), (6, 60), (10, 60), (18, 40), (30, 25), (60, 12), (120, 3)
+)
+PRINTS: Final = _table((1, 940), (2, 40), (3, 20))
+"""Equal trades that one fill is printed as."""
+
+TRADES_PERMILLE: Final = 70
+MODIFIES_PERMILLE: Final = 290
+_QUOTES_PERMILLE: Final = _PERMILLE - MODIFIES_PERMILLE
+IMPROVES_PERMILLE: Final = 600
+"""Share of events that narrow the spread while it is wider than a tick."""
+
+CROSSING_TICKS: Final = 12
+"""How far the first orders before an open reach into the other side."""
+
+
+class Draws:
+    """Raw PCG64 output as integers 0..999."""
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self._bits = np.random.PCG64(list(seed))
+
+    def permille(self, *shape: int) -> npt.NDArray[np.int64]:
+        """Return an array of draws."""
+        raw: Any = self._bits.random_raw(int(np.prod(shape)))
+        drawn: npt.NDArray[np.int64] = (raw % _PERMILLE).astype(np.int64).reshape(shape)
+        return drawn
+
+    def below(self, stop: int) -> int:
+        """Return one integer 0..stop-1."""
+        raw: Any = self._bits.random_raw()
+        # Of 64 bits the remainder favours the lowest values by less than 1 in 10**15.
+        return int(raw) % stop
+
+    def events(self) -> Iterator[list[int]]:
+        """Yield the draws of one event after another, without end."""
+        while True:
+            # Lists of int, made at once, take half the time of picking elements out of the array.
+            yield from self.permille(_DRAWS_AT_ONCE, DRAWS_PER_EVENT).tolist()
+
+
+def trade(book: Book, draws: Draws, rows: int) -> None:
+    """Trade in continuous session until the tape holds at least `rows` rows."""
+    events = draws.events()
+    while len(book.tape) < rows:
+        _session_event(book, next(events))
+
+
+def cross(book: Book, draws: Draws, rows: int) -> None:
+    """Gather orders before an open until the tape holds `rows` rows; the book gets crossed."""
+    bid, ask = book.halves[BID].touch, book.halves[ASK].touch
+    # Without them a short gathering might end before chance has crossed the book.
+    openers = [(BID, ask + CROSSING_TICKS), (ASK, bid - CROSSING_TICKS)]
+    for side, tick in openers[: rows - len(book.tape)]:
+        book.add(side, tick, ORDER_SIZES[draws.below(_PERMILLE)])
+    events = draws.events()
+    while len(book.tape) < rows:
+        _, side, depth, size, *_ = next(events)
+        at = book.halves[side & 1].touch + AWAY[side & 1] * DEPTHS[depth]
+        book.add(side & 1, at, ORDER_SIZES[size])
+
+
+def _session_event(book: Book, drawn: list[int]) -> None:
+    kind, side, depth, size, prints, *rest = drawn
+    # 0..999 holds as many odd numbers as even ones: a fair coin.
+    side &= 1
+    half = book.halves[side]
+    if book.spread > 1 and kind < IMPROVES_PERMILLE:
+        book.add(side, half.touch - AWAY[side], ORDER_SIZES[size])
+    elif kind >= _PERMILLE - TRADES_PERMILLE:
+        book.sweep(side, TRADE_SIZES[size], PRINTS[prints])
+    else:
+        tick = half.touch + AWAY[side] * DEPTHS[depth]
+        _passive_event(book, side, tick, (ORDER_SIZES[size], *rest))
+
+
+def _passive_event(book: Book, side: int, tick: int, drawn: Sequence[int]) -> None:
+    """Modify, add or cancel; the more orders a level has, the more of them are cancelled."""
+    size, place, coin = drawn
+    half = book.halves[side]
+    depth = half.ticks.index(tick) if tick in half.ticks else None
+    if depth is None:
+        book.add(side, tick, size)
+        return
+    orders, (_, usual) = half.orders[depth], resting(depth)
+    cancels_from = MODIFIES_PERMILLE + _QUOTES_PERMILLE * usual // (len(orders) + usual)
+    place %= len(orders)
+    if coin < MODIFIES_PERMILLE:
+        book.modify(side, depth, place, size + (size == orders[place]))
+    elif coin < cancels_from:
+        book.add(side, tick, size)
+    else:
+        book.cancel(side, depth, place)

@@ -4,6 +4,12 @@ In order: a snapshot, continuous trading, the daily break with orders gathering 
 book gets crossed), the opening auction (one trade without a side, then the uncrossed book), and
 trading again until midnight UTC. Continuous trading is one script, played over and over, straight
 or mirrored by chance, so that the price wanders through the day.
+
+A file holds one UTC day. Of the CME sessions (18:00 to 17:00 New York) it sees the rest of one,
+the daily break, of which the last quarter of an hour gathers orders, and the start of the next.
+Every date is treated as a weekday. Events come with *units*, a running count that rises with the
+activity between them. `Hours.pace` gives each minute its share of a session's units, and places a
+unit within its minute by integer arithmetic alone, so that no machine rounds differently.
 """
 
 from __future__ import annotations
@@ -16,12 +22,132 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.model.blocks import Int64s
+from ingestor.model.clock import new_york_ns, to_ns
 from ingestor.model.records import MBP10, Records
-from ingestor.model.units import NS_PER_S
-from ingestor.sim.book import ASK, BID, Book, BookTape, Half, resting_halves, settle
-from ingestor.sim.day_hours import DayHours, Hours, Pace, hours_of
-from ingestor.sim.market import Draws, cross, trade
+from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.sim.book import (
+    ASK,
+    BID,
+    Book,
+    BookTape,
+    Draws,
+    Half,
+    cross,
+    resting_halves,
+    settle,
+    trade,
+)
 from ingestor.sim.script import TICK_E9, Script, as_records, moved_by, write_script
+
+MINUTE_NS: Final = 60 * NS_PER_S
+_MINUTES_A_DAY: Final = 1_440
+
+CLOSE: Final = dt.time(17, 0)
+GATHERING: Final = dt.time(17, 45)
+REOPEN: Final = dt.time(18, 0)
+
+QUIET_HOUR: Final = 23
+"""New York hour in which least happens."""
+
+_BUSY_FROM: Final = (
+    (0, 0, 2),
+    (3, 0, 8),
+    (8, 30, 14),
+    (9, 30, 70),
+    (10, 0, 35),
+    (11, 30, 18),
+    (13, 30, 22),
+    (15, 0, 32),
+    (15, 50, 70),
+    (16, 0, 20),
+    (16, 15, 4),
+    (18, 0, 8),
+    (20, 0, 4),
+    (QUIET_HOUR, 0, 1),
+)
+"""New York hour and minute from which a weight holds, and the weight of each minute."""
+
+END_MARGIN_NS: Final = 10 * NS_PER_MS
+"""Kept free at the end of the day, so that what happens in it is also received in it."""
+
+
+def _weights_by_minute() -> Int64s:
+    weights = np.zeros(_MINUTES_A_DAY, np.int64)
+    for hour, minute, weight in _BUSY_FROM:
+        weights[hour * 60 + minute :] = weight
+    return weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pace:
+    """Where units fall in time: int64 arrays, minute i holds units ``from_unit[i:i+2]``."""
+
+    from_unit: Int64s
+    from_ns: Int64s
+
+    def place(self, units: Int64s, plus_ns: Int64s) -> Int64s:
+        """Return times of units, each moved on by `plus_ns` but never out of its minute."""
+        minute = np.searchsorted(self.from_unit, units, side="right") - 1
+        # The last unit lies on the last edge, which begins no minute.
+        minute = np.minimum(minute, len(self.from_ns) - 2)
+        start, begin = self.from_unit[minute], self.from_ns[minute]
+        end = self.from_ns[minute + 1]
+        share = np.maximum(self.from_unit[minute + 1] - start, 1)
+        placed: Int64s = begin + (units - start) * (end - begin) // share + plus_ns
+        # A burst at the end of a minute must not overtake what the next minute begins with.
+        return np.minimum(placed, end - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hours:
+    """A stretch of the day, minute by minute; `weights` int64, `edges_ns` one longer."""
+
+    edges_ns: Int64s
+    weights: Int64s
+
+    @property
+    def weight(self) -> int:
+        """Share of the day's events, against the other hours."""
+        return int(self.weights.sum())
+
+    def pace(self, units: int) -> Pace:
+        """Spread `units` over the minutes by weight."""
+        ends = np.cumsum(self.weights)
+        # In Python's integers, which no product overflows, whatever the day's size.
+        shares = [units * int(end) // self.weight for end in ends]
+        return Pace(np.array([0, *shares], np.int64), self.edges_ns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DayHours:
+    """What one UTC day holds, in order."""
+
+    midnight_ns: int
+    first: Hours
+    gathering: Hours
+    auction: Hours
+    second: Hours
+
+
+def hours_of(date: dt.date) -> DayHours:
+    """Lay out the hours of a UTC date."""
+    midnight = to_ns(dt.datetime.combine(date, dt.time(), tzinfo=dt.UTC))
+    close, gathering, reopen = (new_york_ns(date, wall) for wall in (CLOSE, GATHERING, REOPEN))
+    return DayHours(
+        midnight,
+        _hours(midnight, close, close),
+        _hours(gathering, reopen, close),
+        _hours(reopen, reopen + 1, close),
+        _hours(reopen, midnight + _MINUTES_A_DAY * MINUTE_NS - END_MARGIN_NS, close),
+    )
+
+
+def _hours(start_ns: int, end_ns: int, close_ns: int) -> Hours:
+    starts = np.arange(start_ns, end_ns, MINUTE_NS, dtype=np.int64)
+    wall = (starts - close_ns) // MINUTE_NS + CLOSE.hour * 60
+    weights = np.maximum(_weights_by_minute()[wall % _MINUTES_A_DAY], 1)
+    return Hours(np.append(starts, np.int64(end_ns)), weights)
+
 
 SCRIPT_ROWS: Final = 65_536
 """Rows after which trading repeats itself; bounds the memory used, whatever the day's size."""
@@ -58,6 +184,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     Each array is valid until the next is asked for; none is longer than a script.
     """
     draws = Draws([seed, date.toordinal()])
+    # 65,536 rows are 24 MB; a day of 10**8 events plays them 1,500 times.
     script = trading_script(draws, min(SCRIPT_ROWS, depth_events))
     hours = hours_of(date)
     plan = plan_rows(script, hours, depth_events)
@@ -66,6 +193,7 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     trading = _Trading(script, player, draws)
     yield _snapshot(touch, hours.midnight_ns, draws)
     yield from trading.play(plan.first, touch, hours.first)
+    # The last part may have ended in the middle of a script: the book is read back from its row.
     book = _book_of(player.last)
     opening = book.halves[BID].touch
     cross(book, draws, plan.gathering)
@@ -90,6 +218,7 @@ def plan_rows(script: Script, hours: DayHours, depth_events: int) -> Plan:
     trading = depth_events - SNAPSHOT_ROWS - AUCTION_ROWS - gathering
     weight = hours.second.weight
     second = _whole_events(script, trading * weight // (hours.first.weight + weight))
+    # What whole events leave over goes to the gathering, whose events have one row each.
     first = _whole_events(script, trading - second)
     return Plan(first, gathering + trading - first - second, second)
 
@@ -122,6 +251,7 @@ class _Trading:
 
     def _way(self, wandered: int) -> Script:
         coin = self._draws.below(2)
+        # Drawn in any case, so that turning back does not shift the chances after it.
         if abs(wandered) > WANDER_TICKS:
             return self._down if wandered > 0 else self._up
         return self._up if coin else self._down
@@ -133,6 +263,7 @@ def _snapshot(touch: int, midnight_ns: int, draws: Draws) -> Records:
     records = as_records(write_script(book.tape, draws).words)
     records["flags"] = SNAPSHOT_FLAGS
     records["ts_event_ns"] = midnight_ns - SNAPSHOT_AGE_NS
+    # As in real files: the snapshot is hours older than its receipt, which opens the file.
     records["ts_recv_ns"] = midnight_ns
     records["ts_in_delta_ns"] = 0
     records["sequence"] = FIRST_SEQUENCE

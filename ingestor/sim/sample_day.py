@@ -5,7 +5,12 @@
 writes ``trades/glbx-mdp3-20251216.trades.dbn.zst`` and the MBP-10 file of the same date, with
 `symbology.json` beside each. The records are invented, but every rule of a real file holds: see
 `ingestor.sim.day` for what happens in the day, `ingestor.sim.book` for why the book is always
-right, `ingestor.sim.day_hours` for when it happens.
+right.
+
+A file is the vendor's header and records, each a zstd frame of its own. It is written under another
+name (its own with ``.partial-`` and the process id) and renamed when it is complete, so a name that
+looks like data always holds a whole file. `symbology.json` says what the headers of the files
+beside it say, for every date that has been written.
 
 The same date, seed and size give the same bytes on every machine (uncompressed; compressed ones
 also depend on the version of zstd): all chance is raw PCG64 output, whose stream NumPy
@@ -17,28 +22,176 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import errno
+import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, BinaryIO, Final
 
 import numpy as np
+import zstandard
+from databento_dbn import DBNError, Metadata, Schema, SType
 from rich.console import Console
 from rich.progress import Progress
 
-from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
+from ingestor.model.clock import to_ns
+from ingestor.model.errors import BadDataError, ConfigurationError, ExitCode, IngestorError
 from ingestor.model.records import FUTURES_TRADE, MBP10, Records, RType, as_bytes_matrix
 from ingestor.sim.day import day_records
-from ingestor.sim.dbn_writer import (
-    COMPRESSED_SUFFIX,
-    SymbolMapping,
-    encode_header,
-    open_new,
-    refuse_foreign,
-    write_symbology,
-)
 from ingestor.sim.script import INSTRUMENT_ID
+
+DBN_VERSION: Final = 3
+DATASET: Final = "GLBX.MDP3"
+COMPRESSED_SUFFIX: Final = ".zst"
+SYMBOLOGY_NAME: Final = "symbology.json"
+
+_ZSTD_LEVEL: Final = 1
+"""Level 3 costs half as much time again, and saves two percent."""
+
+_HEADER_LENGTH: Final = slice(4, 8)
+_HEADER_START_BYTES: Final = 8
+_HEADER_MAX_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolMapping:
+    """The instrument that a symbol stands for on one UTC date."""
+
+    symbol: str
+    instrument_id: int
+    date: dt.date
+
+    @property
+    def next_date(self) -> dt.date:
+        """The end of the interval, not part of it."""
+        return self.date + dt.timedelta(days=1)
+
+
+def encode_header(schema: str, mapping: SymbolMapping) -> bytes:
+    """Return the DBN metadata of a day's file; `schema` is ``trades`` or ``mbp-10``."""
+    interval = SimpleNamespace(
+        start_date=mapping.date, end_date=mapping.next_date, symbol=str(mapping.instrument_id)
+    )
+    mappings: Any = [SimpleNamespace(raw_symbol=mapping.symbol, intervals=[interval])]
+    start, end = (
+        to_ns(dt.datetime.combine(date, dt.time(), tzinfo=dt.UTC))
+        for date in (mapping.date, mapping.next_date)
+    )
+    metadata = Metadata(
+        dataset=DATASET,
+        start=start,
+        end=end,
+        stype_in=SType.from_str("continuous"),
+        stype_out=SType.from_str("instrument_id"),
+        schema=Schema.from_str(schema),
+        symbols=[mapping.symbol],
+        mappings=mappings,
+        version=DBN_VERSION,
+    )
+    return bytes(metadata)
+
+
+@contextmanager
+def open_new(path: Path, header: bytes) -> Iterator[BinaryIO]:
+    """Open a DBN file for its records; it gets its name when the block ends without error."""
+    # Two runs into one folder must not write into each other's file.
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file, _after_header(file, header, path.suffix) as sink:
+            yield sink
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _after_header(file: BinaryIO, header: bytes, suffix: str) -> Iterator[BinaryIO]:
+    if suffix != COMPRESSED_SUFFIX:
+        file.write(header)
+        yield file
+        return
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
+    # A frame of its own, as the vendor's files have it: readers must cope with several frames.
+    file.write(compressor.compress(header))
+    with compressor.stream_writer(file, closefd=False) as sink:
+        yield sink
+
+
+def refuse_foreign(path: Path, instrument_id: int) -> None:
+    """Check that a path is free or holds a file for the same made-up instrument.
+
+    Raises:
+        ConfigurationError: real data is there, or something that is no DBN file.
+    """
+    if path.exists() and _instruments(path) != {str(instrument_id)}:
+        raise ConfigurationError(
+            f"{path} exists and is not a sample file; it is left alone, choose another folder"
+        )
+
+
+def _instruments(path: Path) -> set[str]:
+    try:
+        with path.open("rb") as file:
+            start = _first_bytes(file, path.suffix)
+        length = int.from_bytes(start[_HEADER_LENGTH], "little") + _HEADER_START_BYTES
+        mappings = Metadata.decode(start[:length]).mappings
+    except (DBNError, zstandard.ZstdError):
+        return set()
+    return {interval["symbol"] for intervals in mappings.values() for interval in intervals}
+
+
+def _first_bytes(file: BinaryIO, suffix: str) -> bytes:
+    if suffix != COMPRESSED_SUFFIX:
+        return file.read(_HEADER_MAX_BYTES)
+    with zstandard.ZstdDecompressor().stream_reader(file) as plain:
+        return plain.read(_HEADER_MAX_BYTES)
+
+
+def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
+    """Enter a mapping into a folder's ``symbology.json``, in the vendor's layout.
+
+    Dates and symbols that are in it already stay. Raises `BadDataError` if it is not readable.
+    """
+    path = folder / SYMBOLOGY_NAME
+    known = _read_symbology(path) if path.exists() else {}
+    result: dict[str, list[dict[str, str]]] = known.get("result", {})
+    own = {
+        "d0": mapping.date.isoformat(),
+        "d1": mapping.next_date.isoformat(),
+        "s": str(mapping.instrument_id),
+    }
+    others = [entry for entry in result.get(mapping.symbol, []) if entry["d0"] != own["d0"]]
+    result[mapping.symbol] = sorted([*others, own], key=lambda entry: entry["d0"])
+    entries = [entry for intervals in result.values() for entry in intervals]
+    symbology = {
+        "result": result,
+        "symbols": sorted(result),
+        "stype_in": "continuous",
+        "stype_out": "instrument_id",
+        "start_date": min(entry["d0"] for entry in entries),
+        "end_date": max(entry["d1"] for entry in entries),
+        "partial": [],
+        "not_found": [],
+        "message": "OK",
+        "status": 0,
+    }
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(json.dumps(symbology, indent=4) + "\n")
+    partial.replace(path)
+
+
+def _read_symbology(path: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+        known.get("result", {}).values()
+    except (ValueError, AttributeError) as error:
+        raise BadDataError(f"{path} is not a symbology file: {error}") from error
+    return known
+
 
 SYMBOL: Final = "ES.c.0"
 DEFAULT_DEPTH_EVENTS: Final = 200_000
@@ -93,24 +246,19 @@ def write_sample_day(
             refuse_foreign(path, INSTRUMENT_ID)
             path.parent.mkdir(parents=True, exist_ok=True)
         paths = _paths(data_dir, date, COMPRESSED_SUFFIX if compress else "")
-        trades = _write(paths, mapping, _Content(seed, depth_events, progress))
+        trades = _write(paths, mapping, seed, depth_events, progress)
+        # The other form of an earlier sample would be a second delivery of the same day.
         for path in _paths(data_dir, date, "" if compress else COMPRESSED_SUFFIX):
             path.unlink(missing_ok=True)
         for path in paths:
             write_symbology(path.parent, mapping)
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
+        # A full disk is no wrong setting: a supervisor may try again when there is room.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         kind = IngestorError if full else ConfigurationError
         raise kind(f"cannot write a sample day to {data_dir}: {error}") from error
     return SampleDay(*paths, trades, depth_events, *sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    seed: int
-    depth_events: int
-    progress: Callable[[int], None] | None
 
 
 def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
@@ -126,18 +274,24 @@ def _paths(data_dir: Path, date: dt.date, suffix: str) -> tuple[Path, Path]:
     )
 
 
-def _write(paths: tuple[Path, Path], mapping: SymbolMapping, content: _Content) -> int:
+def _write(
+    paths: tuple[Path, Path],
+    mapping: SymbolMapping,
+    seed: int,
+    depth_events: int,
+    progress: Callable[[int], None] | None,
+) -> int:
     """Write both files and return the number of trades."""
     headers = [encode_header(schema, mapping) for schema in ("trades", "mbp-10")]
     rows = trades = 0
     with open_new(paths[0], headers[0]) as trade_file, open_new(paths[1], headers[1]) as file:
-        for records in day_records(mapping.date, content.seed, content.depth_events):
+        for records in day_records(mapping.date, seed, depth_events):
             traded = trades_of(records)
             trade_file.write(as_bytes_matrix(traded).data)
             file.write(as_bytes_matrix(records).data)
             rows, trades = rows + len(records), trades + len(traded)
-            if content.progress:
-                content.progress(rows)
+            if progress:
+                progress(rows)
     return trades
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -60,14 +61,14 @@ def test_the_settings_of_another_python_are_not_taken(project: Project, tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_of_the_checkout_is_told_who_has_to_renew_its_environment(
-    project: Project, tmp_path: Path
-) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    project.run()
-    (project.root / "constraints.txt").write_text("changed")
-    refused = project.run(user=65534)
+def test_another_user_of_the_checkout_is_told_who_has_to_renew_its_environment() -> None:
+    # Whoever starts pytest beside this closes the folders of `tmp_path` to other users again.
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        project = Project(Path(folder) / "a project")
+        project.run()
+        (project.root / "constraints.txt").write_text("changed")
+        refused = project.run(user=65534)
     assert refused.returncode == UNUSABLE
     assert "belongs to root: have them run this once" in refused.stderr
 

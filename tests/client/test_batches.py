@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 
 from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import BadMessageError, Cause, UnknownSubjectError
-from ingestor.client.wire import Frame
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import UNDEF_PRICE
+from ingestor.nats.splitter import Frame
 from tests import strategies
 from tests.client.streams import (
     DEPTH,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -12,13 +11,15 @@ import nats
 import pytest
 
 from ingestor.client import connect
-from ingestor.client.connection import Connection
-from ingestor.client.wire import Frame, Status
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats.test_guarded import ABSURD, GREETINGS
 from tests.nats_servers import NatsServer
+from tests.ports import free_port
 from tests.publish.rude_server import RudeServer, info_line
 
 
@@ -28,12 +29,6 @@ def enter(url: str, **options: Any) -> None:
             pass
 
     asyncio.run(entering())
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Recorder:
@@ -54,13 +49,13 @@ class Recorder:
 
 
 def test_no_server_is_said_at_once_and_by_name() -> None:
-    port = closed_port()
+    port = free_port()
     with pytest.raises(NatsUnreachableError, match=f"no NATS server answers at 127.0.0.1:{port}"):
         enter(f"nats://127.0.0.1:{port}")
 
 
 def test_one_server_of_several_is_enough(nats_server: NatsServer) -> None:
-    enter(f"nats://127.0.0.1:{closed_port()},{nats_server.url}", dont_randomize=True)
+    enter(f"nats://127.0.0.1:{free_port()},{nats_server.url}", dont_randomize=True)
 
 
 def test_wrong_credentials_are_refused_at_once(start_nats_server: StartNatsServer) -> None:
@@ -73,7 +68,7 @@ def test_wrong_credentials_are_refused_at_once(start_nats_server: StartNatsServe
 @pytest.mark.parametrize("start", ["nats://ann:secret@", "ann:secret@", "nats://secret@"])
 def test_no_message_holds_a_secret(start: str) -> None:
     with pytest.raises(NatsUnreachableError) as caught:
-        enter(f"{start}127.0.0.1:{closed_port()}")
+        enter(f"{start}127.0.0.1:{free_port()}")
     assert "secret" not in str(caught.value)
 
 
@@ -122,7 +117,7 @@ def test_a_tls_server_is_read_like_any_other(
 
 def test_tapped_messages_pass_nats_py_and_others_do_not(nats_server: NatsServer) -> None:
     async def tapping() -> None:
-        connection = Connection(nats_server.url, {}, lambda: None)
+        connection = Connection(ConnectOptions(nats_server.url), on_change=lambda: None)
         await connection.open()
         recorder = Recorder()
         inbox, subscription = await connection.tap(recorder)
@@ -142,7 +137,7 @@ def test_tapped_messages_pass_nats_py_and_others_do_not(nats_server: NatsServer)
 
 def test_large_messages_and_commands_among_them_are_all_handled(nats_server: NatsServer) -> None:
     async def tapping() -> None:
-        connection = Connection(nats_server.url, {}, lambda: None)
+        connection = Connection(ConnectOptions(nats_server.url), on_change=lambda: None)
         await connection.open()
         recorder = Recorder()
         inbox, _ = await connection.tap(recorder)
@@ -198,7 +193,7 @@ def test_a_server_that_hangs_up_or_refuses_is_no_traceback(*, hangs_up: bool) ->
 def test_what_makes_no_sense_later_costs_the_connection_only(absurd: bytes) -> None:
     async def check() -> None:
         async with RudeServer(then=[absurd]) as server, asyncio.timeout(20):
-            link = Connection(server.url, {}, lambda: None)
+            link = Connection(ConnectOptions(server.url), on_change=lambda: None)
             await link.open()
             # What comes with it in one piece, here a PONG, may be lost with it.
             with contextlib.suppress(nats.errors.Error):

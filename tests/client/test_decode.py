@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -106,3 +107,16 @@ def test_an_unknown_subject_is_an_error_of_its_own() -> None:
 def test_events_need_no_garbage_collection() -> None:
     (event,) = events_of(whole_block(block_of(trades(1))).blocks[0])
     assert type(event).__struct_config__.gc is False
+
+
+@pytest.mark.parametrize("name", ["ts_event_ns", "ts_recv_ns"])
+def test_a_time_beyond_int64_is_bad_and_the_last_one_within_is_not(name: str) -> None:
+    def with_time(ts_ns: int) -> bytes:
+        fields = msgspec.json.decode(FUTURES_TRADE) | {name: ts_ns}
+        return msgspec.json.encode(fields)
+
+    (event,) = decode(Message(TRADES, 1, with_time(2**63 - 1)))
+    assert getattr(event, name) == 2**63 - 1
+    for ts_ns in (2**63, -1):
+        with pytest.raises(BadMessageError):
+            decode(Message(TRADES, 1, with_time(ts_ns)))

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from ingestor.client.connection import Connection
 from ingestor.client.consumer import Opened
 from ingestor.client.pull import (
     MAX_WAITING_BYTES,
@@ -16,7 +15,9 @@ from ingestor.client.pull import (
     Pull,
     stored_ns_of,
 )
-from ingestor.client.wire import Frame, Status
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
 WITH_DOMAIN = "$JS.ACK.hub.hash.S.c.1.{seq}.{number}.1765895400000000000.0.token"
@@ -26,7 +27,7 @@ class NotConnected(Connection):
     """What is published goes nowhere."""
 
     def __init__(self) -> None:
-        super().__init__("nats://127.0.0.1:1", {}, lambda: None)
+        super().__init__(ConnectOptions("nats://127.0.0.1:1"), on_change=lambda: None)
 
     @property
     def max_payload_bytes(self) -> int:

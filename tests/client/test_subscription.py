@@ -21,12 +21,12 @@ from ingestor.client import (
     Start,
     Subscription,
     connect,
-    connection,
     pull,
 )
-from ingestor.client.connection import Connection
 from ingestor.model.errors import StreamError
 from ingestor.model.events import MBP10, Event, FuturesTrade
+from ingestor.nats import connection
+from ingestor.nats.connection import Connection
 from tests.client.streams import (
     DEPTH,
     STREAM,

@@ -14,7 +14,7 @@ from ingestor.model.blocks import Block, Encoder, Frames, Reply, Runs, Source, w
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPES, EventType, RType
-from ingestor.publish.stored_prefix import messages_of
+from ingestor.publish.reconcile import messages_of
 from tests import strategies
 from tests.encode import examples
 from tests.encode.examples import REPLY, block_of, record, runs_with

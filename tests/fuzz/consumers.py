@@ -11,13 +11,13 @@ import numpy as np
 
 from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import Message, decode
-from ingestor.client.wire import Splitter
 from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
 from ingestor.model.records import EVENT_TYPES
 from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
+from ingestor.nats.splitter import Splitter
 from tests.encode.examples import (
     FUTURES_TRADE,
     MBP10,

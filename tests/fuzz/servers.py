@@ -9,7 +9,7 @@ from ingestor.config.load import file_layer, load
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.answers import parse_answer
-from ingestor.nats.options import Access, prepare
+from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.nats.stream import StreamState
 from ingestor.publish.ledger import Ledger
 from ingestor.ring.wire import RingReader, records_message, symbols_message
@@ -124,12 +124,12 @@ def _answer(books: Ledger, data: bytes) -> None:
     tail, _, answer = data.partition(b"\n")
     batch_id = books.batch.prefix.rpartition(".")[2].encode()
     subject = f"{books.batch.prefix}.{tail.decode('utf-8', 'replace')}"
-    books.receive(subject, answer.replace(_BATCH, batch_id), None if answer else "503")
+    books.receive(subject, answer.replace(_BATCH, batch_id) if answer else None)
 
 
 def _refusal(text: str) -> str:
     try:
-        prepare(Access(url=text))
+        resolve(ConnectOptions(url=text))
     except ConfigurationError as error:
         return str(error)
     return ""

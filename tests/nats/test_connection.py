@@ -11,8 +11,10 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.connection import Connection
-from ingestor.nats.options import Access
+from ingestor.nats.answers import ForbiddenError, NobodyListensError, RefusedError
+from ingestor.nats.connection import MAX_REMEMBERED, Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import connect, until
 from tests.publish.proxy import Proxy
@@ -21,21 +23,42 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from nats.aio.msg import Msg
+
     from tests.conftest import StartNatsServer
     from tests.nats_servers import NatsServer
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
-def connection(access: Access, changes: list[bool] | None = None) -> Connection:
+def connection(options: ConnectOptions, changes: list[bool] | None = None) -> Connection:
     made: Connection
-    made = Connection(access, on_change=lambda: (changes or []).append(made.up))
+    made = Connection(options, on_change=lambda: (changes or []).append(made.up))
     return made
 
 
-async def opened(access: Access) -> None:
+class Seen:
+    """A receiver that keeps payloads."""
+
+    def __init__(self, payloads: list[bytes]) -> None:
+        self._payloads = payloads
+
+    def receive(self, frames: list[Frame]) -> None:
+        self._payloads += [payload for _, _, payload in frames]
+
+    def status(self, status: Status) -> None:
+        raise AssertionError(status)
+
+
+async def tapped(link: Connection, payloads: list[bytes]) -> bytes:
+    """An inbox whose payloads are kept."""
+    inbox, _ = await link.tap(Seen(payloads))
+    return inbox.encode()
+
+
+async def opened(options: ConnectOptions) -> None:
     """Connect and close again."""
-    link = connection(access)
+    link = connection(options)
     try:
         async with asyncio.timeout(8):
             await link.open()
@@ -44,9 +67,9 @@ async def opened(access: Access) -> None:
         await link.close()
 
 
-def refused(access: Access, error: type[IngestorError], match: str) -> str:
+def refused(options: ConnectOptions, error: type[IngestorError], match: str) -> str:
     with pytest.raises(error, match=match) as raised:
-        asyncio.run(opened(access))
+        asyncio.run(opened(options))
     return str(raised.value)
 
 
@@ -55,14 +78,14 @@ def test_frames_arrive_whole_and_in_order_beside_the_clients_own(
     nats_server: NatsServer, run: Callable[[Coroutine[Any, Any, None]], None]
 ) -> None:
     async def check() -> None:
-        link = connection(Access(url=nats_server.url))
+        link = connection(ConnectOptions(url=nats_server.url))
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a.>", lambda subject, data, status, reply: seen.append(data))
+        inbox = await tapped(link, seen)
         for number in range(500):
-            assert link.write(b"PUB a.%d 3\r\n%03d\r\n" % (number, number))
+            assert link.write(b"PUB %b.%d 3\r\n%03d\r\n" % (inbox, number, number))
             if not number % 100:
-                await link.request("$JS.API.INFO", b"", 5)
+                await link.request("the account", "$JS.API.INFO")
         await until(lambda: len(seen) == 500)
         assert seen == [b"%03d" % number for number in range(500)]
         await link.close()
@@ -76,17 +99,17 @@ def test_nothing_is_written_before_the_subscriptions_are_back(
 ) -> None:
     async def check() -> None:
         async with Proxy(nats_server.port) as proxy:
-            link = connection(Access(url=proxy.url))
+            link = connection(ConnectOptions(url=proxy.url))
             assert not link.write(b"PUB a 0\r\n\r\n")
             await link.open()
             seen: list[bytes] = []
-            await link.listen("a", lambda subject, data, status, reply: seen.append(data))
+            inbox = await tapped(link, seen)
             for cuts in range(1, 4):
                 proxy.cut()
                 await until(lambda: not link.up)
                 assert not link.write(b"PUB a 0\r\n\r\n")
                 await until(lambda: link.up)
-                assert link.write(b"PUB a 1\r\n%d\r\n" % cuts)
+                assert link.write(b"PUB %b.1 1\r\n%d\r\n" % (inbox, cuts))
                 await until(lambda cuts=cuts: len(seen) == cuts)
                 assert link.reconnects == cuts
             await link.close()
@@ -101,7 +124,7 @@ def test_a_dropped_connection_comes_back_though_the_server_reads_nothing(
     nats_server: NatsServer, run: Callable[[Coroutine[Any, Any, None]], None]
 ) -> None:
     async def check() -> None:
-        link = connection(Access(url=nats_server.url))
+        link = connection(ConnectOptions(url=nats_server.url))
         await link.open()
         nats_server.pause()
         payload = b"x" * 1_000_000
@@ -121,7 +144,7 @@ def test_a_connection_that_was_closed_under_a_write_is_none(
     nats_server: NatsServer, run: Callable[[Coroutine[Any, Any, None]], None]
 ) -> None:
     async def check() -> None:
-        link = connection(Access(url=nats_server.url))
+        link = connection(ConnectOptions(url=nats_server.url))
         await link.open()
         link.drop()
         for _ in range(5):
@@ -138,7 +161,7 @@ def test_changes_are_told(nats_server: NatsServer) -> None:
     async def check() -> None:
         async with Proxy(nats_server.port) as proxy:
             changes: list[bool] = [True]
-            link = connection(Access(url=proxy.url), changes)
+            link = connection(ConnectOptions(url=proxy.url), changes)
             await link.open()
             proxy.cut()
             await until(lambda: changes == [True, False, True])
@@ -151,7 +174,7 @@ def test_nobody_listening_is_told_with_the_servers_name() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
-        text = refused(Access(url=f"nats://jo:s3cret@{url}"), NatsUnreachableError, url)
+        text = refused(ConnectOptions(url=f"nats://jo:s3cret@{url}"), NatsUnreachableError, url)
     assert "s3cret" not in text
 
 
@@ -160,50 +183,52 @@ def test_a_listener_that_says_nothing_is_unreachable() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
-        refused(Access(url=url), NatsUnreachableError, "no NATS server answers")
+        refused(ConnectOptions(url=url), NatsUnreachableError, "no NATS server answers")
 
 
 @pytest.mark.parametrize(
-    ("config", "access", "wrong"),
+    ("config", "options", "wrong"),
     [
         (
             'authorization { token: "t0ken" }',
-            Access(token="t0ken"),
-            Access(token="t0kem"),
+            ConnectOptions(token="t0ken"),
+            ConnectOptions(token="t0kem"),
         ),
         (
             'authorization { user: "jo", password: "s3cret" }',
-            Access(user="jo", password="s3cret"),
-            Access(user="jo", password="s3creq"),
+            ConnectOptions(user="jo", password="s3cret"),
+            ConnectOptions(user="jo", password="s3creq"),
         ),
     ],
 )
 def test_secrets_open_the_door_and_wrong_ones_do_not(
-    start_nats_server: StartNatsServer, config: str, access: Access, wrong: Access
+    start_nats_server: StartNatsServer, config: str, options: ConnectOptions, wrong: ConnectOptions
 ) -> None:
     url = start_nats_server(extra_config=config).url
-    asyncio.run(opened(replace(access, url=url)))
-    for attempt in (replace(wrong, url=url), Access(url=url)):
+    asyncio.run(opened(replace(options, url=url)))
+    for attempt in (replace(wrong, url=url), ConnectOptions(url=url)):
         text = refused(attempt, NatsRefusedError, "(?i)authorization violation")
         assert not any(secret in text for secret in ("t0ke", "s3cre"))
 
 
 def test_secrets_in_the_url_open_the_door_too(start_nats_server: StartNatsServer) -> None:
     server = start_nats_server(extra_config='authorization { user: "jo", password: "p@ss" }')
-    asyncio.run(opened(Access(url=server.url.replace("//", "//jo:p%40ss@"))))
+    asyncio.run(opened(ConnectOptions(url=server.url.replace("//", "//jo:p%40ss@"))))
 
 
 def test_parts_arrive_in_one_piece_through_tls(
     start_nats_server: StartNatsServer, tmp_path: Path
 ) -> None:
     async def check() -> None:
-        link = connection(Access(url=server.url.replace("nats:", "tls:"), tls_ca_file=files.ca))
+        link = connection(
+            ConnectOptions(url=server.url.replace("nats:", "tls:"), tls_ca_file=files.ca)
+        )
         await link.open()
         seen: list[bytes] = []
-        await link.listen("a", lambda subject, data, status, reply: seen.append(data))
+        inbox = await tapped(link, seen)
         for number in range(50):
             rows = memoryview(bytes([number]) * 130_000)
-            assert link.write(b"PUB a 130002\r\n<", rows, b">\r\n")
+            assert link.write(b"PUB %b.1 130002\r\n<" % inbox, rows, b">\r\n")
         await until(lambda: len(seen) == 50)
         assert seen == [b"<%b>" % (bytes([number]) * 130_000) for number in range(50)]
         await link.close()
@@ -226,8 +251,8 @@ def test_tls_is_used_where_the_authority_is_known(
     )
     server = start_nats_server(extra_config=config)
     url = server.url.replace("nats:", "tls:")
-    asyncio.run(opened(Access(url=url, tls_ca_file=files.ca)))
-    refused(Access(url=url), NatsRefusedError, "TLS.*certificate verify failed")
+    asyncio.run(opened(ConnectOptions(url=url, tls_ca_file=files.ca)))
+    refused(ConnectOptions(url=url), NatsRefusedError, "TLS.*certificate verify failed")
 
 
 def test_a_client_certificate_is_shown_and_missed(
@@ -239,14 +264,14 @@ def test_a_client_certificate_is_shown_and_missed(
         f'ca_file: "{files.ca}", verify: true }}'
     )
     server = start_nats_server(extra_config=config)
-    shown = Access(
+    shown = ConnectOptions(
         url=server.url,
         tls_ca_file=files.ca,
         tls_cert_file=files.client,
         tls_key_file=files.client.with_suffix(".key"),
     )
     asyncio.run(opened(shown))
-    refused(Access(url=server.url, tls_ca_file=files.ca), NatsRefusedError, "TLS")
+    refused(ConnectOptions(url=server.url, tls_ca_file=files.ca), NatsRefusedError, "TLS")
 
 
 def test_no_password_is_told_to_a_server_that_offers_no_tls(
@@ -258,7 +283,7 @@ def test_no_password_is_told_to_a_server_that_offers_no_tls(
         async with Proxy(server.port) as proxy:
             url = proxy.url.replace("nats://", "tls://jo:s3cret@")
             with pytest.raises(NatsRefusedError, match="secure connection"):
-                await opened(Access(url=url))
+                await opened(ConnectOptions(url=url))
             assert proxy.passed_bytes == 0
 
     asyncio.run(check())
@@ -273,7 +298,7 @@ def test_a_permission_that_is_missing_ends_a_running_connection(
     )
 
     async def check() -> None:
-        link = connection(Access(url=server.url, user="jo", password="pw"))
+        link = connection(ConnectOptions(url=server.url, user="jo", password="pw"))
         await link.open()
         link.write(b"PUB market.x 0\r\n\r\n")
         await until(lambda: link.failure)
@@ -288,15 +313,66 @@ def test_a_request_that_nobody_answers_times_out_and_one_nobody_hears_says_so(
     nats_server: NatsServer,
 ) -> None:
     async def check() -> None:
-        link = connection(Access(url=nats_server.url))
+        link = connection(ConnectOptions(url=nats_server.url))
         await link.open()
         mute = await connect(nats_server)
         await mute.subscribe("mute")
         await mute.flush()
-        assert await link.request("nobody", b"", 1) is None
+        with pytest.raises(NobodyListensError, match="nobody listens on deaf"):
+            await link.request("a test", "deaf", timeout_s=1)
         with pytest.raises(TimeoutError, match="mute"):
-            await link.request("mute", b"", 0.05)
+            await link.request("a test", "mute", timeout_s=0.05)
         await mute.close()
+        await link.close()
+
+    asyncio.run(check())
+
+
+def test_a_subject_we_may_not_ask_on_ends_the_request_and_nothing_else(
+    start_nats_server: StartNatsServer,
+) -> None:
+    server = start_nats_server(
+        extra_config='authorization { users: [ { user: "jo", password: "pw", permissions: '
+        '{ publish: { deny: "secret.>" } } } ] }'
+    )
+
+    async def check() -> None:
+        link = connection(ConnectOptions(url=server.url, user="jo", password="pw"))
+        await link.open()
+        with pytest.raises(ForbiddenError, match=r'"secret\.x"'):
+            await link.request("a test", "secret.x", timeout_s=0.3)
+        assert link.up
+        assert await link.api("the account", "INFO", dict)
+        await link.close()
+
+    asyncio.run(check())
+
+
+def test_only_so_many_subjects_are_remembered_and_the_oldest_are_forgotten() -> None:
+    link = connection(ConnectOptions())
+    for number in range(MAX_REMEMBERED + 2):
+        link._remember(f"s.{number}")
+    link._remember(f"s.{MAX_REMEMBERED}")
+    assert len(link._forbidden) == MAX_REMEMBERED
+    assert next(iter(link._forbidden)) == "s.2"
+
+
+def test_an_answer_that_makes_no_sense_may_be_better_next_time(nats_server: NatsServer) -> None:
+    async def check() -> None:
+        link = connection(ConnectOptions(url=nats_server.url, api_prefix="fake"))
+        await link.open()
+        fake = await connect(nats_server)
+
+        async def answer(message: Msg) -> None:
+            await message.respond(b"[" if message.subject.endswith("cut") else b'{"error":7}')
+
+        await fake.subscribe("fake.>", cb=answer)
+        await fake.flush()
+        for subject in ("cut", "odd"):
+            with pytest.raises(RefusedError, match="no JSON object of ours") as refused:
+                await link.api("a test", subject, dict)
+            assert refused.value.transient
+        await fake.close()
         await link.close()
 
     asyncio.run(check())

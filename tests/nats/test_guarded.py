@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
+import re
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.aio.client
+import nats.aio.subscription
+import nats.aio.transport
+import nats.protocol.parser
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nats.errors import Error, ProtocolError
 
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats import guarded
 from ingestor.nats.connection import Connection
-from ingestor.nats.guarded import MAX_LINE_BYTES, MAX_POOL, GuardedClient, GuardedParser
-from ingestor.nats.options import Access, prepare
+from ingestor.nats.guarded import MAX_POOL, GuardedClient, GuardedParser
+from ingestor.nats.options import ConnectOptions, resolve
+from ingestor.nats.splitter import MAX_LINE_BYTES
 from tests.publish.plain import until
 from tests.publish.rude_server import RudeServer, info_line
 
@@ -62,8 +71,8 @@ GREETINGS = [
 ]
 
 
-async def opened(access: Access) -> None:
-    link = Connection(access, on_change=lambda: None)
+async def opened(options: ConnectOptions, **how: Any) -> None:
+    link = Connection(options, on_change=lambda: None, **how)
     try:
         await link.open()
     finally:
@@ -76,7 +85,7 @@ def open_at(*greetings: bytes, **how: Any) -> str:
     async def check() -> str:
         async with RudeServer(*greetings, **how) as server:
             with pytest.raises(NatsUnreachableError) as raised:
-                await opened(Access(url=server.url))
+                await opened(ConnectOptions(url=server.url))
             assert "\x1b" not in str(raised.value)
             return str(raised.value)
 
@@ -108,7 +117,7 @@ def test_a_greeting_of_more_than_64_kib_is_read() -> None:
     async def check() -> None:
         urls = [f"10.0.{n // 250}.{n % 250}:4222" for n in range(5000)]
         async with RudeServer(info_line(connect_urls=urls)) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             assert len(link._client._server_pool) == MAX_POOL
             await link.close()
@@ -122,7 +131,7 @@ def test_what_makes_no_sense_in_the_middle_of_a_run_costs_the_connection_only(
 ) -> None:
     async def check() -> None:
         async with RudeServer(then=[absurd]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             await until(lambda: link.reconnects == 1 and link.up)
             assert link.failure is None
@@ -137,7 +146,7 @@ def test_what_makes_no_sense_in_the_middle_of_a_run_costs_the_connection_only(
 def test_a_half_line_that_the_rest_follows_is_nothing_amiss() -> None:
     async def check() -> None:
         async with RudeServer(then=[b"+O"]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             await asyncio.sleep(0.1)
             assert link.reconnects == 0
@@ -150,7 +159,7 @@ def test_a_refusal_is_told_in_the_servers_own_case() -> None:
     async def check() -> None:
         said = b"-ERR 'Permissions Violation for Publish to \"market.Futures.ES\"'\r\n"
         async with RudeServer(then=[said]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             with pytest.raises(NatsRefusedError, match=r'"market\.Futures\.ES"'):
                 await link.open()
             await link.close()
@@ -162,7 +171,7 @@ def test_a_server_that_takes_less_than_an_event_is_refused_at_the_start() -> Non
     async def check() -> None:
         async with RudeServer(info_line(max_payload=1024)) as server:
             with pytest.raises(NatsRefusedError, match=r"at most 1024 bytes.*events need 4096"):
-                await opened(Access(url=server.url))
+                await opened(ConnectOptions(url=server.url), min_payload_bytes=4096)
 
     asyncio.run(check())
 
@@ -172,7 +181,7 @@ def test_the_bound_is_that_of_the_server_we_are_at() -> None:
         news = info_line(max_payload=50_000)
         greetings = (info_line(max_payload=300_000), info_line(max_payload=200_000))
         async with RudeServer(*greetings, then=[b"", news]) as server:
-            link = Connection(Access(url=server.url), on_change=lambda: None)
+            link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
             assert link.max_payload_bytes == 300_000
             link.drop()
@@ -191,7 +200,7 @@ def test_every_server_is_told_its_own_secret() -> None:
                 two.url.replace("//", "//t0k%40n@"),
             ]
             with pytest.raises(NatsUnreachableError) as raised:
-                await opened(Access(url=urls))
+                await opened(ConnectOptions(url=urls))
             assert "pa" not in str(raised.value).replace("NATS", "")
             first, second = ({**json.loads(s.heard.split(b"\r\n")[0][8:])} for s in (one, two))
             assert (first["user"], first["pass"]) == ("ann", "pa/ss")
@@ -199,6 +208,56 @@ def test_every_server_is_told_its_own_secret() -> None:
             assert "pass" not in second
 
     asyncio.run(check())
+
+
+def test_every_private_name_of_nats_py_that_is_used_is_there() -> None:
+    """What nats-py renames in a later version fails here, not in a run."""
+    client = nats.aio.client.Client()
+    parser = nats.protocol.parser.Parser(client)
+    transport = nats.aio.transport.TcpTransport()  # type: ignore[no-untyped-call]
+    subscription = nats.aio.subscription.Subscription(client, id=7)
+    used = {
+        client: _private_names("GuardedClient", "self"),
+        parser: _private_names("GuardedParser", "self"),
+        transport: _private_names("GuardedTransport", "self"),
+        subscription: {"_id"},
+    }
+    ours = {"_credentials", "_taps", "_splitter", "_parse", "_closing_task"}
+    for owner, names in used.items():
+        missing = {name for name in names - ours if not hasattr(owner, name)}
+        assert not missing, owner
+    assert {"_process_connect_init", "_flush_pending", "_ps"} <= used[client]
+
+
+def test_no_other_module_uses_private_names_of_nats_py() -> None:
+    folder = Path(guarded.__file__).parent.parent
+    users = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if re.search(r"^(from|import) nats\b", path.read_text(), re.MULTILINE)
+    }
+    assert "nats/guarded.py" in users
+    for user in users - {"nats/guarded.py"}:
+        assert not re.search(r"(client|subscription|message)\._", (folder / user).read_text()), user
+
+
+def _private_names(class_name: str, owner: str) -> set[str]:
+    """Names with one underscore that a class of `guarded` reads of itself, sets or overrides."""
+    tree = ast.parse(Path(guarded.__file__).read_text())
+    (body,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name
+    )
+    names = {
+        node.name for node in body.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    names |= {
+        node.attr
+        for node in ast.walk(body)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == owner
+    }
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
 class _Deaf:
@@ -232,7 +291,7 @@ LINES = st.one_of(
 def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
     pieces: Sequence[bytes], cut: int
 ) -> None:
-    parser = GuardedParser(_Deaf())
+    parser = GuardedParser(_Deaf(), {})
     data = b"".join(pieces)
 
     async def check() -> None:
@@ -240,6 +299,7 @@ def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
             for at in range(0, len(data), cut):
                 await parser.parse(data[at : at + cut])
                 assert len(parser.buf) <= MAX_LINE_BYTES
+                assert parser._splitter._size <= MAX_LINE_BYTES
 
     asyncio.run(check())
 
@@ -252,7 +312,7 @@ def test_a_parser_raises_one_kind_of_error_and_keeps_no_more_than_its_bound(
     )
 )
 def test_any_info_is_taken_or_refused_with_one_kind_of_error(info: dict[str, Any]) -> None:
-    client = GuardedClient(prepare(Access()))
+    client = GuardedClient(resolve(ConnectOptions()))
 
     async def check() -> None:
         # `ValidationError` is what connecting and parsing make a `NonsenseError` of.

@@ -14,7 +14,7 @@ from ingestor.model.errors import ConfigurationError, StreamError
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import (
     ConsumerSettings,
     StreamSettings,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def api_of(server: NatsServer) -> AsyncIterator[JetStreamApi]:
-    link = Connection(Access(url=server.url), on_change=lambda: None)
+    link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
     await link.open()
     try:
         yield JetStreamApi(link)
@@ -205,7 +205,9 @@ def test_an_account_without_jetstream_is_told(start_nats_server: StartNatsServer
     )
 
     async def run() -> None:
-        link = Connection(Access(url=server.url, user="jo", password="pw"), on_change=lambda: None)
+        link = Connection(
+            ConnectOptions(url=server.url, user="jo", password="pw"), on_change=lambda: None
+        )
         await link.open()
         try:
             await set_up(JetStreamApi(link), StreamSettings())

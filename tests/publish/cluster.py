@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error
 
 from tests.nats_servers import NatsServer, current_executable
+from tests.ports import free_port
 
 NAMES = ("a", "b", "c")
 ANSWER_S = 40.0
@@ -23,20 +24,11 @@ cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{routes}] }}
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 class Cluster:
     """Servers `a`, `b` and `c`; `url` names all of them."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(2 * len(NAMES))
+        ports = [free_port() for _ in range(2 * len(NAMES))]
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[: len(NAMES)])
         self.servers = {}
         for index, name in enumerate(NAMES):
@@ -81,6 +73,19 @@ class Cluster:
         """Make MARKET_DATA with three replicas."""
         body = {"name": "MARKET_DATA", "subjects": ["market.>"], "num_replicas": 3}
         await self.ask("STREAM.CREATE.MARKET_DATA", **body, allow_batched=True)
+
+    async def healthy(self, stream: str = "MARKET_DATA") -> None:
+        """Wait until all servers run and hold all that the stream has."""
+        while True:
+            replicas = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"].get("replicas", ())
+            if sum(one.get("current", False) for one in replicas) == len(NAMES) - 1:
+                return
+            await asyncio.sleep(0.05)
+
+    async def led_since_s(self, stream: str = "MARKET_DATA") -> float:
+        """When its leader became it, by the wall clock: an election takes the servers 4 to 9 s."""
+        cluster = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"]
+        return dt.datetime.fromisoformat(cluster["leader_since"]).timestamp()
 
     async def leader(self, stream: str = "MARKET_DATA") -> str:
         """The name of the server that leads a stream."""

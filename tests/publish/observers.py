@@ -100,7 +100,7 @@ class StreamReader:
         await self._client.close()
 
     async def _read(self) -> None:
-        context = self._client.jetstream()
+        context = self._client.jetstream(timeout=1)
         while not self._stopping:
             with contextlib.suppress(Error, TimeoutError):
                 reader = await context.pull_subscribe(

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from ingestor.model.blocks import SEQUENCE_DIGITS, Block, Frames, Reply, Runs, Source, whole_block
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, FUTURES_TRADE, RType
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
 from tests.nats_servers import NatsServer
@@ -64,7 +64,7 @@ def publisher(server: NatsServer, **options: Any) -> Publisher:
     """A publisher into MARKET_DATA of a test's server."""
     settings: dict[str, Any] = {
         "encoder": PlainEncoder(),
-        "access": Access(url=server.url),
+        "connect_options": ConnectOptions(url=server.url),
         "stream": StreamSettings(),
         "give_up_after_s": 20.0,
     }

@@ -17,11 +17,13 @@ class Proxy:
         self._to = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._servers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.passed_bytes = 0
         """From the client to the server."""
         self.deaf = False
         """Drops what the server says."""
+        self._held: dict[asyncio.StreamWriter, bytearray] = {}
 
     @property
     def url(self) -> str:
@@ -51,9 +53,32 @@ class Proxy:
             writer.transport.abort()
         self._writers.clear()
 
+    def hold(self) -> None:
+        """Keep what clients say from now on over the connections that there are."""
+        self._held = {server: bytearray() for server in self._servers}
+
+    def held_bytes(self) -> int:
+        """What is kept."""
+        return sum(map(len, self._held.values()))
+
+    async def cut_and_deliver(self, late_s: float) -> None:
+        """Reset the connections to clients, and give the server the rest of them so much later.
+
+        As a server does that reads what its kernel holds of a connection after its next one.
+        """
+        held, self._held = self._held, {}
+        for writer in self._writers - held.keys():
+            writer.transport.abort()
+        self._writers.clear()
+        await asyncio.sleep(late_s)
+        for server, data in held.items():
+            server.write(data)
+            server.close()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._to)
         self._writers |= {writer, back}
+        self._servers.add(back)
         pumps = [self._pass(reader, back, up=True), self._pass(there, writer, up=False)]
         self._tasks |= {asyncio.create_task(pump) for pump in pumps}
 
@@ -62,10 +87,16 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
+                if up and (held := self._held.get(writer)) is not None:
+                    held += data
+                    continue
                 if up:
                     self.passed_bytes += len(data)
                 elif self.deaf:
                     continue
                 writer.write(data)
                 await writer.drain()
-        writer.transport.abort()
+        if writer in self._servers:
+            self._servers.remove(writer)
+        if writer in self._writers:
+            writer.transport.abort()

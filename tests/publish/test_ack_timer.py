@@ -6,8 +6,11 @@ from ingestor.publish.ack_timer import (
     ACK_DELAY_S,
     IDLE_S,
     MAX_ACK_DELAY_S,
+    MAX_RETRY_S,
+    RETRY_S,
     AckAction,
     AckTimer,
+    Stall,
 )
 
 
@@ -91,3 +94,33 @@ def test_a_distant_server_is_given_more_time_within_bounds() -> None:
     assert timer.start(1, 0, 111.0) == MAX_ACK_DELAY_S / 2
     timer.answered(0.001)
     assert timer.start(1, 0, 113.0) == ACK_DELAY_S
+
+
+def test_a_stall_lasts_from_when_something_due_was_first_noticed() -> None:
+    stall = Stall()
+    assert stall.lasts_s(100.0, due=True) == 0
+    assert stall.lasts_s(103.0, due=True) == 3
+    assert stall.lasts_s(104.0, due=False) == 0
+    assert stall.lasts_s(109.0, due=True) == 0
+
+
+def test_a_full_stream_is_tried_more_and_more_rarely_and_told_of_once() -> None:
+    stall = Stall()
+    stall.note_attempt()
+    assert (stall.slow_down(), stall.pause_s) == (True, 2 * RETRY_S)
+    told = []
+    for _ in range(9):
+        stall.note_attempt()
+        told.append(stall.slow_down())
+    assert (told, stall.pause_s) == ([False] * 9, MAX_RETRY_S)
+
+
+def test_once_something_is_stored_nothing_of_a_stall_is_left() -> None:
+    stall = Stall()
+    stall.lasts_s(100.0, due=True)
+    stall.reason = "full"
+    stall.note_attempt()
+    assert not stall.is_refused_again()
+    stall.end()
+    assert (stall.since_s, stall.reason, stall.pause_s) == (None, "", 0)
+    assert [stall.is_refused_again() for _ in range(2)] == [False, True]

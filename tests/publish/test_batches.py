@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestor.model.blocks import Block, Frames, Runs, Source
+from ingestor.model.records import RType
 from ingestor.nats.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
 from ingestor.publish.batches import (
     A_WHOLE_WRITE,
@@ -12,8 +15,10 @@ from ingestor.publish.batches import (
     OUTSTANDING,
     AckBatch,
     FastBatch,
+    Window,
 )
-from ingestor.publish.stored_prefix import messages_of
+from ingestor.publish.reconcile import messages_of
+from tests.publish.plain import trades
 
 FULL = Refusal(ApiError(503, 10077, "maximum bytes exceeded"))
 UNKNOWN = Refusal(ApiError(400, 10208, "batch publish ID unknown"))
@@ -239,3 +244,108 @@ def test_the_window_of_single_acknowledgements_is_bounded() -> None:
 def test_frames_are_read_back_into_messages() -> None:
     frames = b"PUB a.b _I.1 00000003\r\nx\r\n\r\nPUB c _I.2 0\r\n\r\n"
     assert messages_of(frames) == [("a.b", b"x\r\n"), ("c", b"")]
+
+
+messages_of_parts = st.lists(
+    st.lists(st.integers(1, 4), min_size=1, max_size=6), min_size=1, max_size=6
+)
+"""Rows of each message, part by part."""
+
+
+def push(window: Window, first: int, rows: list[int]) -> None:
+    stops = np.cumsum(np.array(rows, dtype=np.int64))
+    window.push(trades(first, sum(rows)), Frames([b"x" * 10 * len(rows)], stops, {}))
+
+
+def sizes(runs: list[Runs]) -> list[int]:
+    return [int(s) for one in runs for _, records in one.pieces() for s in records["size"]]
+
+
+@given(messages_of_parts, st.lists(st.integers(0, 9), max_size=12))
+def test_a_window_holds_what_a_plain_list_of_messages_holds(
+    parts: list[list[int]], acks: list[int]
+) -> None:
+    window, model, first = Window(), list[list[int]](), 0
+    for rows in parts:
+        push(window, first, rows)
+        for count in rows:
+            model.append(list(range(first, first + count)))
+            first += count
+    acked: list[int] = []
+    for wish in acks:
+        count = min(wish, len(model))
+        just_acked = [row for message in model[:count] for row in message]
+        assert window.acknowledge(count) == len(just_acked)
+        acked += just_acked
+        del model[:count]
+        left = [row for message in model for row in message]
+        assert sizes(window.unacknowledged()) == left
+        assert (window.messages, window.rows) == (len(model), len(left))
+        assert window.acked_rows == len(acked)
+        assert (window.size_bytes == 0) == (not model)
+    assert sizes(window.take_back()) == list(range(len(acked), first))
+
+
+def test_taking_back_empties_the_window_and_keeps_what_was_acknowledged() -> None:
+    window = Window()
+    push(window, 0, [2, 3, 1])
+    window.acknowledge(1)
+    assert sizes(window.take_back()) == [2, 3, 4, 5]
+    assert (window.messages, window.rows, window.size_bytes) == (0, 0, 0)
+    assert (window.acked_messages, window.acked_rows) == (1, 2)
+    push(window, 2, [1])
+    assert sizes(window.unacknowledged()) == [2]
+
+
+def test_bytes_are_freed_when_a_part_is_wholly_acknowledged() -> None:
+    window = Window()
+    push(window, 0, [1, 1])
+    push(window, 2, [1])
+    window.acknowledge(1)
+    assert window.size_bytes == 30
+    window.acknowledge(1)
+    assert window.size_bytes == 10
+
+
+def test_more_acknowledgements_than_messages_are_a_bug() -> None:
+    window = Window()
+    push(window, 0, [1])
+    with pytest.raises(ValueError, match="2 messages acknowledged of 1"):
+        window.acknowledge(2)
+
+
+def of_feeds(first: int, feeds: list[int]) -> Runs:
+    """One row after the other, row i of feed `feeds[i]`, sizes and times counting up."""
+    blocks = [
+        Block(feed, trades(first, len(feeds)).blocks[0].records, {}, Source.SIM) for feed in (0, 1)
+    ]
+    rows = np.arange(len(feeds))
+    return Runs(blocks, np.array(feeds), rows, rows + 1, rows)
+
+
+def test_what_is_stored_is_counted_by_feed_and_type_also_within_a_write_and_over_a_restart() -> (
+    None
+):
+    window = Window()
+
+    def send(first: int, feeds: list[int]) -> None:
+        stops = np.arange(1, len(feeds) + 1)
+        by_rtype = {int(RType.FUTURES_TRADE): len(feeds)}
+        window.push(of_feeds(first, feeds), Frames([b"x"], stops, by_rtype))
+
+    send(10, [0, 1, 1, 0])
+    assert (window.acked_by_feed, window.first_ts_event_ns, window.last_ts_event_ns) == (
+        {},
+        None,
+        None,
+    )
+    window.acknowledge(3)
+    assert window.acked_by_feed == {0: 1, 1: 2}
+    assert (window.first_ts_event_ns, window.last_ts_event_ns) == (10, 12)
+    window.take_back()
+    assert window.acked_by_feed == {0: 1, 1: 2}
+    send(13, [0, 1])
+    window.acknowledge(2)
+    assert window.acked_by_feed == {0: 2, 1: 3}
+    assert window.acked_by_rtype == {int(RType.FUTURES_TRADE): 5}
+    assert (window.first_ts_event_ns, window.last_ts_event_ns) == (10, 14)

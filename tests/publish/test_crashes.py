@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import NatsUnreachableError
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
 from tests.publish.proxy import Proxy
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tests.nats_servers import NatsServer
 
 ROWS = 400
+HELD_BYTES = 20_000
+"""Some hundred messages that the server has not read when their connection is lost."""
+
 BETWEEN = 1_000
 """Rows acknowledged from one disturbance to the next."""
 
@@ -84,13 +87,38 @@ def test_a_connection_cut_again_and_again_loses_and_repeats_nothing(
             async def cut() -> None:
                 proxy.cut()
 
-            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
             rows = await _send_through(publishing, cut, 5)
             report = await publishing.close()
         assert report.reconnects == 5
         assert await stored(any_nats_server) == list(range(rows))
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.5])
+def test_what_a_lost_connection_still_brings_after_the_next_one_began_is_stored_once(
+    any_nats_server: NatsServer, late_s: float
+) -> None:
+    held: list[int] = []
+
+    async def run() -> None:
+        async with Proxy(any_nats_server.port) as proxy:
+
+            async def deliver_late() -> None:
+                proxy.hold()
+                await until(lambda: proxy.held_bytes() > HELD_BYTES)
+                held.append(proxy.held_bytes())
+                await proxy.cut_and_deliver(late_s)
+
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
+            rows = await _send_through(publishing, deliver_late, 2)
+            report = await publishing.close()
+        assert report.reconnects == 2
+        assert await stored(any_nats_server) == list(range(rows))
+
+    asyncio.run(run())
+    assert len(held) == 2
 
 
 def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
@@ -170,7 +198,7 @@ def test_a_server_that_stays_away_is_given_up_once_something_is_due(
 def test_what_is_under_way_is_sent_again_though_nobody_sends(any_nats_server: NatsServer) -> None:
     async def run() -> None:
         async with Proxy(any_nats_server.port) as proxy:
-            publishing = publisher(any_nats_server, access=Access(url=proxy.url))
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
             await publishing.open()
             await publishing.send(trades(0, 1))
             await publishing.flush()
@@ -189,7 +217,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
     any_nats_server: NatsServer,
 ) -> None:
     async def run() -> None:
-        async def kill_amid_strangers() -> None:
+        async def kill_amid_foreign() -> None:
             stranger = await connect(any_nats_server)
             for _ in range(20):
                 await stranger.jetstream().publish("market.stocks.trades", b"-1")
@@ -197,7 +225,7 @@ def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
             await _kill(any_nats_server)
 
         publishing = publisher(any_nats_server)
-        rows = await _send_through(publishing, kill_amid_strangers, 2)
+        rows = await _send_through(publishing, kill_amid_foreign, 2)
         report = await publishing.close()
         everything = await stored(any_nats_server)
         assert [size for size in everything if size >= 0] == list(range(rows))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from tests.publish.cluster import Cluster
 from tests.publish.plain import publisher, stored, trades, until
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 STREAMING_S = 2.0
 """From the new leader on."""
+
+LEFT_S = 7.0
+"""A second of silence, two of questions, one for a ping, and two for a handshake at worst."""
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_a_leader_that_steps_down_or_dies_elsewhere_is_followed_by_the_next_one(
         loop = asyncio.get_running_loop()
         leader = await cluster.leader()
         follower = next(server for name, server in cluster.servers.items() if name != leader)
-        publishing = publisher(follower, access=Access(url=follower.url))
+        publishing = publisher(follower, connect_options=ConnectOptions(url=follower.url))
         await publishing.open()
         stopping = asyncio.Event()
         sending = asyncio.create_task(_send(publishing, stopping))
@@ -63,6 +66,33 @@ def test_a_leader_that_steps_down_or_dies_elsewhere_is_followed_by_the_next_one(
         assert await stored(follower) == list(range(rows))
 
     asyncio.run(check())
+
+
+def test_a_server_that_freezes_is_left_for_another_one(cluster: Cluster) -> None:
+    async def check() -> float:
+        await cluster.start()
+        await cluster.make_stream()
+        loop = asyncio.get_running_loop()
+        leader = await cluster.leader()
+        frozen = next(server for name, server in cluster.servers.items() if name != leader)
+        others = [server.url for server in cluster.servers.values() if server is not frozen]
+        publishing = publisher(frozen, connect_options=ConnectOptions(url=(frozen.url, *others)))
+        await publishing.open()
+        stopping = asyncio.Event()
+        sending = asyncio.create_task(_send(publishing, stopping))
+        await until(lambda: publishing.acked_rows > 100)
+        frozen.pause()
+        acked, began_s = publishing.acked_rows, loop.time()
+        await until(lambda: publishing.acked_rows > acked + 500, 30.0)
+        took_s = loop.time() - began_s
+        stopping.set()
+        rows = await sending
+        await publishing.flush()
+        assert (await publishing.close()).last_seq == rows
+        assert await stored(cluster.servers[leader]) == list(range(rows))
+        return took_s
+
+    assert asyncio.run(check()) < LEFT_S
 
 
 async def _send(publishing: Publisher, stopping: asyncio.Event) -> int:

@@ -8,8 +8,7 @@ import pytest
 from ingestor.model.blocks import Frames, Runs
 from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
-from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger
-from ingestor.publish.stored_prefix import StoredPrefix
+from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger, StoredPrefix
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
@@ -28,7 +27,7 @@ def send(books: Ledger, *, pad: int = 0, limit: int = 10**9) -> Frames:
 
 
 def answer(books: Ledger, tail: str, **values: Any) -> int:
-    return books.receive(f"{books.batch.prefix}.{tail}", json.dumps(values).encode(), None)
+    return books.receive(f"{books.batch.prefix}.{tail}", json.dumps(values).encode())
 
 
 def batch_id(books: Ledger) -> str:
@@ -103,7 +102,7 @@ def test_answers_to_batches_of_the_past_are_ignored() -> None:
     old = books.batch.prefix
     books.add(trades(1, 1))
     send(books)
-    assert books.receive(f"{old}.x", b"not even an answer", None) == 0
+    assert books.receive(f"{old}.x", b"not even an answer") == 0
     assert books.batch.prefix != old
     assert (books.batch.broken, books.window.messages) == (False, 1)
 
@@ -112,7 +111,7 @@ def test_nobody_listening_is_told_by_the_status() -> None:
     books = ledger(fast=False)
     books.add(trades(0, 1))
     send(books)
-    books.receive(f"{books.batch.prefix}.000000000001", b"", "503")
+    books.receive(f"{books.batch.prefix}.000000000001", None)
     assert books.batch.broken
     assert books.fatal is None
 
@@ -244,7 +243,7 @@ def test_an_answer_that_makes_no_sense_is_counted_and_acknowledges_nothing(data:
     books.add(trades(1, 5))
     assert books.room() == 1
     send(books)
-    assert books.receive(f"{books.batch.prefix}.7.fail.000000000001.1.$FI", data, None) == 0
+    assert books.receive(f"{books.batch.prefix}.7.fail.000000000001.1.$FI", data) == 0
     assert books.odd_answers == 1
     assert not books.batch.broken
 
@@ -370,3 +369,31 @@ def test_only_stored_rows_are_reported() -> None:
     for sequence in (2, 3, 4):
         answer(books, f"{sequence:012d}", seq=100 + sequence)
     assert books.stored_rows_by_subject() == {TRADES: 4}
+
+
+def test_rows_that_are_sent_again_are_reported_once() -> None:
+    books = ledger(fast=False)
+    books.add(trades(0, 6))
+    send(books)
+    answer(books, "000000000001", seq=101)
+    answer(books, "000000000002", seq=102)
+    books.restart()
+    assert books.stored_rows_by_subject() == {TRADES: 2}
+    send(books)
+    for sequence in (1, 2, 3, 4):
+        answer(books, f"{sequence:012d}", seq=102 + sequence)
+    assert books.stored_rows_by_subject() == {TRADES: 6}
+
+
+def test_rows_that_were_never_sent_come_behind_those_that_are_sent_again() -> None:
+    books = ledger(fast=False)
+    for first in (0, 2, 4, 6):
+        books.add(trades(first, 2))
+    for _ in range(3):
+        send(books)
+    books.restart()
+    sizes = []
+    while (runs := books.next_runs()) is not None:
+        sizes += [int(size) for _, records in runs.pieces() for size in records["size"]]
+        send(books)
+    assert sizes == list(range(8))

@@ -23,7 +23,7 @@ from ingestor.model.errors import (
     StreamError,
 )
 from ingestor.model.records import MBP10, RType
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S
 from ingestor.publish.batches import FLOW_MESSAGES
@@ -115,6 +115,25 @@ def test_the_mode_is_what_the_server_can_do(
 
     assert asyncio.run(check(nats_server)) == "fast_ingest"
     assert asyncio.run(check(old_nats_server)) == "ack_window"
+
+
+def test_what_is_stored_is_told_by_feed_and_with_its_times_while_it_is_sent(
+    any_nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        publishing = await opened(any_nats_server)
+        assert publishing.report() == PublishReport("MARKET_DATA")
+        await publishing.send(trades(100, 300))
+        await publishing.flush()
+        report = publishing.report()
+        assert report.rows_by_feed == {0: 300}
+        assert (report.first_ts_event_ns, report.last_ts_event_ns) == (100, 399)
+        await publishing.send(mixed(200))
+        await publishing.flush()
+        assert publishing.report().rows_by_feed == {0: 500, 1: 200}
+        assert await publishing.close() == publishing.report()
+
+    asyncio.run(check())
 
 
 def test_several_rows_in_a_message_count_as_rows_and_as_one_message(
@@ -317,8 +336,10 @@ def test_a_cancelled_send_leaves_a_true_report(any_nats_server: NatsServer) -> N
 
 def test_no_server_is_told_and_closing_reports_nothing() -> None:
     async def check() -> None:
-        access = Access(url="nats://127.0.0.1:1")
-        publishing = Publisher(PlainEncoder(), access=access, stream=StreamSettings())
+        connect_options = ConnectOptions(url="nats://127.0.0.1:1")
+        publishing = Publisher(
+            PlainEncoder(), connect_options=connect_options, stream=StreamSettings()
+        )
         with pytest.raises(NatsUnreachableError, match=r"127\.0\.0\.1:1"):
             await publishing.open()
         assert await publishing.close() == PublishReport("MARKET_DATA")
@@ -328,12 +349,16 @@ def test_no_server_is_told_and_closing_reports_nothing() -> None:
 
 def test_a_wrong_url_is_told_before_anything_is_tried() -> None:
     with pytest.raises(ConfigurationError):
-        Publisher(PlainEncoder(), access=Access(url="http://x"), stream=StreamSettings())
+        Publisher(
+            PlainEncoder(), connect_options=ConnectOptions(url="http://x"), stream=StreamSettings()
+        )
 
 
 def test_a_publisher_that_is_not_open_sends_nothing() -> None:
     async def check() -> None:
-        publishing = Publisher(PlainEncoder(), access=Access(), stream=StreamSettings())
+        publishing = Publisher(
+            PlainEncoder(), connect_options=ConnectOptions(), stream=StreamSettings()
+        )
         assert (publishing.acked_rows, publishing.reconnects) == (0, 0)
         with pytest.raises(RuntimeError, match="not open"):
             await publishing.send(trades(0, 1))
@@ -499,8 +524,10 @@ def test_a_missing_permission_is_told(start_nats_server: StartNatsServer) -> Non
     )
 
     async def check() -> None:
-        access = Access(url=server.url, user="jo", password="pw")
-        publishing = Publisher(PlainEncoder(), access=access, stream=StreamSettings())
+        connect_options = ConnectOptions(url=server.url, user="jo", password="pw")
+        publishing = Publisher(
+            PlainEncoder(), connect_options=connect_options, stream=StreamSettings()
+        )
         await publishing.open()
         with pytest.raises(NatsRefusedError, match=r"Permissions Violation.*market"):
             await publishing.send(trades(0, 5_000))

@@ -11,10 +11,10 @@ import pytest
 from ingestor.model.blocks import Runs
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
-from ingestor.publish.reconcile import StreamLostError, find_stored
-from ingestor.publish.stored_prefix import ReconcileRequest, StoredPrefix, mapped_subject
+from ingestor.publish.ledger import ReconcileRequest, StoredPrefix
+from ingestor.publish.reconcile import StreamLostError, find_stored, mapped_subject
 from tests.publish.plain import TRADES, PlainEncoder, connect, trades
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Case:
 
 def found(server: NatsServer, case: Case, *, identity: str | None = None) -> StoredPrefix:
     async def run() -> StoredPrefix:
-        link = Connection(Access(url=server.url), on_change=lambda: None)
+        link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
         await link.open()
         client = await connect(server)
         try:

@@ -20,7 +20,7 @@ from ingestor.model.feed_status import (
 )
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.jetstream import JetStreamApi
-from ingestor.nats.options import Access
+from ingestor.nats.options import ConnectOptions
 from ingestor.publish import status as status_module
 from ingestor.publish.status import (
     CLOSE_TIMEOUT_S,
@@ -141,7 +141,9 @@ def test_a_status_whose_acknowledgement_is_lost_is_sent_again_and_stored_once(
 
     async def check() -> None:
         async with Proxy(any_nats_server.port) as proxy:
-            publishing = await opened(any_nats_server, access=Access(url=proxy.url))
+            publishing = await opened(
+                any_nats_server, connect_options=ConnectOptions(url=proxy.url)
+            )
             publishing.statuses.tell(status(0))
             await published(publishing, 1)
             proxy.deaf = True
@@ -284,8 +286,8 @@ def test_a_missing_permission_for_statuses_does_not_end_market_data(
     server = start_nats_server(extra_config=f"authorization {{ users: [ {user} ] }}")
 
     async def check() -> None:
-        access = Access(url=server.url, user="jo", password="pw")
-        publishing = await opened(server, access=access)
+        connect_options = ConnectOptions(url=server.url, user="jo", password="pw")
+        publishing = await opened(server, connect_options=connect_options)
         publishing.statuses.tell(status(0))
         publishing.statuses.tell(status(1))
         await publishing.send(trades(0, 100))

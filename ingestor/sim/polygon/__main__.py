@@ -9,26 +9,61 @@ authenticated. Blank lines and lines that begin with ``#`` are skipped.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import ipaddress
 import json
 import logging
 import os
+import re
 import signal
 import ssl
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import uvloop
 
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
-from ingestor.sim.polygon.arguments import SimulatorSettings, read_settings
-from ingestor.sim.polygon.control_handler import ControlHandler, ControlServer
-from ingestor.sim.polygon.market_hub import MarketHub
+from ingestor.model.units import NS_PER_S
+from ingestor.sim.polygon.control_handler import (
+    COMMANDS,
+    KINDS,
+    MAX_RATE,
+    ControlHandler,
+)
 from ingestor.sim.polygon.server_session import Market
-from ingestor.sim.polygon.simulator import Simulator
+from ingestor.sim.polygon.simulator import (
+    EVICT_OLDER,
+    PLAN,
+    REFUSE_NEWER,
+    MarketHub,
+    PricePath,
+    Simulator,
+    SimulatorSettings,
+)
+from ingestor.sim.polygon.stock_tape import MAX_STOCKS
+
+_PATH: Final = re.compile(r"linear:([+-]\d+(?:\.\d+)?):(\d+(?:\.\d+)?)s")
+
+_RANGES: Final = (
+    ("port", 0, 65_535),
+    ("control_port", 0, 65_535),
+    ("rate", 0, MAX_RATE),
+    ("options_rate", 0, MAX_RATE),
+    ("count", 0, 10**15),
+    ("quota", 0, 1_000),
+    ("buffer_bytes", 1, 10**9),
+    ("quote_share", 0, 1),
+    ("stocks", 1, MAX_STOCKS),
+    ("frame_ms", 1, 1_000),
+    ("seed", 0, 2**32 - 1),
+    ("price", 1, 100_000),
+    ("volatility", 0, 1_000),
+)
 
 
 class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,20 +99,20 @@ async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
     # Read first: with a script that is wrong nothing should listen for a moment.
     steps = read_script(settings.script) if settings.script is not None else ()
     simulator = Simulator(settings)
-    handler = ControlHandler(simulator)
-    control = ControlServer(handler)
+    control = ControlHandler(simulator)
     try:
         control_port = await control.start(settings.host, settings.control_port)
         await simulator.start()
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"cannot listen on {settings.host}: {error}") from error
-    _stop_on_signals(handler.quit_event)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, simulator.quit_event.set)
     if exit_with_stdin:
-        _stop_with_stdin(handler.quit_event)
+        _stop_with_stdin(simulator.quit_event)
     # The task is kept here because the loop itself holds tasks weakly.
     script = asyncio.create_task(play(steps, simulator))
     _announce(settings, simulator.port, control_port)
-    await handler.quit_event.wait()
+    await simulator.quit_event.wait()
     script.cancel()
     await control.stop()
     await simulator.stop()
@@ -96,17 +131,12 @@ def _announce(settings: SimulatorSettings, port: int, control_port: int) -> None
     print(json.dumps(ready), flush=True)
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-
-
 def _stop_with_stdin(stop: asyncio.Event) -> None:
     """A parent that dies closes its end of the pipe: nobody is left behind."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:
+        # What is typed is read and dropped; only the end of the input counts.
         if not os.read(sys.stdin.fileno(), 4_096):
             loop.remove_reader(sys.stdin.fileno())
             stop.set()
@@ -156,6 +186,234 @@ def _has_client(hub: MarketHub, subscribed_to: str = "") -> bool:
     return any(
         not subscribed_to or subscribed_to in member.session.subscriptions for member in hub.members
     )
+
+
+_DEFAULTS: Final = SimulatorSettings()
+
+DESCRIPTION: Final = """\
+A simulator of the Polygon (Massive) WebSocket feeds for stocks and options, on loopback only.
+
+When it is ready it prints one line of JSON: stocks_url, options_url, control_url, pid. Point
+POLYGON_STOCKS_URL and POLYGON_OPTIONS_URL at it; the key is --api-key.
+"""
+
+EXAMPLES: Final = """\
+examples:
+  python -m ingestor.sim.polygon                       1,000 stock events/s, 100 option events/s
+  python -m ingestor.sim.polygon --rate 50000 --count 1000000
+  python -m ingestor.sim.polygon --volatility 0 --path linear:+20:60s
+                                                       SPY walks across 20 strikes in a minute
+  python -m ingestor.sim.polygon --script frames.jsonl exact frames, in order
+  echo '{"do":"drop"}' | nc -N 127.0.0.1 CONTROL_PORT  the connection is cut
+
+data: T.SPY and Q.SPY (or T.*, Q.*) on /stocks; on /options T and Q of subscribed contracts of
+the SPY chain (today's expiry and the next three, whole-dollar strikes), and T.* for all trades
+near the money. Only what is subscribed is sent, and the rate counts what is sent to a client
+that subscribes to all of it. An event's t is the time it was due, not the time it left.
+
+script lines: a JSON array is a frame, sent byte for byte; {"market":"options"} switches market,
+{"wait":"T.SPY"} waits for that subscription, {"pause_ms":50} waits; # begins a comment.
+"""
+
+
+def _commands_help() -> str:
+    lines = ["control commands, one JSON object a line, one JSON answer a line (ok, error):"]
+    for command in COMMANDS:
+        own = command.__struct_fields__
+        call = ", ".join([f'"do":"{command.__struct_config__.tag}"', *(f'"{n}":..' for n in own)])
+        lines.append(f"  {{{call}}}")
+        lines.append(f"      {(command.__doc__ or '').strip()}")
+    lines.append(
+        '"market" is "stocks" or "options"; without it both, but stocks for rate and send.'
+    )
+    lines.append(f"malformed kinds: {', '.join(KINDS)}")
+    return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every option, with the defaults of `SimulatorSettings`."""
+    parser = argparse.ArgumentParser(
+        prog="ingestor-sim",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n{_commands_help()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_listening(parser)
+    _add_account(parser)
+    _add_data(parser)
+    return parser
+
+
+def _add_listening(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("listening")
+    group.add_argument("--host", default=_DEFAULTS.host, help="loopback address (%(default)s)")
+    group.add_argument("--port", type=int, default=0, help="WebSocket port; 0 takes a free one")
+    group.add_argument("--control-port", type=int, default=0, help="control port; 0: a free one")
+    group.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve wss:// with this")
+    group.add_argument("--tls-key", type=Path, metavar="PEM", help="key of --tls-cert")
+    group.add_argument(
+        "--exit-with-stdin", action="store_true", help="stop when standard input is closed"
+    )
+
+
+def _add_account(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("account")
+    group.add_argument("--api-key", default=_DEFAULTS.api_key, help="the key (%(default)s)")
+    group.add_argument(
+        "--plan",
+        type=_plan,
+        default=_DEFAULTS.plan,
+        help="topics it may have, e.g. stocks-T,stocks-Q,options-T; a market without any is "
+        "refused WebSocket access (all of T, Q, A, AM)",
+    )
+    group.add_argument(
+        "--delayed-tier",
+        type=Market,
+        action="append",
+        default=[],
+        choices=list(Market),
+        help="accept the key on this market, then never answer or send anything",
+    )
+    group.add_argument(
+        "--auth-timeout",
+        type=float,
+        dest="auth_timeout_s",
+        default=_DEFAULTS.auth_timeout_s,
+        metavar="S",
+    )
+    _add_limits(group)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--quota", type=int, default=_DEFAULTS.quota, help="connections a market; 0: any (1)"
+    )
+    group.add_argument(
+        "--over-quota",
+        choices=(EVICT_OLDER, REFUSE_NEWER),
+        default=_DEFAULTS.over_quota,
+        help="who has to go (%(default)s)",
+    )
+    group.add_argument(
+        "--quota-delay",
+        type=float,
+        dest="quota_delay_s",
+        default=_DEFAULTS.quota_delay_s,
+        metavar="S",
+        help="how long after authentication the quota is enforced (%(default)s)",
+    )
+    group.add_argument(
+        "--buffer-bytes",
+        type=int,
+        default=_DEFAULTS.buffer_bytes,
+        help="a client this far behind is cut (%(default)s)",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--rate", type=int, help="stock events a second, 0 for none (1000)")
+    group.add_argument("--options-rate", type=int, help="option events a second (100)")
+    group.add_argument(
+        "--count", type=int, default=0, help="fall silent after this many events a market"
+    )
+    group.add_argument(
+        "--quote-share",
+        type=float,
+        default=_DEFAULTS.quote_share,
+        help="part of the events that are quotes (%(default)s)",
+    )
+    group.add_argument(
+        "--stocks",
+        type=int,
+        default=_DEFAULTS.stocks,
+        help="number of stocks: SPY and made-up ones, all at SPY's price (%(default)s)",
+    )
+    group.add_argument(
+        "--frame-ms",
+        type=int,
+        default=_DEFAULTS.frame_ms,
+        help="least milliseconds between two frames (%(default)s)",
+    )
+    _add_price(group)
+    group.add_argument(
+        "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
+    )
+
+
+def _add_price(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="same seed, same market")
+    group.add_argument("--price", type=float, default=_DEFAULTS.price_cents / 100, help="SPY opens")
+    group.add_argument(
+        "--volatility",
+        type=float,
+        default=_DEFAULTS.volatility,
+        help="of the walk, cents per square root of a second (%(default)s)",
+    )
+    group.add_argument(
+        "--path",
+        type=_path,
+        default=_DEFAULTS.path,
+        metavar="linear:+20:60s",
+        help="move the price by this much over this long, from the first subscription on",
+    )
+
+
+def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
+    """Return the settings, and whether to stop with standard input.
+
+    Raises:
+        ConfigurationError: a value is out of range, or the address is not loopback.
+        SystemExit: ``--help``, or what argparse itself refuses.
+    """
+    arguments = build_parser().parse_args(argv)
+    _check(arguments)
+    # Every option that is left bears the name of its setting.
+    given = vars(arguments)
+    exit_with_stdin = given.pop("exit_with_stdin")
+    given["delayed_tier"] = frozenset(given["delayed_tier"])
+    given["price_cents"] = round(given.pop("price") * 100)
+    # A script is not to be mixed with generated events, unless both are asked for.
+    for rate in ("rate", "options_rate"):
+        if given[rate] is None:
+            given[rate] = 0 if given["script"] is not None else getattr(_DEFAULTS, rate)
+    return SimulatorSettings(**given), exit_with_stdin
+
+
+def _plan(text: str) -> frozenset[str]:
+    plan = frozenset(filter(None, text.split(",")))
+    if unknown := sorted(plan - PLAN):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} not in {', '.join(sorted(PLAN))}")
+    return plan
+
+
+def _path(text: str) -> PricePath:
+    match = _PATH.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like linear:+20:60s")
+    return PricePath(round(float(match[1]) * 100), round(float(match[2]) * NS_PER_S))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not _is_loopback(arguments.host):
+        raise ConfigurationError(
+            f"--host {arguments.host}: the simulator listens on loopback only (127.0.0.1, ::1)"
+        )
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together")
+    for name, low, high in _RANGES:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            flag = name.replace("_", "-")
+            raise ConfigurationError(f"--{flag} {value}: allowed is {low} to {high}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        # Read and forgotten, not paused: TCP must go on acknowledging what a dead peer is sent.
         if self._half_open:
             return
         self._protocol.receive_data(data)
@@ -201,6 +202,7 @@ class ClientConnection(asyncio.Protocol):
     def _reply(self, answer: Answer) -> None:
         """Answer at once; every other acknowledgement rides in a data frame, as some do."""
         if answer.statuses:
+            # Seen on the wire: acknowledgements come alone and inside frames of data.
             self._acks += self.session.authenticated
             if self._acks > 1 and self._acks % 2:
                 for status in answer.statuses:
@@ -219,6 +221,7 @@ class ClientConnection(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what the protocol wants written; an empty chunk is its end of the stream."""
         for chunk in self._protocol.data_to_send():
+            # Taken from the protocol even so: its output would grow for as long as we are silent.
             if self._half_open:
                 continue
             if not chunk:

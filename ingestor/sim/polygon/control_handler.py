@@ -1,4 +1,11 @@
-"""The control channel: lines of JSON over loopback TCP, one command and one answer a line."""
+"""The control channel: lines of JSON over loopback TCP, one command and one answer a line.
+
+A command is told apart by ``do``; the docstrings of the commands are what ``--help`` shows. The
+malformed elements and frames are things that a feed must never send, and sometimes does.
+"""
+
+# What a command does stands in the docstring of its class, where `--help` takes it from.
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -6,170 +13,276 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.units import NS_PER_MS, NS_PER_S
-from ingestor.sim.polygon import control_commands as commands
 from ingestor.sim.polygon.client_connection import ClientConnection
-from ingestor.sim.polygon.market_hub import MarketHub
-from ingestor.sim.polygon.market_tape import CENTS_PER_UNIT
+from ingestor.sim.polygon.event_stream import CENTS_PER_UNIT
 from ingestor.sim.polygon.server_session import Market
-from ingestor.sim.polygon.simulator import Simulator
+from ingestor.sim.polygon.simulator import MarketHub, Simulator
 
 LINE_BYTES: Final = 16 * 1024 * 1024
 """Longest command: an exact frame may be large."""
 
 _logger = logging.getLogger(__name__)
 
+ELEMENTS: Final[Mapping[str, bytes]] = {
+    "no_price": b'{"ev":"T","sym":"SPY","i":"x1","x":4,"s":100,"t":1790000000000,"q":1}',
+    "types": b'{"ev":"T","sym":"SPY","i":7,"x":"4","p":"686.0","s":"100","t":"now","q":null}',
+    "float_time": b'{"ev":"T","sym":"SPY","i":"x2","x":4,"p":686.0,"s":1,"t":1.79e12,"q":1.5}',
+    "seconds": b'{"ev":"T","sym":"SPY","i":"x3","x":4,"p":686.0,"s":100,"t":1790000000,"q":1}',
+    "negative": b'{"ev":"T","sym":"SPY","i":"x4","x":4,"p":-1,"s":-5,"t":1790000000000,"q":1}',
+    "ticker": b'{"ev":"T","sym":"O:SPY","x":302,"p":1.5,"s":1,"t":1790000000000,"q":1}',
+    "unknown_ev": b'{"ev":"ZZ","sym":"SPY","t":1790000000000}',
+    "no_ev": b'{"sym":"SPY","p":686.0,"s":100,"t":1790000000000}',
+    "number": b"42",
+    "null": b"null",
+    "array": b"[]",
+}
+"""Bad elements: they ride in a frame of good events, which must survive."""
+
+FRAMES: Final[Mapping[str, bytes]] = {
+    "json": b"this is not JSON",
+    "truncated": b'[{"ev":"T","sym":"SPY","i":"x5","x":4,"p":686.0,"s":10',
+    "object": b'{"ev":"T","sym":"SPY","i":"x6","x":4,"p":686.0,"s":1,"t":1790000000000,"q":1}',
+    "empty_array": b"[]",
+    "empty": b"",
+    "utf8": b'[{"ev":"T","sym":"\xff\xfe"}]',
+}
+"""Bad text frames, sent as frames of their own; ``utf8`` breaks the WebSocket rules as well."""
+
+BINARY: Final = "binary"
+"""A good array in a binary frame."""
+BINARY_FRAME: Final = b'[{"ev":"status","status":"success","message":"in binary"}]'
+
+KINDS: Final = (*ELEMENTS, *FRAMES, BINARY)
+
+
+MAX_RATE: Final = 1_000_000
+
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Rate = Annotated[int, msgspec.Meta(ge=0, le=MAX_RATE)]
 Reply = dict[str, Any]
 
 
-class ControlHandler:
-    """Carries out commands on a running simulator; ``quit_event`` is set by ``quit``."""
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True
+):
+    """A command to the simulator as a whole; called with it, it says what was done."""
 
-    def __init__(self, simulator: Simulator) -> None:
-        self.quit_event = asyncio.Event()
-        self._simulator = simulator
-        self._refusal: asyncio.Task[None] | None = None
-        self._actions: Final[Mapping[type[commands.Command], Callable[[Any], Reply]]] = {
-            commands.Drop: self._each(lambda connection, _: connection.drop()),
-            commands.CloseConnections: self._each(
-                lambda connection, do: connection.close(do.code, do.reason)
-            ),
-            commands.HalfOpen: self._each(lambda connection, _: connection.go_half_open()),
-            commands.Slow: self._each(lambda connection, do: connection.slow_down(do.bytes_per_s)),
-            commands.Refuse: self._refuse,
-            commands.Evict: self._evict,
-            commands.Duplicate: self._duplicate,
-            commands.Malformed: self._malformed,
-            commands.Delayed: self._delayed,
-            commands.ClockJump: self._clock_jump,
-            commands.SetRate: self._set_rate,
-            commands.SetPrice: self._set_price,
-            commands.SendFrame: self._send,
-            commands.Stats: self._stats,
-            commands.Quit: self._quit,
-        }
+    def __call__(self, simulator: Simulator) -> Reply:
+        raise NotImplementedError
 
-    def apply(self, command: commands.Command) -> Reply:
-        """Carry out a command and say what was done. Raises `ConfigurationError`."""
-        return self._actions[type(command)](command)
 
-    def _hubs(self, market: Market | None) -> list[MarketHub]:
-        hubs = self._simulator.hubs
-        return list(hubs.values()) if market is None else [hubs[market]]
+class Aimed(Command, frozen=True, kw_only=True):
+    """A command about the connections of one market, or of both, which is the default."""
 
-    def _members(self, market: Market | None) -> list[ClientConnection]:
-        return [member for hub in self._hubs(market) for member in hub.members]
+    market: Market | None = None
 
-    def _each(
-        self, action: Callable[[ClientConnection, Any], None]
-    ) -> Callable[[commands.Aimed], Reply]:
-        """An action on every connection of the markets that are meant."""
+    def hubs(self, simulator: Simulator) -> list[MarketHub]:
+        """The markets that are meant."""
+        return [hub for hub in simulator.hubs.values() if self.market in (None, hub.market)]
 
-        def apply(command: commands.Aimed) -> Reply:
-            # A list of its own: a connection that is cut leaves its hub at once.
-            connections = [
-                connection
-                for hub in self._hubs(command.market)
-                for connection in list(hub.connections)
-            ]
-            for connection in connections:
-                action(connection, command)
-            return {"connections": len(connections)}
+    def members(self, simulator: Simulator) -> list[ClientConnection]:
+        """Their authenticated connections."""
+        return [member for hub in self.hubs(simulator) for member in hub.members]
 
-        return apply
+    def each(self, simulator: Simulator, action: Callable[[ClientConnection], None]) -> Reply:
+        """Do something to every connection, also to those that are not authenticated."""
+        # A list of its own: a connection that is cut leaves its hub while we iterate.
+        connections = [one for hub in self.hubs(simulator) for one in hub.connections]
+        for connection in connections:
+            action(connection)
+        return {"connections": len(connections)}
 
-    def _refuse(self, command: commands.Refuse) -> Reply:
-        if self._refusal is not None and not self._refusal.done():
-            raise ConfigurationError("new connections are being refused already")
-        self._simulator.refuse(command.how)
-        self._refusal = asyncio.get_running_loop().create_task(self._accept_in(command.for_s))
-        return {"for_s": command.for_s, "how": command.how}
 
-    async def _accept_in(self, for_s: float) -> None:
-        await asyncio.sleep(for_s)
-        await self._simulator.accept_again()
+class Drop(Aimed, frozen=True, kw_only=True, tag="drop"):
+    """Cut the connections: no close frame, unsent bytes are lost."""
 
-    def _evict(self, command: commands.Evict) -> Reply:
-        evicted = 0
-        for hub in self._hubs(command.market):
-            members = hub.members
-            hub.evict(members)
-            evicted += len(members)
-        return {"connections": evicted}
+    def __call__(self, simulator: Simulator) -> Reply:
+        return self.each(simulator, ClientConnection.drop)
 
-    def _duplicate(self, command: commands.Duplicate) -> Reply:
-        for hub in self._hubs(command.market):
-            hub.duplicate(command.n)
-        return {"n": command.n}
 
-    def _malformed(self, command: commands.Malformed) -> Reply:
-        kind, members = command.kind, self._members(command.market)
-        if kind not in commands.KINDS:
-            allowed = ", ".join(commands.KINDS)
-            raise ConfigurationError(f"malformed kind {kind!r} is not one of {allowed}")
+class CloseConnections(Aimed, frozen=True, kw_only=True, tag="close"):
+    """Close the connections with a close frame."""
+
+    code: int = 1001
+    reason: str = ""
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        return self.each(simulator, lambda connection: connection.close(self.code, self.reason))
+
+
+class HalfOpen(Aimed, frozen=True, kw_only=True, tag="half_open"):
+    """Fall silent: nothing sent, no ping answered, TCP stays up."""
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        return self.each(simulator, ClientConnection.go_half_open)
+
+
+class Slow(Aimed, frozen=True, kw_only=True, tag="slow"):
+    """Let bytes trickle at this rate, cutting frames anywhere; 0 lifts it."""
+
+    bytes_per_s: NonNegative
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        return self.each(simulator, lambda connection: connection.slow_down(self.bytes_per_s))
+
+
+class Refuse(Command, frozen=True, kw_only=True, tag="refuse"):
+    """Take no new connections for a while: ``port`` stops listening, ``http`` answers 503."""
+
+    for_s: Annotated[float, msgspec.Meta(ge=0)]
+    how: Literal["port", "http"] = "port"
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        simulator.refuse(self.how, self.for_s)
+        return {"for_s": self.for_s, "how": self.how}
+
+
+class Evict(Aimed, frozen=True, kw_only=True, tag="evict"):
+    """Say max_connections, then close with 1008."""
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        evicted = self.members(simulator)
+        for hub in self.hubs(simulator):
+            hub.evict(hub.members)
+        return {"connections": len(evicted)}
+
+
+class Duplicate(Aimed, frozen=True, kw_only=True, tag="duplicate"):
+    """Send each of the next n events twice."""
+
+    n: Positive = 1
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        for hub in self.hubs(simulator):
+            hub.duplicate(self.n)
+        return {"n": self.n}
+
+
+class Malformed(Aimed, frozen=True, kw_only=True, tag="malformed"):
+    """Send something broken; kinds: see `malformed`."""
+
+    kind: str
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        if self.kind not in KINDS:
+            allowed = ", ".join(KINDS)
+            raise ConfigurationError(f"malformed kind {self.kind!r} is not one of {allowed}")
+        members = self.members(simulator)
         for member in members:
-            if kind in commands.ELEMENTS:
-                member.ride(commands.ELEMENTS[kind])
-            elif kind in commands.FRAMES:
-                member.send(commands.FRAMES[kind])
+            if self.kind in ELEMENTS:
+                member.ride(ELEMENTS[self.kind])
+            elif self.kind in FRAMES:
+                member.send(FRAMES[self.kind])
             else:
-                member.send(commands.BINARY_FRAME, binary=True)
+                member.send(BINARY_FRAME, binary=True)
         return {"connections": len(members)}
 
-    def _delayed(self, command: commands.Delayed) -> Reply:
-        self._simulator.stock_tape.delay_prints(command.n, command.ms)
-        self._simulator.hubs[Market.STOCKS].stream.rewrite()
-        return {"n": command.n}
 
-    def _clock_jump(self, command: commands.ClockJump) -> Reply:
-        self._simulator.time.jump(command.ms)
-        for hub in self._hubs(None):
-            # What is written ahead bears the old time.
-            hub.stream.rewrite()
-        return {"wall_ms": self._simulator.time.wall_ms(time.monotonic_ns())}
+class Delayed(Command, frozen=True, kw_only=True, tag="delayed"):
+    """Make the next n stock trades late prints, reported ms after they happened."""
 
-    def _set_rate(self, command: commands.SetRate) -> Reply:
-        for hub in self._hubs(command.market):
-            hub.stream.set_rate(command.events_per_s, time.monotonic_ns())
-        self._simulator.reschedule()
-        return {"events_per_s": command.events_per_s}
+    ms: Positive
+    n: Positive = 1
 
-    def _set_price(self, command: commands.SetPrice) -> Reply:
-        at_ns = self._simulator.time.elapsed_ns(time.monotonic_ns())
-        cents = round(command.value * CENTS_PER_UNIT)
-        self._simulator.underlying.move(cents, at_ns, round(command.over_s * NS_PER_S))
-        for hub in self._hubs(None):
-            hub.stream.rewrite()
-        return {"value": command.value}
+    def __call__(self, simulator: Simulator) -> Reply:
+        simulator.stock_tape.delay_prints(self.n, self.ms)
+        simulator.hubs[Market.STOCKS].stream.rewrite()
+        return {"n": self.n}
 
-    def _send(self, command: commands.SendFrame) -> Reply:
-        members = self._members(command.market)
-        frame = bytes(command.frame) or command.text.encode()
+
+class ClockJump(Command, frozen=True, kw_only=True, tag="clock_jump"):
+    """Set the vendor's clock (every t from now on) forward by ms, or back."""
+
+    ms: int
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        simulator.time.jump(self.ms)
+        # What is written ahead bears the old time.
+        simulator.rewrite()
+        return {"wall_ms": simulator.time.wall_ms(time.monotonic_ns())}
+
+
+class SetRate(Aimed, frozen=True, kw_only=True, tag="rate"):
+    """Change the event rate; 0 is a quiet market that still answers pings."""
+
+    events_per_s: Rate
+    market: Market | None = Market.STOCKS
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        for hub in self.hubs(simulator):
+            hub.stream.set_rate(self.events_per_s, time.monotonic_ns())
+        simulator.reschedule()
+        return {"events_per_s": self.events_per_s}
+
+
+class SetPrice(Command, frozen=True, kw_only=True, tag="price"):
+    """Let SPY go to a price: at once, or in a straight line over some seconds."""
+
+    value: Annotated[float, msgspec.Meta(ge=1)]
+    over_s: Annotated[float, msgspec.Meta(ge=0)] = 0
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        at_ns = simulator.time.elapsed_ns(time.monotonic_ns())
+        cents = round(self.value * CENTS_PER_UNIT)
+        simulator.underlying.move(cents, at_ns, round(self.over_s * NS_PER_S))
+        simulator.rewrite()
+        return {"value": self.value}
+
+
+class SendFrame(Aimed, frozen=True, kw_only=True, tag="send"):
+    """Send an exact frame: ``frame`` is JSON, sent byte for byte; ``text`` is any text."""
+
+    frame: msgspec.Raw = msgspec.Raw()
+    text: str = ""
+    market: Market | None = Market.STOCKS
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        members = self.members(simulator)
         for member in members:
-            member.send(frame)
+            member.send(bytes(self.frame) or self.text.encode())
         return {"connections": len(members)}
 
-    def _stats(self, command: commands.Stats) -> Reply:
+
+class Stats(Aimed, frozen=True, kw_only=True, tag="stats"):
+    """Report counts, connections, subscriptions and what every client has said."""
+
+    def __call__(self, simulator: Simulator) -> Reply:
         now_ns = time.monotonic_ns()
-        elapsed_ns = self._simulator.time.elapsed_ns(now_ns)
+        price_cents = simulator.underlying.at(simulator.time.elapsed_ns(now_ns))
         return {
             "cpu_s": time.process_time(),
-            "wall_ms": self._simulator.time.wall_ms(now_ns),
-            "price": self._simulator.underlying.at(elapsed_ns) / CENTS_PER_UNIT,
-            **{hub.market: _hub_stats(hub) for hub in self._hubs(command.market)},
+            "wall_ms": simulator.time.wall_ms(now_ns),
+            "price": price_cents / CENTS_PER_UNIT,
+            **{hub.market: hub_stats(hub) for hub in self.hubs(simulator)},
         }
 
-    def _quit(self, _: commands.Quit) -> Reply:
-        self.quit_event.set()
+
+class Quit(Command, frozen=True, kw_only=True, tag="quit"):
+    """Stop the simulator."""
+
+    def __call__(self, simulator: Simulator) -> Reply:
+        simulator.quit_event.set()
         return {}
 
 
-def _hub_stats(hub: MarketHub) -> Reply:
+AnyCommand = (
+    Drop | CloseConnections | HalfOpen | Slow | Refuse | Evict | Duplicate | Malformed | Delayed
+    | ClockJump | SetRate | SetPrice | SendFrame | Stats | Quit
+)  # fmt: skip
+
+COMMANDS: Final[tuple[type[Command], ...]] = AnyCommand.__args__
+DECODER: Final = msgspec.json.Decoder(AnyCommand)
+
+
+def hub_stats(hub: MarketHub) -> Reply:
+    """What `Stats` says about one market."""
     stream = hub.stream
     return {
         "rate": stream.rate,
@@ -179,37 +292,35 @@ def _hub_stats(hub: MarketHub) -> Reply:
         "behind_ms": stream.behind_ns / NS_PER_MS,
         "behind_max_ms": stream.behind_max_ns / NS_PER_MS,
         "opened": hub.opened,
-        "connections": [_connection_stats(connection) for connection in hub.connections],
+        "connections": [
+            {
+                "number": connection.number,
+                "authenticated": connection.session.authenticated,
+                "subscriptions": list(connection.session.subscriptions),
+                "events": dict(connection.events),
+                "frames": connection.frames,
+                "bytes": connection.sent_bytes,
+            }
+            for connection in hub.connections
+        ],
         "history": list(hub.history),
     }
 
 
-def _connection_stats(connection: ClientConnection) -> Reply:
-    return {
-        "number": connection.number,
-        "authenticated": connection.session.authenticated,
-        "subscriptions": list(connection.session.subscriptions),
-        "events": dict(connection.events),
-        "frames": connection.frames,
-        "bytes": connection.sent_bytes,
-    }
-
-
-def reply_to(line: bytes, handler: ControlHandler) -> bytes:
+def reply_to(line: bytes, simulator: Simulator) -> bytes:
     """Carry out one line; ``ok`` is false and ``error`` says why when it cannot be."""
     try:
-        command = commands.DECODER.decode(line)
-        done = handler.apply(command)
+        reply = {"ok": True, **DECODER.decode(line)(simulator)}
     except (msgspec.DecodeError, ConfigurationError) as error:
-        return msgspec.json.encode({"ok": False, "error": str(error)}) + b"\n"
-    return msgspec.json.encode({"ok": True, **done}) + b"\n"
+        reply = {"ok": False, "error": str(error)}
+    return msgspec.json.encode(reply) + b"\n"
 
 
-class ControlServer:
-    """Takes commands for a handler; `start` listens, `stop` ends every conversation."""
+class ControlHandler:
+    """Takes commands for a simulator; `start` listens, `stop` ends every conversation."""
 
-    def __init__(self, handler: ControlHandler) -> None:
-        self._handler = handler
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
         self._server: asyncio.Server | None = None
         self._conversations: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -233,7 +344,7 @@ class ControlServer:
         self._conversations[task] = writer
         try:
             while line := await reader.readline():
-                writer.write(reply_to(line, self._handler))
+                writer.write(reply_to(line, self._simulator))
                 await writer.drain()
         except ConnectionError as error:
             _logger.debug("a client left without waiting for its answer: %s", error)

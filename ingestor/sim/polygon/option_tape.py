@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from ingestor.model.errors import BadDataError
 from ingestor.model.symbols import OptionTicker, parse_option_ticker
 from ingestor.model.units import PRICE_SCALE
-from ingestor.sim.polygon.market_tape import (
+from ingestor.sim.polygon.event_stream import (
     CENTS_PER_UNIT,
     MILLS_PER_CENT,
     Bools,
@@ -156,6 +156,7 @@ class OptionTape:
         theory_cents = _theory_cents(board, entry, spot_cents)
         is_quote = board.is_quote[entry]
         q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
+        # One sequence for trades and quotes of all contracts, as on the vendor's options feed.
         self._q = int(q[-1])
         events = _Events(entry, draws, theory_cents, due.t_ms, q)
         trades = _trades(board, events.take(~is_quote))
@@ -198,6 +199,7 @@ class OptionTape:
         channels = tuple(sorted(named))
         tickers = [named[name] for name in channels]
         today = self._expiries[0]
+        # Half a day more than the calendar's: what expires today still has time value.
         days = np.array([(ticker.expiry - today).days for ticker in tickers])
         return _Board(
             channels=channels,
@@ -224,6 +226,7 @@ class OptionTape:
             weight[of_kind] *= share / max(weight[of_kind].sum(), FAR_WEIGHT)
         total = np.cumsum(weight)
         picked: Ints = np.searchsorted(total, draws * total[-1], side="right").astype(np.int64)
+        # A draw just below 1 times the sum may round up to the sum itself.
         return picked.clip(max=len(total) - 1)
 
 
@@ -231,6 +234,7 @@ def _trades(board: _Board, events: _Events) -> Iterable[_Trade]:
     """At the bid or at the ask, one as often as the other."""
     draws = events.draws
     bid_cents, ask_cents = events.bid_and_ask_cents()
+    # A worthless contract has no bid to hit; readers refuse a price of 0.
     cents = np.where((draws[:, _PLACE] < 0.5) & (bid_cents > 0), bid_cents, ask_cents)
     return map(
         _Trade,

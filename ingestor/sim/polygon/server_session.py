@@ -8,7 +8,6 @@ silent (anything before authentication, unreadable messages, unsubscribing what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -28,6 +27,9 @@ TOPICS: Final = {
     Market.OPTIONS: frozenset({"T", "Q", "A", "AM", "FMV"}),
 }
 """Topics the vendor knows; any other is met with silence."""
+
+API_KEY: Final = "simulator"
+"""The key that is accepted unless another is set."""
 
 OPTION_QUOTE_LIMIT: Final = 1_000
 """Contracts whose quotes one connection may subscribe to (vendor's documentation)."""
@@ -133,9 +135,11 @@ class ServerSession:
         change = {"subscribe": self._subscribe, "unsubscribe": self._unsubscribe}
         if request.action not in change:
             return SILENCE
-        statuses = _said_once(map(change[request.action], request.params.split(",")))
+        # The vendor refuses a list of names with one unnamed error, however many it refuses.
+        answers = map(change[request.action], request.params.split(","))
+        statuses = tuple(dict.fromkeys(status for status in answers if status is not None))
         self.key = tuple(sorted(self.subscriptions))
-        return Answer(tuple(statuses))
+        return Answer(statuses)
 
     def _authenticate(self, key: str) -> Answer:
         if key != self._rules.api_key:
@@ -167,8 +171,3 @@ class ServerSession:
             return None
         del self.subscriptions[param]
         return StatusElement("success", f"unsubscribed to: {param}")
-
-
-def _said_once(statuses: Iterable[StatusElement | None]) -> Iterable[StatusElement]:
-    """The statuses without silence and without repeated errors, in order."""
-    return dict.fromkeys(status for status in statuses if status is not None)

@@ -78,6 +78,7 @@ class SimulatorProcess:
     ) -> dict[str, Any]:
         """Return the first `stats` for which a condition holds. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout_s
+        # Polled: the channel answers, it never speaks first.
         while not condition(stats := self.control("stats")):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the simulator did not get there in {timeout_s} s: {stats}")

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from ingestor.sim.polygon.market_tape import (
+from ingestor.sim.polygon.event_stream import (
     MILLS_PER_CENT,
     Bools,
     DueTimes,
@@ -100,7 +100,7 @@ _DRAWS: Final = 8
 
 
 def symbols_of(stocks: int) -> tuple[str, ...]:
-    """Return SPY and made-up symbols of five letters, so many in all."""
+    """Return `stocks` symbols: SPY, then made-up ones of five letters."""
     letters, places = ascii_uppercase, (1, 26, 26**2, 26**3)
     made = (f"Z{''.join(letters[n // p % 26] for p in places)}" for n in range(stocks - 1))
     return (SYMBOL, *made)
@@ -134,6 +134,7 @@ class StockTape:
         self, seed: int, underlying: Underlying, quote_share: float, stocks: int = 1
     ) -> None:
         self._rng = np.random.default_rng([seed, 1])
+        # Draws of its own: with one stock the tape is the same as before there were more.
         self._stock_rng = np.random.default_rng([seed, 3])
         self._symbols = symbols_of(stocks)
         self._channels = tuple(f"{topic}.{symbol}" for symbol in self._symbols for topic in "TQ")
@@ -160,6 +161,7 @@ class StockTape:
 
     def batch(self, due: DueTimes) -> EventBatch:
         """Write the next events."""
+        # Always eight draws an event, used or not: another batch size gives the same tape.
         draws = self._rng.random((len(due), _DRAWS))
         is_quote = draws[:, _KIND] < self._quote_share
         stock = (self._stock_rng.random(len(due)) * len(self._symbols)).astype(np.int64)

@@ -25,10 +25,11 @@ from ingestor.model.events import Event, events_of
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records, RType, rtype_counts
 from ingestor.model.units import NS_PER_MS
-from ingestor.sim.polygon.arguments import API_KEY
+from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 30.0
+"""What has not come by then never comes, also on a busy machine."""
 QUICK: Final = SessionLimits(
     handshake_ns=400 * NS_PER_MS,
     ack_ns=400 * NS_PER_MS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +12,9 @@ from ingestor.feeds.polygon.socket import SocketLimits, Target
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive
+from tests.ports import free_port
 from tests.publish.certificates import make_certificates
 from tests.sim.polygon.conftest import Start
-
-
-def unused_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 def until_told(caplog: pytest.LogCaptureFixture) -> Scenario:
@@ -41,7 +35,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
 ADDRESSES: dict[str, Callable[[str], str]] = {
     "HTTP 404": lambda url: url.replace("/stocks", "/nowhere"),
     "TLS handshake": lambda url: url.replace("ws://", "wss://"),
-    "refused": lambda _: f"ws://127.0.0.1:{unused_port()}/stocks",
+    "refused": lambda _: f"ws://127.0.0.1:{free_port()}/stocks",
     "no.such.host.invalid:80/stocks: ": lambda _: "ws://no.such.host.invalid/stocks",
 }
 
@@ -62,7 +56,7 @@ def test_a_server_that_appears_later_is_found(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    port = unused_port()
+    port = free_port()
 
     async def scenario(rig: Rig) -> None:
         await rig.until(lambda: failures(caplog))

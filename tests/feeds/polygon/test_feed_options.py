@@ -199,14 +199,15 @@ def test_after_a_reconnection_the_contracts_of_now_are_asked_for(start: Start) -
 
 
 def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
-    """New York's midnight comes one second after the simulator is there."""
+    """New York's midnight comes once the old day's contracts are subscribed."""
     today = dt.date(2025, 12, 16)
     tomorrow = dt.date(2025, 12, 17)
     midnight_ns = new_york_ns(tomorrow, dt.time())
-    simulator = start()
-    offset_ns = midnight_ns - NS_PER_S - now_ns()
+    ahead_ns = [midnight_ns - 60 * NS_PER_S - now_ns()]
 
     async def scenario(rig: Rig) -> None:
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
+        ahead_ns[0] += 60 * NS_PER_S
         await rig.until(lambda: len(rig.stats()["history"]) == 4)
         asked, dropped = later(rig)
         first = rig.stats()["history"][1]
@@ -217,7 +218,7 @@ def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
         await rig.until(lambda: rig.sink.counts.subscribed == 14)
 
     options = following(Price(686.0))
-    sink = drive(simulator, scenario, (), options=options, clock=lambda: now_ns() + offset_ns)
+    sink = drive(start(), scenario, (), options=options, clock=lambda: now_ns() + ahead_ns[0])
     assert sink.counts.alarms == 0
 
 

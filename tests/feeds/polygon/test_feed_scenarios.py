@@ -16,7 +16,7 @@ from ingestor.model.events import Aggressor, StockTrade
 from ingestor.model.feed_status import What
 from ingestor.model.records import RType
 from ingestor.model.units import NS_PER_MS, NS_PER_S
-from ingestor.sim.polygon.control_commands import BINARY, ELEMENTS, FRAMES
+from ingestor.sim.polygon.control_handler import BINARY, ELEMENTS, FRAMES
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start
 

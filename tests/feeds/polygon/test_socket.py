@@ -62,7 +62,7 @@ def converse(
             running = asyncio.create_task(socket.run())
             try:
                 await client(socket, receiver)
-                return await asyncio.wait_for(running, 5), receiver
+                return await asyncio.wait_for(running, 30), receiver
             finally:
                 if gone is not None:
                     gone.set()

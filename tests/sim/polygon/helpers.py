@@ -12,8 +12,8 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from ingestor.model.units import NS_PER_MS
-from ingestor.sim.polygon.arguments import API_KEY
-from ingestor.sim.polygon.market_tape import DueTimes, EventBatch
+from ingestor.sim.polygon.event_stream import DueTimes, EventBatch
+from ingestor.sim.polygon.server_session import API_KEY
 
 Event = dict[str, Any]
 OPENING_MS = 1_790_000_000_000

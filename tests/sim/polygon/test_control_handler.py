@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from ingestor.model.errors import ChildFailedError
-from ingestor.sim.polygon.control_commands import ELEMENTS, FRAMES
+from ingestor.sim.polygon.control_handler import ELEMENTS, FRAMES
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import WAIT_S, client, subscriber
@@ -105,10 +105,15 @@ def test_a_slow_client_far_behind_is_cut(start: Start) -> None:
         assert closed(joined).rcvd is None
 
 
-def test_refuse_stops_listening_for_a_while(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("how", "error"), [("port", ConnectionRefusedError), ("http", InvalidStatus)]
+)
+def test_a_refusal_lasts_for_a_while_and_ends(
+    start: Start, how: str, error: type[Exception]
+) -> None:
     simulator = start()
-    simulator.control("refuse", for_s=0.3)
-    with pytest.raises(ConnectionRefusedError), client(simulator.stocks_url):
+    simulator.control("refuse", for_s=0.5, how=how)
+    with pytest.raises(error), client(simulator.stocks_url):
         pass
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -116,7 +121,7 @@ def test_refuse_stops_listening_for_a_while(start: Start) -> None:
             with client(simulator.stocks_url) as joined:
                 joined.log_in()
                 return
-        except ConnectionRefusedError:
+        except error:
             time.sleep(0.02)
     pytest.fail("it never listened again")
 
@@ -146,6 +151,18 @@ def test_evict_says_max_connections_and_closes_with_1008(start: Start) -> None:
         assert ended.rcvd is not None
         assert ended.rcvd.code == 1008
         assert joined.frames[-1][0]["status"] == "max_connections"
+
+
+def test_a_clock_jump_reaches_what_the_options_have_written_ahead(start: Start) -> None:
+    hour_ms = 3_600_000
+    simulator = start("--options-rate", "100")
+    with subscriber(simulator.options_url, "T.*") as joined:
+        joined.take(5)
+        jumped_ms = simulator.control("clock_jump", ms=hour_ms)["wall_ms"]
+        times_ms = [event["t"] for event in joined.take(40)]
+    old_ms = [t_ms for t_ms in times_ms if t_ms < jumped_ms - hour_ms // 2]
+    assert len(old_ms) < len(times_ms)
+    assert max(old_ms, default=0) <= jumped_ms - hour_ms
 
 
 def test_duplicate_sends_the_next_events_twice(start: Start) -> None:

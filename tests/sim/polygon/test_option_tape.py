@@ -6,7 +6,7 @@ import pytest
 
 from ingestor.model.symbols import parse_option_ticker
 from ingestor.model.units import NS_PER_S
-from ingestor.sim.polygon.market_tape import Underlying
+from ingestor.sim.polygon.event_stream import Underlying
 from ingestor.sim.polygon.option_tape import CHAIN_STRIKES, EXPIRIES, OptionTape, expiries
 from tests.sim.polygon.helpers import Event, due, events_of
 

@@ -14,10 +14,10 @@ import pytest
 
 from ingestor.model.errors import ChildFailedError, ConfigurationError, ExitCode
 from ingestor.model.units import NS_PER_S
-from ingestor.sim.polygon.__main__ import Directive, main, parse_script
-from ingestor.sim.polygon.arguments import PricePath, SimulatorSettings, build_parser, read_settings
-from ingestor.sim.polygon.control_commands import COMMANDS
+from ingestor.sim.polygon.__main__ import Directive, build_parser, main, parse_script, read_settings
+from ingestor.sim.polygon.control_handler import COMMANDS
 from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.simulator import PricePath, SimulatorSettings
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start
 from tests.sim.polygon.helpers import client, subscriber

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.sim.polygon.market_tape import Underlying
+from ingestor.sim.polygon.event_stream import Underlying
 from ingestor.sim.polygon.stock_tape import LATE_MAX_MS, ROUND_LOT_SHARES, StockTape, symbols_of
 from tests.sim.polygon.helpers import OPENING_MS, Event, due, events_of
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,14 @@ from nats.errors import NoRespondersError
 
 import ingestor
 from ingestor.client import connect
-from ingestor.client.connection import Connection
 from ingestor.model.errors import NatsRefusedError
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.nats.options import Access
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import ConsumerSettings, StreamSettings
 from ingestor.publish.publisher import PublishReport
 from tests.nats.test_options import SEED
+from tests.ports import free_port
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import PlainEncoder, publisher, trades
 
@@ -52,18 +52,14 @@ def permitted(*features: str, **instead: str) -> str:
     return text
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def user(permissions: str) -> str:
     return f"authorization {{ users: [ {{ user: u, password: p, {permissions} }} ] }}"
 
 
-async def published(server: NatsServer, access: Access, **options: Any) -> PublishReport:
-    sender = publisher(server, access=access, **options)
+async def published(
+    server: NatsServer, connect_options: ConnectOptions, **options: Any
+) -> PublishReport:
+    sender = publisher(server, connect_options=connect_options, **options)
     try:
         await sender.open()
         await sender.send(trades(0, 50))
@@ -89,8 +85,8 @@ def test_publishing_needs_exactly_the_permissions_that_are_listed(
     async def check() -> None:
         consumers = (ConsumerSettings("lake", ("market.>",)),)
         stream = StreamSettings(consumers=consumers)
-        access = Access(url=server.url, user="u", password="p")
-        sender = publisher(server, access=access, stream=stream)
+        connect_options = ConnectOptions(url=server.url, user="u", password="p")
+        sender = publisher(server, connect_options=connect_options, stream=stream)
         await sender.open()
         sender.statuses.tell(FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="it"))
         await sender.send(trades(0, 50))
@@ -110,10 +106,10 @@ def test_a_stream_that_is_as_it_is_wanted_is_published_to_without_leave_to_make_
     server = start_nats_server(extra_config=one)
 
     async def check() -> None:
-        boss = Access(url=server.url, user="boss", password="b")
+        boss = ConnectOptions(url=server.url, user="boss", password="b")
         assert (await published(server, boss)).messages == 50
-        access = Access(url=server.url, user="u", password="p")
-        assert (await published(server, access)).messages == 50
+        connect_options = ConnectOptions(url=server.url, user="u", password="p")
+        assert (await published(server, connect_options)).messages == 50
 
     asyncio.run(check())
     assert "Violation" not in server.log()
@@ -130,7 +126,7 @@ def test_reading_needs_exactly_the_permissions_that_are_listed(
     )
 
     async def check() -> None:
-        boss = Access(url=server.url, user="boss", password="b")
+        boss = ConnectOptions(url=server.url, user="boss", password="b")
         await published(server, boss)
         async with connect(server.url, user="u", password="p") as client:
             subscription = client.subscribe(durable=durable, follow=False)
@@ -145,8 +141,10 @@ def test_an_inbox_prefix_is_used_for_every_answer(start_nats_server: StartNatsSe
     server = start_nats_server(extra_config=user(permissions))
 
     async def check() -> None:
-        access = Access(url=server.url, user="u", password="p", inbox_prefix="_private.team")
-        assert (await published(server, access)).messages == 50
+        connect_options = ConnectOptions(
+            url=server.url, user="u", password="p", inbox_prefix="_private.team"
+        )
+        assert (await published(server, connect_options)).messages == 50
         options = {"user": "u", "password": "p", "inbox_prefix": "_private.team"}
         assert await read(server.url, **options) == 50
 
@@ -172,10 +170,10 @@ def test_a_stream_behind_a_leaf_node_is_published_to_and_read_through_its_domain
 
     async def check() -> None:
         await hub_answers(leaf.url)
-        access = Access(url=leaf.url, user="u", password="p", **way)  # type: ignore[arg-type]
-        assert (await published(leaf, access)).messages == 50
+        connect_options = ConnectOptions(url=leaf.url, user="u", password="p", **way)  # type: ignore[arg-type]
+        assert (await published(leaf, connect_options)).messages == 50
         assert await read(leaf.url, user="u", password="p", **way) == 50
-        elsewhere = Access(url=leaf.url, user="u", password="p")
+        elsewhere = ConnectOptions(url=leaf.url, user="u", password="p")
         with pytest.raises(NatsRefusedError, match=r"\$JS\.API\.STREAM\.INFO\.MARKET_DATA"):
             await published(leaf, elsewhere)
 
@@ -210,8 +208,8 @@ def test_an_nkey_opens_a_server_that_begins_with_tls(
     options: dict[str, Any] = {"nkey_file": seed, "tls_ca_file": files.ca, "tls_first": True}
 
     async def check() -> None:
-        access = Access(url=server.url, **options)
-        assert (await published(server, access)).messages == 50
+        connect_options = ConnectOptions(url=server.url, **options)
+        assert (await published(server, connect_options)).messages == 50
         assert await read(server.url, **options) == 50
 
     asyncio.run(check())
@@ -228,8 +226,8 @@ def test_a_server_that_offers_tls_is_spoken_to_in_tls_where_that_is_wanted(
     )
 
     async def check() -> None:
-        options: dict[str, Any] = {"tls_ca_file": files.ca}
-        link = Connection(server.url, options, lambda: None)
+        options = ConnectOptions(url=server.url, tls_ca_file=files.ca)
+        link = Connection(options, on_change=lambda: None)
         await link.open()
         writer = link._client.writer
         assert writer is not None
@@ -246,7 +244,7 @@ def test_a_stream_of_interest_without_consumers_is_warned_of(
         async with connect(nats_server.url) as client:
             config = {"name": "MARKET_DATA", "subjects": ["market.>"], "retention": "interest"}
             await client._connection.api("stream", "STREAM.CREATE.MARKET_DATA", dict, config)
-        await published(nats_server, Access(url=nats_server.url), encoder=PlainEncoder())
+        await published(nats_server, ConnectOptions(url=nats_server.url), encoder=PlainEncoder())
 
     asyncio.run(check())
     assert "keeps nothing" in caplog.text

@@ -21,15 +21,13 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
 
 MAX_LINE_BYTES: Final = 1024 * 1024
-"""Longest line; a cluster's ``INFO`` with all its addresses is the longest there is."""
+"""Longest line; a cluster's ``INFO`` with all its addresses, some ten KiB, is the longest."""
 
-MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
-"""Largest payload that a server can be configured to carry."""
-
-_MESSAGE: Final = re.compile(rb"MSG ([^ ]+) (\d+) ([^ ]+) (\d+)\r\n").match
+_MESSAGE: Final = re.compile(rb"MSG ([^ ]+) (\d+) (?:([^ ]+) )?(\d+)\r\n").match
 _STATUS: Final = re.compile(rb"NATS/1\.0 +(\d{3}) *([^\r]*)").match
 _END: Final = b"\r\n"
 _SIZES: Final = {b"MSG": 1, b"HMSG": 2}
@@ -39,7 +37,7 @@ _MAX_WORDS: Final = 6
 """After the command; a line of more is no message."""
 
 Frame = tuple[bytes, bytes, bytes]
-"""One message: subject, reply, payload."""
+"""One message: subject, reply (empty where there is none), payload."""
 
 
 class Status(NamedTuple):
@@ -70,23 +68,35 @@ class Splitter:
         self._parts: list[bytes] = []
         self._size = 0
         self._needed = 0
+        self.nonsense: BadDataError | None = None
+        """Why nothing more can be cut."""
 
     def feed(self, data: bytes) -> Cut:
-        """Return every command that `data` completes. Raises `BadDataError`."""
-        try:
-            return self._feed(data)
-        except ValueError as error:  # a number that is none or too long, a subject that is no text
-            raise BadDataError(f"the NATS server sent what is no command: {error}") from error
+        """Return every command that `data` completes.
 
-    def _feed(self, data: bytes) -> Cut:
+        Raises `BadDataError` for what makes no sense; what came before it in the same piece is
+        returned first, and `nonsense` is then set.
+        """
+        if self.nonsense is not None:
+            raise self.nonsense
         cut = Cut()
         self._parts.append(data)
         self._size += len(data)
-        if self._size >= self._needed:
-            buffer = data if len(self._parts) == 1 else b"".join(self._parts)
+        # A long message comes in hundreds of pieces: they are joined once, when it is whole.
+        if self._size < self._needed:
+            return cut
+        buffer = data if len(self._parts) == 1 else b"".join(self._parts)
+        try:
             rest = self._cut(buffer, cut)
+        except ValueError as error:  # a number that is none or too long, a subject that is no text
+            self.nonsense = BadDataError(f"the NATS server sent what is no command: {error}")
+        except BadDataError as error:
+            self.nonsense = error
+        else:
             self._parts = [buffer[rest:]] if rest < len(buffer) else []
             self._size = len(buffer) - rest
+        if self.nonsense is not None and not (cut.frames or cut.statuses or cut.others):
+            raise self.nonsense
         return cut
 
     def _cut(self, buffer: bytes, cut: Cut) -> int:
@@ -99,7 +109,7 @@ class Splitter:
             if message is None:
                 stop = self._cut_other(buffer, at, cut)
             else:
-                subject, sid, reply, length = message.groups()
+                subject, sid, reply, length = message.groups(b"")
                 start = message.end()
                 stop = start + _bounded(int(length)) + len(_END)
                 if stop <= size and sid in taps:
@@ -110,6 +120,7 @@ class Splitter:
                         frames[sid] = [frame]
                 elif stop <= size:
                     cut.others.append(buffer[at:stop])
+            # Unfinished: it is looked at again when so many bytes are here.
             if stop > size:
                 self._needed = stop - at
                 return at
@@ -160,6 +171,7 @@ def _head(line: bytes) -> _Head | None:
     By words: a pattern that allows for blanks and a missing reply tries every way to share a line
     of blanks between them, which takes hours.
     """
+    # A bound, so that a line of a megabyte of blanks makes no million words.
     command, *words = line.split(None, _MAX_WORDS) or [b""]
     sizes = _SIZES.get(command, 0)
     if not sizes or not 2 + sizes <= len(words) <= 3 + sizes:

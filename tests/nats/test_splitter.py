@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.client.wire import MAX_LINE_BYTES, MAX_PAYLOAD_BYTES, Frame, Splitter, Status
+from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
+from ingestor.nats.splitter import MAX_LINE_BYTES, Frame, Splitter, Status
 
 TAPPED, OTHER = b"7", b"8"
 
@@ -61,6 +62,20 @@ def test_however_the_stream_is_cut_the_same_comes_out(
 def test_every_other_command_is_given_back_whole_and_alone() -> None:
     cut = Splitter({TAPPED}).feed(b"PING\r\nMSG a 8 3\r\nabc\r\nINFO {}\r\n")
     assert cut.others == [b"PING\r\n", b"MSG a 8 3\r\nabc\r\n", b"INFO {}\r\n"]
+
+
+def test_a_message_without_reply_is_cut_out_too() -> None:
+    cut = Splitter({TAPPED}).feed(b"MSG a.b 7 3\r\nabc\r\n")
+    assert (cut.frames, cut.others) == ({TAPPED: [(b"a.b", b"", b"abc")]}, [])
+
+
+def test_what_comes_before_nonsense_in_one_piece_is_not_lost() -> None:
+    splitter = Splitter({TAPPED})
+    assert splitter.feed(b"PONG\r\nMSG a 8 99999999999\r\n").others == [b"PONG\r\n"]
+    with pytest.raises(BadDataError, match="announced"):
+        raise splitter.nonsense or AssertionError
+    with pytest.raises(BadDataError, match="announced"):
+        splitter.feed(b"PONG\r\n")
 
 
 def test_messages_are_sorted_by_subscription() -> None:
