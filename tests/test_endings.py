@@ -192,10 +192,15 @@ def test_a_killed_publisher_has_counted_what_is_stored_by_subject(
     os.kill(publisher, signal.SIGKILL)
     summary = finish(process).summary
     by_subject = by_subject_of(nats_server)
-    # 4,000 events a second, counted within 20 ms of being acknowledged: 0.3 s on a busy machine.
+    # What was under way when it died is unknown, whichever subject it was of.
     assert list(summary["by_subject"]) == list(by_subject)
     for subject, there in by_subject.items():
-        assert there - 1_200 < summary["by_subject"][subject] <= there
+        assert (
+            0
+            < summary["by_subject"][subject]
+            <= there
+            <= summary["by_subject"][subject] + summary["unknown"]
+        )
     assert summary["elapsed_s"] > 0
     assert summary["first_ts_event_ns"] < summary["last_ts_event_ns"]
 
