@@ -86,7 +86,7 @@ class RobustLock:
         if error == errno.EOWNERDEAD:
             _libc.pthread_mutex_consistent(self._lock)
             self._mend()
-        return error != errno.EBUSY
+        return bool(error != errno.EBUSY)
 
     def release(self) -> None:
         """Give the lock back."""

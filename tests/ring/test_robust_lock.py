@@ -46,7 +46,7 @@ def running(work: Callable[..., None], *args: object) -> Iterator[BaseProcess]:
 
 
 def kill_soon(child: BaseProcess) -> None:
-    time.sleep(random.uniform(0.0, 0.01))  # noqa: S311 - any moment will do
+    time.sleep(random.uniform(0.0, 0.01))
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join(10)
 
@@ -130,5 +130,5 @@ def test_a_lock_is_held_while_its_owner_lives_and_free_once_it_is_killed() -> No
 def test_a_queue_that_is_laid_out_otherwise_is_refused() -> None:
     queue = Queue(max_size_bytes=1000)
     queue.maxsize += 1
-    with pytest.raises(ConfigurationError, match="install version 1.5"):
+    with pytest.raises(ConfigurationError, match=r"install version 1\.5"):
         RobustLock(queue)
