@@ -453,6 +453,35 @@ def subjects_of(server: NatsServer) -> set[str]:
     return {one.subject for one in read_stream(server.url)}
 
 
+def test_what_lies_between_two_runs_is_told_by_the_second(
+    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = flowing(vendor, nats_server, tmp_path)
+    until(lambda: len(subjects_of(nats_server)) >= 3, "both feeds have events")
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)
+    before = read_stream(nats_server.url)
+    assert gaps_told(nats_server) == 0
+    process = flowing(vendor, nats_server, tmp_path)
+    until(lambda: gaps_told(nats_server) == 2, "both gaps are told")
+    summary = stopped(process).summary
+    gaps = {one.feed: one for one in statuses(nats_server) if one.what is What.GAP}
+    after = read_stream(nats_server.url)[len(before) :]
+    for feed, gap in gaps.items():
+        last, first = (
+            [json.loads(one.data) for one in part if f".{feed}." in one.subject]
+            for part in (before, after)
+        )
+        last.sort(key=lambda event: event["ts_recv_ns"])
+        assert gap.from_recv_ns == last[-1]["ts_recv_ns"]
+        assert (gap.to_recv_ns, gap.to_event_ns) == (
+            first[0]["ts_recv_ns"],
+            first[0]["ts_event_ns"],
+        )
+    assert {feed: told["gaps"] for feed, told in summary["feeds"].items()} == dict.fromkeys(gaps, 1)
+    assert gaps.keys() == {"stocks", "options"}
+
+
 def test_a_feed_that_dies_again_and_again_ends_the_run_with_its_causes(
     vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
 ) -> None:
