@@ -156,6 +156,12 @@ def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
     return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
 
 
+@functools.cache
+def _fields(kind: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a table; msgspec evaluates their annotations anew each time it is asked."""
+    return msgspec.structs.fields(kind)
+
+
 def _path(kind: type, value: Any) -> Path:
     """Make the one type that msgspec does not know."""
     if kind is Path and isinstance(value, str) and value:
@@ -172,7 +178,7 @@ def _listed(key: str, text: str) -> Any:
 
 def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for info in msgspec.structs.fields(kind):
+    for info in _fields(kind):
         value = tables[info.name]
         if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct):
             found += [(f"{info.name}.{key}", leaf) for key, leaf in _leaves(value, info.type)]
@@ -182,7 +188,7 @@ def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
 
 
 def _flat(tables: Mapping[str, Any], origin: str) -> Layer:
-    known = {info.name for info in msgspec.structs.fields(Config)}
+    known = {info.name for info in _fields(Config)}
     layer: dict[str, Setting] = {}
     for table, content in tables.items():
         if table not in known:
@@ -232,8 +238,8 @@ def _value_text(value: Any) -> str:
 def _allowed(key: str) -> str:
     """Say what a key takes: the words of a choice, or the description of its type."""
     table, _, name = key.partition(".")
-    kinds = {info.name: info.type for info in msgspec.structs.fields(Config)}
-    info = next(one for one in msgspec.structs.fields(kinds[table]) if one.name == name)
+    kinds = {info.name: info.type for info in _fields(Config)}
+    info = next(one for one in _fields(kinds[table]) if one.name == name)
     return _described(msgspec.inspect.type_info(info.type))
 
 

@@ -201,21 +201,38 @@ def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [had for had in existing if not any(covers(one, had) for one in new)] + new
 
 
-def _check_filters(settings: StreamSettings, existing: Json) -> None:
-    """Refuse a filter that matches no subject; what is mirrored or transformed may have any."""
-    if any(existing.get(key) for key in ("mirror", "sources", "subject_transform")):
-        return
+def unreached_filter(settings: StreamSettings, existing: Json) -> str | None:
+    """Say which filter matches no subject of the stream, whose configuration is `existing`.
+
+    None where each does; what is mirrored or transformed may have any subject.
+    """
+    if _holds_any(existing):
+        return None
     subjects = _joined(existing.get("subjects") or [], settings.subjects)
     for consumer in settings.consumers:
         for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, subject) for subject in subjects):
-                raise ConfigurationError(
+                return (
                     f"nats.consumers: filter_subject = {wanted!r} of {consumer.name!r} is not "
                     f"allowed: it matches none of the subjects of stream {settings.name}, "
                     f"{', '.join(subjects)}"
                 )
+    return None
+
+
+def _check_filters(settings: StreamSettings, existing: Json) -> None:
+    if (unreached := unreached_filter(settings, existing)) is not None:
+        raise ConfigurationError(unreached)
+    if _holds_any(existing):
+        return
+    for consumer in settings.consumers:
+        for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, ours) for ours in _OURS):
                 log.warning("consumer %s: no event is ever published on %s", consumer.name, wanted)
+
+
+def _holds_any(existing: Json) -> bool:
+    return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
 
 
 def _check_use(name: str, config: Json) -> None:

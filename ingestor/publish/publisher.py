@@ -362,8 +362,8 @@ class Publisher:
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.
 
-        What waits in its queue will be stored, and to send it again would not make it faster. The
-        leader is the one that the batch began with: an earlier question may have met the next one.
+        What waits in its queue will be stored, and to send it again would not make it faster. With
+        another leader than the batch began with, or in another term, that queue is gone.
         """
         link = self._link
         acked = self.acked_messages
@@ -371,10 +371,11 @@ class Publisher:
             answered = await self._ask()
         except IngestorError:
             return  # It has ended the run: whoever sends is told.
-        if not recover or acked != self.acked_messages:
+        if acked != self.acked_messages or not link.ledger.window.messages:
             return
         silent_s = now_s() - max(link.acked_s, self._batch_began_s)
-        if not answered or link.leader_name != self._batch_leader or silent_s > MAX_QUEUED_S:
+        idle = recover and (not answered or silent_s > MAX_QUEUED_S)
+        if idle or (answered and link.leader_name != self._batch_leader):
             log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
             link.wake(recover=True)
 

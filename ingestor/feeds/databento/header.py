@@ -350,6 +350,8 @@ class _Parser:
 
     def _days(self, places: Int64s, what: str) -> Days:
         """Return dates as days since 1970."""
+        if not len(places):
+            return np.empty(0, np.int32)
         written = _gathered(self._data, places, _DATE_BYTES).view("<u4")[:, 0].astype(np.int64)
         years, months, days = written // 10_000, written // 100 % 100, written % 100
         month = (years - EPOCH_DATE.year) * 12 + months - 1

@@ -35,7 +35,7 @@ MAX_RECORD_BYTES: Final = 255 * WORD_BYTES
 """What one byte of length can say; so any record, of whatever type, fits in a chunk of as much."""
 TS_OUT_BYTES: Final = 8
 
-_CONTROL: Final = np.array(ControlRType, np.uint8)
+_IS_CONTROL: Final = np.isin(np.arange(256), list(ControlRType))
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -290,7 +290,7 @@ def _walk(data: Bytes, layout: Layout) -> Framed:
     words, rtypes = data[at], data[at + 1]
     kind = rtypes == layout.rtype
     wanted = kind & (words == layout.words)
-    control = np.isin(rtypes, _CONTROL)
+    control = _IS_CONTROL[rtypes]
     left_out = set(rtypes[~(kind | control)].tolist())
     others = {rtype_cause(value): rtypes == value for value in left_out}
     others["unexpected record length"] = kind & ~wanted

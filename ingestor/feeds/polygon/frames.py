@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
@@ -131,12 +132,19 @@ class Tally:
         return skipped, oddities, notices
 
 
+@cache
+def _decoders(kind: Any) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    """A decoder holds nothing of what it read, so all readers of a market share theirs."""
+    return msgspec.json.Decoder(list[kind]), msgspec.json.Decoder(kind, strict=False)
+
+
 class FrameReader(Generic[M]):
     """Reads frames of one market into messages of the union type `M`."""
 
     def __init__(self, kind: Any, known_keys: Mapping[str, frozenset[str]], tally: Tally) -> None:
-        self._whole: msgspec.json.Decoder[list[M]] = msgspec.json.Decoder(list[kind])
-        self._lenient: msgspec.json.Decoder[M] = msgspec.json.Decoder(kind, strict=False)
+        self._whole: msgspec.json.Decoder[list[M]]
+        self._lenient: msgspec.json.Decoder[M]
+        self._whole, self._lenient = _decoders(kind)
         self._known_keys = known_keys
         self._tally = tally
         self._frames = 0

@@ -69,6 +69,10 @@ class JournalFeed:
         readings = find_segments(self.directory, self.market, self.dates)
         for sentence in oddities(self.directory, readings):
             logger.warning("%s", sentence)
+        return self.blocks_of(readings)
+
+    def blocks_of(self, readings: Sequence[Reading]) -> Iterator[Block]:
+        """Return the records of these segments; raises as `blocks` does while iterating."""
         self.progress = JournalProgress(bytes_total=sum(one.segment.size for one in readings))
         return self._blocks(readings, self.progress)
 
