@@ -19,7 +19,7 @@ import numpy as np
 import uvloop
 
 from ingestor.client.decode import BadMessageError, Message, decode
-from ingestor.feeds.polygon.gaps import Gap, GapTracker
+from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.merge.pace import LatenessHistogram, Pacer
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.clock import iso_utc, now_ns

@@ -20,12 +20,11 @@ from ingestor.feeds.databento.progress import FileIssues, Progress
 from ingestor.feeds.databento.reader import DbnReader
 from ingestor.feeds.databento.record_filter import RecordFilter
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
+from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.limits import SessionLimits
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import Fail, Reconnect, Report
-from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.feeds.polygon.session import Phase, Session
+from ingestor.feeds.polygon.option_follower import ReferencePrice
+from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.windows import EVERYTHING
 from ingestor.files.streams import stream_of
 from ingestor.model.blocks import Block, Source
@@ -278,8 +277,8 @@ def _happening(conversation: Session, step: bytes, now_ns: int) -> Any:
         lambda: conversation.on_close(now_ns, cause, (None, 1000, 1008)[fourth % 3]),
         lambda: conversation.on_unreachable(now_ns, cause),
         lambda: conversation.on_tick(now_ns),
-        lambda: conversation.subscribe(names, now_ns),
-        lambda: conversation.unsubscribe(names, now_ns),
+        lambda: conversation.subscriptions.subscribe(names, now_ns),
+        lambda: conversation.subscriptions.unsubscribe(names, now_ns),
         lambda: conversation.stop() if fourth < 32 else (),
     )
     if kind % 16 < len(others):

@@ -10,7 +10,6 @@ from zlib import crc32
 import zstandard
 
 from ingestor.feeds.polygon.journal_feed import MIN_BLOCK_BYTES, JournalFeed
-from ingestor.journal.days import Reading
 from ingestor.journal.format import (
     CHECKSUM,
     HEADER,
@@ -21,6 +20,7 @@ from ingestor.journal.format import (
     pack_header,
     seed_of,
 )
+from ingestor.journal.reader import Reading
 from ingestor.journal.segments import Segment
 from tests.fuzz.mutator import EDGES, Mutator
 from tests.fuzz.target import Target, check_publishable, is_one_of

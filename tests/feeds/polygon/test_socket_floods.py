@@ -19,9 +19,7 @@ import pytest
 import uvloop
 from websockets.utils import accept_key
 
-from ingestor.feeds.polygon.endpoint import Target
-from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.socket import FeedSocket
+from ingestor.feeds.polygon.socket import FeedSocket, SocketLimits, Target
 from ingestor.model.clock import now_ns
 
 if TYPE_CHECKING:
