@@ -57,7 +57,7 @@ class ByteStream(Protocol):
     """Decompressed bytes, read front to back.
 
     Attributes:
-        slack: Room that `read_some` needs, whatever is wanted; 0 where any will do.
+        slack: Smallest room that `read_some` accepts; 0 if any will do.
         position: Bytes of the file on disk consumed so far, for a progress bar.
         failure: None, or why the stream ended before its time.
     """

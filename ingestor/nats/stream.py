@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
@@ -92,7 +92,14 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
     info = await _create(api, settings) if info is None else await _update(api, settings, info)
     if made:
         log.info("stream %s is made for %s", settings.name, ", ".join(settings.subjects))
-    _check_use(settings.name, info["config"])
+    config = info["config"]
+    # Without acknowledgements every message would be sent again and again.
+    if config.get("no_ack"):
+        raise StreamError(
+            f"stream {settings.name} has no_ack set: nothing can be known to be stored"
+        )
+    if config.get("sealed"):
+        raise StreamError(f"stream {settings.name} is sealed: it takes no messages")
     for consumer in settings.consumers:
         await _set_up_consumer(api, settings.name, consumer)
     if not settings.consumers:
@@ -163,12 +170,12 @@ def _wanted(settings: StreamSettings) -> Json:
 
 
 def _differences(existing: Json, wanted: Json) -> Json:
-    return {key: value for key, value in wanted.items() if _setting(existing, key) != value}
-
-
-def _setting(config: Json, key: str) -> Any:
-    """Return a setting; the server leaves out what has its default."""
-    return config.get(key, "default" if key == "persist_mode" else None)
+    # The server leaves out a setting that has its default.
+    return {
+        key: value
+        for key, value in wanted.items()
+        if existing.get(key, "default" if key == "persist_mode" else None) != value
+    }
 
 
 async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
@@ -179,20 +186,18 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     except RefusedError as refused:
         # The server does not say whose they are.
         if refused.error.err_code == SUBJECTS_OVERLAP:
-            holders = await _holders(api, subjects, name)
+            names: list[str] = []
+            for subject in subjects:
+                answer = await api.call(
+                    f"streams of {subject}", "STREAM.NAMES", {"subject": subject}
+                )
+                names += [other for other in answer.get("streams") or [] if other != name]
+            holders = f"stream {', '.join(sorted(set(names)))}"
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
         if refused.error.err_code == INVALID_JSON and config.pop("allow_batched", None):
             # A strict server that is older than fast ingest.
             return await _change(api, verb, config)
         raise
-
-
-async def _holders(api: JetStreamApi, subjects: list[str], name: str) -> str:
-    names: list[str] = []
-    for subject in subjects:
-        answer = await api.call(f"streams of {subject}", "STREAM.NAMES", {"subject": subject})
-        names += [other for other in answer.get("streams") or [] if other != name]
-    return f"stream {', '.join(sorted(set(names)))}"
 
 
 def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -233,14 +238,6 @@ def _check_filters(settings: StreamSettings, existing: Json) -> None:
 
 def _holds_any(existing: Json) -> bool:
     return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
-
-
-def _check_use(name: str, config: Json) -> None:
-    # Without acknowledgements every message would be sent again and again.
-    if config.get("no_ack"):
-        raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
-    if config.get("sealed"):
-        raise StreamError(f"stream {name} is sealed: it takes no messages")
 
 
 def _max_message_bytes(name: str, config: Json) -> int:

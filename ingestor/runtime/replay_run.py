@@ -25,8 +25,8 @@ from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.format import Market
 from ingestor.journal.reader import dates_recorded, find_segments
+from ingestor.merge.ordering import WatermarkMerge
 from ingestor.merge.pace import Pacer
-from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Source
 from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError

@@ -319,7 +319,7 @@ class _Parser:
         return np.array(keys, np.int64), np.array(counts, np.int64)
 
     def _count(self, least_bytes: int, what: str) -> int:
-        """Take a count of things that need at least `least_bytes` each."""
+        """Read a count of items of at least `least_bytes` each."""
         self._need(1, _COUNT.size, f"the number of {what}")
         count: int = _COUNT.unpack_from(self._content, self._at)[0]
         self._at += _COUNT.size

@@ -7,7 +7,12 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.merge.watermark import MAX_PENDING_BLOCKS, WatermarkMerge
+from ingestor.merge.ordering import (
+    MAX_ARRIVED_BLOCKS,
+    MAX_PENDING_BLOCKS,
+    ArrivalMerge,
+    WatermarkMerge,
+)
 from tests.rows import Key, block, published
 
 keys = st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 2))
@@ -137,6 +142,48 @@ def test_rows_equal_in_every_field_are_all_kept() -> None:
 def test_more_blocks_than_the_bound_are_refused_not_held() -> None:
     merge = WatermarkMerge(1)
     for _ in range(MAX_PENDING_BLOCKS):
+        assert merge.push(block([(1, 0, 0)]))
+    assert merge.room(0) == 0
+    assert not merge.push(block([(1, 0, 0)]))
+
+
+def test_blocks_come_out_as_they_arrived_whatever_their_times() -> None:
+    merge = ArrivalMerge(2)
+    assert merge.push(block([(9, 0, 0), (8, 0, 0)], feed=1))
+    assert merge.push(block([(1, 0, 0)], feed=0))
+    runs = merge.pull()
+    assert runs is not None
+    assert published(runs) == [(1, 0), (1, 1), (0, 0)]
+    assert runs.key_ts_ns.tolist() == [9, 8, 1]
+
+
+def test_nothing_is_pulled_twice() -> None:
+    merge = ArrivalMerge(1)
+    merge.push(block([(1, 0, 0)]))
+    assert merge.pull() is not None
+    assert merge.pull() is None
+
+
+def test_empty_blocks_leave_no_run() -> None:
+    merge = ArrivalMerge(1)
+    assert merge.push(block([]))
+    assert merge.pull() is None
+
+
+def test_it_is_done_when_every_feed_has_ended_and_nothing_is_left() -> None:
+    merge = ArrivalMerge(2)
+    merge.push(block([(1, 0, 0)]))
+    merge.end(0)
+    merge.end(1)
+    done_before = merge.done
+    merge.pull()
+    assert (done_before, merge.done) == (False, True)
+    assert merge.room(0) == 0
+
+
+def test_more_blocks_than_the_bound_are_refused_not_held_in_order_of_arrival() -> None:
+    merge = ArrivalMerge(1)
+    for _ in range(MAX_ARRIVED_BLOCKS):
         assert merge.push(block([(1, 0, 0)]))
     assert merge.room(0) == 0
     assert not merge.push(block([(1, 0, 0)]))

@@ -1,14 +1,14 @@
 """Merge by watermark: several feeds into one order, without touching a single record.
 
 Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
-oldest block, its head, takes part. The last key of a head says how far that feed is known: nothing
-that still comes from it is smaller. The smallest of these (key, feed) pairs is the *watermark*:
+oldest block, its head, takes part. The last key of a head says how far that feed is known: no
+later record of that feed is smaller. The smallest of these (key, feed) pairs is the *watermark*:
 every row at or before it can be ordered now, for good, by one stable sort, feeds concatenated in
 their rank so that trades precede depth where whole keys tie. The head that set the watermark is
 then used up, so every step finishes at least one block.
 
-A feed without a head and not ended blocks the merge: nothing is known of it. That is the only
-waiting there is; a feed that has ended no longer counts, an empty one never did.
+A feed without a head and not ended blocks the merge: nothing is known of it. Nothing else makes it
+wait: ended feeds and empty feeds do not count.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from ingestor.model.keys import Keys, RunningKey
 
 MAX_PENDING_BLOCKS: Final = 8
 """Blocks held per feed; beyond that `push` answers False and the ring fills up instead."""
+
+MAX_ARRIVED_BLOCKS: Final = 256
+"""Blocks `ArrivalMerge` holds over all feeds; beyond that `push` answers False likewise."""
 
 
 @dataclass(slots=True)
@@ -98,10 +101,6 @@ class WatermarkMerge:
         if self.waiting_for() or self.done:
             return None
         # Rows of one feed alone need no sort: most of depth, between two blocks of trades.
-        slices = self._cut_at_watermark()
-        return _one_run(slices[0]) if len(slices) == 1 else _ordered(slices)
-
-    def _cut_at_watermark(self) -> list[_Slice]:
         heads = [(feed, lane.pending[0]) for feed, lane in enumerate(self._lanes) if lane.pending]
         # By feed too: where whole keys tie, a feed that goes first may still bring one.
         watermark = min((keys.at(-1), feed) for feed, (_, keys) in heads)
@@ -116,7 +115,7 @@ class WatermarkMerge:
             if stop > lane.next_row:
                 slices.append(_Slice(block, keys, lane.next_row, stop))
                 lane.advance_to(stop)
-        return slices
+        return _one_run(slices[0]) if len(slices) == 1 else _ordered(slices)
 
 
 def _rows_until(keys: Keys, limit: tuple[int, int, int], *, inclusive: bool) -> int:
@@ -172,3 +171,49 @@ def _run_ends(owner: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     first = np.concatenate(([0], changes + 1))
     last = np.concatenate((changes, [len(owner) - 1]))
     return owner[first], first, last
+
+
+class ArrivalMerge:
+    """The blocks of `feeds` feeds as they are pushed: what a live run publishes in.
+
+    The same interface as `WatermarkMerge`, without waiting: what has arrived is ready.
+    """
+
+    def __init__(self, feeds: int) -> None:
+        self._open = set(range(feeds))
+        self._pending: list[Block] = []
+
+    def room(self, feed: int) -> int:
+        """Return how many more blocks of an open feed can be held."""
+        return MAX_ARRIVED_BLOCKS - len(self._pending) if feed in self._open else 0
+
+    def push(self, block: Block) -> bool:
+        """Take a block; False when `MAX_ARRIVED_BLOCKS` are held."""
+        if len(self._pending) >= MAX_ARRIVED_BLOCKS:
+            return False
+        # A feed's sign of life has no rows, and runs are never empty.
+        if len(block.records):
+            self._pending.append(block)
+        return True
+
+    def end(self, feed: int) -> None:
+        """Say that nothing more comes from a feed."""
+        self._open.discard(feed)
+
+    @property
+    def done(self) -> bool:
+        """Whether all feeds have ended and everything has been pulled."""
+        return not self._open and not self._pending
+
+    def pull(self) -> Runs | None:
+        """Return all rows that have come in, or None when there are none."""
+        if not self._pending:
+            return None
+        blocks, self._pending = self._pending, []
+        return Runs(
+            blocks,
+            np.arange(len(blocks), dtype=np.int64),
+            np.zeros(len(blocks), np.int64),
+            np.array([len(block.records) for block in blocks], np.int64),
+            np.concatenate([block.records["ts_event_ns"].astype(np.int64) for block in blocks]),
+        )
