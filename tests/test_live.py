@@ -400,15 +400,105 @@ def test_the_first_signal_says_goodbye_publishes_what_came_and_reports_it(
     assert summary["published"] == records == stored(nats_server.url) > 0
 
 
-@pytest.mark.parametrize(("place", "name"), [(0, "stocks"), (1, "options"), (-1, "publisher")])
-def test_a_process_that_is_killed_is_named_and_nothing_hangs(
+def test_a_publisher_that_is_killed_is_named_and_nothing_hangs(
+    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = flowing(vendor, nats_server, tmp_path)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.CHILD_FAILED
+    assert "process publisher was killed by SIGKILL without a report" in last_line(finished)
+
+
+def gaps_told(server: NatsServer) -> int:
+    return sum(one.what is What.GAP for one in published_statuses(server))
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "stocks"), (1, "options")])
+def test_a_feed_that_is_killed_is_started_again_and_only_its_gap_is_missing(
     vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path, place: int, name: str
 ) -> None:
     process = flowing(vendor, nats_server, tmp_path)
-    os.kill(children(process.pid)[place], signal.SIGKILL)
+    until(lambda: len(subjects_of(nats_server)) >= 3, "both feeds have events")
+    others = {*children(process.pid)} - {killed := children(process.pid)[place]}
+    began_ns = now_ns()
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: gaps_told(nats_server) == 1, "the gap is told")
+    assert others < {*children(process.pid)}
+    finished = stopped(process)
+    assert finished.exit_code == 143, finished.err
+    assert f"process {name} was killed by SIGKILL without a report: started again" in finished.err
+    told = statuses(nats_server)
+    (restart,) = (one for one in told if one.what is What.RESTART)
+    (gap,) = (one for one in told if one.what is What.GAP)
+    assert restart.feed == gap.feed == name
+    assert gap.from_recv_ns < restart.at_ns < gap.to_recv_ns < began_ns + 15 * 10**9
+    received: dict[str, list[int]] = {"stocks": [], "options": []}
+    for one in read_stream(nats_server.url):
+        feed = "options" if "options" in one.subject else "stocks"
+        received[feed].append(json.loads(one.data)["ts_recv_ns"])
+    # Both ends of the gap are stored, and nothing between them.
+    ours = received[name]
+    assert {gap.from_recv_ns, gap.to_recv_ns} <= {*ours}
+    assert not [at_ns for at_ns in ours if gap.from_recv_ns < at_ns < gap.to_recv_ns]
+    (other,) = received.keys() - {name}
+    assert [at_ns for at_ns in received[other] if gap.from_recv_ns < at_ns < gap.to_recv_ns]
+    summary = finished.summary
+    assert [summary["feeds"][feed]["restarts"] for feed in (name, other)] == [1, 0]
+    assert [summary["feeds"][feed]["gaps"] for feed in (name, other)] == [1, 0]
+    assert summary["published"] == sum(map(len, received.values()))
+
+
+def subjects_of(server: NatsServer) -> set[str]:
+    return {one.subject for one in read_stream(server.url)}
+
+
+def test_what_lies_between_two_runs_is_told_by_the_second(
+    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = flowing(vendor, nats_server, tmp_path)
+    until(lambda: len(subjects_of(nats_server)) >= 3, "both feeds have events")
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)
+    before = read_stream(nats_server.url)
+    assert gaps_told(nats_server) == 0
+    process = flowing(vendor, nats_server, tmp_path)
+    until(lambda: gaps_told(nats_server) == 2, "both gaps are told")
+    summary = stopped(process).summary
+    gaps = {one.feed: one for one in statuses(nats_server) if one.what is What.GAP}
+    after = read_stream(nats_server.url)[len(before) :]
+    for feed, gap in gaps.items():
+        last, first = (
+            [json.loads(one.data) for one in part if f".{feed}." in one.subject]
+            for part in (before, after)
+        )
+        last.sort(key=lambda event: event["ts_recv_ns"])
+        assert gap.from_recv_ns == last[-1]["ts_recv_ns"]
+        assert (gap.to_recv_ns, gap.to_event_ns) == (
+            first[0]["ts_recv_ns"],
+            first[0]["ts_event_ns"],
+        )
+    assert {feed: told["gaps"] for feed, told in summary["feeds"].items()} == dict.fromkeys(gaps, 1)
+    assert gaps.keys() == {"stocks", "options"}
+
+
+def test_a_feed_that_dies_again_and_again_ends_the_run_with_its_causes(
+    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    process = flowing(vendor, nats_server, tmp_path)
+    known = {*children(process.pid)} - {children(process.pid)[1]}
+
+    def started() -> set[int]:
+        return {*children(process.pid)} - known
+
+    for _ in range(6):
+        until(lambda: len(started()) == 1, "started again")
+        known |= (options := started())
+        os.kill(options.pop(), signal.SIGKILL)
     finished = finish(process)
     assert finished.exit_code == ExitCode.CHILD_FAILED
-    assert f"process {name} was killed by SIGKILL without a report" in last_line(finished)
+    assert "process options has died 6 times within a minute" in last_line(finished)
+    assert "was killed by SIGKILL" in last_line(finished)
 
 
 def test_no_server_is_one_sentence_and_a_code_to_restart_on(

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from ingestor.model.errors import ExitCode
 from ingestor.model.units import UNDEF_PRICE
 from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn
+from tests.live_cli import stored as messages_in
+from tests.live_cli import until
 from tests.nats_servers import NatsServer
 from tests.ports import free_port
 from tests.replay_cli import Finished, finish, read_stream, replay, start
@@ -286,17 +289,45 @@ def test_the_second_signal_ends_everything_at_once(data: Path, nats_server: Nats
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("place", "name"), [(0, "trades"), (-1, "publisher")])
-def test_a_process_that_is_killed_is_named_and_nothing_hangs(
-    data: Path, nats_server: NatsServer, place: int, name: str
+def test_a_publisher_that_is_killed_is_named_and_nothing_hangs(
+    data: Path, nats_server: NatsServer
 ) -> None:
-    """There are more trades than a ring holds, so the feed is still there when it is killed."""
-    write_dbn(dbn_path(data, "trades"), trades(500_000, step_ns=10**8), schema="trades")
     process = paced(data, nats_server)
-    os.kill(children(process.pid)[place], signal.SIGKILL)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
     finished = finish(process)
     assert finished.exit_code == ExitCode.CHILD_FAILED
-    assert f"process {name} was killed by SIGKILL without a report" in finished.err
+    assert "process publisher was killed by SIGKILL without a report" in finished.err
+
+
+def more_than(messages: int, server: NatsServer) -> bool:
+    return messages_in(server.url) > messages
+
+
+def test_feeds_that_are_killed_are_started_again_and_the_stream_is_as_if_they_had_not_been(
+    data: Path, start_nats_server: StartNatsServer
+) -> None:
+    """There are more rows than rings hold, so the feeds are still there when they are killed."""
+    write_dbn(dbn_path(data, "trades"), trades(60_000, step_ns=5 * 10**5), schema="trades")
+    write_dbn(dbn_path(data, "mbp-10"), depth(30_000, step_ns=10**6), schema="mbp-10")
+    (small := data.parent / "small.toml").write_text(
+        "[process]\nblock_bytes = 65536\nring_bytes = 1048576\n"
+    )
+    undisturbed, disturbed = start_nats_server(), start_nats_server()
+    run(data, undisturbed, "--speed", "0")
+    process = paced(data, disturbed, "--speed", "3", "--config", str(small))
+    publisher = children(process.pid)[-1]
+    for _ in range(4):
+        before = messages_in(disturbed.url)
+        until(partial(more_than, before + 3_000, disturbed), "the run goes on")
+        for feed in {*children(process.pid)} - {publisher}:
+            os.kill(feed, signal.SIGKILL)
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.OK, finished.err
+    assert finished.err.count("started again as pid") > 4
+    assert finished.summary["published"] == 90_000
+    assert finished.summary["not_stored"] == finished.summary["unknown"] == 0
+    expected = [(one.subject, one.data) for one in read_stream(undisturbed.url)]
+    assert [(one.subject, one.data) for one in read_stream(disturbed.url)] == expected
 
 
 def test_a_frozen_process_is_noticed(data: Path, nats_server: NatsServer) -> None:

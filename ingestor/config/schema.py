@@ -294,7 +294,7 @@ class Process(Table, frozen=True, kw_only=True):
     block_bytes: BlockBytes = 1_044_480
     """Largest block of records a feed puts in its ring at once. Half of it costs 6 % more CPU."""
     silence_s: Seconds = 30.0
-    """A process without a heartbeat for this long is taken for dead."""
+    """A process without a heartbeat for this long is taken for dead; a feed for at most 5 s."""
     stop_s: Seconds = 30.0
     """How long an orderly stop may take before it is forced."""
 

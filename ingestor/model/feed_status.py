@@ -44,6 +44,8 @@ class What(StrEnum):
     """A connection said nothing while its market was open, and is made anew."""
     ALARM = "alarm"
     """The vendor refuses or does not answer something; `text` says what."""
+    RESTART = "restart"
+    """A process of the run died or fell silent and was started again; `text` says which and why."""
 
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]

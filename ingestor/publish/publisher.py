@@ -174,6 +174,18 @@ class Publisher:
         await self._link.open()
         self._recovering = asyncio.create_task(self._recovery_loop())
 
+    async def newest_under(self, subject: str) -> bytes | None:
+        """Return the newest payload that was published to a subject; None where nobody knows one.
+
+        A stream that does not say does not stop the run: it takes messages.
+        """
+        try:
+            newest = await self._link.newest_under(subject)
+        except (TimeoutError, IngestorError) as error:
+            log.warning("what is stored last under %s is not known: %s", subject, error)
+            return None
+        return None if newest is None else newest.payload
+
     async def send(self, runs: Runs) -> None:
         """Send all rows in order, as fast as the stream takes them.
 

@@ -5,14 +5,18 @@ and out of it. To put, it is given the address of what is to be copied. To take,
 that it fills again and again; ours is given away with the messages in it where they fill most of
 it, and replaced.
 
-Its lock is not robust: a process killed inside `put` or `take` leaves it held, and the other side
-then waits inside the lock without a timeout. Nobody here can notice that; the supervisor does, by
-heartbeats.
+Either side may die at any moment, inside `put` and `take` too: the lock is free then, and what was
+put whole is there (see `robust_lock`). Nobody waits inside the queue, whose conditions count
+waiters that may have died. A taker that follows a dead one cannot know what that one took: it
+begins a new generation with an empty ring, and the putter sees by the number that it is to put
+again what it still needs there.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import time
 from collections.abc import Sequence
 from queue import Empty, Full
 from typing import Final
@@ -22,6 +26,7 @@ from faster_fifo import Queue
 
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.robust_lock import LENGTH_BYTES, RobustLock
 
 DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
 """Shared memory per feed: four blocks of 1 MiB."""
@@ -30,8 +35,11 @@ TAKE_BYTES: Final = 256 * 1024
 """Messages taken at a time; the last may go beyond. What is taken is to be still in the CPU's cache
 when it is worked on."""
 
-_MESSAGE_OVERHEAD_BYTES: Final = 8
-"""faster-fifo stores the length before each message."""
+LOCK_WAIT_S: Final = 0.002
+"""A taker has the lock for the copy of what it takes; one that has it longer does not run."""
+
+FULL_WAIT_S: Final = 0.001
+"""Pause before a full ring is looked at again; it holds several times what is taken meanwhile."""
 
 Message = bytes | memoryview
 """What a ring carries; contiguous bytes."""
@@ -68,9 +76,11 @@ class BlockRing:
             ) from error
         # The whole ring at once would be 4 MiB that has left the cache when it is encoded.
         self._queue.max_bytes_to_read = TAKE_BYTES
+        self._lock = RobustLock(self._queue)
+        self._generation = np.frombuffer(mmap.mmap(-1, np.int64().nbytes), np.int64)
         self._buffer_bytes = 0
         self._doorbell = doorbell
-        self.max_message_bytes = size_bytes - _MESSAGE_OVERHEAD_BYTES
+        self.max_message_bytes = size_bytes - LENGTH_BYTES
 
     def put(self, message: Message, timeout_s: float = 0.0) -> bool:
         """Put a message in and ring; False when it is still full after `timeout_s`.
@@ -80,10 +90,11 @@ class BlockRing:
         # The queue itself would wait for room that can never come.
         if len(message) > self.max_message_bytes:
             raise ValueError(f"a message of {len(message)} bytes cannot fit in this ring")
-        try:
-            self._queue.put(message, block=timeout_s > 0, timeout=timeout_s)
-        except Full:
-            return False
+        deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
+        while not self._try_put(message):
+            if not timeout_s or time.monotonic() >= deadline_s:
+                return False
+            time.sleep(min(FULL_WAIT_S, timeout_s))
         # After the message is there: whoever wakes up finds it.
         self._doorbell.ring()
         return True
@@ -93,8 +104,9 @@ class BlockRing:
 
         They stay as they are; nobody writes there again.
         """
-        # `get_many` would take the ring's lock only to raise `Empty`.
-        if max_messages <= 0 or self._queue.empty():
+        # `get_many` would take the ring's lock only to raise `Empty`. While a putter has the lock
+        # there is nothing either: it rings when it is done.
+        if max_messages <= 0 or self._queue.empty() or not self._lock.acquire():
             return []
         try:
             messages: list[memoryview] = self._queue.get_many(
@@ -102,10 +114,37 @@ class BlockRing:
             )
         except Empty:
             return []
+        finally:
+            self._lock.release()
         return self._owned(messages)
 
+    def begin_generation(self) -> None:
+        """Empty the ring, for a taker that follows one that died."""
+        # A putter that is stopped with the lock is killed for its silence; then it is free.
+        while not self._lock.acquire(LOCK_WAIT_S):
+            time.sleep(FULL_WAIT_S)
+        self._lock.clear()
+        self._generation += 1
+        self._lock.release()
+
+    @property
+    def generation(self) -> int:
+        """How often a taker has begun anew: what was put before that it does not have."""
+        return int(self._generation[0])
+
+    def _try_put(self, message: Message) -> bool:
+        if not self._lock.acquire(LOCK_WAIT_S):
+            return False
+        try:
+            self._queue.put(message, block=False)
+        except Full:
+            return False
+        finally:
+            self._lock.release()
+        return True
+
     def _owned(self, messages: list[memoryview]) -> Sequence[Message]:
-        used_bytes = sum(map(len, messages)) + _MESSAGE_OVERHEAD_BYTES * len(messages)
+        used_bytes = sum(map(len, messages)) + LENGTH_BYTES * len(messages)
         # Small frames of a live feed: copies of them cost less than a buffer of 256 KiB each time.
         if used_bytes < len(self._queue.message_buffer.val) // 2:
             return [bytes(message) for message in messages]

@@ -9,6 +9,9 @@ quotes and trades may mix). Whatever else there is to say begins with a smaller 
     2 end       nothing more comes from this feed
     3 status    then its JSON
     4 order     then 1 where the blocks after it are in order (`Block.in_order`), until told 0
+    5 begin     of a feed that was started again: it knows nothing of what was said before. Then
+                the number of its next row (i8), counted from the feed's first of all; -1 where
+                its rows are new ones
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -44,6 +47,7 @@ class Kind(IntEnum):
     END = 2
     STATUS = 3
     ORDER = 4
+    BEGIN = 5
 
 
 END_MESSAGE: Final = bytes([Kind.END])
@@ -95,6 +99,15 @@ def status_message(status: FeedStatus) -> bytes:
     return bytes([Kind.STATUS]) + encode_status(status)
 
 
+NEW_ROWS: Final = -1
+"""A feed that was started again has nothing of what it had before."""
+
+
+def begin_message(next_row: int) -> bytes:
+    """Return the first message of a feed that was started again; its next row has this number."""
+    return bytes([Kind.BEGIN]) + next_row.to_bytes(8, "little", signed=True)
+
+
 @dataclass(slots=True)
 class RingReader:
     """Turns one feed's messages back into blocks and statuses, keeping its symbol table.
@@ -107,6 +120,9 @@ class RingReader:
     source: Source
     symbols: SymbolTable
     ended: bool = False
+    rows: int = 0
+    """Rows of the feed that were read, however often it was started."""
+    _repeated: int = field(default=0, init=False)
     _in_order: bool = field(default=False, init=False)
     _table: dict[int, str] = field(init=False)
     _in_use: bool = field(default=False, init=False)
@@ -115,8 +131,10 @@ class RingReader:
         """Begin with the symbols that are given."""
         self.symbols = self._table = dict(self.symbols)
 
-    def read(self, message: Message) -> Block | FeedStatus | None:
+    def read(self, message: Message) -> Block | FeedStatus | Literal[Kind.BEGIN] | None:
         """Return the block or status in a message; None when it only changes the reader's state.
+
+        Rows that were read before the feed was started again are left out.
 
         Raises BadDataError for a message that is none, as a feed that dies may leave it.
         """
@@ -128,7 +146,7 @@ class RingReader:
                 f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
             ) from error
 
-    def _read(self, message: Message) -> Block | FeedStatus | None:
+    def _read(self, message: Message) -> Block | FeedStatus | Literal[Kind.BEGIN] | None:
         match message[0]:
             case Kind.SYMBOLS:
                 self._add(_symbols_decoder.decode(message[1:]))
@@ -138,12 +156,27 @@ class RingReader:
                 return decode_status(bytes(message[1:]))
             case Kind.ORDER:
                 self._in_order = message[1] == 1
+            case Kind.BEGIN:
+                self._begin(int.from_bytes(message[1:], "little", signed=True))
+                return Kind.BEGIN
             case _:
                 # From now on a block holds the table.
                 self._in_use = True
                 records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
+                if self._repeated:
+                    repeated = min(self._repeated, len(records))
+                    self._repeated -= repeated
+                    records = records[repeated:]
+                    if not len(records):
+                        return None
+                self.rows += len(records)
                 return Block(self.feed, records, self.symbols, self.source, self._in_order)
         return None
+
+    def _begin(self, next_row: int) -> None:
+        self._repeated = 0 if next_row == NEW_ROWS else max(self.rows - next_row, 0)
+        self.symbols = self._table = {}
+        self._in_use = self._in_order = False
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:
         known = self._table.get

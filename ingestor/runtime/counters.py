@@ -1,6 +1,7 @@
 """The shared memory of a run: what its processes count, and the few values that they share.
 
     rows      one a process, one documented column per `Counter`; served as metrics
+    bases     what processes had counted that were started again: their followers count on from it
     totals    what only the run's report needs: `Total`, and rows stored by subject
     texts     JSON of a process that fits a slot: why it skipped records, a feed's last status
     words     "stop", and the reference price that option strikes follow
@@ -16,6 +17,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from collections import Counter as Tally
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, Self
@@ -81,10 +83,13 @@ class Counter(IntEnum):
         "Event time of the row that a paced replay waits for; 0 while it does not wait.",
     )
     WAITS_UNTIL_NS = 24, "CLOCK_MONOTONIC when that row is due."
+    RESTARTS = 25, "Times that the process died or fell silent and was started again."
 
 
 GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
 """Columns that tell how something is now, as times do too; all others only grow."""
+
+TIMES: Final = frozenset(counter for counter in Counter if counter.name.endswith("_NS"))
 
 MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS, Counter.WAITS_UNTIL_NS})
 """Times of a clock that nobody else has: they are told as ages."""
@@ -137,19 +142,43 @@ class CounterTable:
 
     def __init__(self, processes: int) -> None:
         columns, sizes = len(Counter), (_WORDS, len(Total), 2 * len(SUBJECTS))
-        self._memory = mmap.mmap(-1, 8 * (sum(sizes) + processes * columns))
+        self._memory = mmap.mmap(-1, 8 * (sum(sizes) + 2 * processes * columns))
         words = np.frombuffer(self._memory, np.int64)
         self._words, self._totals, stored, rows = np.split(words, np.cumsum(sizes))
         self._totals[:] = _UNSET
-        self._rows = rows.reshape(processes, columns)
+        self._rows, self._bases = rows.reshape(2, processes, columns)
         # Row counts, and which subject came first, second, ...: the report names them in order.
         self._stored, self._rank = stored.reshape(2, len(SUBJECTS))
         self.statuses = Slots(processes)
         self.skips = Slots(processes)
+        self._causes = Slots(processes)
+        self._skipped_before: dict[str, int] = {}
 
     def row(self, process: int) -> CounterRow:
         """Return one process's row."""
-        return CounterRow(self._rows[process])
+        return CounterRow(self._rows[process], self._bases[process])
+
+    def note_death(self, process: int, cause: str) -> None:
+        """Count a process that is to be started again, and show why; for the supervisor alone."""
+        self.row(process).add(Counter.RESTARTS)
+        self._causes.put(process, cause.encode())
+
+    def cause_of_death(self, process: int) -> str:
+        """Return why a process was started again last; empty when it was not."""
+        return (self._causes.get(process) or b"").decode()
+
+    def go_on(self, process: int) -> None:
+        """Count on from what the one before counted; for a process that is started again."""
+        row, base = self._rows[process], self._bases[process]
+        growing = [counter for counter in Counter if counter not in GAUGES | TIMES]
+        base[growing] = row[growing]
+        # What waited in its memory is gone with it.
+        base[Counter.UNDELIVERED] += row[Counter.HELD]
+        self._skipped_before = self.skipped(process)
+
+    def count_for(self, process: int, counter: Counter) -> None:
+        """Count one for another process, which shows it when it writes the counter next."""
+        self._bases[process][counter] += 1
 
     @property
     def stopping(self) -> bool:
@@ -214,24 +243,26 @@ class CounterTable:
     def note_skipped(self, process: int, skipped: Mapping[str, int]) -> None:
         """Count what a feed left out; for the feed alone, and cheap while there is nothing new."""
         row, total = self.row(process), sum(skipped.values())
-        if row[Counter.SKIPPED] != total:
-            self.skips.put(process, msgspec.json.encode(dict(skipped)))
+        if row[Counter.SKIPPED] != total + sum(self._skipped_before.values()):
+            causes = Tally(skipped) + Tally(self._skipped_before)
+            self.skips.put(process, msgspec.json.encode(causes))
             row[Counter.SKIPPED] = total
 
 
 class CounterRow:
     """One process's counters."""
 
-    def __init__(self, cells: npt.NDArray[np.int64]) -> None:
+    def __init__(self, cells: npt.NDArray[np.int64], base: npt.NDArray[np.int64]) -> None:
         self._cells = cells
+        self._base = base
 
     def __getitem__(self, counter: Counter) -> int:
         """Read a counter."""
         return int(self._cells[counter])
 
     def __setitem__(self, counter: Counter, value: int) -> None:
-        """Write a counter."""
-        self._cells[counter] = value
+        """Write a counter: what this process has counted itself."""
+        self._cells[counter] = self._base[counter] + value
 
     def away(self, away: bool, now_ns: int) -> None:
         """Note whether the process is without its vendor or server."""

@@ -119,6 +119,8 @@ def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
     """Return the main function of a live feed's process."""
 
     def main(context: FeedContext) -> None:
+        if context.again:
+            context.table.go_on(context.index)
         LiveProcess(make_feed, journal, context).run()
 
     return main

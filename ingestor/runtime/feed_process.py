@@ -19,6 +19,8 @@ from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import (
     END_MESSAGE,
     MAX_SYMBOLS_BYTES,
+    NEW_ROWS,
+    begin_message,
     order_message,
     records_message,
     status_message,
@@ -49,6 +51,11 @@ class FeedContext:
         """Whether the feed is to come to its end."""
         return self.table.stopping
 
+    @property
+    def again(self) -> bool:
+        """Whether another process was in its place before, and died."""
+        return self.row[Counter.RESTARTS] > 0
+
 
 FeedMain = Callable[[FeedContext], IngestorError | None]
 """What a feed process runs; an error that it returns is told at the end of the run, and lets the
@@ -62,8 +69,10 @@ class RingWriter:
     symbols. Another table is compared with the one before it, once.
     """
 
-    def __init__(self, context: FeedContext) -> None:
+    def __init__(self, context: FeedContext, next_row: int = NEW_ROWS) -> None:
+        """`next_row` is the number of the first row of a feed that was started again."""
         self._ring = context.ring
+        self._begin = begin_message(next_row) if context.again else b""
         self._row = context.row
         self._symbols_bytes = min(
             MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
@@ -101,7 +110,14 @@ class RingWriter:
     def beat(self) -> None:
         """Give a sign of life, and write what of the log nobody has read yet."""
         logs.drain()
+        self._has_begun(0.0)
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+
+    def _has_begun(self, timeout_s: float) -> bool:
+        """Say before all else that the feed was started again, once the ring has room for it."""
+        if self._begin and self._ring.put(self._begin, timeout_s):
+            self._begin = b""
+        return not self._begin
 
     def _announce(self, symbols: SymbolTable, timeout_s: float) -> bool:
         """Put the symbols of a table that the reader does not know; False when the ring is full."""
@@ -126,7 +142,7 @@ class RingWriter:
         return [pair for pair in symbols.items() if known.get(pair[0]) != pair[1]]
 
     def _put(self, message: Message, timeout_s: float) -> bool:
-        if self._ring.put(message, timeout_s):
+        if self._has_begun(timeout_s) and self._ring.put(message, timeout_s):
             return True
         self._row.add(Counter.RING_FULL)
         return False
@@ -174,13 +190,18 @@ class FeedSource(Protocol):
 
 
 class FeedProcess:
-    """Moves blocks from `source` to the feed's ring until the source ends or the run is to stop."""
+    """Moves blocks from `source` to the feed's ring until the source ends or the run is to stop.
+
+    A source yields the same rows again. So what a process that died has counted, which it did once
+    the ring had it, is passed over; what it had put and not counted the reader leaves out.
+    """
 
     def __init__(self, source: FeedSource, context: FeedContext) -> None:
         self._source = source
         self._context = context
         self._row = context.row
-        self._writer = RingWriter(context)
+        self._done_before = self._row[Counter.RECORDS]
+        self._writer = RingWriter(context, self._done_before)
 
     def run(self) -> IngestorError | None:
         """Run to the end. What was whole is in the ring before an error is returned."""
@@ -196,12 +217,22 @@ class FeedProcess:
     def _move_all(self) -> None:
         for block in self._source.blocks():
             self._count()
-            if len(block.records) and not self._hand_on(block):
+            if not self._hand_on(self._new_part(block)):
                 return
             if self._context.stopping:
                 return
 
+    def _new_part(self, block: Block) -> Block:
+        """Return what the process that died has not put."""
+        if not self._done_before:
+            return block
+        done = min(self._done_before, len(block.records))
+        self._done_before -= done
+        return replace(block, records=block.records[done:])
+
     def _hand_on(self, block: Block) -> bool:
+        if not len(block.records):
+            return True
         # A block is a view of the source's buffer: nothing more is read until the ring has it.
         return self._wait(lambda: self._writer.put(block, PUT_TIMEOUT_S))
 

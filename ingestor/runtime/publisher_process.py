@@ -12,22 +12,25 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 import uvloop
 
+from ingestor.client.decode import BadMessageError, Message, decode
+from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.merge.pace import LatenessHistogram, Pacer
 from ingestor.model.blocks import Block, Runs
-from ingestor.model.clock import now_ns
+from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import EVENT_TYPES
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import RingReader
+from ingestor.ring.wire import Kind, RingReader
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 
@@ -138,6 +141,7 @@ class PublisherProcess:
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
+        self._gaps = [GapTracker() for _ in inputs.rings]
         self._count_due_ns = 0
         self._trouble: str | None = None
 
@@ -178,6 +182,9 @@ class PublisherProcess:
 
     async def _work(self) -> None:
         await self._asked(self._publisher.open())
+        if self._drain_on_stop:
+            for feed in range(len(self._rings)):
+                self._gaps[feed] = GapTracker(await self._stored_last(feed))
         while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
@@ -187,6 +194,25 @@ class PublisherProcess:
                 # Nothing to take, nothing to send: the loop goes round once, or sleeps to the bell.
                 await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
+
+    async def _stored_last(self, feed: int) -> tuple[int, int] | None:
+        """Return when what an earlier run has stored of a feed ends: event and receipt."""
+        reader, ends = self._rings[feed].reader, []
+        for kind in EVENT_TYPES:
+            if kind.subject.split(".")[1] != self._rings[feed].name:
+                continue
+            payload = await self._publisher.newest_under(kind.subject)
+            if payload is None:
+                continue
+            try:
+                events = decode(Message(kind.subject, 0, payload))
+            except BadMessageError as error:
+                log.warning("where the last run ended is not known: %s", error)
+                continue
+            # A replay into the same stream is no earlier part of this feed.
+            if events and events[-1].source == reader.source.value:
+                ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
+        return max(ends, key=lambda end: end[1], default=None)
 
     async def _asked(self, answer: Awaitable[None]) -> None:
         """Wait for the server."""
@@ -226,11 +252,30 @@ class PublisherProcess:
                 item = source.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
-                elif item is not None:
+                    if self._drain_on_stop and (gap := self._gaps[feed].on_records(item.records)):
+                        self._tell_gap(feed, gap)
+                elif isinstance(item, FeedStatus):
                     self._tell(feed, item)
+                elif item is Kind.BEGIN and self._drain_on_stop:
+                    self._gaps[feed].on_disconnect()
+                    cause = self._table.cause_of_death(feed)
+                    self._say(feed, What.RESTART, f"{cause}: started again")
             if source.reader.ended:
                 self._merge.end(feed)
         return moved
+
+    def _tell_gap(self, feed: int, gap: Gap) -> None:
+        """Tell what a feed that was started again did not hear; the feed itself cannot know."""
+        seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
+        text = f"the feed was started again: nothing was received for {seconds:.3f} s after"
+        text += f" {iso_utc(gap.from_recv_ns)}"
+        log.warning("%s: %s: whatever was traded then is missing", self._rings[feed].name, text)
+        self._table.count_for(feed, Counter.GAPS)
+        self._say(feed, What.GAP, text, **asdict(gap))
+
+    def _say(self, feed: int, what: What, text: str, **span: int) -> None:
+        name = self._rings[feed].name
+        self._tell(feed, FeedStatus(feed=name, what=what, at_ns=now_ns(), text=text, **span))
 
     def _tell(self, feed: int, status: FeedStatus) -> None:
         self._publisher.statuses.tell(status)
@@ -290,9 +335,8 @@ class PublisherProcess:
         if trouble and trouble != self._trouble:
             log.warning("nothing is stored: %s", trouble)
             text = f"nothing is stored: {trouble}"
-            for feed, source in enumerate(self._rings if self._drain_on_stop else ()):
-                status = FeedStatus(feed=source.name, what=What.ALARM, at_ns=now_ns(), text=text)
-                self._tell(feed, status)
+            for feed in range(len(self._rings) if self._drain_on_stop else 0):
+                self._say(feed, What.ALARM, text)
         self._trouble = trouble
 
     def _count(self) -> None:

@@ -30,6 +30,7 @@ class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int = 0
     unrecorded: int = 0
     undelivered: int = 0
+    restarts: int = 0
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +150,7 @@ def _feed(row: CounterRow) -> FeedSummary:
         unrecorded=row[Counter.UNRECORDED],
         # A feed that is killed leaves in memory what it could not count as undelivered.
         undelivered=max(row[Counter.UNDELIVERED], row[Counter.HELD]),
+        restarts=row[Counter.RESTARTS],
     )
 
 
@@ -204,6 +206,8 @@ def _feed_line(name: str, feed: FeedSummary) -> str:
     line = f"{name:<14}{feed.records:,} events, {dropped}, {connections}"
     if feed.undelivered:
         line += f", {feed.undelivered:,} not handed on before the stop"
+    if feed.restarts:
+        line += f", started again {feed.restarts:,} times"
     if feed.unrecorded:
         line += f", {feed.unrecorded:,} messages not recorded"
     return line

@@ -86,7 +86,7 @@ class Run:
         self._progress = progress
         self._table = table = CounterTable(len(feeds) + (1 if metrics is None else 2))
         self._doorbell = Doorbell()
-        # A ring for every feed, so that a lock which a killed feed held stops no other.
+        # A ring for every feed: what one leaves in it when it dies concerns no other.
         rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in feeds]
         inputs = PublisherInputs(
             [
@@ -109,6 +109,7 @@ class Run:
                 partial(feed.main, FeedContext(index, ring, table)),
                 feed.cpus,
                 config.log.level,
+                restarts=True,
             )
             for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
         ]

@@ -4,9 +4,11 @@ It has no event loop and no thread. A tick is: take outcomes, look at heartbeats
 The first SIGINT, SIGTERM or SIGHUP asks everybody to stop in order: feeds stop reading, the
 publisher flushes what it has sent and reports. The second ends everything now.
 
-Nobody may hang for ever. A feed that dies without a word, or any process that gives no heartbeat
-for `silence_s`, ends the run: first in order, and by force when that takes longer than `stop_s`.
-Time in which the supervisor itself did not run (a suspended machine, SIGSTOP) counts for nobody.
+Nobody may hang for ever. A process that dies without a word, or gives no heartbeat for `silence_s`,
+is started again where its plan says so, in its row of the table, and the others go on. Any other,
+and one that has died more than `MAX_RESTARTS` times within a minute, ends the run: first in order,
+and by force when that takes longer than `stop_s`. Time in which the supervisor itself did not run
+(a suspended machine, SIGSTOP) counts for nobody.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class ChildPlan:
     """A process to start. An error that `main` returns lets the others go on; see `Outcome`.
 
     When a process that `ends_run` has ended, however, the others are asked to stop. Without an
-    `optional` one that failed the run goes on.
+    `optional` one that failed the run goes on. One that `restarts` is started again when it dies.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ChildPlan:
     log_level: str = "INFO"
     ends_run: bool = False
     optional: bool = False
+    restarts: bool = False
 
 
 @dataclass(slots=True)
@@ -128,6 +131,11 @@ def _outcome_of(plan: ChildPlan) -> Outcome:
     return Outcome() if error is None else Outcome(error.exit_code, str(error))
 
 
+MAX_RESTARTS: Final = 5
+"""Times within `RESTARTS_WITHIN_NS` that a process is started again; one more ends the run."""
+RESTARTS_WITHIN_NS: Final = 60 * NS_PER_S
+RESTART_SILENCE_S: Final = 5.0
+"""A process that can be started again is given up after this silence, or `silence_s` if shorter."""
 TICK_S: Final = 0.1
 _KILLED_S: Final = 5.0
 """How long a killed process may take to be gone."""
@@ -162,6 +170,7 @@ class Supervisor:
         self._doorbell = doorbell
         self._limits = limits
         self._children: list[Child] = []
+        self._deaths: list[list[tuple[int, str]]] = [[] for _ in plans]
         self._stop_by_ns: int | None = None
         self._end_ns: int | None = None
         self._looked_ns = 0
@@ -222,11 +231,11 @@ class Supervisor:
         self._forgive_missed_time()
         self._heed_signals()
         self._heed_time()
+        self._look_for_silence()
         for index, child in enumerate(self._children):
             self._look_at(index, child)
-            if child.ended and not self._table.row(index)[Counter.ENDED]:
+            if self._children[index].ended and not self._table.row(index)[Counter.ENDED]:
                 self._note_end(index)
-        self._look_for_silence()
         failure = tick()
         if failure is not None:
             self._fail(failure)
@@ -252,11 +261,38 @@ class Supervisor:
             # It may have reported between the first look at the pipe and its end.
             child.collect()
             child.outcome = child.outcome or _died(child)
-        if child.outcome is None:
+        if child.outcome is None or self._start_again(index, child):
             return
         self.outcomes[child.name] = child.outcome
         if child.outcome.fatal:
             self._blame(index, child.outcome)
+
+    def _start_again(self, index: int, child: Child) -> bool:
+        """Start another process in the place of one that died; False where that is not to be."""
+        outcome, deaths = child.outcome, self._deaths[index]
+        if outcome is None or outcome.exit_code != ExitCode.CHILD_FAILED or not outcome.fatal:
+            return False
+        if not self._plans[index].restarts or self._stop_by_ns is not None:
+            return False
+        now_ns = time.monotonic_ns()
+        deaths.append((now_ns, outcome.error or ""))
+        while deaths[0][0] < now_ns - RESTARTS_WITHIN_NS:
+            del deaths[0]
+        if len(deaths) > MAX_RESTARTS:
+            causes = "; ".join(dict.fromkeys(cause for _, cause in deaths))
+            child.outcome = Outcome(
+                ExitCode.CHILD_FAILED,
+                f"process {child.name} has died {len(deaths)} times within a minute: {causes}",
+                fatal=True,
+            )
+            return False
+        child.process.join(_KILLED_S)
+        child.outcomes.close()
+        self._table.note_death(index, outcome.error or "")
+        self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
+        self._children[index] = again = start_child(self._plans[index])
+        log.warning("%s: started again as pid %s", outcome.error, again.process.pid)
+        return True
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1
@@ -265,17 +301,24 @@ class Supervisor:
             self._stop()
 
     def _look_for_silence(self) -> None:
-        oldest_ns = time.monotonic_ns() - int(self._limits.silence_s * NS_PER_S)
+        now_ns = time.monotonic_ns()
         for index, child in enumerate(self._children):
-            row = self._table.row(index)
+            limit_s = self._limits.silence_s
+            # A short silence costs one that is started again little, and its data flows again.
+            if self._plans[index].restarts:
+                limit_s = min(limit_s, RESTART_SILENCE_S)
             # After a suspension every heartbeat is old: each gets a whole span to give one again.
-            alive_ns = max(row[Counter.HEARTBEAT_NS], self._woke_ns)
-            if not child.ended and alive_ns < oldest_ns:
-                sentence = (
+            alive_ns = max(self._table.row(index)[Counter.HEARTBEAT_NS], self._woke_ns)
+            if now_ns - alive_ns <= limit_s * NS_PER_S:
+                continue
+            child.collect()
+            if not child.ended:
+                child.outcome = Outcome(
+                    ExitCode.CHILD_FAILED,
                     f"process {child.name} (pid {child.process.pid}) has given no sign of life"
-                    f" for {self._limits.silence_s:g} s"
+                    f" for {limit_s:g} s",
+                    fatal=True,
                 )
-                self._blame(index, Outcome(ExitCode.CHILD_FAILED, sentence, fatal=True))
                 child.process.kill()
 
     def _blame(self, index: int, failure: Outcome) -> None:

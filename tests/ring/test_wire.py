@@ -11,8 +11,10 @@ from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import STOCK_TRADE, RType
 from ingestor.ring.wire import (
     END_MESSAGE,
+    NEW_ROWS,
     Kind,
     RingReader,
+    begin_message,
     order_message,
     records_message,
     status_message,
@@ -139,3 +141,39 @@ def test_what_a_feed_that_died_left_and_is_no_message_is_bad_data(message: bytes
     with pytest.raises(BadDataError, match=r"feed 3 left|not a feed's status"):
         ring.read(message)
     assert (ring.symbols, ring.ended) == ({1: "A"}, False)
+
+
+def numbers(item: object) -> list[int]:
+    assert isinstance(item, Block)
+    return [int(at_ns) for at_ns in item.records["ts_event_ns"]]
+
+
+def test_of_a_feed_that_was_started_again_only_rows_that_were_not_read_come() -> None:
+    ring = reader()
+    sent = [rows([(at_ns, 0, 0) for at_ns in three]) for three in ((1, 2, 3), (4, 5, 6), (7, 8, 9))]
+    assert numbers(ring.read(records_message(sent[0]))) == [1, 2, 3]
+    assert numbers(ring.read(records_message(sent[1]))) == [4, 5, 6]
+    # Its next row is the second of all, of which six were read.
+    assert ring.read(begin_message(1)) is Kind.BEGIN
+    assert ring.read(records_message(sent[0][1:])) is None
+    assert ring.read(records_message(sent[1][:2])) is None
+    assert numbers(ring.read(records_message(np.concatenate((sent[1][2:], sent[2]))))) == [7, 8, 9]
+    assert ring.rows == 9
+
+
+def test_new_rows_of_a_feed_that_was_started_again_are_all_read() -> None:
+    ring = reader()
+    assert numbers(ring.read(records_message(rows([(1, 0, 0)])))) == [1]
+    assert ring.read(begin_message(NEW_ROWS)) is Kind.BEGIN
+    assert numbers(ring.read(records_message(rows([(2, 0, 0)])))) == [2]
+
+
+def test_what_was_said_before_a_feed_was_started_again_does_not_hold() -> None:
+    ring = reader()
+    ring.read(order_message(in_order=True))
+    before = block_of(ring)
+    ring.read(begin_message(NEW_ROWS))
+    ring.read(symbols_message({2: "B"}))
+    after = block_of(ring)
+    assert (before.symbols, before.in_order) == ({1: "A"}, True)
+    assert (after.symbols, after.in_order) == ({2: "B"}, False)

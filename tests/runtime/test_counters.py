@@ -146,3 +146,32 @@ def test_the_price_is_none_before_the_first() -> None:
     table.reference_price_e9 = 686_010_000_000
     assert table.reference_price_e9 == 686_010_000_000
     assert not table.stopping
+
+
+def test_a_process_that_is_started_again_counts_on_but_tells_of_now_what_is_of_now() -> None:
+    table = CounterTable(2)
+    row = table.row(0)
+    row[Counter.FRAMES], row[Counter.HELD], row[Counter.EVENT_TIME_NS] = 10, 4, 77
+    table.note_skipped(0, {"torn": 2})
+    table.note_death(0, "killed")
+    table.go_on(0)
+    row = table.row(0)
+    row[Counter.FRAMES], row[Counter.HELD], row[Counter.EVENT_TIME_NS] = 3, 1, 99
+    row[Counter.UNDELIVERED] = 5
+    row.add(Counter.RECORDS, 6)
+    table.note_skipped(0, {"torn": 1, "odd": 1})
+    table.note_skipped(0, {"torn": 1, "odd": 1})
+    told = [Counter.FRAMES, Counter.HELD, Counter.EVENT_TIME_NS, Counter.UNDELIVERED]
+    assert [row[counter] for counter in told] == [13, 1, 99, 9]
+    assert (row[Counter.RECORDS], row[Counter.SKIPPED], row[Counter.RESTARTS]) == (6, 4, 1)
+    assert table.skipped(0) == {"torn": 3, "odd": 1}
+    assert (table.cause_of_death(0), table.cause_of_death(1)) == ("killed", "")
+
+
+def test_what_another_process_counts_is_shown_with_the_next_count() -> None:
+    table = CounterTable(1)
+    row = table.row(0)
+    row[Counter.GAPS] = 2
+    table.count_for(0, Counter.GAPS)
+    row[Counter.GAPS] = 2
+    assert row[Counter.GAPS] == 3

@@ -15,7 +15,7 @@ from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import RingReader
+from ingestor.ring.wire import Kind, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
@@ -76,7 +76,7 @@ class Log:
         self.closed += 1
 
 
-def taken(where: FeedContext) -> tuple[list[Block | FeedStatus], bool]:
+def taken(where: FeedContext) -> tuple[list[Block | FeedStatus | Kind], bool]:
     reader = RingReader(0, Source.SIM, {})
     found = [reader.read(message) for message in where.ring.take(100)]
     return [one for one in found if one is not None], reader.ended

@@ -211,6 +211,7 @@ def test_the_json_of_a_live_run_is_that_of_a_replay_and_its_feeds() -> None:
             "reconnects": 2,
             "unrecorded": 0,
             "undelivered": 0,
+            "restarts": 0,
         }
     }
     assert told == plain

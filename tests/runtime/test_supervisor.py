@@ -15,7 +15,15 @@ from ingestor.model.errors import BadDataError, ExitCode, IngestorError, NatsUnr
 from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.machine import pin
-from ingestor.runtime.supervisor import Child, ChildPlan, Limits, Outcome, Supervisor, start_child
+from ingestor.runtime.supervisor import (
+    MAX_RESTARTS,
+    Child,
+    ChildPlan,
+    Limits,
+    Outcome,
+    Supervisor,
+    start_child,
+)
 
 
 def ended_saying(find: Callable[[], object], cpus: tuple[int, ...] = ()) -> str | None:
@@ -293,6 +301,74 @@ def test_the_run_goes_on_without_an_optional_process(
     assert result.outcome == Outcome()
     assert said(result)["p0"] == "done"
     assert "the run goes on without it" in caplog.text
+
+
+def dying_times(times: int, how: Main) -> Main:
+    """A process that dies, and whose followers do, before one of them reports."""
+
+    def main(table: CounterTable, index: int) -> IngestorError | None:
+        if table.row(index)[Counter.RESTARTS] < times:
+            return how(table, index)
+        return SaidError(f"died {times} times: {table.cause_of_death(index)}")
+
+    return main
+
+
+def restarting(*mains: Main) -> Run:
+    """A run whose first process is started again when it dies."""
+    run = Run(*mains)
+    run.plans[0] = ChildPlan("p0", run.plans[0].main, restarts=True)
+    return run
+
+
+def until_the_first_has_reported(table: CounterTable, index: int) -> IngestorError:
+    until_the_first_has_ended(table, index)
+    return SaidError("stopped" if table.stopping else "nobody stopped it")
+
+
+@pytest.mark.parametrize("times", [1, MAX_RESTARTS])
+def test_a_process_that_dies_is_started_again_and_the_others_go_on(times: int) -> None:
+    run = restarting(dying_times(times, dying), until_the_first_has_reported)
+    result = run.to_the_end()
+    cause = "process p0 was killed by SIGKILL without a report"
+    assert said(result) == {"p0": f"died {times} times: {cause}", "p1": "nobody stopped it"}
+    assert result.outcome == Outcome()
+    assert run.table.row(0)[Counter.RESTARTS] == times
+
+
+def test_a_silent_process_is_started_again_whether_it_still_runs_or_is_stopped() -> None:
+    def stopping_itself(table: CounterTable, index: int) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    for how in (without_a_sign_of_life, stopping_itself):
+        result = restarting(dying_times(1, how)).to_the_end(Limits(0.3, 30))
+        assert "has given no sign of life for 0.3 s" in (said(result)["p0"] or "")
+        assert result.outcome == Outcome()
+
+
+def test_a_process_that_dies_once_more_ends_the_run_with_every_cause() -> None:
+    def differently(table: CounterTable, index: int) -> None:
+        os._exit(10 + table.row(index)[Counter.RESTARTS] % 2)
+
+    result = restarting(differently, until_stopped).to_the_end()
+    assert result.outcome == Outcome(
+        ExitCode.CHILD_FAILED,
+        "process p0 has died 6 times within a minute: process p0 exited with 10 without a report;"
+        " process p0 exited with 11 without a report",
+        fatal=True,
+    )
+    assert said(result)["p1"] == "stopped in order"
+
+
+def test_a_process_that_reports_an_error_or_dies_while_the_run_stops_is_not_started_again() -> None:
+    def dying_when_stopped(table: CounterTable, index: int) -> None:
+        until_stopped(table, index)
+        dying(table, index)
+
+    for how in (breaking, dying_when_stopped):
+        run = restarting(how, breaking)
+        assert run.to_the_end().outcome.error == "it broke"
+        assert run.table.row(0)[Counter.RESTARTS] == 0
 
 
 BROKEN = BadDataError("the file is cut")
