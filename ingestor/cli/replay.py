@@ -31,7 +31,7 @@ REPLAY_ENVIRONMENT: Final = {
 }
 
 
-_FILES: Final = (
+FILES: Final = (
     Flag(
         "replay.files",
         "replay.files",
@@ -40,7 +40,7 @@ _FILES: Final = (
     ),
 )
 
-_REPLAY_WHAT: Final = (
+REPLAY_WHAT: Final = (
     Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN files, in any layout; or a file"),
     Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
     Flag(
@@ -65,7 +65,7 @@ _REPLAY_WHAT: Final = (
     Flag("--end", "replay.end", "HH:MM", "New York time before which to replay"),
 )
 
-_REPLAY_HOW: Final = (
+REPLAY_HOW: Final = (
     Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
     Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
     Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Files may stand between the flags, as a shell's globs put them.
     given = parser.parse_intermixed_args(arguments)
     try:
-        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW))
+        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*FILES, *REPLAY_WHAT, *REPLAY_HOW))
         if given.show_config:
             print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
@@ -129,8 +129,8 @@ def replay_parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
     parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")
-    add(what, _FILES)
-    add(what, _REPLAY_WHAT)
+    add(what, FILES)
+    add(what, REPLAY_WHAT)
     what.add_argument(
         "--demo",
         action="store_true",
@@ -138,6 +138,6 @@ def replay_parser() -> argparse.ArgumentParser:
         help="replay a made-up sample day, whatever data there is, into a server of its own",
     )
     how = parser.add_argument_group("how")
-    add(how, _REPLAY_HOW)
+    add(how, REPLAY_HOW)
     add_summary(how)
     return parser

@@ -91,13 +91,18 @@ class ReplayPublisher:
 
     def _feeds(self) -> list[FeedPlan]:
         """Return what is replayed; a demo is the made-up day, whatever else lies there."""
-        config = self._config
         if not self._demo:
-            return feed_plans(config, config.replay.data_dir)
-        day = _sample_day()
-        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day, files=())
-        feeds = feed_plans(msgspec.structs.replace(config, replay=replay), day)
+            return feed_plans(self._config, self._config.replay.data_dir)
+        config = demo_config(self._config)
+        feeds = feed_plans(config, config.replay.data_dir)
         return [dataclasses.replace(feed, source=Source.SIM) for feed in feeds]
+
+
+def demo_config(config: Config) -> Config:
+    """Return the configuration with the sample day, made where it is not there, as its data."""
+    replay = config.replay
+    replay = msgspec.structs.replace(replay, journal_dir=None, data_dir=_sample_day(), files=())
+    return msgspec.structs.replace(config, replay=replay)
 
 
 def _sample_day() -> Path:
@@ -116,31 +121,35 @@ def _sample_day() -> Path:
 
 
 def feed_plans(config: Config, data_dir: Path) -> list[FeedPlan]:
-    """Return the feeds in `FEED_ORDER`; DBN files are those named, else those of `data_dir`.
-
-    Raises `NoDataError` when a folder or a date is missing, `ConfigurationError` when a feed is
-    named that only a journal has, and there is none.
-    """
-    process, replay = config.process, config.replay
+    """Return the feeds in `FEED_ORDER`. Raises as `feed_sources`."""
+    process = config.process
     cpus = {
         "stocks": process.stocks_cpus,
         "options": process.options_cpus,
         "trades": process.trades_cpus,
         "mbp10": process.mbp10_cpus,
     }
+    return [
+        FeedPlan(name, file_feed_main(source), Source.REPLAY, cpus[name])
+        for name, source in feed_sources(config, data_dir).items()
+    ]
+
+
+def feed_sources(config: Config, data_dir: Path) -> dict[FeedName, FeedSource]:
+    """Return what reads each feed, in `FEED_ORDER`; DBN files are those named, else `data_dir`'s.
+
+    Raises `NoDataError` when a folder or a date is missing, `ConfigurationError` when a feed is
+    named that only a journal has, and there is none.
+    """
+    replay = config.replay
     named = _named(replay)
     places = replay.files or (data_dir,)
     catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
     wanted = named or _wanted(replay, catalog, places)
-    plans = [
-        FeedPlan(
-            name, file_feed_main(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name]
-        )
-        for name in wanted
-    ]
+    sources = {name: _source(config, catalog, name, wanted) for name in wanted}
     if catalog is not None:
         catalog.tell_unused()
-    return plans
+    return sources
 
 
 def any_files(feeds: Sequence[FeedName]) -> bool:
