@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ingestor.cli.command_line import (
+    NO_LEASE,
     Flag,
     add,
     add_summary,
@@ -69,6 +70,16 @@ REPLAY_HOW: Final = (
     Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
     Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
     Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
+    Flag(
+        "--existing",
+        "replay.existing",
+        "resume|again|fresh|refuse",
+        "where the stream holds this already: go on behind it (default), publish it again, remove"
+        " it first, or refuse",
+    ),
+    Flag("--again", "replay.existing", "", "short for --existing again", const="again"),
+    Flag("--fresh", "replay.existing", "", "short for --existing fresh", const="fresh"),
+    NO_LEASE,
 )
 
 _REPLAY_ABOUT: Final = """\
@@ -98,7 +109,7 @@ environment (a flag beats it, it beats the file):
 exit codes:
   0 done, 2 configuration, 3 no such data, 4 bad data (what was whole is published),
   5 NATS unreachable (worth a restart), 6 NATS refused, 7 stream, 9 a process failed,
-  10 embedded server, 130 and 143 stopped by a signal
+  10 embedded server, 11 another run is writing the same subjects, 130 and 143 stopped by a signal
 """
 
 log = logging.getLogger(__name__)

@@ -23,30 +23,19 @@ from ingestor.client.pull import Chunk
 from ingestor.config.schema import FeedName
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import is_packed, read_header, take_apart
+from ingestor.merge.skip import SkipRows
 from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
-from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType, RType
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime.comparison import Comparison, Counts, Item
 from ingestor.runtime.feed_process import FeedSource
-
-RTYPES: Final[Mapping[FeedName, tuple[RType, ...]]] = {
-    "stocks": (RType.STOCK_TRADE, RType.STOCK_QUOTE),
-    "options": (RType.OPTION_TRADE,),
-    "trades": (RType.FUTURES_TRADE,),
-    "mbp10": (RType.MBP10,),
-}
-"""What each feed publishes."""
+from ingestor.runtime.run_records import subjects_of
 
 _MAX_MESSAGES: Final = 65_536
 _NO_REPLY: Final = Reply(b"", b"")
 _LIVE: Final = (Source.POLYGON_WS, Source.DIRECT_FEED)
-
-
-def subjects_of(feeds: Sequence[FeedName]) -> tuple[str, ...]:
-    """Return the subjects that feeds publish on."""
-    return tuple(EVENT_TYPE_BY_RTYPE[rtype].subject for feed in feeds for rtype in RTYPES[feed])
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -85,9 +74,16 @@ class Expected:
     A file that is damaged is read as far as a replay would, and `damage` then says so.
     """
 
-    def __init__(self, feeds: Sequence[FeedSource], opening: Opening) -> None:
+    def __init__(
+        self,
+        feeds: Sequence[FeedSource],
+        opening: Opening,
+        skip: Mapping[EventType, int] | None = None,
+    ) -> None:
+        """`skip` says how many of the first rows of each type are left out."""
         self._feeds = feeds
         self._opening = opening
+        self._skip = SkipRows(skip or {})
         self._encoder = make_encoder("packed" if opening.packed else "json")
         self.damage: str | None = None
 
@@ -104,7 +100,7 @@ class Expected:
                 else:
                     merge.push(replace(block, feed=feed, source=self._opening.source))
             while (runs := merge.pull()) is not None:
-                yield from self._items(runs)
+                yield from self._items(self._skip.rest(runs))
 
     def _next(self, blocks: Iterator[Block]) -> Block | None:
         try:
