@@ -131,7 +131,7 @@ def test_a_run_tells_how_far_it_is_while_it_runs(data: Path, nats_server: NatsSe
 def test_a_second_run_on_the_same_subjects_is_refused_naming_the_first(
     data: Path, nats_server: NatsServer
 ) -> None:
-    first = start(*arguments(data, nats_server, "--speed", "1"), cwd=data.parent)
+    first = start(*arguments(data, nats_server, "--speed", "0.2"), cwd=data.parent)
     record = until_record(nats_server, "running")
     assert leases(nats_server) == [f"MARKET_DATA.{TRADES}"]
     second = replay(*arguments(data, nats_server), cwd=data.parent)
