@@ -67,9 +67,9 @@ def subscriptions(vendor: SimulatorProcess, market: str) -> set[str]:
     return {name for connection in connections for name in connection["subscriptions"]}
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: never"
         time.sleep(0.02)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ingestor.encode.reference import payloads
-from ingestor.journal.compress import compress
 from ingestor.journal.format import Market
+from ingestor.journal.segment_writer import compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.blocks import Block, Source, whole_block
 from ingestor.model.clock import new_york_ns

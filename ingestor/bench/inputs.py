@@ -11,7 +11,7 @@ from ingestor.bench.ceiling import MAX_FLOW, Chunk, FramesAhead, flow_of
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.merge.watermark import WatermarkMerge
+from ingestor.merge.ordering import WatermarkMerge
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source
 from ingestor.sim.sample_day import write_sample_day
 

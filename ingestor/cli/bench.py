@@ -147,6 +147,7 @@ def _run(directory: Path, pairs: Sequence[Pair], given: argparse.Namespace) -> _
         place = Workplace(directory)
         place = Workplace(directory, start_cpu_s(place, Case("tiny", tiny, _BOTH)))
         for _ in range(given.rounds):
+            # Another order each round: a warm CPU or a full page cache must favour no way.
             for case, way in random.sample(pairs, len(pairs)):
                 turns.add((case, way), WAYS[way](place, Case(case, day, CASES[case])))
     except KeyboardInterrupt:
@@ -168,6 +169,7 @@ def machine() -> dict[str, str]:
 def _line(key: Pair, turns: Sequence[Turn], medians: dict[Pair, float]) -> Line:
     case, way = key
     best = medians.get((case, "ceiling, packed" if "packed" in way else "ceiling, JSON"))
+    # The ceiling is a publisher's: a consumer may well be faster.
     best = None if "consumer" in way else best
     rate = medians[key]
     ours = [turn.our_cpu_us for turn in turns if turn.our_cpu_us is not None]

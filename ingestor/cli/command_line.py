@@ -7,8 +7,9 @@ standard error.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +24,14 @@ from ingestor.config.load import (
     environment_layer,
     file_layer,
     load,
+    show,
 )
 from ingestor.config.schema import Config
-from ingestor.runtime.log import complain, hide, say
+from ingestor.model.errors import ExitCode, IngestorError
+from ingestor.runtime.log import complain, configure, hide, say
 from ingestor.runtime.report import RunReport, as_json, as_text
+
+log = logging.getLogger(__name__)
 
 
 def commas(text: str) -> list[str]:
@@ -64,6 +69,7 @@ NO_LEASE: Final = Flag(
 
 def parser_of(prog: str, about: str, more: str) -> Parser:
     """Return a parser with the flags of every program; a flag's ``dest`` is the key it sets."""
+    # Suppressed: a flag that is not given leaves no value that would beat the file's.
     parser = Parser(prog, about, more, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
     parser.add_argument(
@@ -90,6 +96,7 @@ def add(group: Any, flags: Sequence[Flag]) -> None:
             )
             continue
         action = "append" if flag.repeated else "store"
+        # Each use is a list already: they are joined, not nested.
         if flag.repeated and flag.kind is commas:
             action = "extend"
         group.add_argument(
@@ -112,8 +119,35 @@ def add_summary(group: Any) -> None:
     )
 
 
-def print_report(prog: str, report: RunReport, form: str) -> int:
-    """Print the final report, ``text`` or ``json``, and what went wrong; return the exit code."""
+def run(
+    prog: str,
+    given: argparse.Namespace,
+    program: Callable[[Config], RunReport],
+    *,
+    environment: Mapping[str, str],
+    flags: Sequence[Flag],
+    leave_out: Collection[str],
+) -> int:
+    """Run a program, or show its configuration without the keys of `leave_out`.
+
+    Prints the final report, and what went wrong; returns the exit code.
+    """
+    try:
+        loaded = settings_of(given, environment, flags)
+        if given.show_config:
+            print(show(loaded, leave_out=leave_out))
+            return ExitCode.OK
+        # Before the first line of the log, which may already name a server.
+        hide_secrets(loaded.config)
+        configure("ingestor", loaded.config.log.level)
+        for caution in loaded.cautions:
+            log.warning("%s", caution)
+        report = program(loaded.config)
+    except IngestorError as error:
+        complain(prog, error)
+        return error.exit_code
+    form = given.summary
+    # A reader that is gone must not turn a finished run into a traceback.
     if not say(as_json(report) if form == "json" else as_text(report)):
         complain(prog, "the report was not read, or cannot be written")
     if report.error:
@@ -132,6 +166,7 @@ def settings_of(
         layers.append(file_layer(path))
         warned = cautions(path, layers[0])
     layers.append(environment_layer(os.environ, environment))
+    # The last layer wins: a flag beats the environment, which beats the file.
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)
 

@@ -99,9 +99,11 @@ def since_ns(text: str, now_ns: int) -> int:
     if ago := _AGO(text):
         return max(now_ns - int(ago[1]) * _UNITS_S[ago[2]] * NS_PER_S, 0)
     try:
+        # Without a zone it is UTC, as every time that is printed.
         moment = dt.datetime.fromisoformat(text)
         moment_ns = to_ns(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
     except ValueError:
+        # Refused below, in one sentence with the times that are out of range.
         moment_ns = -1
     if not 0 <= moment_ns <= INT64_MAX:
         raise ConfigurationError(
@@ -119,7 +121,7 @@ def run(prog: str, work: Coroutine[Any, Any, int]) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read has seen enough; without this Python complains once more when it exits.
+        # The reader closed the pipe; without this Python prints a second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.cli.command_line import (
-    NO_LEASE,
-    Flag,
-    add,
-    add_summary,
-    hide_secrets,
-    parser_of,
-    print_report,
-    settings_of,
-)
+from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, parser_of, run
 from ingestor.config.schema import REPLAY_ONLY
-from ingestor.config.show import show
-from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.runtime import log as logs
 from ingestor.runtime.live_run import StreamIngestor
 
 PROG: Final = "ingestor-live"
@@ -65,26 +52,18 @@ exit codes:
   10 embedded server, 11 another run is writing the same subjects, 130 and 143 stopped by a signal
 """
 
-log = logging.getLogger(__name__)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
     given = live_parser().parse_args(arguments)
-    try:
-        loaded = settings_of(given, ENVIRONMENT, _HOW)
-        if given.show_config:
-            print(show(loaded, leave_out=REPLAY_ONLY))
-            return ExitCode.OK
-        hide_secrets(loaded.config)
-        logs.configure("ingestor", loaded.config.log.level)
-        for caution in loaded.cautions:
-            log.warning("%s", caution)
-        report = StreamIngestor(loaded.config, demo=given.demo).run()
-        return print_report(PROG, report, given.summary)
-    except IngestorError as error:
-        logs.complain(PROG, error)
-        return error.exit_code
+    return run(
+        PROG,
+        given,
+        lambda config: StreamIngestor(config, demo=given.demo).run(),
+        environment=ENVIRONMENT,
+        flags=_HOW,
+        leave_out=REPLAY_ONLY,
+    )
 
 
 def live_parser() -> argparse.ArgumentParser:

@@ -53,20 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # it runs, since who is told may stop it.
             signal.pthread_sigmask(signal.SIG_BLOCK, _WANTED)
             _tell(server)
-            return _until_signal(server)
+            while (problem := server.problem()) is None:
+                if signal.sigwait(_WANTED) != signal.SIGCHLD:
+                    return ExitCode.OK
+            print(f"ingestor-nats: {problem}", file=sys.stderr)
+            return ExitCode.EMBEDDED_SERVER
     except KeyboardInterrupt:
         return ExitCode.OK
     except IngestorError as error:
         print(f"ingestor-nats: {error}", file=sys.stderr)
         return error.exit_code
-
-
-def _until_signal(server: EmbeddedServer) -> int:
-    while (problem := server.problem()) is None:
-        if signal.sigwait(_WANTED) != signal.SIGCHLD:
-            return ExitCode.OK
-    print(f"ingestor-nats: {problem}", file=sys.stderr)
-    return ExitCode.EMBEDDED_SERVER
 
 
 def _tell(server: EmbeddedServer) -> None:

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.cli.command_line import (
-    NO_LEASE,
-    Flag,
-    add,
-    add_summary,
-    commas,
-    hide_secrets,
-    parser_of,
-    print_report,
-    settings_of,
-)
+from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, commas, parser_of, run
 from ingestor.config.schema import LIVE_ONLY
-from ingestor.config.show import show
-from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.runtime import log as logs
 from ingestor.runtime.replay_run import ReplayPublisher
 
 REPLAY_ENVIRONMENT: Final = {
@@ -33,12 +19,7 @@ REPLAY_ENVIRONMENT: Final = {
 
 
 FILES: Final = (
-    Flag(
-        "replay.files",
-        "replay.files",
-        "FILE",
-        "DBN files or folders, instead of --data-dir",
-    ),
+    Flag("replay.files", "replay.files", "FILE", "DBN files or folders, instead of --data-dir"),
 )
 
 REPLAY_WHAT: Final = (
@@ -112,28 +93,19 @@ exit codes:
   10 embedded server, 11 another run is writing the same subjects, 130 and 143 stopped by a signal
 """
 
-log = logging.getLogger(__name__)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
-    parser = replay_parser()
     # Files may stand between the flags, as a shell's globs put them.
-    given = parser.parse_intermixed_args(arguments)
-    try:
-        loaded = settings_of(given, REPLAY_ENVIRONMENT, (*FILES, *REPLAY_WHAT, *REPLAY_HOW))
-        if given.show_config:
-            print(show(loaded, leave_out=LIVE_ONLY))
-            return ExitCode.OK
-        hide_secrets(loaded.config)
-        logs.configure("ingestor", loaded.config.log.level)
-        for caution in loaded.cautions:
-            log.warning("%s", caution)
-        report = ReplayPublisher(loaded.config, demo=given.demo).run()
-        return print_report("ingestor-replay", report, given.summary)
-    except IngestorError as error:
-        logs.complain("ingestor-replay", error)
-        return error.exit_code
+    given = replay_parser().parse_intermixed_args(arguments)
+    return run(
+        "ingestor-replay",
+        given,
+        lambda config: ReplayPublisher(config, demo=given.demo).run(),
+        environment=REPLAY_ENVIRONMENT,
+        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW),
+        leave_out=LIVE_ONLY,
+    )
 
 
 def replay_parser() -> argparse.ArgumentParser:

@@ -12,8 +12,8 @@ import msgspec
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import hide_secrets, parser_of, settings_of
+from ingestor.config.load import show
 from ingestor.config.schema import Config
-from ingestor.config.show import show
 from ingestor.model.bounds import printable
 from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import ExitCode, IngestorError

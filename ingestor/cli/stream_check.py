@@ -75,7 +75,7 @@ EXAMPLES_KEPT: Final = 10
 """Violations of a kind that are kept in words; the others are only counted."""
 
 STEP_BACK_NS: Final = 60 * NS_PER_S
-"""No file steps back so far in both of its times."""
+"""No file steps back this far in both times."""
 
 SCHEMA: Final = "schema"
 GAP: Final = "gap"
@@ -145,6 +145,7 @@ class StreamCheck:
             found.violation(SCHEMA, str(error))
             return
         found.events[message.subject] += len(events)
+        # Packed rows have no keys that could be missing or out of order.
         if not is_packed(message.payload):
             self._check_keys(message, events[0])
         for event in events:
@@ -157,6 +158,7 @@ class StreamCheck:
             found.first_seq = message.seq
         elif found.last_seq is not None:
             step = message.seq - found.last_seq
+            # Behind a filter sequences jump: only who reads everything sees that one is missing.
             if step < 1 or (self._whole and step > 1):
                 found.violation(GAP, f"message {message.seq} follows {found.last_seq}")
         found.last_seq = message.seq
@@ -182,6 +184,7 @@ def keys_problem(values: dict[str, Any], event: Event) -> str | None:
 
 
 def _order_problem(values: dict[str, Any], contract: tuple[str, ...]) -> str | None:
+    # Keys beyond the contract are allowed: consumers ignore what they do not know.
     found = tuple(key for key in values if key in contract)
     if found == contract:
         return None
@@ -204,11 +207,14 @@ class _ReplayOrder:
         own = (event.ts_event_ns, event.ts_recv_ns, event.seq or 0)
         self._find_publication(message, own, event)
         before = self._key_of_subject.get(message.subject, own)
+        # A record that steps back is ordered by the highest key of its feed so far, as the merge
+        # does.
         key = max(own, before)
         self._key_of_subject[message.subject] = key
         if own[:2] < before[:2]:
             self._findings.late += 1
         rank = (key, isinstance(event, MBP10))
+        # Trades come before depth where whole keys tie: False sorts before True.
         if rank < self._last:
             self._findings.violation(
                 ORDER, f"message {message.seq} on {message.subject}: {key} after {self._last[0]}"
@@ -236,6 +242,7 @@ class _ReplayOrder:
         last = self._last[0]
         if own < last and first == now.first:
             return True
+        # One time may step back far within a file; both do only where another replay begins.
         return own[0] < last[0] - STEP_BACK_NS and own[1] < self._recv_ns - STEP_BACK_NS
 
 
@@ -245,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(PROG, "WARNING")
     check = StreamCheck(whole=given.subject in (EVERYTHING, ">"))
     exit_code = consuming.run(PROG, _read(given, check))
+    # What was read before a failure or Ctrl-C still gets its report.
     if check.findings.messages or not exit_code:
         print(report(check.findings), flush=True)
     return ExitCode.INTERNAL if check.findings.violations else exit_code

@@ -69,6 +69,7 @@ def is_of_symbol(event: Any, symbols: frozenset[str]) -> bool:
 
 
 def _price(price: float | None) -> str:
+    # `repr` is the shortest decimal that reads back as the same double.
     return "-" if price is None else repr(price)
 
 
@@ -159,6 +160,7 @@ def parser() -> Parser:
     """Return the parser of ``ingestor-tail``."""
     made = Parser(PROG, _ABOUT, _MORE)
     consuming.add_where(made)
+    # None, since the default depends on --status.
     made.set_defaults(stream=None)
     what = made.add_argument_group("what")
     what.add_argument(
@@ -166,9 +168,7 @@ def parser() -> Parser:
         help=f"one subject, or several with * (a word) and > (the rest) (default {EVERYTHING})",
     )
     what.add_argument(
-        "--symbol",
-        metavar="A,B",
-        help="only these symbols; a stock's also means the options on it",
+        "--symbol", metavar="A,B", help="only these symbols; a stock's also means the options on it"
     )
     what.add_argument(
         "--status",
@@ -211,8 +211,11 @@ async def tail(given: argparse.Namespace, start: Start) -> int:
             except BadMessageError as bad:
                 subscription.skips.add(bad)
                 continue
+            # A packed message may hold more events than are still asked for.
             for line in lines[:left]:
                 sys.stdout.write(line)
+            # Once nothing waits: a pipe's reader sees each event at once, and bulk pays no flush a
+            # line.
             if not subscription.arrived:
                 sys.stdout.flush()
             if left is not None:
@@ -234,6 +237,7 @@ def _exit_code(skipped: Mapping[Cause, int]) -> ExitCode:
 async def tail_statuses(given: argparse.Namespace, start: Start) -> int:
     """Print what feeds tell until the end that was asked for. Raises as `tail`."""
     left = given.count
+    # Of statuses the newest of each feed is what counts, unless a time is asked for.
     start = From.LAST_PER_SUBJECT if start is From.BEGINNING else start
     stream = given.stream or STATUS_STREAM
     async with connect(**consuming.way_in(given), status_stream=stream, name=PROG) as client:
@@ -256,6 +260,7 @@ def _lines(message: Message, symbols: frozenset[str], *, as_json: bool) -> Itera
 
 def _json(message: Message, event: Event) -> str:
     """The event's JSON on one line: as it was published, where it was."""
+    # A control character in a text would tear the line: then it is encoded again, escaped.
     if not is_packed(message.payload) and (text := message.payload.decode()).isprintable():
         return text
     return msgspec.json.encode(event).decode()

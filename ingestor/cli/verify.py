@@ -15,8 +15,8 @@ from ingestor.cli import consuming
 from ingestor.cli.command_line import add, add_summary, hide_secrets, parser_of, settings_of
 from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
 from ingestor.client import connect
+from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config, FeedName
-from ingestor.config.show import show
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.units import INT64_MAX
 from ingestor.runtime import log as logs

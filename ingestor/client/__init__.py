@@ -30,15 +30,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from ingestor.client.batches import Batch
-from ingestor.client.consumer import (
-    AtSequence,
-    Durable,
-    Ephemeral,
-    From,
-    Since,
-    Start,
-    check_start,
-)
+from ingestor.client.consumer import AtSequence, Durable, Ephemeral, From, Since, Start, check_start
 from ingestor.client.decode import (
     SUBJECTS,
     BadMessageError,
@@ -129,6 +121,8 @@ class Client:
         self._connection = Connection(
             reach,
             on_change=self._connection_changed,
+            # Each server is tried once: who starts a consumer wants to hear at once that none
+            # answers.
             open_timeout_s=None,
             **{"name": "ingestor.client"} | others,
         )
@@ -191,6 +185,7 @@ class Client:
         connection, stream, subject = self._connection, self._status_stream, status_subject(feed)
         await connection.ready()
         what = f"the last message on {subject}"
+        # A direct get is answered by any replica, without the stream's leader.
         get = f"{connection.api_prefix}.DIRECT.GET.{stream}.{subject}"
         try:
             answer = await connection.request(what, get)
@@ -205,11 +200,7 @@ class Client:
         return decode_status(answer.data)
 
     async def statuses(
-        self,
-        feed: str | None = None,
-        *,
-        start: Start = From.LAST_PER_SUBJECT,
-        follow: bool = True,
+        self, feed: str | None = None, *, start: Start = From.LAST_PER_SUBJECT, follow: bool = True
     ) -> AsyncIterator[FeedStatus]:
         """Yield what one feed or every feed tells: by default the last of each, then what is new.
 
@@ -220,6 +211,8 @@ class Client:
         while not await self._has_statuses():
             if not follow:
                 return
+            # All that the new stream will hold was told since: from its beginning nothing is
+            # missed.
             await asyncio.sleep(LOOK_AGAIN_S)
             start = From.BEGINNING
         subject = status_subject(feed) if feed else ALL_SUBJECTS
@@ -257,6 +250,7 @@ class Client:
         await self._connection.ready()
         try:
             await self._connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
+        # The connection broke meanwhile; the caller asks again.
         except CutOffError:
             return False
         except RefusedError as refused:
@@ -277,6 +271,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # After an error nothing is acknowledged: a durable delivers again what led to it.
         for subscription in tuple(self._subscriptions):
             await subscription.close(in_order=kind is None)
         await self._connection.close()
@@ -288,6 +283,7 @@ class Client:
         if self._connection.failure is None:
             servers = self._connection.servers
             log.warning("lost the NATS server at %s; connecting again", servers)
+        # A restarted server has forgotten its ephemeral consumers: each is made again.
         for subscription in self._subscriptions:
             subscription.lose("the connection was lost")
 

@@ -107,6 +107,7 @@ class Batch:
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` of the columns of `to_arrow`; integers stay integers."""
         pandas = _imported("pandas")
+        # pandas' own types make doubles of integers with nulls, and prices would lose digits.
         return self.to_arrow().to_pandas(types_mapper=pandas.ArrowDtype)
 
     def to_polars(self) -> Any:
@@ -140,6 +141,7 @@ def batches_of(
         subject, _, payload = frames[index]
         try:
             opening, rows_of_message = take_apart(payload)
+            # Equal openings have equal symbol tables: rows are joined without renumbering them.
             group = groups.get((subject, opening))
             if group is None:
                 group = groups[subject, opening] = _Packed(subject, opening)
@@ -225,6 +227,7 @@ def _imported(name: str) -> Any:
 
 
 def _masked(name: str, values: npt.NDArray[Any], kind: EventType) -> Any:
+    # One byte each, viewed as text: no Python string a row.
     if name in _LETTERS:
         return np.ma.array(np.ascontiguousarray(values).view("S1").astype("U1"), mask=values == 0)
     if name.endswith("_e9"):

@@ -1,9 +1,9 @@
 """The server's side of a subscription: where it starts, and the JetStream consumer that serves it.
 
-Whatever goes wrong in between (a lost connection, a restarted server, a gap), recovering is the
-same as starting: `open` again, with the sequence after which to go on.
+After any failure (a lost connection, a restarted server, a gap), recovering is the same as
+starting: `open` again, with the sequence after which to go on.
 
-- **Ephemeral**: acknowledges nothing, lives in the server's memory, and is made anew at the
+- **Ephemeral**: acknowledges nothing, lives in the server's memory, and is made again at the
   sequence wanted. The server removes it some time after its client is gone.
 - **Durable**: acknowledges everything up to a message at once (policy ``all``). What was delivered
   and not acknowledged would come again only after `ACK_WAIT_S`, and in no certain order; so the
@@ -17,7 +17,7 @@ import asyncio
 import datetime as dt
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class From(Enum):
-    """A word that says where.
+    """Named start positions.
 
     `BEGINNING`: everything the stream holds; `NEW`: only what is stored from now on;
     `LAST_PER_SUBJECT`: the newest message of every subject, and what is stored from now on.
@@ -103,11 +103,13 @@ class AtSequence:
 
     def __post_init__(self) -> None:
         if self.seq < 1 or self.row < 0:
-            raise ConfigurationError(f"{self} is no place in a stream: seq from 1, row from 0 on")
+            raise ConfigurationError(
+                f"{self} is not a position in a stream: seq starts at 1, row at 0"
+            )
 
 
 CLOCKS_DIFFER_S: Final = 60.0
-"""So far ahead of this machine's clock a server's may be."""
+"""How far a server's clock may be ahead of ours."""
 
 Start = From | Since | AtSequence
 
@@ -131,7 +133,7 @@ def deliver_policy(start: Start) -> dict[str, Any]:
             return {"deliver_policy": "by_start_sequence", "opt_start_seq": seq}
         case From():
             return {"deliver_policy": start.value}
-    raise ConfigurationError(f"{start!r} is no start: use From, Since or AtSequence")
+    raise ConfigurationError(f"{start!r} is not a start: use From, Since or AtSequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Sequences(msgspec.Struct, frozen=True):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """What the server tells of a consumer, as far as it is used here."""
+    """What the server tells of a consumer: the parts used here."""
 
     name: str
     config: dict[str, Any]
@@ -173,20 +175,6 @@ class _Deleted(msgspec.Struct, frozen=True):
     success: bool = True
 
 
-class Consumer(Protocol):
-    """What a subscription needs of the server."""
-
-    acknowledges: bool
-    subject: str
-    start: Start
-
-    async def open(self, last_seq: int | None) -> Opened:
-        """Get ready to deliver what follows `last_seq`, None at first. Raises StreamError."""
-
-    async def close(self) -> None:
-        """Leave; an ephemeral consumer is gone then."""
-
-
 class Ephemeral:
     """A consumer that lives as long as its subscription."""
 
@@ -200,7 +188,7 @@ class Ephemeral:
         self._name: str | None = None
 
     async def open(self, last_seq: int | None) -> Opened:
-        """Make a consumer. Raises StreamError."""
+        """Make a consumer of what follows `last_seq`, None at first. Raises StreamError."""
         await self.close()
         start = self.start if last_seq is None else AtSequence(last_seq + 1)
         name = uuid4().hex
@@ -208,6 +196,7 @@ class Ephemeral:
             "name": name,
             "ack_policy": "none",
             "mem_storage": True,  # its state is ours: a restarted server need not remember it
+            # A quorum for what is made again in a moment would only cost time.
             "num_replicas": 1,
             "inactive_threshold": int(KEPT_WITHOUT_CLIENT_S * NS_PER_S),
             "filter_subject": self.subject,
@@ -222,6 +211,7 @@ class Ephemeral:
         name, self._name = self._name, None
         if name is not None:
             api = self._connection.api_prefix
+            # Not asked: whether it is gone already changes nothing here.
             await self._connection.publish(f"{api}.CONSUMER.DELETE.{self._stream}.{name}")
 
 
@@ -303,7 +293,7 @@ class Durable:
         return await self._replace(config)
 
     async def _replace(self, config: dict[str, Any]) -> ConsumerInfo:
-        """Delete and make it again. Whatever ends us in between, one of the two is there."""
+        """Delete and make it again. Killed at any point, one of the two exists."""
         await self._make(self._spare, config)
         await self._remove(self._name)
         return await self._recover() or await self._make(self._name, config)
@@ -316,7 +306,7 @@ class Durable:
         return info
 
     async def _recover(self) -> ConsumerInfo | None:
-        """Make it as the spare says, and remove that; None where there is none."""
+        """Make it as the spare says, and remove that; None if there is none."""
         spare = await self._info(self._spare)
         if spare is None:
             return None
@@ -358,6 +348,10 @@ class Durable:
                     f"durable {self._name} of stream {self._stream} exists with {key} "
                     f"{config.get(key)!r}, not {value!r}: use another name, or delete it"
                 )
+
+
+Consumer = Ephemeral | Durable
+"""What serves a subscription."""
 
 
 async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> ConsumerInfo:

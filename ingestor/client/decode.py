@@ -1,4 +1,4 @@
-"""One message to events, whichever way it is encoded, or the reason why it is none."""
+"""One message to events, in either encoding, or the reason it is invalid."""
 
 from __future__ import annotations
 

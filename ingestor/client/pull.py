@@ -1,4 +1,4 @@
-"""One life of a consumer: asks for messages, keeps them in bounds, and tells what is missing.
+"""One session of a consumer: asks for messages, keeps them in bounds, and tells what is missing.
 
 At most one request is open. The next is made when none is and what waits here has shrunk to half
 a request, so that a consumer that keeps up never waits for one, and one that does not is not sent
@@ -146,7 +146,11 @@ class Pull:
             if self._ended:
                 return None
             await self._request()
-            await self._wait()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                self.lose(f"nothing heard from the server for {SILENCE_S:g} s")
         chunk = self._chunks.popleft()
         self.waiting_messages -= len(chunk)
         self.waiting_bytes -= chunk.payload_bytes
@@ -236,13 +240,6 @@ class Pull:
         reply = f"{self._inbox[0]}.{self._requests}"
         await self._connection.publish(self._ask_at, msgspec.json.encode(wanted), reply)
 
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                await self._changed.wait()
-        except TimeoutError:
-            self.lose(f"nothing heard from the server for {SILENCE_S:g} s")
-
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -261,7 +258,7 @@ class Gap:
         return self.last_seq - self.first_seq + 1
 
     def __str__(self) -> str:
-        """Say it in a sentence."""
+        """Return one sentence for people."""
         most = "" if self.exact else "up to "
         return (
             f"the stream dropped {most}{self.messages:,} messages before they were read:"

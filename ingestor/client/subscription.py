@@ -1,4 +1,4 @@
-"""A subscription: what a consumer iterates over, come what may on the way from the server."""
+"""A subscription: what a consumer iterates over, across reconnects."""
 
 from __future__ import annotations
 
@@ -176,7 +176,14 @@ class Subscription:
         """
         while await self._more(gather=True):
             if not self._batches:
-                self._collect()
+                first, stop = self._handed, len(self._chunk)
+                batches, bad = batches_of(self._chunk.frames[first:], self._chunk.seqs[first:])
+                for one in bad:
+                    self.skips.add(one)
+                self._batches.extend(self._wanted_rows(batches))
+                self._handed_then = stop
+                if not self._batches:
+                    self._handed = stop
             while self._batches:
                 batch = self._batches.popleft()
                 if not self._batches:
@@ -222,7 +229,14 @@ class Subscription:
         seq = self._chunk.seqs[index]
         if not self._row:
             if seq not in self._events:
-                self._unpack(index)
+                # Packed messages in a row are decoded together, up to one that is not packed.
+                frames = self._chunk.frames
+                stop = index
+                while stop < len(frames) and is_packed(frames[stop][2]):
+                    stop += 1
+                self._events, bad = events_by_seq(frames[index:stop], self._chunk.seqs[index:stop])
+                for one in bad:
+                    self.skips.add(one)
             # The iterator of a message must be used up before that of the next one is touched.
             self._rows = list(self._events.pop(seq))
         events = self._rows
@@ -258,27 +272,6 @@ class Subscription:
     def _done(self, index: int) -> None:
         self._handed, self._row = index + 1, 0
 
-    def _unpack(self, index: int) -> None:
-        """Make the events of the packed messages from `index` on, up to one that is not."""
-        frames = self._chunk.frames
-        stop = index
-        while stop < len(frames) and is_packed(frames[stop][2]):
-            stop += 1
-        self._events, bad = events_by_seq(frames[index:stop], self._chunk.seqs[index:stop])
-        for one in bad:
-            self.skips.add(one)
-
-    def _collect(self) -> None:
-        """Make batches of the messages at hand that are sound."""
-        first, stop = self._handed, len(self._chunk)
-        batches, bad = batches_of(self._chunk.frames[first:], self._chunk.seqs[first:])
-        for one in bad:
-            self.skips.add(one)
-        self._batches.extend(self._wanted_rows(batches))
-        self._handed_then = stop
-        if not self._batches:
-            self._handed = stop
-
     async def _more(self, *, gather: bool = False) -> bool:
         """Have something at hand that is not handed out; False at the stream's end."""
         while self._handed == len(self._chunk):
@@ -306,7 +299,7 @@ class Subscription:
         """Return it with what has arrived since; what waits in the socket is read meanwhile."""
         frames, seqs, size = list(chunk.frames), list(chunk.seqs), chunk.payload_bytes
         while len(frames) < BATCH_MESSAGES and size < limit_bytes:
-            # One turn of the loop: whatever lies in the socket by now becomes chunks of the pull.
+            # One turn of the loop: what lies in the socket by now becomes chunks of the pull.
             await asyncio.sleep(0)
             if self._pull is None or not self._pull.ready:
                 break
@@ -322,7 +315,7 @@ class Subscription:
         """Leave out what a durable delivers again although it was handed out before."""
         last = self._received_seq or 0
         self._received_seq = max(last, *chunk.seqs)
-        # All but always so.
+        # Nearly always so.
         if chunk.seqs[0] > last and chunk.seqs == sorted(chunk.seqs):
             return chunk
         kept = []

@@ -13,31 +13,33 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from ingestor.config.schema import MIN_SPEED, SECRETS, URLS, Config
+from ingestor.config.schema import MIN_SPEED, SECRETS, URLS, Config, is_among
 from ingestor.files.small import others_may_read, read_small_file
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
+from ingestor.nats.options import without_secrets
 
 DEFAULT_ORIGIN: Final = "default"
+HIDDEN: Final = "(hidden)"
 MAX_CONFIG_BYTES: Final = 256 * 1024
 MAX_DOTS: Final = 16
 """Dots in a line outside its texts: `tomllib` keeps every beginning of a dotted key, which are
 gigabytes for one of 100,000 parts. No key of ours has more than one."""
 
 MAX_VALUE_CHARS: Final = 80
-"""A value is shown so far in a sentence about it."""
+"""Values are cut to this length in error messages."""
 
 _TEXTS: Final = re.compile(r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|#[^\n]*""")
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _ALIASES: Final = {"replay.feeds": {"mbp-10": "mbp10"}}
-"""Other words for the values of a key: the vendor's name of a schema."""
+"""Aliases of values: the vendor's name of a schema."""
 _WRITTEN_DATE: Final = re.compile(r"(\d{4})[-/.]?(\d\d?)[-/.]?(\d\d?)", re.ASCII)
 _REGEX: Final = re.compile(r"Expected `str` matching regex '.*'(?= - at|$)")
 
@@ -74,8 +76,17 @@ def load(layers: Sequence[Layer]) -> Loaded:
     for layer in layers:
         merged.update({key: _with_our_words(key, setting) for key, setting in layer.items()})
     # Each key by itself first, so that an error names the key, its value and its origin.
+    known = defaults()
     for key, setting in merged.items():
-        _check(key, setting)
+        if key not in known:
+            raise _unknown(key, setting.origin, known)
+        try:
+            table, _, name = key.partition(".")
+            value = getattr(getattr(_convert({key: setting}, strict=setting.typed), table), name)
+        except msgspec.ValidationError as error:
+            raise _not_allowed(key, setting, _plain(str(error), key)) from error
+        if key == "replay.speed" and 0 < value < MIN_SPEED:
+            raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
     config = _convert(merged, strict=False)
     return Loaded(config, {key: setting.origin for key, setting in merged.items()})
 
@@ -96,7 +107,17 @@ def file_layer(path: Path) -> Layer:
         raise ConfigurationError(
             f"configuration file {path} is not TOML: {_reason(error)}"
         ) from None
-    return _flat(tables, f"file {path}")
+    origin = f"file {path}"
+    known = {info.name for info in _fields(Config)}
+    layer: dict[str, Setting] = {}
+    for table, content in tables.items():
+        if table not in known:
+            raise _unknown(table, origin, known)
+        if not isinstance(content, Mapping):
+            raise ConfigurationError(f"{table} in {origin} must be a table: write [{table}]")
+        for key, value in content.items():
+            layer[f"{table}.{key}"] = Setting(value, origin, typed=True)
+    return layer
 
 
 def _check_dots(text: str) -> None:
@@ -156,6 +177,12 @@ def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
     return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
 
 
+@functools.cache
+def _fields(kind: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a table; msgspec evaluates their annotations anew each time it is asked."""
+    return msgspec.structs.fields(kind)
+
+
 def _path(kind: type, value: Any) -> Path:
     """Make the one type that msgspec does not know."""
     if kind is Path and isinstance(value, str) and value:
@@ -172,7 +199,7 @@ def _listed(key: str, text: str) -> Any:
 
 def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    for info in msgspec.structs.fields(kind):
+    for info in _fields(kind):
         value = tables[info.name]
         if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct):
             found += [(f"{info.name}.{key}", leaf) for key, leaf in _leaves(value, info.type)]
@@ -181,39 +208,13 @@ def _leaves(tables: Mapping[str, Any], kind: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _flat(tables: Mapping[str, Any], origin: str) -> Layer:
-    known = {info.name for info in msgspec.structs.fields(Config)}
-    layer: dict[str, Setting] = {}
-    for table, content in tables.items():
-        if table not in known:
-            raise _unknown(table, origin, known)
-        if not isinstance(content, Mapping):
-            raise ConfigurationError(f"{table} in {origin} must be a table: write [{table}]")
-        for key, value in content.items():
-            layer[f"{table}.{key}"] = Setting(value, origin, typed=True)
-    return layer
-
-
-def _check(key: str, setting: Setting) -> None:
-    """Convert one key by itself, so that an error can name it, its value and its origin."""
-    known = defaults()
-    if key not in known:
-        raise _unknown(key, setting.origin, known)
-    try:
-        table, _, name = key.partition(".")
-        value = getattr(getattr(_convert({key: setting}, strict=setting.typed), table), name)
-    except msgspec.ValidationError as error:
-        raise _not_allowed(key, setting, _plain(str(error), key)) from error
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _not_allowed(key, setting, "expected a finite number")
-    if key == "replay.speed" and 0 < value < MIN_SPEED:
-        raise _not_allowed(key, setting, f"expected 0 or at least {MIN_SPEED}")
-
-
 def _not_allowed(key: str, setting: Setting, reason: str) -> ConfigurationError:
-    shown = "(hidden)" if key in SECRETS | URLS else _value_text(setting.value)
+    shown = HIDDEN if key in SECRETS | URLS else _value_text(setting.value)
     sentence = f"{key} = {shown} ({setting.origin}) is not allowed: {reason}"
-    allowed = _allowed(key)
+    table, _, name = key.partition(".")
+    kinds = {info.name: info.type for info in _fields(Config)}
+    info = next(one for one in _fields(kinds[table]) if one.name == name)
+    allowed = _described(msgspec.inspect.type_info(info.type))
     meant = _meant(key, setting.value, allowed)
     return ConfigurationError(
         sentence
@@ -227,14 +228,6 @@ def _value_text(value: Any) -> str:
         return printable(repr(value), MAX_VALUE_CHARS)
     except ValueError:
         return "(a number of thousands of digits)"
-
-
-def _allowed(key: str) -> str:
-    """Say what a key takes: the words of a choice, or the description of its type."""
-    table, _, name = key.partition(".")
-    kinds = {info.name: info.type for info in msgspec.structs.fields(Config)}
-    info = next(one for one in msgspec.structs.fields(kinds[table]) if one.name == name)
-    return _described(msgspec.inspect.type_info(info.type))
 
 
 def _described(info: msgspec.inspect.Type) -> str:
@@ -302,3 +295,33 @@ def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:
         table, _, name = key.partition(".")
         tables.setdefault(table, {})[name] = setting.value
     return tables
+
+
+def show(loaded: Loaded, leave_out: Collection[str] = ()) -> str:
+    """Return one line per key as ``key = value  # origin``, secrets hidden.
+
+    Keys and tables in `leave_out` are not shown.
+    """
+    shown = {
+        key: _text(key, value)
+        for key, value in values(loaded.config).items()
+        if not is_among(key, leave_out)
+    }
+    width = max(len(f"{key} = {text}") for key, text in shown.items())
+    return "\n".join(
+        f"{f'{key} = {text}':<{width}}  # {loaded.origins.get(key, DEFAULT_ORIGIN)}"
+        for key, text in shown.items()
+    )
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None:
+        return "(unset)"
+    if key in SECRETS:
+        return HIDDEN
+    # The host is worth showing; a password in the URL is not.
+    if key in URLS:
+        return f'"{without_secrets(value)}"'
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value).lower() if isinstance(value, bool) else str(value)

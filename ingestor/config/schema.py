@@ -25,6 +25,7 @@ Seconds = Annotated[
 ]
 
 
+# Unknown keys are refused: a mistyped one would silently leave the default in force.
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file."""
 
@@ -40,12 +41,9 @@ WebSocketUrl = Annotated[
     ),
 ]
 ALL_SYMBOLS: Final = "*"
+# Lower case occurs in tickers: a preferred share is BACpK.
 Symbol = Annotated[
-    str,
-    Meta(
-        pattern=r"^(\*|[A-Z][A-Za-z0-9./]{0,15})$",
-        description="a ticker such as SPY",
-    ),
+    str, Meta(pattern=r"^(\*|[A-Z][A-Za-z0-9./]{0,15})$", description="a ticker such as SPY")
 ]
 Underlying = Annotated[
     str,
@@ -135,6 +133,7 @@ class Live(Table, frozen=True, kw_only=True):
     """The run ends by itself after so long; unset runs until it is stopped."""
 
 
+# From 1 on: port 0 would listen where nobody finds it.
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _ENDPOINT = "HOST:PORT, the port 1 to 65535"
 Date = Annotated[dt.date, Meta(description="YYYY-MM-DD, such as 2025-12-16")]
@@ -163,8 +162,7 @@ SubjectPrefix = Annotated[
 ]
 FeedName = Literal["trades", "mbp10", "stocks", "options"]
 Endpoint = Annotated[
-    str,
-    Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):{_PORT}$", description=_ENDPOINT),
+    str, Meta(pattern=rf"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):{_PORT}$", description=_ENDPOINT)
 ]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -225,7 +223,7 @@ class Nats(Table, frozen=True, kw_only=True):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_first: bool = False
-    """TLS begins before the server says a word, as one with ``handshake_first`` wants it."""
+    """TLS starts before the server's INFO (its ``handshake_first``)."""
     inbox_prefix: SubjectPrefix = "_INBOX"
     """What the subjects of answers to us begin with."""
     jetstream_domain: StreamName | None = None
@@ -341,6 +339,7 @@ class Config(Table, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
 
 
+# Both sets are read by whatever shows a value: the configuration, errors, the log.
 URLS = frozenset({"nats.url"})
 """Keys whose values may hold secrets beside what may be shown."""
 

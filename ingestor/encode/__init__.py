@@ -10,7 +10,7 @@ import logging
 from importlib import import_module
 from typing import Any, Final, cast
 
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import JsonEncoder
 from ingestor.model.blocks import Encoder
 from ingestor.model.errors import ConfigurationError
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 def make_encoder(encoding: str, *, compiled: bool | None = None) -> Encoder:
     """Return the encoder for one of `ENCODINGS`.
 
-    `compiled` asks for (True) or refuses (False) the compiled encoder; None takes it where it is,
-    and says so in the log where it is not. Raises `ConfigurationError` for another encoding, and
+    `compiled` asks for (True) or refuses (False) the compiled encoder; None uses it if it was
+    built and logs a line if it was not. Raises `ConfigurationError` for another encoding, and
     when the compiled encoder is asked for but was not built.
     """
     if encoding not in ENCODINGS:

@@ -49,7 +49,7 @@ import numpy as np
 from ingestor.model.blocks import SEQUENCE_DIGITS, Frames
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import ALIGNMENT, HEAD, MAX_ROW_BYTES, MAX_ROWS
-from ingestor.encode.packer import entry, fitting_rows, opening
+from ingestor.encode.packed import entry, fitting_rows, opening
 from ingestor.encode.reference import (
     LENGTH_DIGITS, MAX_SEQUENCE, TableTexts, check_payload, check_sequences, option_json, symbol_json
 )

@@ -238,12 +238,11 @@ def _prices_of_doubles(prices: list[Any]) -> Any:
 
 
 def _prices_of_decimals(prices: list[Any]) -> Any:
-    units = (UNDEF_PRICE if price is None else _units(price) for price in prices)
+    units = (
+        UNDEF_PRICE if price is None else int(price.scaleb(PRICE_DIGITS).to_integral_value())
+        for price in prices
+    )
     return np.array(list(units), np.int64)
-
-
-def _units(price: Decimal) -> int:
-    return int(price.scaleb(PRICE_DIGITS).to_integral_value())
 
 
 def _exact_events(kind: EventType, payloads: Sequence[bytes]) -> list[Any]:
@@ -317,10 +316,7 @@ def _conditions(events: Sequence[Event]) -> Columns:
 
 
 def _trade(events: Sequence[Event], prices: Prices) -> Columns:
-    return {
-        "price_e9": prices(_column(events, "price")),
-        "size": _column(events, "size"),
-    }
+    return {"price_e9": prices(_column(events, "price")), "size": _column(events, "size")}
 
 
 def _stock_trade(events: Sequence[Event], prices: Prices) -> Columns:
@@ -352,6 +348,7 @@ def _option_trade(events: Sequence[Event], prices: Prices) -> Columns:
         "sequence": _or(_column(events, "seq"), UNDEF_SEQUENCE),
         "opt_bid_e9": prices(_column(events, "opt_bid")),
         "opt_ask_e9": prices(_column(events, "opt_ask")),
+        # The JSON of an option's trade has no exchange.
         "exchange": UNDEF_EXCHANGE,
         "aggressor": _column(events, "aggressor"),
     }

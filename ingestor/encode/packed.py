@@ -2,7 +2,7 @@ r"""The packed encoding: many records of one subject in one message, as raw dtyp
 
 For consumers that want millions of events a second: a message is a short header that says what
 follows, and then the records exactly as `model.records` lays them out (for futures, the bytes
-of DBN's own structs). A program in any language can read it from this page alone.
+of DBN's own structs). This page is enough to read it in any language.
 
 All integers are little-endian and unsigned. A message is ``header_bytes`` of header, then
 ``row_count`` times ``row_bytes`` of rows, and nothing after them.
@@ -56,17 +56,20 @@ Rows, as offset:type:field (u unsigned, i signed, then the number of bytes):
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from ingestor.encode.reference import CRLF, check_payload, check_sequences, frame_head
 from ingestor.model import bounds
-from ingestor.model.blocks import Source
+from ingestor.model.blocks import Block, Frames, Reply, Runs, Source
 from ingestor.model.errors import BadDataError
-from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType
-from ingestor.model.symbols import SymbolTable, parse_option_ticker
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType, Records, RType, split_by_rtype
+from ingestor.model.symbols import SymbolTable, parse_option_ticker, symbol_of
 from ingestor.model.units import UNDEF_PRICE
 
 MAGIC: Final = b"\xabMDP"
@@ -178,12 +181,14 @@ def take_apart(payload: bytes) -> tuple[bytes, memoryview]:
         len(payload) == start + head.row_count * head.row_bytes,
         f"has {len(payload)} bytes, not what its header says",
     )
+    # Without the count, messages of one instrument open alike, and are found in the cache.
     opening = payload[: ROW_COUNT.start] + bytes(4) + payload[ROW_COUNT.stop : start]
     return opening, memoryview(payload)[start:]
 
 
 def read_header(opening: bytes) -> Header:
     """Read what `take_apart` returns. Raises `BadDataError`, `UnknownVersionError`."""
+    # Longer ones are not kept: with 65,536 symbols a header takes 17 MB.
     return (_read_cached if len(opening) <= CACHED_HEADER_BYTES else _read)(opening)
 
 
@@ -212,6 +217,7 @@ def _read(opening: bytes) -> Header:
     source = _source(texts.take_text(head.source_bytes))
     symbols = _read_symbols(texts, head.symbol_count)
     texts.finish()
+    # Checked once a header: every event is built from the ticker.
     if kind.rtype == RType.OPTION_TRADE:
         for symbol in symbols.values():
             parse_option_ticker(symbol)
@@ -274,8 +280,125 @@ def _read_symbols(texts: _Texts, count: int) -> dict[int, str]:
     last = -1
     for _ in range(count):
         instrument_id, size = ENTRY.unpack(texts.take(ENTRY.size))
+        # Rising ids rule out an instrument that is listed twice.
         _require(instrument_id > last, "has a symbol table that is not in order")
         symbol = symbols[instrument_id] = texts.take_text(size)
         _require(bounds.is_symbol(symbol), f"has the symbol {symbol!r}")
         last = instrument_id
     return symbols
+
+
+class PackedEncoder:
+    """Many records of one subject per message. Implements `Encoder`.
+
+    The reference: the compiled encoder must equal it byte for byte, and takes the pieces of its
+    headers from here.
+    """
+
+    def __init__(self) -> None:
+        self.max_payload_bytes = bounds.MAX_PAYLOAD_BYTES
+
+    def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
+        """Encode rows from the front of `runs` into at most `max_messages` messages.
+
+        Raises `BadDataError` for an unknown rtype, for a symbol that does not fit the table, and
+        for a row that no message can carry; `ValueError` when the sequence runs out of digits.
+        """
+        parts: list[bytes | memoryview] = []
+        stops: list[int] = []
+        rows, sequence = 0, first_sequence
+        messages = _messages(runs, self.max_payload_bytes)
+        for block, kind, records in islice(messages, max(max_messages, 0)):
+            header = _header(kind, block, records)
+            data = np.ascontiguousarray(records).view(np.uint8).data
+            head = frame_head(kind.subject, reply, sequence, len(header) + len(data))
+            parts += head + header, data, CRLF
+            rows += len(records)
+            stops.append(rows)
+            sequence += 1
+        check_sequences(first_sequence, len(stops))
+        counts = runs.part(0, rows).counts_by_rtype()
+        return Frames(parts, np.array(stops, np.int64), counts)
+
+
+def _messages(runs: Runs, max_bytes: int) -> Iterator[tuple[Block, EventType, Records]]:
+    """Cut runs where the rtype changes and at the bounds of a message."""
+    for block, run in runs.pieces():
+        for kind, records in split_by_rtype(run):
+            # A server that takes little leaves room for one row: a larger one is refused by name.
+            row_bytes = kind.dtype.itemsize
+            room = (max_bytes - HEAD.size) // row_bytes
+            limit = max(1, min(MAX_ROWS, MAX_ROW_BYTES // row_bytes, room))
+            start = 0
+            while start < len(records):
+                most = records[start : start + limit]
+                rows = fitting_rows(kind, block, most, max_bytes)
+                yield block, kind, most[:rows]
+                start += rows
+
+
+def fitting_rows(kind: EventType, block: Block, records: Records, max_bytes: int) -> int:
+    """Return how many of these rows, from the front, fit one message with header and symbols.
+
+    Raises `BadDataError` where not even one does.
+    """
+    # The first row of an instrument pays for its entry, so that sizes are one running sum.
+    ids, first = np.unique(records["instrument_id"], return_index=True)
+    texts = np.zeros(len(records), np.int64)
+    entries = (entry(number, symbol_of(block.symbols, number)) for number in ids.tolist())
+    texts[first] = list(map(len, entries))
+    header = HEAD.size + len(kind.schema) + len(block.source.value) + np.cumsum(texts)
+    header += -header % ALIGNMENT
+    sizes = header + kind.dtype.itemsize * np.arange(1, len(records) + 1)
+    # A row that does not fit alone can be cut no further.
+    check_payload(int(sizes[0]), max_bytes)
+    return int(np.searchsorted(sizes, max_bytes, "right"))
+
+
+def _header(kind: EventType, block: Block, records: Records) -> bytes:
+    """Return a whole header of rows of one type."""
+    numbers = np.unique(records["instrument_id"]).tolist()
+    source = block.source.value.encode()
+    texts = b"".join(entry(number, symbol_of(block.symbols, number)) for number in numbers)
+    header = opening(kind) + source + texts
+    header += bytes(-len(header) % ALIGNMENT)
+    # The template of `opening` has zeros where counts stand: they are known only now.
+    head = Head(*HEAD.unpack_from(header))._replace(
+        row_count=len(records),
+        header_bytes=len(header),
+        symbol_count=len(numbers),
+        source_bytes=len(source),
+    )
+    return HEAD.pack(*head) + header[HEAD.size :]
+
+
+def opening(kind: EventType) -> bytes:
+    """Return how every header of rows of a type opens: its fixed part and the schema.
+
+    What differs from message to message is 0: counts, the header's size, the source's.
+    """
+    schema = kind.schema.encode()
+    head = Head(
+        magic=MAGIC,
+        version=VERSION,
+        rtype=kind.rtype,
+        row_bytes=kind.dtype.itemsize,
+        row_count=0,
+        header_bytes=0,
+        symbol_count=0,
+        schema_bytes=len(schema),
+        source_bytes=0,
+        zero=0,
+    )
+    return HEAD.pack(*head) + schema
+
+
+def entry(instrument_id: int, symbol: str) -> bytes:
+    """Return an instrument's entry in a symbol table. Raises `BadDataError`."""
+    try:
+        text = symbol.encode()
+    except UnicodeEncodeError as error:
+        raise BadDataError(f"a symbol cannot be written as UTF-8: {error}") from error
+    if len(text) > MAX_SYMBOL_BYTES:
+        raise BadDataError(f"symbol {symbol!r} has more than {MAX_SYMBOL_BYTES} bytes")
+    return ENTRY.pack(instrument_id, len(text)) + text

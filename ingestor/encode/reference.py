@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs, Source
+from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Reply, Runs
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.events import AGGRESSOR_OF_SIDE, AGGRESSORS, DBN_ACTIONS, DBN_SIDES, Aggressor
@@ -26,12 +26,7 @@ from ingestor.model.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import (
-    PUBLISHER_EXCHANGE,
-    SymbolTable,
-    parse_option_ticker,
-    symbol_of,
-)
+from ingestor.model.symbols import PUBLISHER_EXCHANGE, SymbolTable, parse_option_ticker, symbol_of
 from ingestor.model.units import UNDEF_PRICE, price_text
 
 LENGTH_DIGITS: Final = 8
@@ -103,13 +98,18 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
             fields_of = _FIELDS[kind.rtype]
             for row in _plain_rows(typed):
                 symbol = symbol_of(block.symbols, row["instrument_id"])
-                fields = _envelope(row, block.source) | fields_of(row, symbol)
+                # The order of the keys is part of the contract: the envelope comes first.
+                fields = {
+                    "ts_event_ns": row["ts_event_ns"],
+                    "ts_recv_ns": row["ts_recv_ns"],
+                    "source": block.source.value,
+                } | fields_of(row, symbol)
                 yield kind.subject, _json(fields)
 
 
 def symbol_json(symbol: str) -> bytes:
     """Return ``"symbol":"..."`` as it stands in an event. Raises `BadDataError`."""
-    return _json(_symbol_fields(symbol))[1:-1]
+    return _json({"symbol": symbol})[1:-1]
 
 
 def option_json(symbol: str) -> bytes:
@@ -134,6 +134,7 @@ def _plain_rows(records: Records) -> Iterator[Row]:
 
 
 def _price(price_e9: int) -> msgspec.Raw:
+    # Digits and not a double, which is inexact from 2**53 units on (9,007,199.25).
     return msgspec.Raw(price_text(price_e9).encode())
 
 
@@ -162,18 +163,6 @@ def _code(value: int, allowed: frozenset[int]) -> str | None:
     return chr(value) if value in allowed else None
 
 
-def _envelope(row: Row, source: Source) -> Row:
-    return {
-        "ts_event_ns": row["ts_event_ns"],
-        "ts_recv_ns": row["ts_recv_ns"],
-        "source": source.value,
-    }
-
-
-def _symbol_fields(symbol: str) -> Row:
-    return {"symbol": symbol}
-
-
 def _option_fields(symbol: str) -> Row:
     ticker = parse_option_ticker(symbol)
     return {
@@ -187,7 +176,7 @@ def _option_fields(symbol: str) -> Row:
 
 def _stock_trade(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "price": _price(row["price_e9"]),
         "size": row["size"],
         "exchange": _exchange(row["exchange"]),
@@ -199,7 +188,7 @@ def _stock_trade(row: Row, symbol: str) -> Row:
 
 def _stock_quote(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "bid_px": _price_or_null(row["bid_px_e9"]),
         "ask_px": _price_or_null(row["ask_px_e9"]),
         "bid_sz": row["bid_sz"],
@@ -225,7 +214,7 @@ def _option_trade(row: Row, symbol: str) -> Row:
 
 def _futures_trade(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "price": _price(row["price_e9"]),
         "size": row["size"],
         "aggressor": AGGRESSOR_OF_SIDE.get(row["side"], Aggressor.MID),
@@ -236,6 +225,7 @@ def _futures_trade(row: Row, symbol: str) -> Row:
 
 
 def _level(level: tuple[int, ...]) -> Row:
+    # An empty side may come with a size: the contract says 0.
     bid_px_e9, ask_px_e9, bid_sz, ask_sz, *_ = level
     return {
         "bid_px": _price_or_null(bid_px_e9),
@@ -247,7 +237,7 @@ def _level(level: tuple[int, ...]) -> Row:
 
 def _mbp10(row: Row, symbol: str) -> Row:
     return {
-        **_symbol_fields(symbol),
+        "symbol": symbol,
         "levels": [_level(level) for level in row["levels"]],
         "is_snapshot": bool(row["flags"] & FLAG_SNAPSHOT),
         "seq": row["sequence"],

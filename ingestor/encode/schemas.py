@@ -45,6 +45,7 @@ def json_schema(event_type: EventType, *, exact: bool = False) -> Schema:
         **_object(_ENVELOPE | _PROPERTIES[event_type.name]),
     }
     absent = sorted(TELLING_KEYS - schema["properties"].keys())
+    # False forbids a key, so that no message is valid as two types.
     schema["properties"] |= dict.fromkeys(absent, False)
     return _with_steps(schema) if exact else schema
 
@@ -52,6 +53,7 @@ def json_schema(event_type: EventType, *, exact: bool = False) -> Schema:
 def _with_steps(schema: Any) -> Any:
     """Return a schema in which every price is a multiple of `PRICE_STEP`."""
     if isinstance(schema, dict):
+        # Only for decimals: as a double, 0.1 is no multiple of 1e-9.
         step = {"multipleOf": PRICE_STEP} if "number" in schema.get("type", ()) else {}
         return {key: _with_steps(value) for key, value in schema.items()} | step
     return [_with_steps(item) for item in schema] if isinstance(schema, list) else schema
@@ -74,6 +76,7 @@ def _integer(most: int, meaning: str) -> Schema:
 
 
 def _nullable(schema: Schema) -> Schema:
+    # An enum must list null as well: the type alone does not allow it.
     both = schema | {"type": [schema["type"], "null"]}
     return both | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
 

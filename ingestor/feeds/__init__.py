@@ -1,4 +1,4 @@
 """Vendors' bytes to records; one package a vendor, none knows of another.
 
-What is beside the packages serves several of them: compressed files, windows of time, dates.
+What is beside the packages serves several of them: windows of time.
 """

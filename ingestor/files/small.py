@@ -13,7 +13,7 @@ def read_small_file(what: str, path: Path, limit_bytes: int) -> bytes:
     """Return a regular file of at most `limit_bytes`; `what` opens an error's sentence.
 
     Raises `ConfigurationError` naming `what` and the path: nothing there, a folder, a pipe (which
-    could keep us waiting for ever), too large.
+    could block forever), too large.
     """
     try:
         # Without O_NONBLOCK opening a pipe that nobody writes to does not return.

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import SEEK_END, BufferedReader, FileIO
+from io import SEEK_END, BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
 
@@ -57,7 +57,7 @@ class ByteStream(Protocol):
     """Decompressed bytes, read front to back.
 
     Attributes:
-        slack: Room that `read_some` needs, whatever is wanted; 0 where any will do.
+        slack: Smallest room that `read_some` accepts; 0 if any will do.
         position: Bytes of the file on disk consumed so far, for a progress bar.
         failure: None, or why the stream ended before its time.
     """
@@ -90,13 +90,19 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
         raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
     with file:
         try:
-            head = file.read(_MAGIC_BYTES)
-            # The four bytes are read again: zstd or plain, its reader begins at the front.
-            file.seek(0)
+            stream = stream_of(file)
         except OSError as error:
             raise BadDataError(f"{path} {_unreadable(0, error)}") from error
-        # By content: files of both kinds are found under either name.
-        yield _Compressed(file) if is_zstd(head) else _Plain(file)
+        yield stream
+
+
+def stream_of(file: FileIO | BytesIO) -> ByteStream:
+    """Read what is open at its front, or held in memory. Raises `OSError` when it cannot be."""
+    head = file.read(_MAGIC_BYTES)
+    # The four bytes are read again: zstd or plain, its reader begins at the front.
+    file.seek(0)
+    # By content: files of both kinds are found under either name.
+    return _Compressed(file) if is_zstd(head) else _Plain(file)
 
 
 def _opened(path: Path) -> int:
@@ -116,7 +122,7 @@ class _Plain:
 
     slack = 0
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO | BytesIO) -> None:
         self._file = file
         self.position = 0
         self.failure: str | None = None
@@ -136,7 +142,7 @@ class _Compressed:
 
     slack = MAX_BLOCK_BYTES
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO | BytesIO) -> None:
         self._source = _Pieces(FrameWalker(BufferedReader(file, READ_BYTES)))
         # It decompresses straight into the caller's buffer. The bytes that `decompressobj` makes of
         # every block, and the copy of them, cost a tenth more: 282 ns a depth record, not 252.

@@ -1,7 +1,7 @@
-"""The journal: every frame as it came in, kept so that the day can be run again.
+"""The journal: every frame as it came in, so that the day can be run again. It knows no vendor.
 
-`format` says what the bytes are and `entries` reads them back; `writer` takes frames from a live
-feed and hands them to the thread in `recorder`, which alone touches the disk; `compress` is the
-process that makes a finished segment small. `segments` finds what there is of some days, and
-`feed` turns it into the records that were live.
+`recorder` takes frames from a live feed and hands them to a thread, which alone touches the disk,
+through `segment_writer`; that also compresses what is done. `reader` finds what there is of some
+days and yields its frames. `segments` knows the files of a folder, and `format` what their bytes
+are. A feed's own module plays its journal through its own decoder.
 """

@@ -85,6 +85,7 @@ def list_segments(directory: Path, market: Market) -> list[Segment]:
         plain = path.with_name(path.name.removesuffix(COMPRESSED))
         if key not in found:
             found[key] = Segment(plain, *key, size_of(path))
+        # Sorted names: the plain form comes first, so this is the compressed one beside it.
         elif is_whole(path):
             found[key] = Segment(plain, *key, size_of(path), compressed_first=True)
     return [found[key] for key in sorted(found)]
@@ -122,6 +123,7 @@ def open_segment(segment: Segment) -> Iterator[ByteStream]:
         try:
             stream = stack.enter_context(open_stream(segment.paths[0]))
         except NoDataError:
+            # Between the listing and now it may have been compressed: then the other form is there.
             if segment.paths[0].exists():
                 raise
             stream = stack.enter_context(open_stream(segment.paths[1]))
@@ -162,6 +164,7 @@ def _belongs(name: str) -> bool:
 
 def _date_and_number(name: str, market: Market) -> tuple[dt.date, int] | None:
     found = _NAME.fullmatch(name)
+    # One folder may hold both feeds.
     if found is None or found["feed"] != market.feed_name:
         return None
     try:

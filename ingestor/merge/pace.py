@@ -3,7 +3,7 @@
 The schedule is absolute. The first event is due at once; every other is due by its distance in
 event time from the first, divided by the speed. Due times are computed from that one anchor, never
 from the event before, so an error in sending one event does not move the next. Holes longer than
-`max_gap_ns` are shortened to it: what was cut out is kept as one growing offset.
+`max_gap_ns` are shortened to it: the time removed so far is one offset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OCTAVES: Final = 48
 
 
 class Pacer:
-    """Maps event times to due times; speed is events' seconds per second of ours, above 0."""
+    """Maps event times to due times; speed is seconds of event time per second, above 0."""
 
     def __init__(self, speed: float, max_gap_ns: int | None = None) -> None:
         self._speed = speed

@@ -112,7 +112,12 @@ class Runs:
                 continue
             if sole is None:
                 runs = self.block_of_run == index
-                rows_of_block = _ranges(self.start[runs], self.stop[runs])
+                start = self.start[runs]
+                stop = self.stop[runs]
+                # The rows of all runs one after another, without a Python step a run.
+                lengths = stop - start
+                ends = np.cumsum(lengths)
+                rows_of_block = np.arange(int(lengths.sum())) + np.repeat(stop - ends, lengths)
                 counts.update(rtype_counts(self.blocks[index].records[rows_of_block]))
             else:
                 counts[sole] += int(rows)
@@ -127,13 +132,6 @@ class Runs:
         for block, rows in zip(self.blocks, per_block.tolist(), strict=True):
             counts[block.feed] += int(rows)
         return dict(counts)
-
-
-def _ranges(start: Int64s, stop: Int64s) -> Int64s:
-    """Return the indexes start[0], start[0] + 1 ... stop[0] - 1, start[1]..."""
-    lengths = stop - start
-    ends = np.cumsum(lengths)
-    return np.arange(int(lengths.sum())) + np.repeat(stop - ends, lengths)
 
 
 def whole_block(block: Block) -> Runs:

@@ -4,8 +4,8 @@ What a vendor, a server, a file or an operator sends is checked against these wh
 that records, ring, encoders and publisher never meet what does not fit them. Bounds that only one
 format can have stand beside its reader; whatever two readers share stands here.
 
-A thing that is out of bounds costs itself, never the frame, file or run around it: it is left out,
-counted by cause, and told once.
+A value out of bounds is dropped by itself, never with its frame, file or run. It is counted by
+cause and logged once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_LINE_CHARS: Final = 1_000
 """A line of the log is cut here."""
 
 MAX_TEXT_CHARS: Final = 240
-"""Foreign text inside a sentence of ours is cut here: a server's reason, a sample of a message."""
+"""Foreign text in our messages is cut to this length: a server's reason, a sample of a message."""
 
 MAX_JSON_EVENT_BYTES: Final = 4_096
 """No event as JSON is longer: at most 2 KiB of numbers, and its symbol, escaped, up to twice."""
@@ -38,7 +38,7 @@ _UNPRINTABLE: Final = re.compile(
 )
 _HIDDEN: Final = "(hidden)"
 _TELLTALE_CHARS: Final = 4
-"""The beginning of a secret that is hidden too, where the rest of it was cut."""
+"""Shortest prefix of a secret that is hidden as well, in case the rest was cut off."""
 
 _ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the process reports to its supervisor (README, "Exit codes")."""
+    """What the process reports to its supervisor (docs/exit-codes.md)."""
 
     OK = 0
     INTERNAL = 1

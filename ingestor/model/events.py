@@ -3,8 +3,8 @@
 The pipeline never builds these; it carries records. They are what `DBNIngestor.read_trades()`
 yields and what the consumer library decodes messages to. Fields stand in the contract's order.
 Prices are the double nearest to the exact decimal (use the record arrays for exact integers);
-what is unknown is None. They hold no cycles, so the garbage collector need not know of them:
-keeping many costs less than half the time that way.
+what is unknown is None. They hold no cycles, so the garbage collector does not track them: keeping
+a million takes less than half the time.
 
 Records become events a column at a time: NumPy and `map` turn one field of all records into
 Python values, and `map` calls the event's class with one value of each column, so that no line of
@@ -39,12 +39,7 @@ from ingestor.model.records import (
     RType,
     split_by_rtype,
 )
-from ingestor.model.symbols import (
-    PUBLISHER_EXCHANGE,
-    OptionTicker,
-    parse_option_ticker,
-    symbol_of,
-)
+from ingestor.model.symbols import PUBLISHER_EXCHANGE, OptionTicker, parse_option_ticker, symbol_of
 from ingestor.model.units import PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 
@@ -199,7 +194,7 @@ def events_of(block: Block) -> Iterator[Event]:
     """Yield every record of a block as its event object, in order.
 
     What is taken from the block is taken a stretch of one event type at a time, before the first
-    event of the stretch. Raises `BadDataError` for an unknown rtype, and an option that is none.
+    event of the stretch. Raises `BadDataError` for an unknown rtype or an invalid option ticker.
     """
     for kind, records in split_by_rtype(block.records):
         yield from _BUILDERS[kind.rtype](records, block)
@@ -322,7 +317,7 @@ def _option_trades(records: Records, block: Block) -> Iterator[OptionTrade]:
 
 
 def _option_parts(symbol: str) -> tuple[str, str, str, float, str]:
-    """What an event says of a ticker, in its order."""
+    """The fields of an event that come from its ticker, in order."""
     ticker = parse_option_ticker(symbol)
     strike = ticker.strike_e9 / PRICE_SCALE
     return ticker.underlying, symbol, ticker.expiry.isoformat(), strike, ticker.right
@@ -348,6 +343,7 @@ def _levels(records: Records) -> Iterator[tuple[Level, ...]]:
         units = records["levels"][f"{side}_px_e9"].ravel()
         sizes = records["levels"][f"{side}_sz"].ravel()
         columns += [_prices(units), np.where(units == UNDEF_PRICE, 0, sizes).tolist()]
+    # One iterator ten times: each record takes the next ten levels from it.
     return zip(*[map(Level, *columns)] * LEVELS, strict=True)
 
 

@@ -32,7 +32,7 @@ def status_subject(feed: str) -> str:
 
 
 class What(StrEnum):
-    """What happened; each calls for a look at the span it names."""
+    """What happened; the span says which data is affected."""
 
     STREAMING = "streaming"
     """The first data since the feed was started: from here on nothing is missing."""
@@ -51,7 +51,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]
 
 
 class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One happening; times are int nanoseconds UTC, None where there is none.
+    """One status; times are int nanoseconds UTC, None where there is none.
 
     The span runs from the last record before it to the first one after it, by the vendor's clock
     (`from_event_ns`, `to_event_ns`) and by ours (`from_recv_ns`, `to_recv_ns`). Known losses are

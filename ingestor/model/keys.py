@@ -4,7 +4,7 @@ The key of a record is (``ts_event_ns``, ``ts_recv_ns``, ``sequence``). A file's
 truth, so keys must never decrease along it: a record whose key is smaller than that of the record
 before takes that key. Along a feed the key is therefore a running maximum. The maximum of triples
 is found without a loop: sort the block once by key, take the running maximum of the resulting
-ranks, and read the key of the record that holds it. Blocks that already rise (all, in practice)
+ranks, and read the key of the record that holds it. Blocks already in order (all, in practice)
 cost one comparison a record, compiled where there was a compiler.
 """
 

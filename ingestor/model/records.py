@@ -145,18 +145,10 @@ class EventType:
 
 EVENT_TYPES: Final = (
     EventType(
-        "StockTrade",
-        RType.STOCK_TRADE,
-        "market.stocks.trades",
-        "stocks.trades.v1",
-        STOCK_TRADE,
+        "StockTrade", RType.STOCK_TRADE, "market.stocks.trades", "stocks.trades.v1", STOCK_TRADE
     ),
     EventType(
-        "StockQuote",
-        RType.STOCK_QUOTE,
-        "market.stocks.quotes",
-        "stocks.quotes.v1",
-        STOCK_QUOTE,
+        "StockQuote", RType.STOCK_QUOTE, "market.stocks.quotes", "stocks.quotes.v1", STOCK_QUOTE
     ),
     EventType(
         "OptionTrade",
@@ -196,7 +188,7 @@ def joined(parts: Sequence[Records]) -> Records:
     """Return arrays of one dtype, at least one, as one read-only array.
 
     By way of their bytes: NumPy's own concatenation compares structured dtypes field by field in
-    Python, for every part anew, which takes longer than to decode a short frame.
+    Python, again for each part, which takes longer than decoding a short frame.
     """
     return np.frombuffer(b"".join(part.data for part in parts), parts[0].dtype)
 

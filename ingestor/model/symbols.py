@@ -17,8 +17,8 @@ from ingestor.model.errors import BadDataError
 
 SymbolTable = dict[int, str]
 """instrument_id to symbol, for the records of a block. A table may grow, at its end, while blocks
-refer to it, but an id keeps its symbol: where one is to have another, a new table begins. So
-whatever was looked up in a table holds for as long as the table is the same object."""
+refer to it, but an id keeps its symbol: a new symbol for an id begins a new table. So a lookup
+stays valid as long as the table is the same object."""
 
 OPTION_PREFIX: Final = "O:"
 OPTION_TAIL_CHARS: Final = 15

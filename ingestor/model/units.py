@@ -37,8 +37,3 @@ def price_text(price_e9: int) -> str:
     whole, fraction = divmod(abs(price_e9), PRICE_SCALE)
     digits = f"{fraction:0{PRICE_DIGITS}d}".rstrip("0") or "0"
     return f"{sign}{whole}.{digits}"
-
-
-def price_text_or_none(price_e9: int) -> str | None:
-    """Return the exact decimal, or None for `UNDEF_PRICE`."""
-    return None if price_e9 == UNDEF_PRICE else price_text(price_e9)

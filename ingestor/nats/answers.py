@@ -2,7 +2,7 @@
 
 One JSON object per answer (ADR-50 of the NATS design records): a flow acknowledgement, the report
 of a gap, an error that names its message, or a publish acknowledgement, which may hold an error
-instead. Unknown fields are ignored; what no server would say is refused, for anybody who knows our
+instead. Unknown fields are ignored; impossible values are refused, since anyone who knows our
 inbox can write to it.
 """
 

@@ -104,7 +104,7 @@ class Connection:
         """Raises ConfigurationError for options that cannot work.
 
         Args:
-            options: Where the servers are and how to be let in.
+            options: Server addresses and credentials.
             on_change: Must be quick and not raise.
             open_timeout_s: How long opening tries every server again and again; None tries each
                 of them once.
@@ -163,7 +163,7 @@ class Connection:
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was lost and made anew."""
+        """How often the connection was lost and made again."""
         return int(self._client.stats["reconnects"])
 
     async def open(self) -> None:
@@ -249,7 +249,7 @@ class Connection:
         return True
 
     async def tap(self, receiver: Receiver) -> tuple[str, Subscription]:
-        """Have what comes to a new inbox handed on; return the inbox, below which all is taken.
+        """Deliver what comes below a new inbox to `receiver`; return the inbox.
 
         Raises `NoAnswerError`.
         """
@@ -282,8 +282,8 @@ class Connection:
     ) -> Msg:
         """Ask, and return the answer; `what` opens the sentence of an error.
 
-        Raises `NoAnswerError` and its kinds (a TimeoutError), `ForbiddenError`, and what `failure`
-        says. That the subject is forbidden ends nothing but the request.
+        Raises `NoAnswerError` or its subclass (a TimeoutError), `ForbiddenError`, and what
+        `failure` says. That the subject is forbidden ends nothing but the request.
         """
         self._remember(subject)
         losses = self._losses

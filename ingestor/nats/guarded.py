@@ -1,4 +1,4 @@
-"""nats-py's client, which nothing that a server says can break, fill or talk out of a secret.
+"""nats-py's client, hardened: no server input can crash it, exhaust memory or reveal a secret.
 
 nats-py trusts its server: a line or a message of any announced length is gathered, and what it
 does not expect (an ``INFO`` over 32 KiB, one that is no object, ``-ERR`` without quotes, a header
@@ -97,7 +97,7 @@ class _ServerInfo(msgspec.Struct):
 
 
 class NonsenseError(ProtocolError):
-    """What the server says makes no sense; unlike its parent it says what."""
+    """The server broke the protocol; unlike its parent this error says how."""
 
     def __str__(self) -> str:
         """Return the reason."""

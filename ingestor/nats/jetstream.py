@@ -96,14 +96,20 @@ class JetStreamApi:
         api, timeout_s = self._connection.api, self._timeout_s
         return await api(what, subject, dict, body, timeout_s=timeout_s)
 
-    async def stream_info(self, stream: str) -> Json | None:
-        """Return configuration and state, or None when there is no such stream."""
+    async def _find(
+        self, missing: int, what: str, subject: str, body: Json | None = None
+    ) -> Json | None:
+        """Make a request; None if the server's error is `missing`."""
         try:
-            return await self.call(f"stream {stream}", f"STREAM.INFO.{stream}")
+            return await self.call(what, subject, body)
         except RefusedError as refused:
-            if refused.error.err_code == STREAM_NOT_FOUND:
+            if refused.error.err_code == missing:
                 return None
             raise
+
+    async def stream_info(self, stream: str) -> Json | None:
+        """Return configuration and state, or None when there is no such stream."""
+        return await self._find(STREAM_NOT_FOUND, f"stream {stream}", f"STREAM.INFO.{stream}")
 
     async def stream_end(self, stream: str) -> StreamEnd | None:
         """Return where a stream ends, or None when there is no such stream."""
@@ -123,12 +129,8 @@ class JetStreamApi:
 
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:
         """Return a consumer's configuration and state, or None when there is no such consumer."""
-        try:
-            return await self.call(f"consumer {consumer}", f"CONSUMER.INFO.{stream}.{consumer}")
-        except RefusedError as refused:
-            if refused.error.err_code == CONSUMER_NOT_FOUND:
-                return None
-            raise
+        subject = f"CONSUMER.INFO.{stream}.{consumer}"
+        return await self._find(CONSUMER_NOT_FOUND, f"consumer {consumer}", subject)
 
     async def message(self, stream: str, **which: Any) -> StoredMessage | None:
         """Read a stored message, or None when it is gone.
@@ -136,12 +138,9 @@ class JetStreamApi:
         `which` is ``seq=``, ``last_by_subj=``, or ``next_by_subj=`` with the lowest ``seq=``.
         """
         what = f"a message of stream {stream}"
-        try:
-            values = await self.call(what, f"STREAM.MSG.GET.{stream}", which)
-        except RefusedError as refused:
-            if refused.error.err_code == MESSAGE_NOT_FOUND:
-                return None
-            raise
+        values = await self._find(MESSAGE_NOT_FOUND, what, f"STREAM.MSG.GET.{stream}", which)
+        if values is None:
+            return None
         with _sense(what):
             message = values["message"]
             # JSON carries bytes as base64; a message without payload leaves the key out.
@@ -172,28 +171,28 @@ class JetStreamApi:
         name, left = looker
         try:
             while left > 0:
-                chunk = await self._pull(stream, name, min(left, CHUNK_MESSAGES))
+                messages = min(left, CHUNK_MESSAGES)
+                if self._inbox is None:
+                    self._inbox, _ = await self._connection.tap(self)
+                self._pulls += 1
+                inbox = f"{self._inbox}.{self._pulls}"
+                self._looker = name.encode()
+                self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
+                body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
+                subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
+                # A frame: a request would go through nats-py's one inbox, message by message.
+                self._connection.write(
+                    f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n"
+                )
+                async with asyncio.timeout(PULL_TIMEOUT_S):
+                    await self._arrived.wait()
+                chunk = self._pulled
                 if not chunk:
                     return  # The rest was removed meanwhile.
                 left -= len(chunk)
                 yield chunk
         finally:
             await self._drop_looker(stream, name)
-
-    async def _pull(self, stream: str, name: str, messages: int) -> list[tuple[int, bytes]]:
-        if self._inbox is None:
-            self._inbox, _ = await self._connection.tap(self)
-        self._pulls += 1
-        inbox = f"{self._inbox}.{self._pulls}"
-        self._looker = name.encode()
-        self._pulled, self._wanted, self._arrived = [], messages, asyncio.Event()
-        body = msgspec.json.encode({"batch": messages, "expires": _PULL_LIFE_NS})
-        subject = f"{self._connection.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{name}"
-        # Written as a frame: a request would go through nats-py's one inbox, message by message.
-        self._connection.write(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
-        async with asyncio.timeout(PULL_TIMEOUT_S):
-            await self._arrived.wait()
-        return self._pulled
 
     def receive(self, frames: list[Frame]) -> None:
         """Take messages that were pulled; called by the connection."""
@@ -214,7 +213,7 @@ class JetStreamApi:
     async def _make_looker(
         self, stream: str, subjects: Sequence[str], start: int
     ) -> tuple[str, int] | None:
-        """Make a consumer that only looks; return its name and what it has to look at."""
+        """Make a consumer that acknowledges nothing; return its name and what it has to look at."""
         config: Json = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": start,
@@ -254,7 +253,7 @@ def leader_of(info: Json) -> str:
 
 @contextlib.contextmanager
 def _sense(what: str) -> Any:
-    """Turn an answer whose parts are missing or of another type into no answer."""
+    """Treat an answer with missing or mistyped fields as no answer."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):

@@ -1,9 +1,9 @@
-"""Where the NATS servers are and how to be let in, checked before anything connects.
+"""Server addresses and credentials, validated before connecting.
 
 User and password may stand in a URL; they are taken out of it here, so that whatever names a
 server in a message or a log can name nothing else. URLs are read by one strict expression and not
 by `urllib`, which takes ``nats://jo:pa/ss@host`` for a host ``jo``: what the expression does not
-match is refused, and only what cannot be a secret of it is shown.
+match is refused, and only the part that cannot be a secret is shown.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def resolve(options: ConnectOptions) -> Credentials:
     if options.credentials_file is not None:
         _check_credentials(options.credentials_file)
     if options.nkey_file is not None:
-        _check_nkey(options.nkey_file)
+        _check_seed(_key_file("the nkey file", options.nkey_file), "nkey file", options.nkey_file)
     # One tls:// makes all of them TLS: nats-py has one context for the whole pool.
     context = options.tls or _tls(options, any(url.scheme == "tls" for url in urls))
     return Credentials(
@@ -300,15 +300,11 @@ def _key_file(what: str, path: Path) -> str:
 
 def _check_credentials(path: Path) -> None:
     text = _key_file("the NATS credentials file", path)
-    # The client library reads on for ever in a file without these lines.
+    # The client library reads on forever in a file without these lines.
     if not all(mark in text for mark in _CREDENTIALS_MARKS):
         raise ConfigurationError(f"{path} is no NATS credentials file: it holds no JWT and seed")
     seed = text.partition(_CREDENTIALS_MARKS[1])[2].partition("\n")[2].partition("\n")[0]
     _check_seed(seed, "NATS credentials file", path)
-
-
-def _check_nkey(path: Path) -> None:
-    _check_seed(_key_file("the nkey file", path), "nkey file", path)
 
 
 def _check_seed(seed: str, what: str, path: Path) -> None:

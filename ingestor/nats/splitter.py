@@ -143,7 +143,17 @@ class Splitter:
         stop = start + _bounded(head.payload_bytes) + len(_END)
         if stop <= len(buffer):
             if head.header_bytes is not None and head.sid in self._taps:
-                _add_with_headers(head, head.header_bytes, buffer[start : stop - 2], cut)
+                body = buffer[start : stop - 2]
+                header, payload = body[: head.header_bytes], body[head.header_bytes :]
+                status = _STATUS(header)
+                # Publishers may write such a header too; a stream's messages have a reply.
+                if status is not None and not payload and not head.reply:
+                    text = status[2].decode("utf-8", "replace")
+                    cut.statuses.append(
+                        (head.sid, Status(head.subject.decode(), int(status[1]), text))
+                    )
+                else:
+                    cut.frames.setdefault(head.sid, []).append((head.subject, head.reply, payload))
             else:
                 cut.others.append(buffer[at:stop])
         return stop
@@ -179,14 +189,3 @@ def _head(line: bytes) -> _Head | None:
     subject, sid, *reply = words[:-sizes]
     headers = int(words[-2]) if sizes == 2 else None
     return _Head(subject, sid, b"".join(reply), headers, int(words[-1]))
-
-
-def _add_with_headers(head: _Head, header_bytes: int, body: bytes, cut: Cut) -> None:
-    header, payload = body[:header_bytes], body[header_bytes:]
-    status = _STATUS(header)
-    # Whoever publishes may write such a header; what is delivered from a stream has a reply.
-    if status is not None and not payload and not head.reply:
-        text = status[2].decode("utf-8", "replace")
-        cut.statuses.append((head.sid, Status(head.subject.decode(), int(status[1]), text)))
-    else:
-        cut.frames.setdefault(head.sid, []).append((head.subject, head.reply, payload))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import ConfigurationError, StreamError
@@ -92,7 +92,14 @@ async def set_up(api: JetStreamApi, settings: StreamSettings) -> StreamState:
     info = await _create(api, settings) if info is None else await _update(api, settings, info)
     if made:
         log.info("stream %s is made for %s", settings.name, ", ".join(settings.subjects))
-    _check_use(settings.name, info["config"])
+    config = info["config"]
+    # Without acknowledgements every message would be sent again and again.
+    if config.get("no_ack"):
+        raise StreamError(
+            f"stream {settings.name} has no_ack set: nothing can be known to be stored"
+        )
+    if config.get("sealed"):
+        raise StreamError(f"stream {settings.name} is sealed: it takes no messages")
     for consumer in settings.consumers:
         await _set_up_consumer(api, settings.name, consumer)
     if not settings.consumers:
@@ -163,12 +170,12 @@ def _wanted(settings: StreamSettings) -> Json:
 
 
 def _differences(existing: Json, wanted: Json) -> Json:
-    return {key: value for key, value in wanted.items() if _setting(existing, key) != value}
-
-
-def _setting(config: Json, key: str) -> Any:
-    """Return a setting; the server leaves out what has its default."""
-    return config.get(key, "default" if key == "persist_mode" else None)
+    # The server leaves out a setting that has its default.
+    return {
+        key: value
+        for key, value in wanted.items()
+        if existing.get(key, "default" if key == "persist_mode" else None) != value
+    }
 
 
 async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
@@ -179,20 +186,18 @@ async def _change(api: JetStreamApi, verb: str, config: Json) -> Json:
     except RefusedError as refused:
         # The server does not say whose they are.
         if refused.error.err_code == SUBJECTS_OVERLAP:
-            holders = await _holders(api, subjects, name)
+            names: list[str] = []
+            for subject in subjects:
+                answer = await api.call(
+                    f"streams of {subject}", "STREAM.NAMES", {"subject": subject}
+                )
+                names += [other for other in answer.get("streams") or [] if other != name]
+            holders = f"stream {', '.join(sorted(set(names)))}"
             raise StreamError(f"{what}: {holders} already takes {', '.join(subjects)}") from None
         if refused.error.err_code == INVALID_JSON and config.pop("allow_batched", None):
             # A strict server that is older than fast ingest.
             return await _change(api, verb, config)
         raise
-
-
-async def _holders(api: JetStreamApi, subjects: list[str], name: str) -> str:
-    names: list[str] = []
-    for subject in subjects:
-        answer = await api.call(f"streams of {subject}", "STREAM.NAMES", {"subject": subject})
-        names += [other for other in answer.get("streams") or [] if other != name]
-    return f"stream {', '.join(sorted(set(names)))}"
 
 
 def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -201,29 +206,38 @@ def _joined(existing: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [had for had in existing if not any(covers(one, had) for one in new)] + new
 
 
-def _check_filters(settings: StreamSettings, existing: Json) -> None:
-    """Refuse a filter that matches no subject; what is mirrored or transformed may have any."""
-    if any(existing.get(key) for key in ("mirror", "sources", "subject_transform")):
-        return
+def unreached_filter(settings: StreamSettings, existing: Json) -> str | None:
+    """Say which filter matches no subject of the stream, whose configuration is `existing`.
+
+    None where each does; what is mirrored or transformed may have any subject.
+    """
+    if _holds_any(existing):
+        return None
     subjects = _joined(existing.get("subjects") or [], settings.subjects)
     for consumer in settings.consumers:
         for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, subject) for subject in subjects):
-                raise ConfigurationError(
+                return (
                     f"nats.consumers: filter_subject = {wanted!r} of {consumer.name!r} is not "
                     f"allowed: it matches none of the subjects of stream {settings.name}, "
                     f"{', '.join(subjects)}"
                 )
+    return None
+
+
+def _check_filters(settings: StreamSettings, existing: Json) -> None:
+    if (unreached := unreached_filter(settings, existing)) is not None:
+        raise ConfigurationError(unreached)
+    if _holds_any(existing):
+        return
+    for consumer in settings.consumers:
+        for wanted in consumer.filter_subjects:
             if not any(overlap(wanted, ours) for ours in _OURS):
                 log.warning("consumer %s: no event is ever published on %s", consumer.name, wanted)
 
 
-def _check_use(name: str, config: Json) -> None:
-    # Without acknowledgements every message would be sent again and again.
-    if config.get("no_ack"):
-        raise StreamError(f"stream {name} has no_ack set: nothing can be known to be stored")
-    if config.get("sealed"):
-        raise StreamError(f"stream {name} is sealed: it takes no messages")
+def _holds_any(existing: Json) -> bool:
+    return any(existing.get(key) for key in ("mirror", "sources", "subject_transform"))
 
 
 def _max_message_bytes(name: str, config: Json) -> int:

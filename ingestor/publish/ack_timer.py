@@ -1,6 +1,6 @@
 """When to ask what is stored, when to reconcile, and how long to bear it. No clock is read here.
 
-The stream acknowledges every so many messages by itself: the *flow* of a batch, which follows the
+The stream acknowledges every N messages by itself: the *flow* of a batch, which follows the
 pace, so that acknowledgements come about as often as anybody wants to know: every message of a
 quiet feed, one in hundreds of a busy one. What is left is the tail of a burst, shorter than the
 flow. What was under way at a mark is due one delay later; if it is not acknowledged by then, and
@@ -84,20 +84,17 @@ class AckTimer:
             # Where something was acknowledged just now, the rest is probably on its way.
             ask = still_s > 0 and not coming
             return AckAction.ASK if ask else AckAction.WAIT, self._ack_delay_s
-        self._measure(sent, now_s)
+        if sent != self._mark:
+            self._busy_s = now_s
+        # A timer that fires early must not make a burst look like a pace without end.
+        elapsed_s = max(now_s - self._mark_s, ACK_DELAY_S / 2)
+        self.messages_per_s = max(sent - self._mark, 0) / elapsed_s
         idle = nothing_owed and now_s - self._busy_s >= IDLE_S
         return AckAction.REST if idle else AckAction.WAIT, self._set_mark(sent, now_s)
 
     def answered(self, took_s: float) -> None:
         """Note how long an answer took: a distant or busy server is given more time."""
         self._ack_delay_s = max(ACK_DELAY_S, min(ROUND_TRIPS * took_s, MAX_ACK_DELAY_S / 2))
-
-    def _measure(self, sent: int, now_s: float) -> None:
-        if sent != self._mark:
-            self._busy_s = now_s
-        # A timer that fires early must not make a burst look like a pace without end.
-        elapsed_s = max(now_s - self._mark_s, ACK_DELAY_S / 2)
-        self.messages_per_s = max(sent - self._mark, 0) / elapsed_s
 
     def _set_mark(self, sent: int, now_s: float) -> float:
         self._mark, self._mark_s = sent, now_s

@@ -24,7 +24,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -62,63 +62,50 @@ _SUFFIX: Final = ".$FI"
 _NUMBER: Final = re.compile(rf"[0-9]{{{SEQUENCE_DIGITS}}}", re.ASCII).fullmatch
 
 
-class Batch(Protocol):
+class Batch:
     """What the publisher knows of either kind."""
 
-    prefix: str
     flow: int
     """The stream acknowledges by itself after this many messages, or fewer."""
-    sent: int
-    acked: int
-    last_seq: int | None
-    """Stream sequence of the last acknowledged message, where the stream has told it."""
-    refusal: ApiError | None
-    """The first reason given against a message."""
-    broken: bool
-    """No more of it may be sent: what is stored has to be found out."""
-    ended: bool
-    """Nothing more of it will be stored, and it is known how much is."""
-    out_of_order: int
-    """Number of a message that is said to be stored though one before it was refused; or 0."""
-    committed: bool
-    """Its last message is on its way, or stored."""
-    closing: bool
-    """Its next message is its last one."""
-    odd_answers: int
-    """Answers that no server would give, left unheeded."""
 
-    @property
-    def room(self) -> int:
-        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
-        ...
-
-    @property
-    def reply(self) -> Reply:
-        """Reply subject of the next messages."""
-        ...
-
-    def note_sent(self, messages: int) -> None:
-        """Note that so many messages are on their way under `reply`."""
-        ...
-
-    def receive(self, tail: str, answer: Answer) -> None:
-        """Take an answer; `tail` is its subject after the prefix and a dot."""
-        ...
-
-
-class _State:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.sent = 0
         self.acked = 0
         self.last_seq: int | None = None
+        """Stream sequence of the last acknowledged message, where the stream has told it."""
         self.refusal: ApiError | None = None
+        """The first reason given against a message."""
         self.broken = False
+        """No more of it may be sent: reconcile first."""
         self.ended = False
+        """Nothing more of it will be stored, and it is known how much is."""
         self.out_of_order = 0
+        """Number of a message said to be stored though one before it was refused; or 0."""
         self.committed = False
+        """Its last message is on its way, or stored."""
         self.closing = False
+        """Its next message is its last one."""
         self.odd_answers = 0
+        """Answers that no server would give; ignored."""
+
+    @property
+    def room(self) -> int:
+        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
+        raise NotImplementedError
+
+    @property
+    def reply(self) -> Reply:
+        """Reply subject of the next messages."""
+        raise NotImplementedError
+
+    def note_sent(self, messages: int) -> None:
+        """Note that `messages` messages were sent under `reply`."""
+        self.sent += messages
+
+    def receive(self, tail: str, answer: Answer) -> None:
+        """Take an answer; `tail` is its subject after the prefix and a dot."""
+        raise NotImplementedError
 
     def _break(self, error: ApiError | None) -> None:
         self.broken = True
@@ -133,7 +120,7 @@ class _State:
         return A_WHOLE_WRITE if self.sent < limit else 0
 
 
-class FastBatch(_State):
+class FastBatch(Batch):
     """One batch of fast ingest.
 
     `flow` is how many messages between flow acknowledgements we ask for. `proof` makes it a batch
@@ -142,12 +129,7 @@ class FastBatch(_State):
     """
 
     def __init__(
-        self,
-        inbox: str,
-        batch_id: str,
-        *,
-        proof: bool = False,
-        flow: int = FLOW_MESSAGES,
+        self, inbox: str, batch_id: str, *, proof: bool = False, flow: int = FLOW_MESSAGES
     ) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = flow
@@ -177,8 +159,9 @@ class FastBatch(_State):
         return self._append if self.sent else self._reply(_START)
 
     def note_sent(self, messages: int) -> None:
-        """Note that so many messages are on their way under `reply`."""
-        self.sent += messages
+        """Note them; see `Batch`."""
+        super().note_sent(messages)
+        # Only fast ingest knows commits: an `AckBatch` goes on however often it is to be closed.
         self.committed = self.closing
 
     @property
@@ -216,7 +199,7 @@ class FastBatch(_State):
             return
         # Answers may overtake each other through a cluster; the highest says all.
         self.acked = max(self.acked, ack.sequence)
-        # As the server says, within bounds: 0 would stop us for ever, and more than was asked is
+        # As the server says, within bounds: 0 would stop us forever, and more than was asked is
         # none.
         self._granted = min(max(ack.messages, 1), FLOW_MESSAGES) * OUTSTANDING
 
@@ -237,16 +220,10 @@ class FastBatch(_State):
         return Reply(self._head, b".%d.$FI" % operation)
 
 
-class AckBatch(_State):
+class AckBatch(Batch):
     """Messages that are acknowledged one by one, a bounded number of them under way."""
 
-    def __init__(
-        self,
-        inbox: str,
-        batch_id: str,
-        *,
-        window: int = ACK_WINDOW_MESSAGES,
-    ) -> None:
+    def __init__(self, inbox: str, batch_id: str, *, window: int = ACK_WINDOW_MESSAGES) -> None:
         super().__init__(f"{inbox}.{batch_id}")
         self.flow = 1
         self._window = window
@@ -263,10 +240,6 @@ class AckBatch(_State):
     def reply(self) -> Reply:
         """Reply subject of the next messages."""
         return self._reply
-
-    def note_sent(self, messages: int) -> None:
-        """Note that so many messages are on their way under `reply`."""
-        self.sent += messages
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; see `Batch`. Answers come in the order of the messages."""

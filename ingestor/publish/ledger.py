@@ -1,4 +1,4 @@
-"""The books of a publisher: rows to be sent, rows under way, rows known to be stored.
+"""The ledger of a publisher: rows to be sent, rows under way, rows known to be stored.
 
 No I/O: answers are handed in, and what may be sent is asked for. Everything under way belongs to
 the open batch, since a batch is followed by another only when it is wholly acknowledged or
@@ -32,16 +32,10 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import (
-    FLOW_MESSAGES,
-    AckBatch,
-    Batch,
-    FastBatch,
-    Window,
-)
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, Window
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
-"""Nothing is sent while so much is under way; the server drops what comes when 128 MiB wait."""
+"""Most bytes under way; the server drops messages once 128 MiB wait."""
 
 MAX_WRITE_ROWS: Final = 4096
 """Rows encoded and written at a time: about four megabytes of the largest events."""
@@ -68,7 +62,7 @@ class ReconcileRequest:
     """How many messages of `sent` does the stream of this identity hold?
 
     `acked` of ours are stored behind sequence `anchor`, `newest` being the last of them; each of
-    the runs was encoded by itself. `alone` says that no message of others was seen of late.
+    the runs was encoded by itself. `alone` says that no foreign message was seen recently.
     """
 
     stream: str
@@ -102,7 +96,7 @@ class StoredPrefix:
     """The server that said so."""
 
     def guard(self, subject: str) -> tuple[str, str] | None:
-        """Return the header with which nothing is stored that we have not reckoned with."""
+        """Return the header that makes the server refuse if anything else was stored since."""
         if self.end is not None:
             return "Nats-Expected-Last-Sequence", str(self.end)
         if subject in self.subject_ends:
@@ -117,7 +111,7 @@ class StoredPrefix:
 
 
 class Ledger:
-    """Books over one stream and one inbox."""
+    """The rows of one stream and one inbox."""
 
     def __init__(self, inbox: str, state: StreamState) -> None:
         self._inbox = inbox
@@ -160,7 +154,7 @@ class Ledger:
 
     @property
     def alone(self) -> bool:
-        """Whether no message of others was seen of late."""
+        """Whether no foreign message was seen recently."""
         return self._alone
 
     @property
@@ -175,7 +169,7 @@ class Ledger:
 
     @property
     def ack_is_coming(self) -> bool:
-        """Whether so much is under way that the stream acknowledges without being asked."""
+        """Whether a full flow is under way, which the stream acknowledges unasked."""
         return self.window.messages >= self.batch.flow
 
     @property
@@ -185,7 +179,7 @@ class Ledger:
 
     @property
     def odd_answers(self) -> int:
-        """Answers on the inbox that make no sense; they are left unheeded."""
+        """Malformed answers on the inbox; they are ignored."""
         return self._odd_answers + self.batch.odd_answers
 
     @property
@@ -201,7 +195,7 @@ class Ledger:
         return refusal if refusal is not None and refusal.number in FULL else None
 
     def add(self, runs: Runs) -> None:
-        """Take rows that are to be sent after all others."""
+        """Append rows."""
         if len(runs):
             self._unsent.append(runs)
 

@@ -1,9 +1,8 @@
 """The publisher's link to its stream: connection and ledger, and what the one tells the other.
 
 Answers to messages come in the connection's read loop, without a task, and move the window there.
-Whoever waits for one waits here, and whatever ends the run is kept here: `failure` is raised by all
-that waits. Asking the stream's leader is here too, since both the acknowledgement timer and the
-recovery do it.
+Callers wait for them here, and what ends the run is kept here: every wait raises `failure`. Asking
+the stream's leader is here too, since both the acknowledgement timer and the recovery do it.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class StreamLink:
 
     @property
     def ledger(self) -> Ledger:
-        """The books of the stream. Raises RuntimeError before the link is open."""
+        """The stream's ledger. Raises RuntimeError before the link is open."""
         if self._ledger is None:
             raise RuntimeError("the publisher is not open")
         return self._ledger
@@ -108,7 +107,7 @@ class StreamLink:
         self._ledger, self.leader_name = Ledger(inbox, state), state.leader
 
     async def set_up_again(self) -> StreamState:
-        """Make the stream anew. Raises TimeoutError, RefusedError."""
+        """Make the stream again. Raises TimeoutError, RefusedError."""
         return await set_up(self._leader, self.settings)
 
     async def find_stored(self) -> StoredPrefix:
@@ -121,7 +120,7 @@ class StreamLink:
         return stored
 
     def bound_messages(self) -> None:
-        """Cut messages as server and stream take them, once all before is settled."""
+        """Cut messages as server and stream take them, once all sent before is acknowledged."""
         self.encoder.max_payload_bytes = self.max_message_bytes
 
     async def wait(self, limit_s: float | None = None) -> None:
@@ -141,7 +140,7 @@ class StreamLink:
             await self.wait(left_s)
 
     def wake(self, *, recover: bool = False) -> None:
-        """Have whoever waits look again; `recover` says that what is stored must be found out."""
+        """Wake all waits to look again; `recover` says that what is stored must be found out."""
         if recover:
             self.needs_recovery.set()
         self._wakeup.set()
@@ -187,12 +186,12 @@ class StreamLink:
         except Exception as error:
             # What `on_acknowledged` raises, or a fault of ours: the read loop must live to close in
             # order.
-            log.exception("an acknowledgement cannot be dealt with")
-            self.fail(IngestorError(f"an acknowledgement cannot be dealt with: {error}"))
+            log.exception("cannot process an acknowledgement")
+            self.fail(IngestorError(f"cannot process an acknowledgement: {error}"))
         if ledger.odd_answers and not self._told_odd:
             self._told_odd = True
-            # Once: whoever knows our inbox could fill the log.
-            log.warning("an answer that makes no sense came as acknowledgement: left unheeded")
+            # Once: anyone who knows our inbox could fill the log.
+            log.warning("ignoring a malformed acknowledgement")
         self.wake(recover=ledger.batch.broken)
 
     def _connection_changed(self) -> None:

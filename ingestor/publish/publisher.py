@@ -34,7 +34,7 @@ from ingestor.publish.recovery import Recovery
 from ingestor.publish.status import StatusPublisher
 
 GIVE_UP_AFTER_S: Final = 60.0
-"""The run ends when something is due and nothing was acknowledged for so long, by default."""
+"""Default of `give_up_after_s`."""
 
 FLOW_PERIOD_S: Final = 0.01
 """How often the stream is to acknowledge."""
@@ -43,13 +43,13 @@ MAX_QUEUED_S: Final = 2.0
 """A leader that answers and stores nothing of ours for this long has lost it."""
 
 TROUBLE_S: Final = 1.0
-"""A stream that stores nothing for this long is worth a word."""
+"""A stream that stores nothing for this long is reported."""
 
 BATCH_IDLE_S: Final = 5.0
 """A batch idle for this long is followed by another; the server forgets it after twice the time."""
 
 BATCH_AGE_S: Final = 2.0
-"""An older batch is committed with its next event, so that an exact sequence of late is known."""
+"""An older batch is committed with its next event, so that a recent exact sequence is known."""
 
 BUSY_BATCH_AGE_S: Final = 10.0
 """The same at full speed, where to wait for the commit costs some 20 ms."""
@@ -114,7 +114,7 @@ class Publisher:
         self._connection = self._link.connection
         self._recovery = Recovery(self._link, give_up_after_s=give_up_after_s)
         self.statuses = StatusPublisher(self._connection)
-        """Publishes what feeds tell about themselves, beside the market's data."""
+        """Publishes feed statuses, beside the market's data."""
         self._ack_timer = AckTimer()
         self._lock = asyncio.Lock()
         self._recovering: asyncio.Task[None] | None = None
@@ -137,11 +137,6 @@ class Publisher:
     def unacked_rows(self) -> int:
         """Rows under way: sent and not known to be stored."""
         return self._link.ledger.window.rows if self._link.is_open else 0
-
-    @property
-    def unacked_bytes(self) -> int:
-        """Bytes under way."""
-        return self._link.ledger.window.size_bytes if self._link.is_open else 0
 
     @property
     def last_ack_ns(self) -> int | None:
@@ -168,7 +163,7 @@ class Publisher:
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was lost and made anew."""
+        """How often the connection was lost and made again."""
         return self._connection.reconnects
 
     async def open(self) -> None:
@@ -257,7 +252,7 @@ class Publisher:
             last_ts_event_ns=window.last_ts_event_ns,
         )
 
-    # Sending. The lock is held by whoever pumps.
+    # Sending. The pump holds the lock.
 
     async def _recovery_loop(self) -> None:
         with contextlib.suppress(IngestorError):
@@ -333,8 +328,11 @@ class Publisher:
         if action is AckAction.REST and ledger.next_runs() is not None:
             # All is stored, and an answer without which no more may be sent is lost.
             link.wake(recover=True)
-        elif asks or (action is AckAction.REST and not ledger.exact):
-            self._put_question(recover=action is AckAction.RECONCILE)
+        elif (asks or (action is AckAction.REST and not ledger.exact)) and (
+            self._question is None or self._question.done()
+        ):
+            recover = action is AckAction.RECONCILE
+            self._question = asyncio.create_task(self._question_leader(recover))
         if action is not AckAction.REST:
             self._set_timer(next_s)
 
@@ -343,15 +341,11 @@ class Publisher:
         oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
         return now_s() - self._batch_began_s > (oldest_s if ledger.alone else SHARED_BATCH_AGE_S)
 
-    def _put_question(self, *, recover: bool) -> None:
-        if self._question is None or self._question.done():
-            self._question = asyncio.create_task(self._question_leader(recover))
-
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.
 
-        What waits in its queue will be stored, and to send it again would not make it faster. The
-        leader is the one that the batch began with: an earlier question may have met the next one.
+        What waits in its queue will be stored, and to send it again would not make it faster. With
+        another leader than the batch began with, or in another term, that queue is gone.
         """
         link = self._link
         acked = self.acked_messages
@@ -359,10 +353,11 @@ class Publisher:
             answered = await self._ask()
         except IngestorError:
             return  # It has ended the run: whoever sends is told.
-        if not recover or acked != self.acked_messages:
+        if acked != self.acked_messages or not link.ledger.window.messages:
             return
         silent_s = now_s() - max(link.acked_s, self._batch_began_s)
-        if not answered or link.leader_name != self._batch_leader or silent_s > MAX_QUEUED_S:
+        idle = recover and (not answered or silent_s > MAX_QUEUED_S)
+        if idle or (answered and link.leader_name != self._batch_leader):
             log.info("nothing is acknowledged%s", "" if answered else " and nobody answers")
             link.wake(recover=True)
 
@@ -378,7 +373,7 @@ class Publisher:
             link.fail(error)
             raise
         except (TimeoutError, RefusedError) as error:
-            log.debug("what is stored is not known yet: %s", error)
+            log.debug("cannot tell yet what is stored: %s", error)
         else:
             self._ack_timer.answered(now_s() - began_s)
             # The answer is about the batch that was open when it was asked.

@@ -1,7 +1,7 @@
 """Reconciling: how many of the messages that were sent does the stream hold?
 
-After a lost connection, a silence or a change of leader nobody has said what became of the messages
-under way. They were sent in order and are stored in order, so the answer is one number: the stream
+After a lost connection, a silence or a change of leader the fate of the messages under way is
+unknown. They were sent in order and are stored in order, so the answer is one number: the stream
 holds the first k of them. Nothing is ever read back message by message to find it.
 
 1. Sequences say it where we write alone. Every message that is stored raises the stream's last
@@ -10,8 +10,9 @@ holds the first k of them. Nothing is ever read back message by message to find 
    message. That nobody else writes is checked: a message at floor + i must be our i-th one.
 2. Where others write other subjects, the newest message under our own subjects is looked up by the
    server. Its payload is one of those under way, and its place among them is k.
-3. Equal payloads are real. Where one payload has several places, the server counts what is stored
-   under our subjects behind the *anchor*, the last message of ours whose sequence is known.
+3. Equal payloads occur in real data. Where one payload has several places, the server counts what
+   is stored under our subjects behind the *anchor*, the last message of ours whose sequence is
+   known.
 4. Only where others write the same subjects is what lies behind the floor read and compared.
 
 Messages are compared by payload, since a stream may store them under other subjects than those
@@ -126,16 +127,16 @@ class _Search:
             return False
         # Equal payloads: the server counts, since the message at the floor proves nothing.
         if len(places) > 1:
-            return await self._none_foreign()
+            ours = await self._count(self._mapped(), self._request.floor + 1)
+            everything = await self._count([">"], self._request.floor + 1)
+            return self._request.alone if ours is None else ours == everything
         return place == behind or self._request.alone
 
-    async def _none_foreign(self) -> bool:
-        ours = await self._count(self._mapped(), self._request.floor + 1)
-        everything = await self._count([">"], self._request.floor + 1)
-        return self._request.alone if ours is None else ours == everything
-
     async def _amid_others(self) -> StoredPrefix:
-        ends = {one: await self._last_under(mapped) for one, mapped in self._subjects.items()}
+        ends = {
+            one: (await self._message(last_by_subj=mapped) if mapped else None)
+            for one, mapped in self._subjects.items()
+        }
         newest = max((end for end in ends.values() if end), key=lambda end: end.seq, default=None)
         subject_ends = {}
         # After a transform a guard would name a subject that the message is not stored under.
@@ -145,22 +146,16 @@ class _Search:
             if self._end.first_seq > self._request.floor + 1 or self._end.removed_amid:
                 self._tell_unknown()
             return StoredPrefix(0, subject_ends=subject_ends)
-        count = await self._place_of(newest)
-        if count is None:
-            return await self._compare()
-        first = newest.seq if count == 1 else await self._first_seq() if count else None
-        return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
-
-    async def _last_under(self, subject: str | None) -> StoredMessage | None:
-        return await self._message(last_by_subj=subject) if subject else None
-
-    async def _place_of(self, newest: StoredMessage) -> int | None:
         places = self._places(newest.payload)
         if len(places) > 1:
             ours = await self._count(self._mapped(), self._request.anchor + 1)
             counted = (ours or 0) - self._request.acked
             places = [counted] if counted in places else []
-        return places[0] if places else None
+        count = places[0] if places else None
+        if count is None:
+            return await self._compare()
+        first = newest.seq if count == 1 else await self._first_seq() if count else None
+        return StoredPrefix(count, first, newest.seq, subject_ends=subject_ends)
 
     async def _compare(self) -> StoredPrefix:
         """Read what lies behind the floor: ours is in it in order, whatever lies between.

@@ -53,7 +53,7 @@ GUARD_BYTES: Final = 80
 """What the header of a guarded message takes at most."""
 
 GUARDED_ATTEMPTS: Final = 5
-"""After so many refusals of a guarded message in a row, others write its subject: no guard."""
+"""This many refused guards in a row mean that others write the subject: send unguarded."""
 
 _SILENT_STREAM: Final = (
     "the stream takes messages and stores none: a disk that was full may have stopped it, "
@@ -222,7 +222,7 @@ class Recovery:
         if not link.connection.up or silent_s <= min(PONG_S, self.silence_s):
             return
         if silent_s > self.silence_s or not await link.connection.answers(PONG_S):
-            log.warning("%s says nothing: connecting anew", link.connection.servers)
+            log.warning("%s does not answer: reconnecting", link.connection.servers)
             link.connection.drop()
 
     async def _go_on_after(self, lost: StreamLostError) -> None:
@@ -247,7 +247,7 @@ class Recovery:
                 *(lost, gone, ledger.floor_seq),
             )
         else:
-            log.warning("%s: nothing of ours was in it; going on", lost)
+            log.warning("%s held none of our messages; continuing", lost)
         ledger.go_on_in(state, gone)
 
     def _given_up(self) -> IngestorError:

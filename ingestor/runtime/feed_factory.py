@@ -20,19 +20,18 @@ from urllib.parse import urlsplit
 import uvloop
 
 from ingestor.config.schema import Config, LiveFeedName, Polygon
+from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.feed import PolygonFeed
+from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.limits import BacklogLimits, SocketLimits
-from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
-from ingestor.feeds.polygon.outputs import channel_names
-from ingestor.feeds.polygon.reference import ReferencePrice
-from ingestor.feeds.polygon.settings import FeedSettings, Strikes
+from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
-from ingestor.journal.writer import JournalCounts, JournalWriter
-from ingestor.model.blocks import Block, Source
+from ingestor.journal.recorder import JournalCounts, JournalRecorder
+from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
-from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter, CounterRow
@@ -57,14 +56,14 @@ log = logging.getLogger(__name__)
 
 
 class LiveFeed(Protocol):
-    """What a live feed process runs: a connection that hands its results to an outlet."""
+    """What a live feed process runs: a connection that hands its results to a sink."""
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Run until `stopping` turns true. Raises VendorRefusedError."""
         ...
 
 
-MakeFeed = Callable[[Outlet, FrameLog | None, FeedContext], LiveFeed]
+MakeFeed = Callable[[Sink, FrameLog | None, FeedContext], LiveFeed]
 """Makes a feed inside its process."""
 
 
@@ -74,41 +73,26 @@ class Journal(FrameLog, Protocol):
     counts: JournalCounts
 
 
-class RingOutlet:
-    """The way from a live feed to the publisher: its ring and its row of counters."""
+class RingSink(RingWriter):
+    """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters."""
 
     def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
-        self._writer = RingWriter(context)
+        super().__init__(context)
         self._context = context
-        self._row = context.row
         self._journal = journal
-        self.counts = FeedCounts()
-
-    def put(self, block: Block) -> bool:
-        """Take a block that is not empty; False when the ring is full."""
-        return self._writer.put(block)
-
-    def tell(self, status: FeedStatus) -> bool:
-        """Take what the feed tells about itself; False when the ring is full."""
-        return self._writer.tell(status)
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""
         self._context.table.reference_price_e9 = price_e9
 
-    def beat(self, counts: FeedCounts) -> None:
-        """Take a sign of life, and show the totals to the other processes."""
-        self.counts = counts
-        self._writer.beat()
-        _show(counts, self._row)
-        self._context.table.note_skipped(self._context.index, counts.skipped)
-        self._row.away(not counts.streaming, time.monotonic_ns())
+    def show(self, stats: FeedStats) -> None:
+        """Show the totals to the other processes, as a sign of life."""
+        self.beat()
+        _show(stats, self._row)
+        self._context.table.note_skipped(self._context.index, stats.skipped)
+        self._row.away(not stats.streaming, time.monotonic_ns())
         if self._journal is not None:
             self._row[Counter.UNRECORDED] = self._journal.counts.lost
-
-    def end(self) -> None:
-        """Say that nothing more comes."""
-        self._writer.end(END_TIMEOUT_S)
 
 
 class LiveProcess:
@@ -116,16 +100,16 @@ class LiveProcess:
 
     def __init__(self, make_feed: MakeFeed, journal: Journal | None, context: FeedContext) -> None:
         self._context = context
-        self._outlet = RingOutlet(context, journal)
+        self._sink = RingSink(context, journal)
         self._journal = journal
-        self._feed = make_feed(self._outlet, journal, context)
+        self._feed = make_feed(self._sink, journal, context)
 
     def run(self) -> None:
         """Run to the end. Raises VendorRefusedError."""
         try:
             # Raises what the vendor refuses; the journal is closed all the same.
             uvloop.run(self._feed.run(lambda: self._context.stopping))
-            self._outlet.end()
+            self._sink.end(END_TIMEOUT_S)
         finally:
             if self._journal is not None:
                 self._journal.close()
@@ -140,17 +124,17 @@ def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
     return main
 
 
-def _show(counts: FeedCounts, row: CounterRow) -> None:
-    row[Counter.FRAMES] = counts.frames
-    row[Counter.BYTES_READ] = counts.bytes
-    row[Counter.ODDITIES] = sum(counts.oddities.values())
-    row[Counter.LATE] = counts.late
-    row[Counter.RECONNECTS] = counts.reconnects
-    row[Counter.GAPS] = counts.gaps
-    row[Counter.DROPPED_TRADES] = counts.dropped_trades
-    row[Counter.DROPPED_QUOTES] = counts.dropped_quotes
-    row[Counter.HELD] = counts.backlog_rows
-    row[Counter.UNDELIVERED] = counts.undelivered
+def _show(stats: FeedStats, row: CounterRow) -> None:
+    row[Counter.FRAMES] = stats.frames
+    row[Counter.BYTES_READ] = stats.bytes
+    row[Counter.ODDITIES] = sum(stats.oddities.values())
+    row[Counter.LATE] = stats.late
+    row[Counter.RECONNECTS] = stats.reconnects
+    row[Counter.GAPS] = stats.gaps
+    row[Counter.DROPPED_TRADES] = stats.dropped_trades
+    row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
+    row[Counter.HELD] = stats.backlog_rows
+    row[Counter.UNDELIVERED] = stats.undelivered
 
 
 def _no_problem() -> str | None:
@@ -211,30 +195,26 @@ class LiveFeeds:
     config: Config
     vendor: Vendor
 
-    def stocks(
-        self, outlet: Outlet, frame_log: FrameLog | None, context: FeedContext
-    ) -> PolygonFeed:
+    def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
         polygon = self.config.polygon
         return PolygonFeed(
             self._settings("stocks", self.vendor.stocks_url, context, STOCKS_EXTENDED),
             StockDecoder(_late_after_ns(self.config)),
-            outlet,
+            sink,
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
         )
 
-    def options(
-        self, outlet: Outlet, frame_log: FrameLog | None, context: FeedContext
-    ) -> PolygonFeed:
+    def options(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of option trades."""
         strikes = self.config.strikes
         manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
         return PolygonFeed(
             self._settings("options", self.vendor.options_url, context, OPTIONS),
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
-            outlet,
+            sink,
             frame_log=frame_log,
             strikes=Strikes(
                 manager=manager,
@@ -274,13 +254,13 @@ def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
 
 
 @contextlib.contextmanager
-def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
+def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
     """Yield what records each feed, nothing where nothing is to be recorded.
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """
     directory = config.record.dir
-    opened: dict[LiveFeedName, JournalWriter] = {}
+    opened: dict[LiveFeedName, JournalRecorder] = {}
     with contextlib.ExitStack() as stack:
         if directory is not None:
             for name in dict.fromkeys(config.polygon.feeds):
@@ -289,10 +269,10 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalWriter]]:
         yield opened
 
 
-def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalWriter:
+def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalRecorder:
     # The journal keeps the roots beside the frames, so that a replay decodes without this file.
     roots = (option_root(config.strikes.underlying),) if name == "options" else ()
-    return JournalWriter(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
+    return JournalRecorder(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
 
 
 def _late_after_ns(config: Config) -> int:

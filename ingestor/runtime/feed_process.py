@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from ingestor.merge.watermark import WatermarkMerge
+from ingestor.merge.ordering import WatermarkMerge
 from ingestor.model.blocks import Block, Int64s, Runs
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus

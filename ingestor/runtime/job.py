@@ -15,8 +15,8 @@ import msgspec
 
 from ingestor.config.schema import Config, FeedName
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.feeds.polygon.journal_feed import JournalFeed
-from ingestor.journal.days import find_segments
+from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
+from ingestor.journal.reader import find_segments
 from ingestor.model.blocks import Source
 from ingestor.runtime.feed_process import FeedSource, MergedFiles
 from ingestor.runtime.run_records import subjects_of
@@ -74,7 +74,7 @@ def _paths(source: FeedSource) -> Iterator[Path]:
     elif isinstance(source, DBNIngestor):
         yield from (file.path for file in source.files or ())
     elif isinstance(source, JournalFeed):
-        readings = find_segments(source.directory, source.market, source.dates)
+        readings = find_segments(source.directory, source.market, source.dates, first_event_ns)
         yield from (reading.segment.path_there for reading in readings)
 
 

@@ -8,8 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ingestor.config.schema import Config, LiveFeedName
-from ingestor.feeds.polygon.outputs import shown
-from ingestor.merge.arrival import ArrivalMerge
+from ingestor.feeds.polygon.commands import shown
+from ingestor.merge.ordering import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.feed_factory import (
     Journal,

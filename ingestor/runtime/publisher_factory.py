@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,9 +12,11 @@ from typing import Final
 
 from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.encode import make_encoder
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError, IngestorError
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, Json
 from ingestor.nats.options import ConnectOptions, resolve
-from ingestor.nats.stream import ConsumerSettings, StreamSettings
+from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_filter
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 def checked_options(nats: Nats, url: str | Sequence[str]) -> ConnectOptions:
     """Return how to reach the server at `url`, and warn of what is unsafe about it.
 
-    Raises ConfigurationError if it cannot work.
+    Raises ConfigurationError if it cannot work, or a consumer would never get a message.
     """
     if nats.status_stream == nats.stream:
         raise ConfigurationError(
@@ -37,6 +40,7 @@ def checked_options(nats: Nats, url: str | Sequence[str]) -> ConnectOptions:
     options = nats.connect_options(url)
     for caution in resolve(options).cautions:
         log.warning("%s", caution)
+    _check_consumers(nats, options)
     return options
 
 
@@ -88,3 +92,31 @@ def _stream(nats: Nats) -> StreamSettings:
             for consumer in nats.consumers
         ),
     )
+
+
+def _check_consumers(nats: Nats, options: ConnectOptions) -> None:
+    """Refuse a consumer that no message can reach, before there is any process.
+
+    A stream that is there may hold more than we publish, or under other subjects: where that
+    decides, it is asked. Where nobody answers, the publisher asks once somebody does.
+    """
+    stream = _stream(nats)
+    if unreached_filter(stream, {}) is None:
+        return
+    try:
+        info = asyncio.run(_stream_info(options, stream.name))
+    except (IngestorError, TimeoutError) as error:
+        log.debug("stream %s cannot be asked yet: %s", stream.name, error)
+        return
+    unreached = unreached_filter(stream, info["config"] if info else {})
+    if unreached is not None:
+        raise ConfigurationError(unreached)
+
+
+async def _stream_info(options: ConnectOptions, name: str) -> Json | None:
+    connection = Connection(options, on_change=lambda: None)
+    await connection.open()
+    try:
+        return await JetStreamApi(connection).stream_info(name)
+    finally:
+        await connection.close()

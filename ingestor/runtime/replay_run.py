@@ -21,11 +21,11 @@ from ingestor.feeds.databento.files import DbnSchema, days_of
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import Catalog
 from ingestor.feeds.databento.symbology import SymbolFilter
-from ingestor.feeds.polygon.journal_feed import JournalFeed
-from ingestor.journal.days import dates_recorded, find_segments
+from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.format import Market
+from ingestor.journal.reader import dates_recorded, find_segments
+from ingestor.merge.ordering import WatermarkMerge
 from ingestor.merge.pace import Pacer
-from ingestor.merge.watermark import WatermarkMerge
 from ingestor.model.blocks import Source
 from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
@@ -196,7 +196,9 @@ def _catalog(places: Sequence[Path], *, needed: bool) -> Catalog | None:
 def _wanted(replay: Replay, catalog: Catalog | None, places: Sequence[Path]) -> list[FeedName]:
     if replay.journal_dir is None:
         return _of_files(catalog, places)
-    recorded = {name: dates_recorded(replay.journal_dir, MARKETS[name]) for name in MARKETS}
+    recorded = {
+        name: dates_recorded(replay.journal_dir, MARKETS[name], first_event_ns) for name in MARKETS
+    }
     found = recorded | {
         name: [] if catalog is None else catalog.dates(schema) for name, schema in SCHEMAS.items()
     }
@@ -308,7 +310,7 @@ def _check_seen(symbol_filter: SymbolFilter) -> None:
 def _journal(config: Config, name: FeedName) -> FeedSource:
     replay, market = config.replay, MARKETS[name]
     directory = replay.journal_dir or Path()
-    find_segments(directory, market, replay.dates)
+    find_segments(directory, market, replay.dates, first_event_ns)
     return JournalFeed(
         directory=directory,
         market=market,

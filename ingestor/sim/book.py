@@ -160,7 +160,19 @@ class Book:
             taken = min(quantity, sum(self.halves[side].orders[0]))
             # Equal prints must sum up to what the level loses, else the tape contradicts the book.
             self._print(side, taken, prints if taken % prints == 0 else 1)
-            self._consume(side, taken)
+            # Filled from the front; the row is M with what is left of the last order, else C.
+            half = self.halves[side]
+            tick = half.touch
+            queue = half.level_at(0)
+            left = taken
+            while left and queue[0] <= left:
+                left -= queue.pop(0)
+            if left:
+                queue[0] -= left
+            action, size = (b"M", queue[0]) if left else (b"C", taken)
+            half.drop_if_empty(0)
+            self.tape.packet += 1
+            self.tape.write(self, action[0], (SIDE_CODE[side], tick, size, 0))
             quantity -= taken
 
     def uncross(self, tick: int, size: int) -> None:
@@ -177,21 +189,6 @@ class Book:
         head = (AGGRESSOR_CODE[side], self.halves[side].touch, taken // prints, 0)
         for _ in range(prints):
             self.tape.write(self, ord("T"), head)
-
-    def _consume(self, side: int, taken: int) -> None:
-        """Fill from the front; the row is M with what is left of the last order, else C."""
-        half = self.halves[side]
-        tick = half.touch
-        queue = half.level_at(0)
-        left = taken
-        while left and queue[0] <= left:
-            left -= queue.pop(0)
-        if left:
-            queue[0] -= left
-        action, size = (b"M", queue[0]) if left else (b"C", taken)
-        half.drop_if_empty(0)
-        self.tape.packet += 1
-        self.tape.write(self, action[0], (SIDE_CODE[side], tick, size, 0))
 
     def _write_event(
         self, side: int, action: bytes, size: int, depth: int, tick: int | None = None
@@ -318,7 +315,18 @@ def trade(book: Book, draws: Draws, rows: int) -> None:
     """Trade in continuous session until the tape holds at least `rows` rows."""
     events = draws.events()
     while len(book.tape) < rows:
-        _session_event(book, next(events))
+        drawn = next(events)
+        kind, side, depth, size, prints, *rest = drawn
+        # 0..999 holds as many odd numbers as even ones: a fair coin.
+        side &= 1
+        half = book.halves[side]
+        if book.spread > 1 and kind < IMPROVES_PERMILLE:
+            book.add(side, half.touch - AWAY[side], ORDER_SIZES[size])
+        elif kind >= _PERMILLE - TRADES_PERMILLE:
+            book.sweep(side, TRADE_SIZES[size], PRINTS[prints])
+        else:
+            tick = half.touch + AWAY[side] * DEPTHS[depth]
+            _passive_event(book, side, tick, (ORDER_SIZES[size], *rest))
 
 
 def cross(book: Book, draws: Draws, rows: int) -> None:
@@ -333,20 +341,6 @@ def cross(book: Book, draws: Draws, rows: int) -> None:
         _, side, depth, size, *_ = next(events)
         at = book.halves[side & 1].touch + AWAY[side & 1] * DEPTHS[depth]
         book.add(side & 1, at, ORDER_SIZES[size])
-
-
-def _session_event(book: Book, drawn: list[int]) -> None:
-    kind, side, depth, size, prints, *rest = drawn
-    # 0..999 holds as many odd numbers as even ones: a fair coin.
-    side &= 1
-    half = book.halves[side]
-    if book.spread > 1 and kind < IMPROVES_PERMILLE:
-        book.add(side, half.touch - AWAY[side], ORDER_SIZES[size])
-    elif kind >= _PERMILLE - TRADES_PERMILLE:
-        book.sweep(side, TRADE_SIZES[size], PRINTS[prints])
-    else:
-        tick = half.touch + AWAY[side] * DEPTHS[depth]
-        _passive_event(book, side, tick, (ORDER_SIZES[size], *rest))
 
 
 def _passive_event(book: Book, side: int, tick: int, drawn: Sequence[int]) -> None:

@@ -194,7 +194,17 @@ def day_records(date: dt.date, seed: int, depth_events: int) -> Iterator[Records
     yield _snapshot(touch, hours.midnight_ns, draws)
     yield from trading.play(plan.first, touch, hours.first)
     # The last part may have ended in the middle of a script: the book is read back from its row.
-    book = _book_of(player.last)
+    levels = player.last["levels"]
+    sides = [
+        zip(
+            (levels[f"{name}_px_e9"] // TICK_E9).tolist(),
+            levels[f"{name}_sz"].tolist(),
+            levels[f"{name}_ct"].tolist(),
+            strict=True,
+        )
+        for name in ("bid", "ask")
+    ]
+    book = Book((Half(BID, list(sides[BID])), Half(ASK, list(sides[ASK]))), BookTape())
     opening = book.halves[BID].touch
     cross(book, draws, plan.gathering)
     yield player.play_all(write_script(book.tape, draws), hours.gathering)
@@ -268,21 +278,6 @@ def _snapshot(touch: int, midnight_ns: int, draws: Draws) -> Records:
     records["ts_in_delta_ns"] = 0
     records["sequence"] = FIRST_SEQUENCE
     return records
-
-
-def _book_of(record: Any) -> Book:
-    """Return a book whose ten visible levels are those of a record."""
-    levels = record["levels"]
-    sides = [
-        zip(
-            (levels[f"{name}_px_e9"] // TICK_E9).tolist(),
-            levels[f"{name}_sz"].tolist(),
-            levels[f"{name}_ct"].tolist(),
-            strict=True,
-        )
-        for name in ("bid", "ask")
-    ]
-    return Book((Half(BID, list(sides[BID])), Half(ASK, list(sides[ASK]))), BookTape())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -180,6 +180,7 @@ def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
         "status": 0,
     }
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    # Replaced as a whole: a replay that reads it meanwhile sees the old or the new one.
     partial.write_text(json.dumps(symbology, indent=4) + "\n")
     partial.replace(path)
 
@@ -187,6 +188,7 @@ def write_symbology(folder: Path, mapping: SymbolMapping) -> None:
 def _read_symbology(path: Path) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads(path.read_text())
+        # Raises AttributeError for JSON that is no table.
         known.get("result", {}).values()
     except (ValueError, AttributeError) as error:
         raise BadDataError(f"{path} is not a symbology file: {error}") from error
@@ -392,16 +394,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted, nothing was written", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    print(_summary(day))
-    return ExitCode.OK
-
-
-def _summary(day: SampleDay) -> str:
-    return (
+    print(
         f"wrote {day.depth_events:,} MBP-10 records ({day.depth_bytes / 1e6:,.1f} MB) to "
         f"{day.depth_path} and {day.trades:,} trades ({day.trades_bytes / 1e6:,.1f} MB) to "
         f"{day.trades_path}"
     )
+    return ExitCode.OK
 
 
 if __name__ == "__main__":

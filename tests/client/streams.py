@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import nats
 import numpy as np
 
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.records import Records

@@ -20,7 +20,7 @@ from ingestor.config.load import (
     file_layer,
     load,
 )
-from ingestor.config.schema import Config
+from ingestor.config.schema import MIN_SPEED, Config
 from ingestor.model.errors import ConfigurationError
 
 
@@ -230,3 +230,18 @@ def test_secrets_in_a_file_that_everybody_can_read_are_warned_of(tmp_path: Path)
     path = file(tmp_path, "[nats]\nurl = 'nats://c'")
     path.chmod(0o644)
     assert cautions(path, file_layer(path)) == []
+
+
+def test_no_number_is_infinite_or_none() -> None:
+    numbers = [key for key, value in defaults().items() if isinstance(value, float)]
+    for key in (*numbers, "replay.max_gap_s", "nats.max_age_s", "strikes.focus"):
+        for value in (float("nan"), float("inf"), -float("inf")):
+            with pytest.raises(ConfigurationError, match=re.escape(key)):
+                load([{key: Setting(value, "file x", typed=True)}])
+
+
+def test_the_slowest_speed_is_allowed_and_a_slower_one_is_not() -> None:
+    slowest = load([{"replay.speed": Setting(MIN_SPEED, "file x", typed=True)}])
+    assert slowest.config.replay.speed == MIN_SPEED
+    with pytest.raises(ConfigurationError, match=r"replay\.speed"):
+        load([{"replay.speed": Setting(MIN_SPEED / 2, "file x", typed=True)}])

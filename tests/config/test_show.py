@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.config.load import Setting, defaults, load
+from ingestor.config.load import Setting, defaults, load, show
 from ingestor.config.schema import LIVE_ONLY, REPLAY_ONLY
-from ingestor.config.show import show
 
 
 def test_every_key_is_shown_with_its_value_and_origin() -> None:

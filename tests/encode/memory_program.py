@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ingestor.encode.json_records import read_rows, symbol_read
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.encode import make_encoder
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import TABLES_HELD, JsonEncoder
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError

@@ -17,10 +17,10 @@ from ingestor.encode.packed import (
     MAX_SYMBOLS_READ,
     Head,
     PackedBlock,
+    PackedEncoder,
     decode_packed,
     is_packed,
 )
-from ingestor.encode.packer import PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.model import bounds
 from ingestor.model.blocks import Block, Frames, Reply, Runs, Source, whole_block

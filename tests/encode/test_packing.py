@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.encode.packed import MAX_ROW_BYTES, MAX_ROWS, MAX_SYMBOL_BYTES, decode_packed
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import (
+    MAX_ROW_BYTES,
+    MAX_ROWS,
+    MAX_SYMBOL_BYTES,
+    PackedEncoder,
+    decode_packed,
+)
 from ingestor.model.blocks import Block, Encoder, Frames, Reply, Runs, Source, whole_block
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError

@@ -11,7 +11,7 @@ import numpy as np
 
 from ingestor.client.batches import Batch, batches_of
 from ingestor.client.decode import Message, decode
-from ingestor.encode.packer import PackedEncoder
+from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status

@@ -20,10 +20,15 @@ from ingestor.journal.format import (
     pack_header,
     seed_of,
 )
+from ingestor.journal.reader import Reading
+from ingestor.journal.segments import Segment
 from tests.fuzz.mutator import EDGES, Mutator
-from tests.fuzz.target import Target, check_publishable
+from tests.fuzz.target import Target, check_publishable, is_one_of
+from tests.journal.tapes import DAY, OPEN_NS, stock_frames
 from tests.journal.tapes import HEADER as SOUND
-from tests.journal.tapes import OPEN_NS, stock_frames
+
+_SHARE: Final = 16
+"""One in so many inputs is looked for in its folder too."""
 
 _FRAMES: Final = [data for data, _, _ in stock_frames(6)]
 
@@ -36,7 +41,10 @@ def journal(folder: Path) -> Target:
     def run(data: bytes) -> None:
         path.write_bytes(data)
         feed = JournalFeed(directory=folder, market=Market.STOCKS, block_bytes=MIN_BLOCK_BYTES)
-        for block in feed.blocks():
+        whole_way = is_one_of(_SHARE, data)
+        one = Reading(Segment(path, DAY, 1, len(data)), DAY)
+        blocks = feed.blocks() if whole_way else feed.blocks_of([one])
+        for block in blocks:
             check_publishable(block)
 
     def finish(rng: Random, data: bytes) -> bytes:

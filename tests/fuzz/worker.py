@@ -7,6 +7,7 @@ see, a crash or a loop in native code, shows in `Place`: a file that names the i
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import mmap
@@ -43,6 +44,7 @@ _WARM_SHARE: Final = 5
 _TRACE_LINES: Final = 12
 _SEED_BITS: Final = 40
 _PLACE: Final = struct.Struct("<qq")
+_LIBC: Final = ctypes.CDLL(None)
 _ROOT: Final = Path(__file__).parents[2]
 
 
@@ -180,6 +182,8 @@ def _bounded_memory() -> Iterator[None]:
 
 
 def _resident_bytes() -> int:
+    # What was freed and is only kept for later is no growth: a zstd window takes up to 128 MiB.
+    _LIBC.malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -12,11 +12,10 @@ from typing import Any
 from unittest.mock import patch
 
 from ingestor.encode.reference import payloads
-from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.journal.compress import Compressor
-from ingestor.journal.entries import EntryReader
+from ingestor.feeds.polygon.decode import LATE_AFTER_NS, OptionDecoder, StockDecoder
 from ingestor.journal.format import (
     Entry,
+    EntryReader,
     Header,
     Market,
     entry_head,
@@ -24,8 +23,9 @@ from ingestor.journal.format import (
     read_header,
     seed_of,
 )
+from ingestor.journal.recorder import JournalRecorder
+from ingestor.journal.segment_writer import Compressor
 from ingestor.journal.segments import Segment, open_segment
-from ingestor.journal.writer import JournalWriter
 from ingestor.model.blocks import Block, Source, whole_block
 from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError
@@ -163,13 +163,19 @@ def _option_element(draw: random.Random, ms: int, number: int) -> dict[str, Any]
     return option_trade(sym=symbol, p=price, t=ms, q=number)
 
 
-def record(directory: Path, feed_name: str, frames: Sequence[Received], **settings: Any) -> None:
+def record(
+    directory: Path,
+    feed_name: str,
+    frames: Sequence[Received],
+    late_after_ns: int = LATE_AFTER_NS,
+    **settings: Any,
+) -> None:
     """Record frames as one run of the live feed would, to its end.
 
     Nothing is compressed: how far that comes meanwhile is up to the machine.
     """
     with patch.object(Compressor, "add"):
-        writer = JournalWriter(directory, feed_name, **settings)
+        writer = JournalRecorder(directory, feed_name, late_after_ns=late_after_ns, **settings)
         for received in frames:
             writer.append(*received)
         writer.close()

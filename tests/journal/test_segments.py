@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ingestor.journal.days import dates_recorded
+from ingestor.feeds.polygon.journal_feed import first_event_ns
 from ingestor.journal.format import Market
+from ingestor.journal.reader import dates_recorded
 from ingestor.journal.segments import (
     header_of,
     is_whole,
@@ -60,7 +61,7 @@ def test_segments_come_in_order_with_their_size_on_disk(tmp_path: Path) -> None:
     found = list_segments(tmp_path, Market.STOCKS)
     assert [(one.date, one.number) for one in found] == [(DAY, 1), (DAY, 2), (NEXT, 1)]
     assert [one.size for one in found] == [path.stat().st_size for path in reversed(paths)]
-    assert dates_recorded(tmp_path, Market.STOCKS) == [DAY, NEXT]
+    assert dates_recorded(tmp_path, Market.STOCKS, first_event_ns) == [DAY, NEXT]
 
 
 def test_of_a_segment_that_is_there_twice_the_plain_one_is_read_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.units import INT64_MAX, UNDEF_PRICE, price_text, price_text_or_none
+from ingestor.model.units import INT64_MAX, price_text
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,3 @@ def test_any_price_reads_back_as_itself_in_the_shortest_form(price_e9: int) -> N
     assert point
     assert fraction == "0" or not fraction.endswith("0")
     assert whole.lstrip("-") == str(abs(int(whole)))
-
-
-def test_the_undefined_price_is_none() -> None:
-    assert price_text_or_none(UNDEF_PRICE) is None
-    assert price_text_or_none(0) == "0.0"

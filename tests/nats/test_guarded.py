@@ -72,7 +72,8 @@ GREETINGS = [
 
 
 async def opened(options: ConnectOptions, **how: Any) -> None:
-    link = Connection(options, on_change=lambda: None, **how)
+    """Connect, for half a second at most, and close again."""
+    link = Connection(options, on_change=lambda: None, open_timeout_s=0.5, **how)
     try:
         await link.open()
     finally:
@@ -90,11 +91,6 @@ def open_at(*greetings: bytes, **how: Any) -> str:
             return str(raised.value)
 
     return asyncio.run(check())
-
-
-@pytest.fixture(autouse=True)
-def _a_short_time_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingestor.nats.connection.OPEN_TIMEOUT_S", 0.5)
 
 
 @pytest.mark.parametrize("greeting", GREETINGS)

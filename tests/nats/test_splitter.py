@@ -141,3 +141,8 @@ def test_a_line_of_blanks_or_words_is_read_in_one_pass(line: bytes) -> None:
 def test_a_size_that_is_none_is_bad_data(size: bytes) -> None:
     with pytest.raises(BadDataError):
         Splitter({b"1"}).feed(b"HMSG a 1 5 " + size + b"\r\n")
+
+
+def test_a_message_with_a_status_in_its_header_and_a_payload_is_a_message() -> None:
+    cut = Splitter({TAPPED}).feed(with_header(b"a", TAPPED, b"", b"NATS/1.0 404\r\n\r\n", b"x"))
+    assert (cut.statuses, cut.frames) == ([], {TAPPED: [(b"a", b"", b"x")]})

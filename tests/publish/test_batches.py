@@ -349,3 +349,10 @@ def test_what_is_stored_is_counted_by_feed_and_type_also_within_a_write_and_over
     assert window.acked_by_feed == {0: 2, 1: 3}
     assert window.acked_by_rtype == {int(RType.FUTURES_TRADE): 5}
     assert (window.first_ts_event_ns, window.last_ts_event_ns) == (10, 14)
+
+
+def test_single_messages_know_no_commit_so_their_batch_goes_on_when_it_is_to_close() -> None:
+    batch = AckBatch("_INBOX.x", "b1", window=3)
+    batch.closing = True
+    batch.note_sent(2)
+    assert (batch.sent, batch.committed, batch.room) == (2, False, A_WHOLE_WRITE)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.nats_servers import NatsServer
 
 ROWS = 400
-HELD_BYTES = 20_000
-"""Some hundred messages that the server has not read when their connection is lost."""
+HELD_BYTES = 2_000
+"""Some twenty messages at least that the server has not read when their connection is lost."""
 
 BETWEEN = 1_000
 """Rows acknowledged from one disturbance to the next."""

@@ -51,7 +51,7 @@ PER_SUBJECT = 20_000
 AHEAD = {"per-subject limits": PER_SUBJECT // 2}
 """What is stored and not read, at most: nothing is removed before it was looked at."""
 
-FAR_AHEAD = 1_000_000
+FAR_AHEAD = 100_000
 """The same where nothing is removed: a reader whose consumer elects a leader holds nobody up."""
 
 STREAMS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ import pytest
 
 from ingestor.config.schema import Config, Polygon, Record, Strikes
 from ingestor.feeds.polygon.feed import PolygonFeed
-from ingestor.feeds.polygon.outlet import Outlet
+from ingestor.feeds.polygon.sink import Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
@@ -17,7 +17,7 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_factory import (
     LiveFeeds,
-    RingOutlet,
+    RingSink,
     Vendor,
     journals,
     price_of,
@@ -74,8 +74,8 @@ def test_without_stocks_the_focus_is_the_price() -> None:
 @pytest.mark.parametrize("name", ["stocks", "options"])
 def test_a_feed_is_made_inside_its_place(name: str) -> None:
     here = place(1)
-    outlet: Outlet = RingOutlet(here)
-    feed = getattr(LiveFeeds(Config(), VENDOR), name)(outlet, None, here)
+    sink: Sink = RingSink(here)
+    feed = getattr(LiveFeeds(Config(), VENDOR), name)(sink, None, here)
     assert isinstance(feed, PolygonFeed)
 
 

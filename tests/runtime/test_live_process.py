@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog, Outlet
-from ingestor.journal.writer import JournalCounts
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
@@ -16,19 +17,19 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_factory import RingOutlet, live_feed_main
+from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
 from tests.rows import block
 
 STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
-COUNTS = FeedCounts(
+STATS = FeedStats(
     frames=5,
     bytes=600,
     records=9,
-    skipped={"not JSON": 1, "price": 2},
-    oddities={"fraction": 4},
+    skipped=Counts({"not JSON": 1, "price": 2}),
+    oddities=Counts({"fraction": 4}),
     late=6,
-    reconnects=7,
+    sockets=8,
     gaps=8,
     dropped_trades=10,
     dropped_quotes=11,
@@ -43,13 +44,13 @@ def place(ring_bytes: int = 100_000) -> FeedContext:
 class Feed:
     """Hands on one block, and runs until it is stopped, or refused."""
 
-    outlet: Outlet
+    sink: Sink
     refusal: VendorRefusedError | None = None
 
     async def run(self, stopping: Callable[[], bool]) -> None:
-        assert self.outlet.put(block([(3, 1, 1)]))
-        assert self.outlet.tell(STATUS)
-        self.outlet.beat(COUNTS)
+        assert self.sink.put(block([(3, 1, 1)]))
+        assert self.sink.tell(STATUS)
+        self.sink.show(STATS)
         if self.refusal:
             raise self.refusal
         while not stopping():
@@ -84,7 +85,7 @@ def taken(where: FeedContext) -> tuple[list[Block | FeedStatus], bool]:
 def test_a_feed_runs_until_the_run_is_to_stop_and_ends_its_ring() -> None:
     here = place()
     threading.Timer(0.1, here.table.stop).start()
-    live_feed_main(lambda outlet, _log, _context: Feed(outlet), None)(here)
+    live_feed_main(lambda sink, _log, _context: Feed(sink), None)(here)
     (records, status), ended = taken(here)
     assert isinstance(records, Block)
     assert (status, ended) == (STATUS, True)
@@ -98,9 +99,9 @@ def test_a_refusal_ends_the_process_and_its_journal_is_closed() -> None:
     here, journal = place(), Log()
     given: list[FrameLog | None] = []
 
-    def make(outlet: Outlet, frame_log: FrameLog | None, _: FeedContext) -> Feed:
+    def make(sink: Sink, frame_log: FrameLog | None, _: FeedContext) -> Feed:
         given.append(frame_log)
-        return Feed(outlet, VendorRefusedError("no"))
+        return Feed(sink, VendorRefusedError("no"))
 
     with pytest.raises(VendorRefusedError, match="no"):
         live_feed_main(make, journal)(here)
@@ -111,15 +112,15 @@ def test_what_the_journal_does_not_take_is_counted() -> None:
     here = place()
     threading.Timer(0.1, here.table.stop).start()
     journal = Log(counts=JournalCounts(lost=3))
-    live_feed_main(lambda outlet, _log, _context: Feed(outlet), journal)(here)
+    live_feed_main(lambda sink, _log, _context: Feed(sink), journal)(here)
     assert here.row[Counter.UNRECORDED] == 3
 
 
 def test_other_processes_see_the_totals_and_the_price() -> None:
     here = place()
-    outlet = RingOutlet(here)
-    outlet.beat(COUNTS)
-    outlet.price(686_005_000_000)
+    sink = RingSink(here)
+    sink.show(STATS)
+    sink.price(686_005_000_000)
     shown = {
         Counter.FRAMES: 5,
         Counter.BYTES_READ: 600,
@@ -137,6 +138,6 @@ def test_other_processes_see_the_totals_and_the_price() -> None:
 
 
 def test_a_full_ring_is_not_waited_for() -> None:
-    outlet = RingOutlet(place(ring_bytes=1000))
+    sink = RingSink(place(ring_bytes=1000))
     large = block([(at, 0, 0) for at in range(15)])
-    assert [outlet.put(large), outlet.put(large)] == [True, False]
+    assert [sink.put(large), sink.put(large)] == [True, False]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ingestor.merge.arrival import ArrivalMerge
+from ingestor.merge.ordering import ArrivalMerge
 from ingestor.model.blocks import Source
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus, What, decode_status

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.config.schema import Process
-from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.nats import connection
 from ingestor.publish import status
 from ingestor.runtime import feed_factory, publisher_process

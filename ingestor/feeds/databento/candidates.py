@@ -12,7 +12,7 @@ names in one folder that differ in symbol or piece only, or files of one folder 
 begin with different records. Of the same data one file is taken, day by day: the one with more
 instruments, else the one of fewer days, else a plain one before a compressed one, else the one
 whose path sorts last (job folders begin with their date, so the newest delivery). Where neither of
-two holds all of the other, which to take is for people to say.
+two holds all of the other, the operator must choose.
 
 What remains is laid in *lanes*: in each, files one after the other that do not overlap. A layout
 of a file a day is one lane; a delivery split by symbol is a lane a symbol, which the replay merges.
@@ -262,7 +262,7 @@ def front_of(path: Path) -> Front:
 
 @lru_cache(maxsize=_CONTENTS_HELD)
 def contents_of(path: Path) -> Contents:
-    """Look further into a file; one that cannot be read so far may hold anything."""
+    """Look further into a file; one that cannot be read this far may hold any instrument."""
     try:
         opening = _open(path, READ_BYTES)
         header = header_of(opening.content, path, opening.failure)

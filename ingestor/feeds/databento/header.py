@@ -319,7 +319,7 @@ class _Parser:
         return np.array(keys, np.int64), np.array(counts, np.int64)
 
     def _count(self, least_bytes: int, what: str) -> int:
-        """Take a count of things that need at least `least_bytes` each."""
+        """Read a count of items of at least `least_bytes` each."""
         self._need(1, _COUNT.size, f"the number of {what}")
         count: int = _COUNT.unpack_from(self._content, self._at)[0]
         self._at += _COUNT.size
@@ -350,6 +350,8 @@ class _Parser:
 
     def _days(self, places: Int64s, what: str) -> Days:
         """Return dates as days since 1970."""
+        if not len(places):
+            return np.empty(0, np.int32)
         written = _gathered(self._data, places, _DATE_BYTES).view("<u4")[:, 0].astype(np.int64)
         years, months, days = written // 10_000, written // 100 % 100, written % 100
         month = (years - EPOCH_DATE.year) * 12 + months - 1

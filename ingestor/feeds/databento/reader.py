@@ -4,9 +4,8 @@ Bytes go through one buffer: they are read behind those not yet consumed, and wh
 moves to the front before the next read, so a file of any size passes through the same few hundred
 KiB. Nearly every file holds records of one type and size, and two bytes of each (length in 4-byte
 words, rtype) prove it with one strided comparison: then the bytes *are* the array. A live capture
-mixes types; there the lengths are walked one by one, which costs Python time for every record but
-less than decompressing it did. The send time that ``ts_out`` files append to each record is cut
-off.
+mixes types; there the lengths are walked one by one, which costs Python time per record, less than
+its decompression. The send time that ``ts_out`` files append to each record is cut off.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MAX_RECORD_BYTES: Final = 255 * WORD_BYTES
 """What one byte of length can say; so any record, of whatever type, fits in a chunk of as much."""
 TS_OUT_BYTES: Final = 8
 
-_CONTROL: Final = np.array(ControlRType, np.uint8)
+_IS_CONTROL: Final = np.isin(np.arange(256), list(ControlRType))
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -47,8 +46,8 @@ class ReadBuffer:
     A view handed out is valid until the next `fill`.
 
     Attributes:
-        waiting: Whether the newest `fill` was cut off because the stream has had much to do: it
-            goes on with the next.
+        waiting: Whether the newest `fill` returned early during a long decompression; the next
+            call continues.
         offset: Where in the decompressed file the first byte not yet consumed lies.
     """
 
@@ -74,7 +73,7 @@ class ReadBuffer:
     def fill(self) -> bool:
         """Read until `capacity` bytes are held; False when the stream ends, fails or waits before.
 
-        A stream that failed once is not read again, lest it goes on behind a hole.
+        A stream that failed once is not read again, so that data never continues after a hole.
         """
         held = len(self)
         # At most one record is left over where blocks are read, so this moves some hundred bytes.
@@ -290,7 +289,7 @@ def _walk(data: Bytes, layout: Layout) -> Framed:
     words, rtypes = data[at], data[at + 1]
     kind = rtypes == layout.rtype
     wanted = kind & (words == layout.words)
-    control = np.isin(rtypes, _CONTROL)
+    control = _IS_CONTROL[rtypes]
     left_out = set(rtypes[~(kind | control)].tolist())
     others = {rtype_cause(value): rtypes == value for value in left_out}
     others["unexpected record length"] = kind & ~wanted
@@ -317,7 +316,7 @@ def _starts(data: bytes) -> tuple[list[int], int, bool]:
     at, end = 0, len(data)
     while at < end:
         size = data[at] * WORD_BYTES
-        # A length below its own header's would never get on: a 0 would loop for ever.
+        # A length below its own header's would never get on: a 0 would loop forever.
         if size < HEAD.itemsize:
             return starts, at, True
         # Cut by the end of the buffer, not broken: the next call begins with it.

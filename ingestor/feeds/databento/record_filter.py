@@ -1,4 +1,4 @@
-"""From the chunks of one file to the blocks to publish, with the symbol table that holds.
+"""From the chunks of one file to the blocks to publish, with the symbol table in force.
 
 In this order: records that cannot be valid go, then those of other days and outside the time
 windows; then instruments get their names, which go by UTC date and by the symbol mapping records

@@ -25,13 +25,7 @@ from ingestor.feeds.databento.candidates import (
     front_of,
     laid,
 )
-from ingestor.feeds.databento.files import (
-    DbnFile,
-    DbnSchema,
-    Listed,
-    Listing,
-    VendorName,
-)
+from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, Listing, VendorName
 from ingestor.model.bounds import printable
 from ingestor.model.clock import EPOCH_DATE, dates_text
 from ingestor.model.errors import BadDataError, NoDataError
@@ -63,11 +57,6 @@ class Catalog:
             if listed.name is not None:
                 self._siblings[_delivery(listed)].append((listed.path, listed.name))
 
-    @property
-    def has_files(self) -> bool:
-        """Whether there is a file that may hold DBN."""
-        return bool(self._listing.files)
-
     def schemas(self) -> list[DbnSchema]:
         """Return the schemas there are files of; reads every header."""
         items = list(self._known(self._listing.files))
@@ -87,7 +76,16 @@ class Catalog:
         items = self._covering(schema, dates)
         choice = choose(items, frozenset(dates))
         for item, other in choice.left_out:
-            self._leave_out(item, other)
+            if item.path.parent == other.path.parent and item.stem == other.stem:
+                logger.info(
+                    "%s holds both %s and %s: reading the plain one",
+                    other.path.parent,
+                    other.path.name,
+                    item.path.name,
+                )
+                self._used.add(item.path)
+            else:
+                self._doubles[item.path] = f"{other.path} holds the same data, and is read"
         for item, _ in choice.taken:
             # Only of what is asked for: a file beside it that cannot be opened harms nobody.
             if item.listed.problem is not None:
@@ -218,18 +216,6 @@ class Catalog:
                 # One sibling speaks for all: of thousands of files no second header is read.
                 return _span(path) == (first, last)
         return False
-
-    def _leave_out(self, item: Candidate, other: Candidate) -> None:
-        if item.path.parent == other.path.parent and item.stem == other.stem:
-            logger.info(
-                "%s holds both %s and %s: reading the plain one",
-                other.path.parent,
-                other.path.name,
-                item.path.name,
-            )
-            self._used.add(item.path)
-        else:
-            self._doubles[item.path] = f"{other.path} holds the same data, and is read"
 
     def _what_is_missing(
         self, schema: DbnSchema, missing: Sequence[dt.date], items: Sequence[Candidate]

@@ -313,7 +313,14 @@ class SymbolTables:
         """Return what to publish an instrument as on a day (since 1970); None if not wanted."""
         on_days = self._published.setdefault(instrument, {})
         if day not in on_days:
-            on_days[day] = self._look_up(instrument, day)
+            if self._filter.missing:
+                *seen, own = self.names_of(instrument, day)
+                self._filter.see(seen or [own])
+                self._filter.tick(own)
+            name = self._filter.published(self.names_of(instrument, day))
+            if name == str(instrument):
+                self._report(instrument, day)
+            on_days[day] = name
         return on_days[day]
 
     def table(self, names: Mapping[int, str]) -> SymbolTable:
@@ -333,16 +340,6 @@ class SymbolTables:
         yield from (name for name in self._said.get(instrument, ()) if name != own)
         yield from (name for name in self._symbology.of(instrument, day) if name != own)
         yield own
-
-    def _look_up(self, instrument: int, day: int) -> str | None:
-        if self._filter.missing:
-            *seen, own = self.names_of(instrument, day)
-            self._filter.see(seen or [own])
-            self._filter.tick(own)
-        name = self._filter.published(self.names_of(instrument, day))
-        if name == str(instrument):
-            self._report(instrument, day)
-        return name
 
     def _report(self, instrument: int, day: int) -> None:
         if instrument in self._reported or len(self._reported) > UNKNOWN_TOLD:

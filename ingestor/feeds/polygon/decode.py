@@ -19,9 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.feeds.polygon.admission import Admission
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
-from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
@@ -34,6 +32,7 @@ from ingestor.feeds.polygon.messages import (
     StockQuote,
     StockTrade,
 )
+from ingestor.feeds.polygon.subscriptions import Admission
 from ingestor.model.bounds import MAX_SYMBOL_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import (
@@ -46,7 +45,7 @@ from ingestor.model.records import (
     Records,
     RType,
 )
-from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.symbols import SymbolTable, parse_option_ticker
 from ingestor.model.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 LATE_AFTER_NS: Final = NS_PER_S
@@ -56,7 +55,70 @@ MAX_CONDITION_SETS: Final = 4096
 MAX_DECIMAL_CHARS: Final = 64
 """A size with more digits is no number that a field of ours could hold."""
 
+_EARLY: Final = (Skip.BEFORE_SUBSCRIPTION, "data before anything was asked for")
+_FOREIGN: Final = (Skip.NOT_SUBSCRIBED, "data under a name that was never subscribed")
+
 ConditionsField = Conditions | Condition | None
+
+
+NO_BID: Final = 0
+NO_ASK: Final = UNDEF_PRICE
+
+MAX_INSTRUMENTS: Final = 100_000
+"""Symbols one feed process may meet; all US stocks are some 12,000, a day of SPY's chain 10,000."""
+
+
+class Instrument:
+    """A symbol's id and its newest quote in 1e-9, `NO_BID` and `NO_ASK` where a side is empty."""
+
+    __slots__ = ("ask_e9", "bid_e9", "id")
+
+    def __init__(self, instrument_id: int) -> None:
+        self.id = instrument_id
+        self.bid_e9 = NO_BID
+        self.ask_e9 = NO_ASK
+
+    def aggressor(self, price_e9: int) -> int:
+        """1 (BUY), -1 (SELL) or 0 (MID) of a trade at this price, which is above 0."""
+        return (price_e9 >= self.ask_e9) - (price_e9 <= self.bid_e9)
+
+
+class Instruments:
+    """Symbol to `Instrument`; ids count up from 0 and are never given twice."""
+
+    def __init__(self, limit: int = MAX_INSTRUMENTS) -> None:
+        self._limit = limit
+        self._by_symbol: dict[str, Instrument] = {}
+        self._table: dict[int, str] = {}
+        self._new: list[tuple[int, str]] = []
+        self.find = self._by_symbol.get
+
+    @property
+    def table(self) -> SymbolTable:
+        """Every id taken as new so far, to its symbol; one object, to which ids are added."""
+        return self._table
+
+    def add(self, symbol: str) -> Instrument | None:
+        """Give a new symbol its id; None when `limit` symbols are known."""
+        if len(self._by_symbol) >= self._limit:
+            return None
+        instrument = Instrument(len(self._by_symbol))
+        self._by_symbol[symbol] = instrument
+        self._new.append((instrument.id, symbol))
+        return instrument
+
+    def take_new(self) -> tuple[tuple[int, str], ...]:
+        """Return the (id, symbol) pairs that were added since the last call."""
+        if not self._new:
+            return ()
+        new, self._new = tuple(self._new), []
+        self._table.update(new)
+        return new
+
+    def forget_quotes(self) -> None:
+        """Empty every book: after a gap in the feed no quote held is the newest one any more."""
+        for instrument in self._by_symbol.values():
+            instrument.bid_e9, instrument.ask_e9 = NO_BID, NO_ASK
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +178,7 @@ class _Decoder:
         A decoder that was never told of a connection takes everything.
         """
         self._admission = Admission()
+        # Whoever was let in on the last connection has to be asked for again on this one.
         self._trades.clear()
         self._quotes.clear()
         self.instruments.forget_quotes()
@@ -126,6 +189,7 @@ class _Decoder:
             self._admission.ask(names)
 
     def _decoded(self, frame: _Frame) -> Decoded:
+        # Counted without a word: it may be so for every price of a penny stock.
         if frame.rounded:
             self._tally.count(Oddity.PRICE_ROUNDED, frame.rounded)
         skipped, oddities, notices = self._tally.take()
@@ -144,7 +208,8 @@ class _Decoder:
     ) -> Instrument | None:
         """Return an instrument that is not among the admitted ones, if it may be."""
         if self._admission is not None and not self._admission.covers(channel, symbol):
-            self._tally.skip(*self._admission.refusal, f"{channel}.{symbol}")
+            refusal = _EARLY if self._admission.empty else _FOREIGN
+            self._tally.skip(*refusal, f"{channel}.{symbol}")
             return None
         instrument = self.instruments.find(symbol) or self._add_instrument(symbol)
         if instrument is not None:
@@ -164,6 +229,7 @@ class _Decoder:
         self, frame: _Frame, message: StockTrade | OptionTrade, instrument: Instrument, price: int
     ) -> int:
         pt = message.pt
+        # A print of minutes ago meets the quotes of now: they say nothing about who took whom.
         if pt is not None and pt < message.t - self._late_after_ms:
             frame.late.append(len(frame.rows) // self._dtype.itemsize)
             return 0
@@ -180,6 +246,7 @@ class _Decoder:
             detail = f"more than {MAX_CONDITIONS}"
             surplus = len(codes) - MAX_CONDITIONS
             self._tally.odd(Oddity.CONDITIONS_CUT, detail, codes[: 2 * MAX_CONDITIONS], surplus)
+        # Cut lists stay out, since each of them is to be counted again.
         elif len(self._packed_conditions) < MAX_CONDITION_SETS:
             self._packed_conditions[conditions] = packed
         return packed
@@ -213,11 +280,13 @@ class StockDecoder(_Decoder):
                 return
             instrument = admitted
         bp, ap = message.bp or 0.0, message.ap or 0.0
+        # Both sides at once and no call: this and `_trade` run once for every element.
         bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
         ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
         if bid_e9 / _E9 != bp or ask_e9 / _E9 != ap:
             frame.rounded += 1
         instrument.bid_e9 = bid = int(bid_e9)
+        # The vendor writes an empty side as 0, as null, or not at all.
         instrument.ask_e9 = ask = int(ask_e9) or NO_ASK
         frame.rows += _STOCK_QUOTE.pack(
             _STOCK_QUOTE_HEAD,
@@ -236,6 +305,7 @@ class StockDecoder(_Decoder):
 
     def _trade(self, frame: _Frame, message: StockTrade) -> None:
         size, ds = message.s, message.ds
+        # Nearly every ``ds`` is ``s`` with ".0": comparing text is cheaper than making a Decimal.
         if ds is not None and ds != f"{size}.0":
             size = whole_shares(size, ds)
         if size is None:
@@ -295,6 +365,7 @@ class OptionDecoder(_Decoder):
             else:
                 contract = self._quotes.get(symbol) or self._contract("Q", symbol, self._quotes)
                 if contract is not None:
+                    # Nobody reads these as records, so nothing is counted as rounded.
                     contract.bid_e9 = round((message.bp or 0.0) * _E9)
                     contract.ask_e9 = round((message.ap or 0.0) * _E9) or NO_ASK
         return self._decoded(frame)
@@ -307,6 +378,7 @@ class OptionDecoder(_Decoder):
         except BadDataError:
             self._tally.skip(Skip.OPTION_TICKER, "not an option ticker", symbol)
             return None
+        # By the parsed root, not by a prefix: ``O:SPY`` begins SPYG and SPYV too.
         if ticker.underlying not in self._roots:
             self._tally.skip(Skip.OTHER_ROOT, "contract of another root", symbol)
             return None
@@ -343,6 +415,7 @@ def whole_shares(size: int | None, decimal_size: str | float | None) -> int | No
     text = str(decimal_size)
     if size is not None and text == f"{size}.0":
         return size
+    # Making an int takes time that grows with the square of the digits.
     if len(text) > MAX_DECIMAL_CHARS:
         return size
     try:

@@ -6,10 +6,17 @@ cause, and told once per kind with a sample. Elements read one by one are read l
 or ``"100"`` for an int), which keeps a feed alive whose vendor changes the type of a field.
 
 A refusal costs some microseconds, and a frame of 16 MiB has room for eight million of them. So a
-long frame is read piece by piece (`ingestor.feeds.polygon.pieces`), and of a piece with more than
+long frame is read piece by piece, and of a piece with more than
 `MAX_LOOKED_AT` elements those that are too short for any event are counted and not looked at. What
 is left costs at most a few times what as many bytes of sound events do, and every sound element of
 any frame is read.
+
+A JSON array of a few bytes an element (``[1,1,1,...]``) takes a hundred times its size as objects.
+So `pieces` cuts a long frame without building a single one: an element is a regular expression of
+strings, scalars, and brackets to `DEPTH` levels, every part of it possessive, so that no byte is
+looked at more often than there are levels. What is no JSON, or nested deeper, or longer than a
+piece, cannot be cut exactly; from there on a frame is cut where one object seems to end and the
+next to begin.
 
 msgspec passes over keys that it does not know. To notice what the vendor adds, every
 `AUDIT_EVERY`-th frame, the first included, is also read without types and its keys compared.
@@ -19,16 +26,92 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from ingestor.feeds.polygon.pieces import PIECE_BYTES, elements, parts, pieces
 from ingestor.model.bounds import printable
+
+PIECE_BYTES: Final = 256 * 1024
+"""A frame of more bytes is read in pieces of at most so many, some 1,600 trades."""
+
+DEPTH: Final = 4
+"""Brackets within brackets that an element may have; the vendor's have two."""
+
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+
+
+def _nested(depth: int) -> bytes:
+    """Return the expression of brackets with what is in them."""
+    deeper = b"|" + _nested(depth - 1) if depth > 1 else b""
+    return rb'[\[{](?:[^"\[\]{}]++|%b%b)*+[\]}]' % (_STRING, deeper)
+
+
+# Possessive quantifiers (++, *+) forbid backtracking: without them hostile bytes take time
+# that grows with the square of their number.
+_ELEMENT: Final = rb'(?:[^"\[\]{},]++|%b|%b)' % (_STRING, _nested(DEPTH))
+_RUN: Final = re.compile(rb"(?:%b*+,)++" % _ELEMENT, re.DOTALL)
+_ONE: Final = re.compile(rb"(%b++)(?:,|\Z)" % _ELEMENT, re.DOTALL)
+_SEAM: Final = re.compile(rb"(?<=\})\s*,\s*(?=\{)")
+_OPENING: Final = re.compile(rb"\s*\[")
+_CLOSING: Final = re.compile(rb"\]\s*\Z")
+_LAST_BYTES: Final = 64
+"""Where a frame's last bracket is looked for."""
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Yield a frame in arrays of at most `PIECE_BYTES`; one only that cannot be cut is longer."""
+    if len(data) <= PIECE_BYTES:
+        yield data
+        return
+    at, stop = _inside(data)
+    room = PIECE_BYTES - len(b"[]")
+    exact = True
+    while stop - at > room:
+        # A comma ends what is found, and is left out.
+        found = _RUN.match(data, at, at + room + 1) if exact else None
+        exact = found is not None
+        end = _seam(data, at, stop, room) if found is None else found.end()
+        yield b"[%b]" % data[at : end - 1]
+        at = end
+    if at < stop:
+        yield b"[%b]" % data[at:stop]
+
+
+def elements(data: bytes) -> list[bytes]:
+    """Cut a frame that is no JSON into elements: exactly as far as possible, then at its seams."""
+    at, stop = _inside(data)
+    found = []
+    while at < stop and (one := _ONE.match(data, at, stop)) is not None:
+        found.append(one[1])
+        at = one.end()
+    return found if at >= stop and found else found + parts(data[at:stop])
+
+
+def parts(data: bytes) -> list[bytes]:
+    """Cut bytes wherever one object seems to end and the next to begin."""
+    return _SEAM.split(data)
+
+
+def _inside(data: bytes) -> tuple[int, int]:
+    """Return where the elements begin and end; a lone object is one."""
+    opening = _OPENING.match(data)
+    closing = _CLOSING.search(data, max(len(data) - _LAST_BYTES, 0)) if opening else None
+    return opening.end() if opening else 0, closing.start() if closing else len(data)
+
+
+def _seam(data: bytes, at: int, stop: int, room: int) -> int:
+    """Return where the bytes behind the last comma begin that is within `room`, or the next."""
+    last = data.rfind(b"},{", at, at + room + 2)
+    if last < 0:
+        last = data.find(b"},{", at, stop)
+    return last + 2 if last >= 0 else stop + 1
+
 
 M = TypeVar("M")
 
@@ -111,6 +194,7 @@ class Tally:
 
     def _tell(self, kind: str, verdict: str, sample: object) -> None:
         kind = printable(kind, KIND_CHARS)
+        # Bounded, since a kind may hold words of the vendor's.
         if kind in self._told or len(self._told) >= MAX_KINDS:
             return
         self._told.add(kind)
@@ -121,6 +205,7 @@ class Tally:
         skipped: Mapping[Skip, int] = _NONE
         oddities: Mapping[Oddity, int] = _NONE
         notices: tuple[Notice, ...] = ()
+        # Sound frames share one empty mapping: no objects are made for what did not happen.
         if self._skipped:
             skipped, self._skipped = self._skipped, Counter()
         if self._oddities:
@@ -131,12 +216,19 @@ class Tally:
         return skipped, oddities, notices
 
 
+@cache
+def _decoders(kind: Any) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    """A decoder holds nothing of what it read, so all readers of a market share theirs."""
+    return msgspec.json.Decoder(list[kind]), msgspec.json.Decoder(kind, strict=False)
+
+
 class FrameReader(Generic[M]):
     """Reads frames of one market into messages of the union type `M`."""
 
     def __init__(self, kind: Any, known_keys: Mapping[str, frozenset[str]], tally: Tally) -> None:
-        self._whole: msgspec.json.Decoder[list[M]] = msgspec.json.Decoder(list[kind])
-        self._lenient: msgspec.json.Decoder[M] = msgspec.json.Decoder(kind, strict=False)
+        self._whole: msgspec.json.Decoder[list[M]]
+        self._lenient: msgspec.json.Decoder[M]
+        self._whole, self._lenient = _decoders(kind)
         self._known_keys = known_keys
         self._tally = tally
         self._frames = 0
@@ -150,19 +242,26 @@ class FrameReader(Generic[M]):
             return [m for piece in pieces(data) for m in self.read(piece, whole=False)]
         try:
             messages = self._whole.decode(data)
+        # The whole frame is refused for one bad element: the price of one call for all sound ones.
         except _UNREADABLE:
             messages = self._read_apart(data)
+        # A sample: reading every frame twice would double the cost of all.
         if self._frames % AUDIT_EVERY == 0:
             self._audit(data)
         self._frames += 1
         return messages
 
     def _read_apart(self, data: bytes) -> list[M]:
+        # Only what cannot be cut is so long here; as objects it takes a hundred times its size.
         if len(data) > MAX_PIECE_BYTES:
             self._tally.skip(Skip.NOT_JSON, f"more than {MAX_PIECE_BYTES} bytes", data)
             return []
         messages: list[M] = []
-        for element in self._worth_a_look(_elements(data)):
+        try:
+            found = [bytes(element) for element in _RAW_ELEMENTS.decode(data)]
+        except _UNREADABLE:
+            found = elements(data)
+        for element in self._worth_a_look(found):
             try:
                 messages.append(self._lenient.decode(element))
             except msgspec.ValidationError as error:
@@ -191,6 +290,7 @@ class FrameReader(Generic[M]):
                 messages.append(self._lenient.decode(part))
             except _UNREADABLE as why:
                 refused.append((why, part))
+        # With nothing sound in it, it was one bad element and not several: it counts once.
         for cause, part in refused if messages else [(error, element)]:
             self._tally.skip(*_cause(cause), part)
         return messages
@@ -207,8 +307,9 @@ class FrameReader(Generic[M]):
                 self._tally.odd(Oddity.UNKNOWN_KEY, f"{ev}.{key}", event)
 
 
+# `RecursionError`: msgspec refuses what is nested deeper than the interpreter's stack allows.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW_ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY_EVENTS: Final = msgspec.json.Decoder(list[dict[str, Any]])
 _ERROR_FIELD: Final = re.compile(r"(?:at `\$\.|required field `)(\w+)")
 _CAUSE_OF_FIELD: Final = {
@@ -219,19 +320,12 @@ _CAUSE_OF_FIELD: Final = {
 }
 
 
-def _elements(data: bytes) -> list[bytes]:
-    """Cut a frame into its elements, whether it is JSON or not."""
-    try:
-        return [bytes(element) for element in _ELEMENTS.decode(data)]
-    except _UNREADABLE:
-        return elements(data)
-
-
 def _cause(error: Exception) -> tuple[Skip, str]:
     """Return the cause and its wording, which is the same for errors of one kind."""
     if not isinstance(error, msgspec.ValidationError):
         return Skip.NOT_JSON, type(error).__name__
     text = str(error)
+    # msgspec tells the field only in words: ``... - at `$.p` `` or ``required field `sym` ``.
     field = _ERROR_FIELD.search(text)
     if text.startswith("Invalid value"):
         return Skip.UNKNOWN_EV, text

@@ -1,4 +1,9 @@
-"""JournalFeed: the frames of some days through the decoder of the live feed, as blocks."""
+"""JournalFeed: the frames of some days through the decoder of the live feed, as blocks.
+
+The same decoder in the same state says the same. So `Playback` gives each run a decoder of its own,
+made as the live one was, and forgets the quotes held where another connection begins, as the live
+feed did. What comes out is cut into blocks and filtered by `JournalFilter`.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +11,160 @@ import datetime as dt
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from ingestor.feeds.polygon.journal_choice import Choice
-from ingestor.feeds.polygon.journal_progress import REPEATED, JournalProgress
-from ingestor.feeds.polygon.playback import Playback
-from ingestor.feeds.windows import EVERYTHING, Session
-from ingestor.journal.days import Reading, find_segments, oddities
-from ingestor.journal.format import NOTE, Entry, Market
-from ingestor.journal.frames import SegmentFrames
+import numpy as np
+
+from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
+from ingestor.feeds.windows import EVERYTHING, Session, Window, inside
+from ingestor.journal.format import NOTE, Entry, Header, Market, read_note
+from ingestor.journal.reader import (
+    JournalProgress,
+    Reading,
+    SegmentFrames,
+    find_segments,
+    first_entries,
+    oddities,
+)
+from ingestor.journal.segments import Segment
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError, ConfigurationError
-from ingestor.model.records import Records
+from ingestor.model.keys import RunningKey
+from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records
+from ingestor.model.symbols import SymbolTable, parse_option_ticker
 
 BLOCK_BYTES: Final = 256 * 1024
 MIN_BLOCK_BYTES: Final = 4096
 
+MISSING: Final = "frame_not_in_journal"
+"""Counts frames that were received and are not there: never recorded, damaged, or cut off."""
+
+REPEATED: Final = "frame_repeated"
+"""Counts frames that another segment held already, as a copy of one does."""
+
+DTYPES: Final = {Market.STOCKS: STOCK_TRADE, Market.OPTIONS: OPTION_TRADE}
+
+_PROBES_HELD: Final = 65_536
+
 logger = logging.getLogger(__name__)
+
+
+class JournalFilter:
+    """Cuts rows into arrays of at most `block_bytes` and leaves out what is not wanted.
+
+    Attributes:
+        windows: Event times that are wanted; set anew for every segment.
+        nothing: An empty array.
+    """
+
+    def __init__(self, market: Market, symbols: frozenset[str], block_bytes: int) -> None:
+        """Keep these symbols, of options also all of these underlyings; none keeps all."""
+        self._market = market
+        self._symbols = symbols
+        self._order = RunningKey()
+        self.block_bytes = block_bytes
+        self.windows: Sequence[Window] = (EVERYTHING,)
+        self.nothing: Records = np.zeros(0, DTYPES[market])
+
+    def of(
+        self, rows: bytearray, table: SymbolTable, progress: JournalProgress
+    ) -> Iterator[Records]:
+        """Yield the wanted records among these, never an empty array; counts as it goes."""
+        records: Records = np.frombuffer(rows, self.nothing.dtype)
+        # Whole records only; the ring takes no larger message.
+        step = self.block_bytes // records.itemsize
+        for first in range(0, len(records), step):
+            wanted = self._wanted(records[first : first + step], table)
+            progress.filtered += len(records[first : first + step]) - len(wanted)
+            if len(wanted):
+                progress.records += len(wanted)
+                progress.late += self._order.advance(wanted)[1]
+                yield wanted
+
+    def _wanted(self, records: Records, table: SymbolTable) -> Records:
+        kept = inside(records["ts_event_ns"], self.windows)
+        if kept is not None:
+            records = records[kept]
+        if not self._symbols:
+            return records
+        # Names are compared once an instrument of the block, not once a row.
+        there = np.unique(records["instrument_id"]).tolist()
+        wanted = [number for number in there if self._is_wanted(table[number])]
+        return records[np.isin(records["instrument_id"], wanted)]
+
+    def _is_wanted(self, symbol: str) -> bool:
+        if symbol in self._symbols:
+            return True
+        return (
+            self._market is Market.OPTIONS
+            and parse_option_ticker(symbol).underlying in self._symbols
+        )
+
+
+class Playback:
+    """One live feed's decoding again: the entries of segments that are given in order."""
+
+    def __init__(self) -> None:
+        self._header: Header | None = None
+        self._decoder: StockDecoder | OptionDecoder = StockDecoder()
+        self._connection: int | None = None
+        self._next_number: int | None = None
+
+    @property
+    def symbols(self) -> SymbolTable:
+        """The symbols of all records of the run so far; another run has another table."""
+        return self._decoder.instruments.table
+
+    def begin(self, header: Header) -> None:
+        """Go on with a segment: of the same run, or the first that is given of another."""
+        before, self._header = self._header, header
+        if before is None or before.run_ns != header.run_ns:
+            self._decoder = decoder_of(header)
+            # Another run means another process: it began with an empty decoder.
+            self._connection = None
+            self._next_number = 0 if header.part == 1 else None
+        elif header.part < before.part or (
+            header.part > before.part + 1 and header.date != before.date
+        ):
+            self._next_number = None  # days between are not read, or are gone: no telling
+
+    def is_known(self, entry: Entry) -> bool:
+        """Tell whether a frame of this number came before: its segment is there twice."""
+        return self._next_number is not None and entry.number < self._next_number
+
+    def missing(self, entry: Entry) -> int:
+        """Return how many frames are missing between the entry before and this one."""
+        expected, self._next_number = self._next_number, entry.number + 1
+        return 0 if expected is None else max(0, entry.number - expected)
+
+    def note(self, entry: Entry) -> None:
+        """Do what the live feed did with its decoder. Raises `BadDataError` for what is no note.
+
+        Names without the beginning of their connection, which is not read or lost, restrict
+        nothing: others may have been asked for before.
+        """
+        names = read_note(entry.payload)
+        if names is None:
+            self._decoder.begin_connection()
+        else:
+            self._decoder.ask(names)
+
+    def decode(self, entry: Entry) -> Decoded:
+        """Decode a frame."""
+        # Where the note of a beginning was lost, the number of the connection still tells it.
+        if self._connection not in (None, entry.connection):
+            self._decoder.instruments.forget_quotes()
+        self._connection = entry.connection
+        return self._decoder.decode(entry.payload, entry.recv_ns)
+
+
+def decoder_of(header: Header) -> StockDecoder | OptionDecoder:
+    """Return a decoder as the live one was when it began."""
+    if header.market is Market.STOCKS:
+        return StockDecoder(header.late_after_ns)
+    return OptionDecoder(header.roots, header.late_after_ns)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,7 +178,7 @@ class JournalFeed:
         start: New York wall time on each date from which records count (``ts_event``).
         end: New York wall time before which they do; see `ingestor.feeds.windows`.
         symbols: Symbols to keep, of options also their underlyings; none keeps all.
-        block_bytes: A block holds at most so many bytes.
+        block_bytes: A block holds at most this many bytes.
         feed: Passed on in every block.
         source: Passed on in every block.
         progress: Counts of the newest run; a new object with every run.
@@ -66,18 +207,22 @@ class JournalFeed:
         Raises `NoDataError` at once when the folder or a date is missing. After everything that
         is whole has been yielded, raises `BadDataError` when there was damage.
         """
-        readings = find_segments(self.directory, self.market, self.dates)
+        readings = find_segments(self.directory, self.market, self.dates, first_event_ns)
         for sentence in oddities(self.directory, readings):
             logger.warning("%s", sentence)
+        return self.blocks_of(readings)
+
+    def blocks_of(self, readings: Sequence[Reading]) -> Iterator[Block]:
+        """Return the records of these segments; raises as `blocks` does while iterating."""
         self.progress = JournalProgress(bytes_total=sum(one.segment.size for one in readings))
         return self._blocks(readings, self.progress)
 
     def _blocks(self, readings: Sequence[Reading], progress: JournalProgress) -> Iterator[Block]:
-        dates = {reading.date for reading in readings if not reading.silent}
+        dates = {reading.date for reading in readings if not reading.context_only}
         session = Session(self.start, self.end)
-        run = _Run(Playback(), Choice(self.market, self.symbols, self.block_bytes), progress)
+        run = _Run(Playback(), JournalFilter(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
-            run.choice.windows = session.of_file(reading.date, dates, EVERYTHING)
+            run.wanted.windows = session.of_file(reading.date, dates, EVERYTHING)
             for records in run.records_of(reading):
                 yield Block(self.feed, records, run.playback.symbols, self.source)
         if progress.damaged is not None:
@@ -91,7 +236,7 @@ class _Run:
     """What the segments of a run over the journal have in common."""
 
     playback: Playback
-    choice: Choice
+    wanted: JournalFilter
     progress: JournalProgress
 
     def records_of(self, reading: Reading) -> Iterator[Records]:
@@ -99,31 +244,50 @@ class _Run:
         rows, alive = bytearray(), False
         for entry in SegmentFrames(reading.segment, self.progress, self.playback.begin).entries():
             if entry is not None:
-                rows += self._decode(entry, silent=reading.silent)
-            if len(rows) >= self.choice.block_bytes:
-                yield from self._chosen(rows)
+                rows += self._decode(entry, context_only=reading.context_only)
+            if len(rows) >= self.wanted.block_bytes:
+                yield from self.wanted.of(rows, self.playback.symbols, self.progress)
                 rows, alive = bytearray(), True
             elif entry is None:
+                # A long segment without a wanted record must not look like a dead process.
                 if not alive:
-                    yield self.choice.nothing
+                    yield self.wanted.nothing
                 alive = False
-        yield from self._chosen(rows)
+        yield from self.wanted.of(rows, self.playback.symbols, self.progress)
 
-    def _decode(self, entry: Entry, *, silent: bool) -> bytes:
-        """Return the rows of a frame, none when it is only to be known or is known already."""
+    def _decode(self, entry: Entry, *, context_only: bool) -> bytes:
+        """Return the rows of a frame, none when it only gives context or is known already."""
+        progress = self.progress
         if self.playback.is_known(entry):
-            self.progress.skipped[REPEATED] += not silent
+            progress.skipped[REPEATED] += not context_only
             return b""
         missing = self.playback.missing(entry)
+        if missing and not context_only:
+            progress.skipped[MISSING] += missing
         if entry.connection == NOTE:
             self.playback.note(entry)
-            self.progress.count_missing(0 if silent else missing)
             return b""
         decoded = self.playback.decode(entry)
-        if silent:
+        if context_only:
             return b""
-        self.progress.count(decoded, missing)
+        progress.frames += 1
+        for cause, count in decoded.skipped.items():
+            progress.skipped[cause.value] += count
+        for notice in decoded.notices:
+            logger.warning("%s", notice.text)
         return decoded.records.tobytes()
 
-    def _chosen(self, rows: bytearray) -> Iterator[Records]:
-        yield from self.choice.of(rows, self.playback.symbols, self.progress)
+
+@lru_cache(maxsize=_PROBES_HELD)
+def first_event_ns(segment: Segment) -> int | None:
+    """When a segment's first data was made; failing that, when its first frame was received."""
+    found = first_entries(segment)
+    if found is None:
+        return None
+    header, entries = found
+    decoder = decoder_of(header)
+    for entry in entries:
+        records = decoder.decode(entry.payload, entry.recv_ns).records
+        if len(records):
+            return int(records["ts_event_ns"][0])
+    return next((entry.recv_ns for entry in entries if entry.recv_ns), None)

@@ -73,8 +73,10 @@ class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T")
     p: Price
     t: Ms
     s: Size | None = None
+    # The vendor sends text; typed as a float it has cost another client every trade.
     ds: str | int | float | None = None
     x: Exchange | None = None
+    # Absent when empty; a bare int has been seen on quotes, so it is taken here too.
     c: Conditions | Condition | None = None
     q: Sequence | None = None
     pt: ParticipantMs | None = None
@@ -128,6 +130,7 @@ def _keys(kind: type[msgspec.Struct], *unused: str) -> frozenset[str]:
 
 STOCK_KEYS: Final = {
     "T": _keys(StockTrade, "i", "z", "trfi", "trft"),
+    # ``i`` is a list of indicators here and ``c`` a bare int; no record has room for either.
     "Q": _keys(StockQuote, "i", "z", "c", "pt"),
     "status": _keys(Status),
 }

@@ -17,21 +17,20 @@ when a socket has streamed for `SessionLimits.survival_ns`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ingestor.feeds.polygon.backoff import Backoff
-from ingestor.feeds.polygon.limits import SessionLimits
-from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import (
+from ingestor.feeds.polygon.commands import (
     Close,
+    Command,
     Fail,
-    Output,
     Reconnect,
     Report,
     ReportKind,
     auth,
 )
+from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
 from ingestor.model.units import NS_PER_S
@@ -55,8 +54,85 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """How long things may take in the conversation with the vendor, and how often it is begun.
+
+    Attributes:
+        handshake_ns: From an open socket to ``auth_success``; then the socket is given up.
+        ack_ns: From a subscription to its acknowledgement; then there is an alarm.
+        unfollowed_ns: How long an options feed may stream in an open market and follow no
+            contract; then there is an alarm.
+        survival_ns: A socket that streamed so long lets the delays between attempts begin anew.
+        cool_down_ns: After an eviction; two processes with one key would else evict each other
+            for ever.
+        backoff_base_ns: The first delay between two attempts; each further one is doubled.
+        backoff_cap_ns: The longest delay between two attempts.
+        unreachable_delay_ns: The delay where nobody is there, which costs the vendor nothing.
+        unreachable_patience_ns: So long that delay holds; then it doubles like the others.
+    """
+
+    handshake_ns: int = 10 * NS_PER_S
+    ack_ns: int = 10 * NS_PER_S
+    unfollowed_ns: int = 60 * NS_PER_S
+    survival_ns: int = 10 * NS_PER_S
+    cool_down_ns: int = 60 * NS_PER_S
+    backoff_base_ns: int = NS_PER_S // 2
+    backoff_cap_ns: int = 30 * NS_PER_S
+    unreachable_delay_ns: int = 3 * NS_PER_S // 4
+    unreachable_patience_ns: int = 300 * NS_PER_S
+
+
+class Backoff:
+    """Delays between attempts: doubling with jitter, but flat for a while where nobody listens.
+
+    A host that is not found, does not listen or is only answered for (HTTP 503) is hardly burdened
+    by another attempt, and a feed that asks often is back soon after the host is. So such attempts
+    lie at most `unreachable_delay_ns` apart until `unreachable_patience_ns` have passed, and make
+    no other delay longer. Whatever else fails costs the vendor something and backs off.
+    `random` yields floats in [0, 1).
+    """
+
+    def __init__(self, random: Callable[[], float], limits: SessionLimits) -> None:
+        self._random = random
+        self._limits = limits
+        self._failures = 0
+        self._unreachable_since_ns: int | None = None
+
+    def refill(self) -> None:
+        """Begin again with the shortest delay."""
+        self._failures = 0
+
+    def reached(self) -> None:
+        """Somebody is there: what comes later is another outage."""
+        self._unreachable_since_ns = None
+
+    def next_delay_ns(self) -> int:
+        """Return a delay between half of the full one and all of it; the next is longer."""
+        # The shift cannot overflow: failures stop counting at the cap.
+        full_ns = min(self._limits.backoff_base_ns << self._failures, self._limits.backoff_cap_ns)
+        self._failures += full_ns < self._limits.backoff_cap_ns
+        return self._jittered(full_ns)
+
+    def next_delay_unreachable_ns(self, now_ns: int) -> int:
+        """As `next_delay_ns`, after an attempt that reached nobody."""
+        if self._unreachable_since_ns is None:
+            self._unreachable_since_ns = now_ns
+        if now_ns - self._unreachable_since_ns >= self._limits.unreachable_patience_ns:
+            return self.next_delay_ns()
+        return self._jittered(self._limits.unreachable_delay_ns)
+
+    def _jittered(self, full_ns: int) -> int:
+        # Jitter of half the delay: many clients that were cut at once must not return at once.
+        return full_ns // 2 + int(full_ns // 2 * self._random())
+
+
 class Session:
-    """The state machine. `names` are channels such as ``T.SPY``; more may follow at any time."""
+    """The state machine. `names` are channels such as ``T.SPY``.
+
+    Attributes:
+        subscriptions: What is wanted and what was granted; more may be wanted at any time.
+    """
 
     def __init__(
         self,
@@ -68,7 +144,7 @@ class Session:
     ) -> None:
         self._api_key = api_key
         self._limits = limits or SessionLimits()
-        self._subscriptions = Subscriptions(names, self._limits.ack_ns)
+        self.subscriptions = Subscriptions(names, self._limits.ack_ns)
         self._backoff = Backoff(random, self._limits)
         self._phase = Phase.WAITING
         self._opened_ns = 0
@@ -81,66 +157,55 @@ class Session:
         """Where the conversation stands."""
         return self._phase
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Names that are, or on the next socket will be, subscribed."""
-        return self._subscriptions.wanted
-
-    @property
-    def granted(self) -> tuple[str, ...]:
-        """Names that the server acknowledged on this socket."""
-        return self._subscriptions.granted
-
-    @property
-    def subscribed(self) -> int:
-        """Number of names that the server acknowledged on this socket."""
-        return self._subscriptions.subscribed
-
-    def on_open(self, now_ns: int) -> tuple[Output, ...]:
+    def on_open(self, now_ns: int) -> tuple[Command, ...]:
         """A socket is open; the server is to greet first."""
+        # Stopped while a socket was being opened: it is not needed any more.
         if self._phase is Phase.ENDED:
             return (Close(),)
         self._phase, self._opened_ns = Phase.GREETING, now_ns
         self._backoff.reached()
         return ()
 
-    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Output, ...]:
+    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Command, ...]:
         """Status elements arrived, alone or inside a data frame.
 
         What they say is made fit to be shown here, once: on one line, cut, and without the key.
         """
-        outputs: list[Output] = []
+        commands: list[Command] = []
+        # The vendor may echo what it was sent, and what it was sent first is the key.
         for status in statuses:
             said = Status(self._shown(status.status), self._shown(status.text))
-            outputs += self._ended_if_failed(self._on_status(said, now_ns))
-        return tuple(outputs)
+            commands += self._ended_if_failed(self._on_status(said, now_ns))
+        return tuple(commands)
 
-    def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Output, ...]:
+    def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Command, ...]:
         """The socket is gone, by whomever and however, or a reached host did not open one."""
         if self._phase is Phase.ENDED:
             return ()
         survived = self._streaming_ns is not None and (
             now_ns - self._streaming_ns >= self._limits.survival_ns
         )
+        # Not on ``auth_success``: an eviction comes 1 to 2 s after it.
         if survived:
             self._backoff.refill()
         self._backoff.reached()
         evicted = self._evicted or code == CLOSE_POLICY
+        # The close code alone tells an eviction whose status was lost with the socket.
         cool_down_ns = self._limits.cool_down_ns if evicted else 0
         self._phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
 
-    def on_unreachable(self, now_ns: int, cause: str) -> tuple[Output, ...]:
+    def on_unreachable(self, now_ns: int, cause: str) -> tuple[Command, ...]:
         """There was no socket, since there was nobody to open one."""
         if self._phase is Phase.ENDED:
             return ()
         return (Reconnect(now_ns + self._backoff.next_delay_unreachable_ns(now_ns), cause),)
 
-    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+    def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Time has passed; once a second is often enough."""
         if self._phase is Phase.STREAMING:
-            return self._ended_if_failed(self._subscriptions.on_tick(now_ns))
+            return self._ended_if_failed(self.subscriptions.on_tick(now_ns))
         shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
         if shaking_hands and now_ns - self._opened_ns >= self._limits.handshake_ns:
             limit_s = self._limits.handshake_ns / NS_PER_S
@@ -148,61 +213,58 @@ class Session:
             return self._give_up(ReportKind.HANDSHAKE, text)
         return ()
 
-    def subscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
-        """Want these names too, on this socket and all that follow."""
-        return self._subscriptions.subscribe(names, now_ns)
-
-    def unsubscribe(self, names: Iterable[str], now_ns: int) -> tuple[Output, ...]:
-        """Want these names no more."""
-        return self._subscriptions.unsubscribe(names, now_ns)
-
-    def stop(self) -> tuple[Output, ...]:
+    def stop(self) -> tuple[Command, ...]:
         """End the feed; a close frame tells the server that the connection's place is free."""
         has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
         self._phase = Phase.ENDED
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
-    def _on_status(self, status: Status, now_ns: int) -> tuple[Output, ...]:
+    def _on_status(self, status: Status, now_ns: int) -> tuple[Command, ...]:
+        # What comes after our close frame answers a conversation that is over.
         if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
             return ()
-        outputs: tuple[Output, ...] = ()
+        commands: tuple[Command, ...] = ()
         match status.status:
             case "connected" if self._phase is Phase.GREETING:
                 self._phase = Phase.AUTHENTICATING
-                outputs = (auth(self._api_key),)
+                commands = (auth(self._api_key),)
             case "auth_success" if self._phase is Phase.AUTHENTICATING:
                 self._phase, self._streaming_ns = Phase.STREAMING, now_ns
-                outputs = self._subscriptions.begin(now_ns)
+                commands = self.subscriptions.begin(now_ns)
+            # One per name; answers to names may come in any order, several in one frame.
             case "success":
-                outputs = self._subscriptions.on_success(status.text)
+                commands = self.subscriptions.on_success(status.text)
             case "error":
-                outputs = self._subscriptions.on_error(status.text)
+                commands = self.subscriptions.on_error(status.text)
+            # A wrong key stays wrong: nothing is gained by another attempt.
             case "auth_failed":
-                outputs = (Fail(f"the vendor refuses the API key: {status.text}"),)
+                commands = (Fail(f"the vendor refuses the API key: {status.text}"),)
             case "auth_timeout":
-                outputs = self._give_up(ReportKind.HANDSHAKE, status.text)
+                commands = self._give_up(ReportKind.HANDSHAKE, status.text)
             case "max_connections":
                 self._evicted = True
-                outputs = self._give_up(ReportKind.EVICTED, status.text)
+                commands = self._give_up(ReportKind.EVICTED, status.text)
             case unknown if unknown not in OUT_OF_TURN:
-                outputs = self._on_unknown(status)
-        return outputs
+                commands = self._on_unknown(status)
+        return commands
 
-    def _ended_if_failed(self, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-        failed = any(isinstance(output, Fail) for output in outputs)
-        return (*outputs, *self.stop()) if failed else outputs
+    def _ended_if_failed(self, commands: tuple[Command, ...]) -> tuple[Command, ...]:
+        # The phase ends here, before the driver has closed anything: nothing more is sent.
+        failed = any(isinstance(command, Fail) for command in commands)
+        return (*commands, *self.stop()) if failed else commands
 
-    def _give_up(self, kind: ReportKind, text: str) -> tuple[Output, ...]:
+    def _give_up(self, kind: ReportKind, text: str) -> tuple[Command, ...]:
         self._phase = Phase.CLOSING
-        self._subscriptions.forget_socket()
+        self.subscriptions.forget_socket()
         return (Report(kind, text), Close())
 
     def _shown(self, text: str) -> str:
         return printable(without(text, self._api_key))
 
-    def _on_unknown(self, status: Status) -> tuple[Output, ...]:
+    def _on_unknown(self, status: Status) -> tuple[Command, ...]:
         known = status.status in self._unknown
+        # Bounded, since the vendor chooses the words.
         if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:
             return ()
         self._unknown.add(status.status)

@@ -17,28 +17,99 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Final, cast
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ingestor.feeds.polygon.endpoint import Ended, Receiver, Target
-from ingestor.feeds.polygon.outputs import CLOSE_NORMAL
+from ingestor.feeds.polygon.commands import CLOSE_NORMAL
+from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"
 SLICE_BYTES: Final = 64 * 1024
 """Of what was read at once, so much is parsed at a time: it may hold half as many frames."""
 
-AWAY: Final = frozenset((502, 503, 504))
+NOBODY_BEHIND: Final = frozenset((502, 503, 504))
 """HTTP statuses of a door-keeper with nobody behind it."""
 
 _quiet: Final = logging.getLogger("ingestor.websockets")
 _quiet.setLevel(logging.WARNING)
 """Below that the library logs what is sent, and the key is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketLimits:
+    """How long a socket may take, and how large what it brings may be.
+
+    Attributes:
+        open_s: From the name of the host to an open WebSocket.
+        ping_s: Pause between two pings; without a single byte between them the connection is dead.
+        close_s: From our close frame to the server's; then the connection is cut.
+        message_bytes: A longer message ends the connection (1009). The vendor names no maximum;
+            its own clients take 1 to 4 MB.
+        message_fragments: A message in more fragments ends the connection.
+        control_frames: More pings and pongs than these between two pings of ours end it.
+        unread_bytes: What may wait for a server that does not read; more ends the connection.
+    """
+
+    open_s: float = 10.0
+    ping_s: float = 20.0
+    close_s: float = 1.0
+    message_bytes: int = 16 * 1024 * 1024
+    message_fragments: int = 65_536
+    control_frames: int = 10_000
+    unread_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How it ended: a cause for the log, and the close code where the server sent one.
+
+    `opened` tells whether there was a WebSocket, `unreachable` that nobody was there to open one.
+    """
+
+    cause: str
+    code: int | None = None
+    opened: bool = True
+    unreachable: bool = False
+
+
+class Receiver(Protocol):
+    """Takes what a socket brings, at once; an exception ends the socket and comes out of `run`."""
+
+    def on_open(self) -> None:
+        """The WebSocket is open."""
+        ...
+
+    def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
+        """Whole messages of one read, in order, and when that read was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
+
+    url: str
+    limits: SocketLimits
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        try:
+            parse_uri(self.url)
+        except (InvalidURI, ValueError) as error:
+            raise ConfigurationError(f"not the address of a WebSocket: {error}") from None
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret in it."""
+        uri = parse_uri(self.url)
+        return f"{'wss' if uri.secure else 'ws'}://{uri.host}:{uri.port}{uri.path}"
 
 
 class FeedSocket(asyncio.Protocol):
@@ -57,6 +128,7 @@ class FeedSocket(asyncio.Protocol):
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[Ended] = self._loop.create_future()
         self._fragments: list[bytes] = []
+        # Pings cost us a pong each and hold no data, so a server that sends only them is cut.
         self._control_frames = 0
         self._heard = True
         self._cause = ""
@@ -79,6 +151,7 @@ class FeedSocket(asyncio.Protocol):
     async def _open(self) -> Ended | None:
         """Return when the WebSocket is open or gone again; how it failed if there was none."""
         try:
+            # One timeout for the name, TCP, TLS and the handshake: each of them may hang for ever.
             async with asyncio.timeout(self._limits.open_s):
                 await self._loop.create_connection(
                     lambda: self,
@@ -88,7 +161,9 @@ class FeedSocket(asyncio.Protocol):
                 )
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
         except OSError as error:
-            return Ended(self._why_not_open(error), opened=False, away=self._is_away(error))
+            return Ended(
+                self._why_not_open(error), opened=False, unreachable=self._is_unreachable(error)
+            )
         return None
 
     def send(self, text: str) -> None:
@@ -103,6 +178,7 @@ class FeedSocket(asyncio.Protocol):
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code)
             self._flush()
+        # There is nobody to say goodbye to before the handshake is done.
         elif self._transport is not None and self._protocol.state is State.CONNECTING:
             self._transport.abort()
 
@@ -116,16 +192,21 @@ class FeedSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes were read."""
+        # The stamp of all messages in this read: taken first, before anything is parsed.
         recv_ns = self._clock()
         self._heard = True
         for first in range(0, len(data), SLICE_BYTES):
+            # uvloop reads up to 256,000 bytes at once; the frames of a slice are held as objects.
             self._protocol.receive_data(data[first : first + SLICE_BYTES])
             try:
                 self._take_events(recv_ns)
+            # asyncio only logs what a callback raises: `run` has to hear of it too.
             except Exception as fault:
-                self._fail(fault)
+                if not self._ended.done():
+                    self._ended.set_exception(fault)
                 raise
             self._flush()
+            # What is left of this read belongs to a connection that is given up.
             if self._cut:
                 return
 
@@ -139,8 +220,12 @@ class FeedSocket(asyncio.Protocol):
         if not self._ended.done():
             received, refusal = self._protocol.close_rcvd, self._protocol.handshake_exc
             code = received.code if received else None
-            away = isinstance(refusal, InvalidStatus) and refusal.response.status_code in AWAY
-            self._ended.set_result(Ended(self._why_lost(exc), code, self._opened.done(), away))
+            unreachable = (
+                isinstance(refusal, InvalidStatus) and refusal.response.status_code in NOBODY_BEHIND
+            )
+            self._ended.set_result(
+                Ended(self._why_lost(exc), code, self._opened.done(), unreachable)
+            )
 
     # Inside.
 
@@ -149,6 +234,7 @@ class FeedSocket(asyncio.Protocol):
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._take_frame(event, messages)
+            # A refused handshake is a Response too; `connection_lost` tells its status.
             elif isinstance(event, Response) and self._protocol.handshake_exc is None:
                 self._opened.set_result(None)
                 self._set_timer("ping", self._limits.ping_s, self._ping)
@@ -164,6 +250,7 @@ class FeedSocket(asyncio.Protocol):
                 self._abort(f"more than {self._limits.control_frames} pings and pongs at once")
             return
         if frame.fin and not self._fragments:
+            # The vendor sends whole messages; this is the path of all but hostile servers.
             messages.append(bytes(frame.data))
             return
         self._fragments.append(bytes(frame.data))
@@ -183,13 +270,16 @@ class FeedSocket(asyncio.Protocol):
                 transport.write(chunk)
             else:
                 transport.close()
+        # A few KB are written in a run: a buffer of a megabyte means that nobody reads.
         unread_bytes = transport.get_write_buffer_size()
         if unread_bytes > self._limits.unread_bytes:
             self._abort(f"{unread_bytes} bytes wait for a server that does not read")
+        # A server that never closes TCP would else hold the place of the next connection.
         if self._protocol.close_expected() and "close" not in self._timers:
             self._set_timer("close", self._limits.close_s, transport.abort)
 
     def _ping(self) -> None:
+        # Any byte counts as an answer: pongs have been seen missing while data flowed.
         if not self._heard:
             self._cause = f"not a byte within {self._limits.ping_s:g} s of a ping"
             self._stop()
@@ -208,10 +298,6 @@ class FeedSocket(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _fail(self, fault: Exception) -> None:
-        if not self._ended.done():
-            self._ended.set_exception(fault)
-
     def _set_timer(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
         self._timers[name] = self._loop.call_later(delay_s, then)
 
@@ -223,12 +309,14 @@ class FeedSocket(asyncio.Protocol):
 
     # Words for the log.
 
-    def _is_away(self, error: OSError) -> bool:
+    def _is_unreachable(self, error: OSError) -> bool:
         """A handshake that fails or breaks off was with somebody."""
+        # `ConnectionRefusedError` is none of these: nobody listens there.
         somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
         return not somebody and self._transport is None
 
     def _why_not_open(self, error: OSError) -> str:
+        # The kernel's own timeout has arguments, `asyncio.timeout` has none.
         if isinstance(error, TimeoutError) and not error.args:
             return f"no connection within {self._limits.open_s:g} s"
         if isinstance(error, ConnectionResetError) and self._uri.secure:
@@ -237,6 +325,7 @@ class FeedSocket(asyncio.Protocol):
 
     def _why_lost(self, error: Exception | None) -> str:
         protocol = self._protocol
+        # What we did comes first: the library sees only the end that we brought about.
         if self._cause:
             return self._cause
         if protocol.handshake_exc is not None:

@@ -76,6 +76,7 @@ class StrikePlan:
         for name, sound in checks.items():
             if not sound:
                 raise ConfigurationError(f"{name} = {getattr(self, name)} cannot be followed")
+        # Else the money itself could be without a contract until the price has moved on.
         if self.recentre_e9 > self.covered_e9:
             raise ConfigurationError(
                 f"recentre = {price_text(self.recentre_e9)} is more than the"
@@ -153,6 +154,7 @@ class StrikeManager:
             return self._anchor_e9
         if self._anchor_e9 is None:
             return price_e9
+        # Hysteresis: a price at a boundary would else move the strikes with every quote.
         far = abs(price_e9 - self._anchor_e9) >= self._plan.recentre_e9
         return price_e9 if far else self._anchor_e9
 
@@ -165,6 +167,7 @@ class StrikeManager:
         ]
         focus = self._plan.focus
         middle_e9 = anchor_e9 if anchor_e9 is not None else focus.strike_e9 if focus else 0
+        # Nearest to the money first: that is what stays when `max_contracts` cuts the list.
         tickers.sort(key=lambda ticker: abs(ticker.strike_e9 - middle_e9))
         return [ticker.text for ticker in tickers[: self._plan.max_contracts]]
 
@@ -173,6 +176,7 @@ class StrikeManager:
         if expiries == "daily":
             return self._trading_days(date, count)
         if expiries == "weekly":
+            # One day more than asked for: the last day of a week is known by the first of the next.
             days = self._trading_days(date, count * _DAYS_A_WEEK + 1)
             return [day for day, after in pairwise(days) if _week(day) != _week(after)][:count]
         return sorted(day for day in set(expiries) if day >= date)[:count]
@@ -181,6 +185,7 @@ class StrikeManager:
         step_e9 = self._plan.step_e9
         strikes: set[int] = set()
         if anchor_e9 is not None:
+            # Whole numbers, halves up: a float would move a strike at prices that end in .5.
             at_the_money = (2 * anchor_e9 + step_e9) // (2 * step_e9) * step_e9
             strikes.update(_around(at_the_money, self._plan.each_side, step_e9))
         focus = self._plan.focus
@@ -209,6 +214,7 @@ def _around(strike_e9: int, each_side: int, step_e9: int) -> range:
 def _steps(before: dict[str, None], after: dict[str, None], room: int) -> Iterator[Step]:
     new = tuple(name for name in after if name not in before)
     old = tuple(name for name in before if name not in after)
+    # What does not fit beside the old waits until they are dropped.
     now = room - len(before)
     for action, contracts in (
         (Action.ADD, new[:now]),

@@ -1,4 +1,4 @@
-"""Which names are wanted, and what the server said to each on the socket of the moment.
+"""Which names are wanted, what the server said to each on this socket, and what may come over it.
 
 The server acknowledges by name but refuses without one, and says nothing at all to a topic that
 it does not know. So a refusal is kept until as few names are unanswered as there were refusals:
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ingestor.feeds.polygon.outputs import (
+from ingestor.feeds.polygon.commands import (
+    Command,
     Fail,
-    Output,
     Report,
     ReportKind,
     Send,
@@ -20,6 +20,8 @@ from ingestor.feeds.polygon.outputs import (
     subscription,
 )
 from ingestor.model.units import NS_PER_S
+
+WILDCARD: Final = "*"
 
 MAX_REASONS: Final = 8
 """Of refusals that are told together; further ones are only counted."""
@@ -83,6 +85,7 @@ class Subscriptions:
         gone = [name for name in dict.fromkeys(names) if name in self._wanted]
         for name in gone:
             del self._wanted[name]
+        # What was never sent on this socket has nothing to be taken back from.
         gone = [name for name in gone if name in self._sent]
         for name in gone:
             self._sent.remove(name)
@@ -91,7 +94,7 @@ class Subscriptions:
             self._leaving_due_ns[name] = now_ns + self._ack_limit_ns
         return subscription("unsubscribe", gone)
 
-    def on_success(self, message: str) -> tuple[Output, ...]:
+    def on_success(self, message: str) -> tuple[Command, ...]:
         """The server acknowledges one name."""
         if message.startswith(UNSUBSCRIBED):
             self._leaving_due_ns.pop(message.removeprefix(UNSUBSCRIBED), None)
@@ -99,52 +102,57 @@ class Subscriptions:
         name = message.removeprefix(SUBSCRIBED)
         self._acknowledged = True
         self._due_ns.pop(name, None)
+        # A late answer to a name that was given up meanwhile must not bring it back.
         if name in self._sent:
             self._granted[name] = None
         return self._settle()
 
-    def on_error(self, message: str) -> tuple[Output, ...]:
+    def on_error(self, message: str) -> tuple[Command, ...]:
         """The server refuses something, and does not say what."""
         self._refusals += 1
         if len(self._reasons) < MAX_REASONS:
             self._reasons[message] = None
         return self._settle()
 
-    def on_tick(self, now_ns: int) -> tuple[Output, ...]:
+    def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Report each name once that was not answered in time."""
         unanswered = _take_due(self._due_ns, now_ns)
         left = _take_due(self._leaving_due_ns, now_ns)
-        outputs: list[Output] = []
+        commands: list[Command] = []
+        # As many refusals as open names never came together: these names are the best guess.
         if unanswered and self._refusals:
-            outputs += self._refused(unanswered)
+            commands += self._refused(unanswered)
         elif unanswered:
             hint = "" if self._acknowledged else SILENCE_HINT
-            outputs.append(self._silent("subscription", unanswered, hint))
+            commands.append(self._silent("subscription", unanswered, hint))
         if left:
-            outputs.append(self._silent("unsubscription", left, ""))
-        return tuple(outputs)
+            commands.append(self._silent("unsubscription", left, ""))
+        return tuple(commands)
 
     def _send(self, names: Iterable[str], now_ns: int) -> tuple[Send, ...]:
+        # The vendor never answers a name that it has on this socket already.
         new = [name for name in dict.fromkeys(names) if name not in self._sent]
         self._sent.update(new)
         self._due_ns.update(dict.fromkeys(new, now_ns + self._ack_limit_ns))
         return subscription("subscribe", new)
 
-    def _settle(self) -> tuple[Output, ...]:
+    def _settle(self) -> tuple[Command, ...]:
         unanswered = len(self._due_ns)
+        # Fewer answers are missing than were refused: others may still be under way.
         if not self._refusals or unanswered not in (0, self._refusals):
             return ()
         refused = list(self._due_ns)
         self._due_ns.clear()
         return self._refused(refused)
 
-    def _refused(self, names: list[str]) -> tuple[Output, ...]:
+    def _refused(self, names: list[str]) -> tuple[Command, ...]:
         reasons = list(self._reasons)
         self._reasons.clear()
         self._refusals = 0
         text = f"the vendor does not grant {shown(names) or 'something'}: {' / '.join(reasons)}"
         report = Report(ReportKind.NOT_GRANTED, text)
         all_refused = not self._acknowledged and len(names) == len(self._sent) > 0
+        # Only when nothing at all is granted: a plan without quotes still brings trades.
         if all_refused and reasons == [NOT_AUTHORIZED]:
             return (report, Fail(f"the vendor's plan holds none of {shown(names)}"))
         return (report,)
@@ -160,3 +168,33 @@ def _take_due(due_ns: dict[str, int], now_ns: int) -> list[str]:
     for name in overdue:
         del due_ns[name]
     return overdue
+
+
+class Admission:
+    """What was asked for on one connection, and hence which events may come over it.
+
+    Names are only added; one that was given up a moment ago may still bring what is under way.
+    Nothing is asked for before the vendor has let us in, so what comes earlier is not covered.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._prefixes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked for yet."""
+        return not self._names
+
+    def ask(self, names: Iterable[str]) -> None:
+        """These channels (``T.SPY``, ``T.*``) are asked for."""
+        new = set(names) - self._names
+        self._names |= new
+        wild = (name for name in new if name.endswith(WILDCARD))
+        self._prefixes += tuple(name.removesuffix(WILDCARD) for name in wild)
+
+    def covers(self, channel: str, symbol: str) -> bool:
+        """Whether an event of this channel (``T``) and symbol was asked for."""
+        name = f"{channel}.{symbol}"
+        # `str.startswith` takes the tuple at once; it is asked once an instrument and connection.
+        return name in self._names or name.startswith(self._prefixes)

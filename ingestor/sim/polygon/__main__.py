@@ -29,12 +29,7 @@ import uvloop
 
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
-from ingestor.sim.polygon.control_handler import (
-    COMMANDS,
-    KINDS,
-    MAX_RATE,
-    ControlHandler,
-)
+from ingestor.sim.polygon.control_handler import COMMANDS, KINDS, MAX_RATE, ControlHandler
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import (
     EVICT_OLDER,
@@ -111,17 +106,9 @@ async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
         _stop_with_stdin(simulator.quit_event)
     # The task is kept here because the loop itself holds tasks weakly.
     script = asyncio.create_task(play(steps, simulator))
-    _announce(settings, simulator.port, control_port)
-    await simulator.quit_event.wait()
-    script.cancel()
-    await control.stop()
-    await simulator.stop()
-
-
-def _announce(settings: SimulatorSettings, port: int, control_port: int) -> None:
-    """The one line on standard output that says that everything listens."""
+    # The one line on standard output: everything listens.
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = f"{'ws' if settings.tls_cert is None else 'wss'}://{host}:{port}"
+    base = f"{'ws' if settings.tls_cert is None else 'wss'}://{host}:{simulator.port}"
     ready = {
         "stocks_url": f"{base}/stocks",
         "options_url": f"{base}/options",
@@ -129,6 +116,10 @@ def _announce(settings: SimulatorSettings, port: int, control_port: int) -> None
         "pid": os.getpid(),
     }
     print(json.dumps(ready), flush=True)
+    await simulator.quit_event.wait()
+    script.cancel()
+    await control.stop()
+    await simulator.stop()
 
 
 def _stop_with_stdin(stop: asyncio.Event) -> None:
@@ -239,13 +230,6 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_listening(parser)
-    _add_account(parser)
-    _add_data(parser)
-    return parser
-
-
-def _add_listening(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("listening")
     group.add_argument("--host", default=_DEFAULTS.host, help="loopback address (%(default)s)")
     group.add_argument("--port", type=int, default=0, help="WebSocket port; 0 takes a free one")
@@ -255,6 +239,9 @@ def _add_listening(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--exit-with-stdin", action="store_true", help="stop when standard input is closed"
     )
+    _add_account(parser)
+    _add_data(parser)
+    return parser
 
 
 def _add_account(parser: argparse.ArgumentParser) -> None:
@@ -368,7 +355,17 @@ def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
         SystemExit: ``--help``, or what argparse itself refuses.
     """
     arguments = build_parser().parse_args(argv)
-    _check(arguments)
+    if not _is_loopback(arguments.host):
+        raise ConfigurationError(
+            f"--host {arguments.host}: the simulator listens on loopback only (127.0.0.1, ::1)"
+        )
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together")
+    for name, low, high in _RANGES:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            flag = name.replace("_", "-")
+            raise ConfigurationError(f"--{flag} {value}: allowed is {low} to {high}")
     # Every option that is left bears the name of its setting.
     given = vars(arguments)
     exit_with_stdin = given.pop("exit_with_stdin")
@@ -393,20 +390,6 @@ def _path(text: str) -> PricePath:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not like linear:+20:60s")
     return PricePath(round(float(match[1]) * 100), round(float(match[2]) * NS_PER_S))
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if not _is_loopback(arguments.host):
-        raise ConfigurationError(
-            f"--host {arguments.host}: the simulator listens on loopback only (127.0.0.1, ::1)"
-        )
-    if (arguments.tls_cert is None) != (arguments.tls_key is None):
-        raise ConfigurationError("--tls-cert and --tls-key go together")
-    for name, low, high in _RANGES:
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            flag = name.replace("_", "-")
-            raise ConfigurationError(f"--{flag} {value}: allowed is {low} to {high}")
 
 
 def _is_loopback(host: str) -> bool:

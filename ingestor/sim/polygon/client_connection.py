@@ -154,7 +154,20 @@ class ClientConnection(asyncio.Protocol):
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, HttpRequest):
-                self._shake_hands(event)
+                hub = self._admit(event.path.partition("?")[0])
+                if isinstance(hub, HTTPStatus):
+                    response = self._protocol.reject(hub, f"{hub.phrase}\n")
+                else:
+                    response = self._protocol.accept(event)
+                self._protocol.send_response(response)
+                self._flush()
+                if (
+                    not isinstance(hub, HTTPStatus)
+                    and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+                ):
+                    self._hub = hub
+                    self.session = hub.joined(self)
+                    self._loop.call_later(hub.auth_timeout_s, self._expire)
             elif isinstance(event, Frame):
                 self._take_frame(event)
         self._flush()
@@ -167,22 +180,6 @@ class ClientConnection(asyncio.Protocol):
             hub.left(self)
 
     # Inside.
-
-    def _shake_hands(self, request: HttpRequest) -> None:
-        hub = self._admit(request.path.partition("?")[0])
-        if isinstance(hub, HTTPStatus):
-            response = self._protocol.reject(hub, f"{hub.phrase}\n")
-        else:
-            response = self._protocol.accept(request)
-        self._protocol.send_response(response)
-        self._flush()
-        if (
-            not isinstance(hub, HTTPStatus)
-            and response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
-        ):
-            self._hub = hub
-            self.session = hub.joined(self)
-            self._loop.call_later(hub.auth_timeout_s, self._expire)
 
     def _expire(self) -> None:
         if self._hub is not None and not self.session.authenticated:
@@ -231,10 +228,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.write(chunk)
             self.sent_bytes += len(chunk)
-        self._cut_if_slow()
-
-    def _cut_if_slow(self) -> None:
-        """A client that does not keep up is cut without a word, as the vendor does."""
+        # A client that does not keep up is cut without a word, as the vendor does.
         backlog_bytes = len(self._outbox) + self._transport.get_write_buffer_size()
         if self._hub is not None and backlog_bytes > self._hub.buffer_bytes:
             _logger.warning("connection %d is %d bytes behind: cut", self.number, backlog_bytes)

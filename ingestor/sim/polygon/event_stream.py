@@ -221,16 +221,13 @@ class Schedule:
 
     def due_ns(self, first: int, count: int) -> Ints:
         """Due times of ``count`` events from ``first`` on; the rate must not be 0."""
-        self._move_anchor(first)
+        # The anchor moves by whole seconds, which is exact: products stay in 64 bits.
+        seconds = max(0, first - self._event) // self.rate
+        self._event += seconds * self.rate
+        self._time_ns += seconds * NS_PER_S
         numbers = np.arange(first - self._event, first - self._event + count, dtype=np.int64)
         # Negated twice, floor division rounds up: no event is due before its time.
         return self._time_ns - (-numbers * NS_PER_S // self.rate)
-
-    def _move_anchor(self, event: int) -> None:
-        """Move the anchor by whole seconds, which is exact, so that products stay in 64 bits."""
-        seconds = max(0, event - self._event) // self.rate
-        self._event += seconds * self.rate
-        self._time_ns += seconds * NS_PER_S
 
 
 class MarketTime:

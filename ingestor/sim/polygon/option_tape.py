@@ -153,7 +153,10 @@ class OptionTape:
         board = self._follow(int(spot_cents[0]))
         draws = self._rng.random((len(due), _DRAWS))
         entry = self._pick_entries(board, int(spot_cents[0]), draws[:, _KIND])
-        theory_cents = _theory_cents(board, entry, spot_cents)
+        distance = (spot_cents - board.strike_cents[entry]) * board.direction[entry]
+        deviation = YEARLY_VOLATILITY * spot_cents * np.sqrt(board.years[entry])
+        time_value = 0.4 * deviation * np.exp(-np.abs(distance) / deviation)
+        theory_cents: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
         is_quote = board.is_quote[entry]
         q = self._q + np.cumsum(sequence_steps(draws[:, _GAP]))
         # One sequence for trades and quotes of all contracts, as on the vendor's options feed.
@@ -263,12 +266,3 @@ def _quotes(board: _Board, events: _Events) -> Iterable[_Quote]:
         events.t_ms.tolist(),
         events.q.tolist(),
     )
-
-
-def _theory_cents(board: _Board, entry: Ints, spot_cents: Ints) -> Ints:
-    """Intrinsic value plus time value, in cents."""
-    distance = (spot_cents - board.strike_cents[entry]) * board.direction[entry]
-    deviation = YEARLY_VOLATILITY * spot_cents * np.sqrt(board.years[entry])
-    time_value = 0.4 * deviation * np.exp(-np.abs(distance) / deviation)
-    theory_cents: Ints = np.rint(np.maximum(distance, 0) + time_value).astype(np.int64)
-    return theory_cents

@@ -55,8 +55,7 @@ NO_ACCESS: Final = StatusElement("auth_failed", "Your plan doesn't include webso
 AUTH_TIMEOUT: Final = StatusElement("auth_timeout", "No authentication request received.")
 NOT_AUTHORIZED: Final = StatusElement("error", "not authorized")
 QUOTE_LIMIT: Final = StatusElement(
-    "error",
-    "Subscription limit reached for feed. Please remove some subscriptions and try again.",
+    "error", "Subscription limit reached for feed. Please remove some subscriptions and try again."
 )
 MAX_CONNECTIONS: Final = StatusElement(
     "max_connections",
@@ -129,7 +128,12 @@ class ServerSession:
     def answer(self, request: Request) -> Answer:
         """Take a client's message."""
         if request.action == "auth":
-            return self._authenticate(request.params)
+            if request.params != self._rules.api_key:
+                return Answer((AUTH_FAILED,), hang_up=True)
+            if not self._rules.topics:
+                return Answer((NO_ACCESS,), hang_up=True)
+            self.authenticated = True
+            return Answer((AUTH_SUCCESS,))
         if not self.authenticated or self._rules.delayed_tier:
             return SILENCE
         change = {"subscribe": self._subscribe, "unsubscribe": self._unsubscribe}
@@ -140,14 +144,6 @@ class ServerSession:
         statuses = tuple(dict.fromkeys(status for status in answers if status is not None))
         self.key = tuple(sorted(self.subscriptions))
         return Answer(statuses)
-
-    def _authenticate(self, key: str) -> Answer:
-        if key != self._rules.api_key:
-            return Answer((AUTH_FAILED,), hang_up=True)
-        if not self._rules.topics:
-            return Answer((NO_ACCESS,), hang_up=True)
-        self.authenticated = True
-        return Answer((AUTH_SUCCESS,))
 
     def _subscribe(self, param: str) -> StatusElement | None:
         topic, _, ticker = param.partition(".")

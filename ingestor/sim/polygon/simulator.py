@@ -29,7 +29,6 @@ from ingestor.sim.polygon.event_stream import (
     Ints,
     MarketTape,
     MarketTime,
-    Slice,
     Underlying,
 )
 from ingestor.sim.polygon.option_tape import OptionTape
@@ -144,7 +143,16 @@ class MarketHub:
     def received(self, connection: ClientConnection, request: Request) -> Answer:
         """A client has said something."""
         answer = connection.session.answer(request)
-        self._remember(connection, request, answer)
+        self.history.append(
+            {
+                "at_ms": self._time.wall_ms(monotonic_ns()),
+                "connection": connection.number,
+                "action": request.action,
+                # The parameter of auth is a key, and keys are kept nowhere.
+                "params": request.params if request.action != "auth" else "",
+                "answers": [f"{s.status}: {s.message}" for s in answer.statuses],
+            }
+        )
         if connection.session.authenticated and request.action == "auth":
             # The vendor accepts a connection too many first, and evicts a moment later.
             loop = asyncio.get_running_loop()
@@ -183,18 +191,6 @@ class MarketHub:
         # Masks say who gets what of a batch: they are wrong once anybody has asked for more.
         self._batch = None
 
-    def _remember(self, connection: ClientConnection, request: Request, answer: Answer) -> None:
-        self.history.append(
-            {
-                "at_ms": self._time.wall_ms(monotonic_ns()),
-                "connection": connection.number,
-                "action": request.action,
-                # The parameter of auth is a key, and keys are kept nowhere.
-                "params": request.params if request.action != "auth" else "",
-                "answers": [f"{s.status}: {s.message}" for s in answer.statuses],
-            }
-        )
-
     # Events.
 
     def tick(self, now_ns: int, tolerance_ns: int) -> None:
@@ -202,24 +198,21 @@ class MarketHub:
         for piece in self.stream.slices(now_ns, tolerance_ns):
             if piece.batch is not self._batch:
                 self._batch, self._masks = piece.batch, {}
-            self._send(piece)
+            index = self._repeat(piece.rows)
+            # Clients with equal subscriptions are sent the same bytes, joined once.
+            shares: dict[Key, tuple[bytes, Counter[str]]] = {}
+            for connection in self.members:
+                session = connection.session
+                if session.key not in shares:
+                    shares[session.key] = self._share(piece.batch, index, session)
+                elements, events = shares[session.key]
+                if elements:
+                    connection.send_elements(elements, events)
+                    self.events.update(events)
 
     def duplicate(self, count: int) -> None:
         """Let each of the next events be sent twice."""
         self._duplicates = count
-
-    def _send(self, piece: Slice) -> None:
-        index = self._repeat(piece.rows)
-        # Clients with equal subscriptions are sent the same bytes, joined once.
-        shares: dict[Key, tuple[bytes, Counter[str]]] = {}
-        for connection in self.members:
-            session = connection.session
-            if session.key not in shares:
-                shares[session.key] = self._share(piece.batch, index, session)
-            elements, events = shares[session.key]
-            if elements:
-                connection.send_elements(elements, events)
-                self.events.update(events)
 
     def _repeat(self, rows: slice) -> slice | Ints:
         """The rows, the first of them twice while duplicates are wanted."""

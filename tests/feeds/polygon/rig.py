@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import uvloop
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed, Strikes
+from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.limits import SessionLimits, SocketLimits
-from ingestor.feeds.polygon.outlet import FeedCounts, FrameLog
-from ingestor.feeds.polygon.reference import ReferencePrice
+from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.session import SessionLimits
+from ingestor.feeds.polygon.sink import FeedStats, FrameLog
+from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import RType, rtype_counts
+from ingestor.model.records import Records, RType, rtype_counts
 from ingestor.model.units import NS_PER_MS
 from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -51,13 +53,13 @@ def clock_from(date: dt.date, wall: dt.time = dt.time(12)) -> Callable[[], int]:
 
 @dataclass
 class Recorder:
-    """An outlet that keeps everything, and may be told to take nothing."""
+    """A sink that keeps everything, and may be told to take nothing."""
 
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
     statuses: list[FeedStatus] = field(default_factory=list)
     prices: list[int] = field(default_factory=list)
-    beats: list[FeedCounts] = field(default_factory=list)
+    beats: list[FeedStats] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, block: Block) -> bool:
@@ -75,13 +77,14 @@ class Recorder:
     def price(self, price_e9: int) -> None:
         self.prices.append(price_e9)
 
-    def beat(self, counts: FeedCounts) -> None:
+    def show(self, stats: FeedStats) -> None:
         self.news.set()
-        self.beats.append(counts)
+        skipped, oddities = Counter(stats.skipped), Counter(stats.oddities)
+        self.beats.append(replace(stats, skipped=skipped, oddities=oddities))
 
     @property
-    def counts(self) -> FeedCounts:
-        return self.beats[-1] if self.beats else FeedCounts()
+    def counts(self) -> FeedStats:
+        return self.beats[-1] if self.beats else FeedStats()
 
     @property
     def rows(self) -> int:
@@ -104,13 +107,46 @@ class Recorder:
         return [status.text for status in self.told(What.ALARM)]
 
 
+class Room:
+    """A sink with room for this many blocks and statuses."""
+
+    def __init__(self, blocks: int, statuses: int = 1_000_000) -> None:
+        self.room, self.status_room = blocks, statuses
+        self.taken: list[Records] = []
+        self.statuses: list[FeedStatus] = []
+
+    def put(self, block: Block) -> bool:
+        if self.room:
+            self.room -= 1
+            self.taken.append(block.records)
+            return True
+        return False
+
+    def tell(self, status: FeedStatus) -> bool:
+        if self.status_room:
+            self.status_room -= 1
+            self.statuses.append(status)
+            return True
+        return False
+
+    def price(self, price_e9: int) -> None:
+        raise AssertionError(f"nobody asked for {price_e9}")
+
+    def show(self, stats: FeedStats) -> None:
+        raise AssertionError(f"nobody asked for {stats}")
+
+    @property
+    def numbers(self) -> list[int]:
+        return [number for records in self.taken for number in records["sequence"].tolist()]
+
+
 class Rig:
     """A running feed and its simulator."""
 
     def __init__(self, simulator: SimulatorProcess, market: str) -> None:
         self.simulator = simulator
         self.market = market
-        self.outlet = Recorder()
+        self.sink = Recorder()
         self.stopped = False
 
     def control(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -128,30 +164,30 @@ class Rig:
         ]
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = WAIT_S) -> None:
-        """Wait for what the outlet is given to make a condition true."""
+        """Wait for what the sink is given to make a condition true."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
-                    self.outlet.news.clear()
-                    await self.outlet.news.wait()
+                    self.sink.news.clear()
+                    await self.sink.news.wait()
         except TimeoutError:
-            outlet = self.outlet
+            sink = self.sink
             raise AssertionError(
-                f"not within {timeout_s} s: {outlet.statuses} {outlet.counts}"
+                f"not within {timeout_s} s: {sink.statuses} {sink.counts}"
             ) from None
 
     async def until_told(self, what: What, times: int = 1) -> FeedStatus:
-        await self.until(lambda: len(self.outlet.told(what)) >= times)
-        return self.outlet.told(what)[times - 1]
+        await self.until(lambda: len(self.sink.told(what)) >= times)
+        return self.sink.told(what)[times - 1]
 
     async def until_beat(self) -> None:
         """Wait for the feed's next look around."""
-        beats = len(self.outlet.beats)
-        await self.until(lambda: len(self.outlet.beats) > beats)
+        beats = len(self.sink.beats)
+        await self.until(lambda: len(self.sink.beats) > beats)
 
     async def until_rows(self, more: int = 1) -> None:
-        rows = self.outlet.rows + more
-        await self.until(lambda: self.outlet.rows >= rows)
+        rows = self.sink.rows + more
+        await self.until(lambda: self.sink.rows >= rows)
 
 
 Scenario = Callable[[Rig], Awaitable[None]]
@@ -193,7 +229,7 @@ def drive(
     feed = PolygonFeed(
         FeedSettings(**known),
         decoder,
-        rig.outlet,
+        rig.sink,
         names=names,
         frame_log=frame_log,
         reference=ReferencePrice("SPY") if options is None else None,
@@ -212,4 +248,4 @@ def drive(
             await acting
 
     uvloop.run(both())
-    return rig.outlet
+    return rig.sink

@@ -20,22 +20,22 @@ from tests.sim.polygon.conftest import Start
 
 def test_trades_and_quotes_of_spy_stream(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.records > 500)
-        assert rig.outlet.counts.streaming
-        assert rig.outlet.counts.subscribed == 2
+        await rig.until(lambda: rig.sink.counts.records > 500)
+        assert rig.sink.counts.streaming
+        assert rig.sink.counts.subscribed == 2
 
     simulator = start("--count", "600")
-    outlet = drive(simulator, scenario)
-    assert outlet.rows_of(RType.STOCK_TRADE) + outlet.rows_of(RType.STOCK_QUOTE) == outlet.rows
-    assert {type(event) for event in outlet.events()} == {StockTrade, StockQuote}
-    assert {block.feed for block in outlet.blocks} == {3}
-    assert {block.source for block in outlet.blocks} == {Source.SIM}
-    assert len({event.aggressor for event in outlet.events() if isinstance(event, StockTrade)}) > 1
-    (status,) = outlet.statuses
+    sink = drive(simulator, scenario)
+    assert sink.rows_of(RType.STOCK_TRADE) + sink.rows_of(RType.STOCK_QUOTE) == sink.rows
+    assert {type(event) for event in sink.events()} == {StockTrade, StockQuote}
+    assert {block.feed for block in sink.blocks} == {3}
+    assert {block.source for block in sink.blocks} == {Source.SIM}
+    assert len({event.aggressor for event in sink.events() if isinstance(event, StockTrade)}) > 1
+    (status,) = sink.statuses
     assert (status.feed, status.what) == ("stocks", What.STREAMING)
-    assert status.to_event_ns == outlet.column("ts_event_ns")[0]
-    assert outlet.counts.records == outlet.rows
-    assert outlet.counts.last_event_ns == outlet.column("ts_event_ns")[-1]
+    assert status.to_event_ns == sink.column("ts_event_ns")[0]
+    assert sink.counts.records == sink.rows
+    assert sink.counts.last_event_ns == sink.column("ts_event_ns")[-1]
 
 
 def test_a_stopped_feed_says_goodbye(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,10 +55,10 @@ def test_a_stop_while_nobody_listens_is_quick(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
         rig.control("refuse", for_s=60)
         rig.control("drop")
-        await rig.until(lambda: not rig.outlet.counts.streaming)
+        await rig.until(lambda: not rig.sink.counts.streaming)
 
-    outlet = drive(start(), scenario)
-    assert outlet.counts.streaming is False
+    sink = drive(start(), scenario)
+    assert sink.counts.streaming is False
 
 
 def test_the_key_is_in_no_log_line(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -161,19 +161,19 @@ def test_every_frame_is_recorded_as_it_came(start: Start) -> None:
         await rig.until_rows(50)
 
     paper = Paper()
-    outlet = drive(start(), scenario, frame_log=paper)
+    sink = drive(start(), scenario, frame_log=paper)
     assert [number for _, _, number in paper.frames] == sorted(
         number for _, _, number in paper.frames
     )
     assert {number for _, _, number in paper.frames} == {1, 2}
     assert paper.ticks >= 1
-    assert len(paper.frames) == outlet.counts.frames
-    assert sum(len(data) for data, _, _ in paper.frames) == outlet.counts.bytes
+    assert len(paper.frames) == sink.counts.frames
+    assert sum(len(data) for data, _, _ in paper.frames) == sink.counts.bytes
     assert paper.notes == [(None, 1), (BOTH, 1), (None, 2), (BOTH, 2)]
     decoder = StockDecoder()
     again = [decoder.decode(data, recv_ns).records for data, recv_ns, _ in paper.frames]
-    assert np.concatenate(again)["ts_recv_ns"].tolist() == outlet.column("ts_recv_ns")
-    assert np.concatenate(again)["sequence"].tolist() == outlet.column("sequence")
+    assert np.concatenate(again)["ts_recv_ns"].tolist() == sink.column("ts_recv_ns")
+    assert np.concatenate(again)["sequence"].tolist() == sink.column("sequence")
 
 
 class Torn(Paper):
@@ -192,6 +192,6 @@ def test_what_goes_wrong_with_the_frame_log_is_told_as_an_alarm_within_a_second(
     async def scenario(rig: Rig) -> None:
         told.append(await rig.until_told(What.ALARM))
 
-    outlet = drive(start(), scenario, frame_log=Torn())
+    sink = drive(start(), scenario, frame_log=Torn())
     assert told[0].text == "the paper was torn"
-    assert outlet.counts.alarms == 1
+    assert sink.counts.alarms == 1

@@ -10,7 +10,7 @@ import pytest
 
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.format import Market
-from ingestor.journal.writer import JournalWriter
+from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.feed_status import What
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import WORKDAY, Rig, clock_from, drive
@@ -45,8 +45,8 @@ def test_a_feed_that_streams_is_not_cut(start: Start, step_s: int) -> None:
         for _ in range(3):
             await rig.until_beat()
 
-    outlet = drive(start(), scenario, **in_the_market(clock))
-    assert (outlet.counts.reconnects, outlet.counts.silences, outlet.counts.gaps) == (0, 0, 0)
+    sink = drive(start(), scenario, **in_the_market(clock))
+    assert (sink.counts.reconnects, sink.counts.silences, sink.counts.gaps) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("step_s", STEPS_S)
@@ -62,8 +62,8 @@ def test_a_feed_that_is_silent_is_noticed(start: Start, step_s: int) -> None:
         await rig.until_told(What.SILENCE)
         await rig.until_told(What.GAP)
 
-    outlet = drive(start(), scenario, **in_the_market(clock))
-    (silence,), (gap,) = outlet.told(What.SILENCE), outlet.told(What.GAP)
+    sink = drive(start(), scenario, **in_the_market(clock))
+    (silence,), (gap,) = sink.told(What.SILENCE), sink.told(What.GAP)
     assert silence.text.startswith("no data for 0.")
     assert silence.to_recv_ns is not None
     assert silence.from_recv_ns is not None
@@ -77,16 +77,16 @@ def test_what_is_recorded_is_read_back_whole_and_in_order(
     start: Start, step_s: int, tmp_path: Path
 ) -> None:
     clock = Clock()
-    journal = JournalWriter(tmp_path, "stocks", roots=(), late_after_ns=NS_PER_S)
+    journal = JournalRecorder(tmp_path, "stocks", roots=(), late_after_ns=NS_PER_S)
 
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(50)
         clock.ahead_ns += step_s * NS_PER_S
         await rig.until_rows(50)
 
-    outlet = drive(start(), scenario, frame_log=journal, **in_the_market(clock))
+    sink = drive(start(), scenario, frame_log=journal, **in_the_market(clock))
     journal.close()
     played = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     read = np.concatenate([block.records.copy() for block in played.blocks()])
-    assert read["ts_recv_ns"].tolist() == outlet.column("ts_recv_ns")
-    assert read["sequence"].tolist() == outlet.column("sequence")
+    assert read["ts_recv_ns"].tolist() == sink.column("ts_recv_ns")
+    assert read["sequence"].tolist() == sink.column("sequence")

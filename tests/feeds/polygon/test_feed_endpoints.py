@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.endpoint import Target
-from ingestor.feeds.polygon.limits import SocketLimits
+from ingestor.feeds.polygon.socket import SocketLimits, Target
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive
@@ -23,8 +22,8 @@ def until_told(caplog: pytest.LogCaptureFixture) -> Scenario:
 
     async def scenario(rig: Rig) -> None:
         await rig.until(lambda: failures(caplog))
-        beats = len(rig.outlet.beats)
-        await rig.until(lambda: len(rig.outlet.beats) > beats + 2)
+        beats = len(rig.sink.beats)
+        await rig.until(lambda: len(rig.sink.beats) > beats + 2)
 
     return scenario
 
@@ -47,10 +46,10 @@ def test_a_wrong_address_is_told_with_its_cause_and_tried_again(
 ) -> None:
     simulator = start()
     url = ADDRESSES[cause](simulator.stocks_url)
-    outlet = drive(simulator, until_told(caplog), url=url)
+    sink = drive(simulator, until_told(caplog), url=url)
     (line,) = failures(caplog)
     assert cause in line
-    assert outlet.counts.frames == 0
+    assert sink.counts.frames == 0
 
 
 def test_a_server_that_appears_later_is_found(
@@ -86,9 +85,9 @@ def test_a_feed_streams_over_tls(
         rig.control("drop")
         await rig.until_told(What.GAP)
 
-    outlet = drive(simulator, scenario)
+    sink = drive(simulator, scenario)
     assert simulator.stocks_url.startswith("wss://")
-    assert outlet.counts.reconnects == 1
+    assert sink.counts.reconnects == 1
 
 
 def test_a_server_that_nobody_vouches_for_is_not_talked_to(

@@ -18,12 +18,12 @@ from ingestor.encode.reference import payloads
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.frames import Skip
-from ingestor.feeds.polygon.herald import ALARMS_AT_ONCE
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.journal_feed import JournalFeed
-from ingestor.feeds.polygon.outlet import FrameLog
+from ingestor.feeds.polygon.sink import FrameLog
+from ingestor.feeds.polygon.status_reporter import ALARMS_AT_ONCE
 from ingestor.journal.format import Market
-from ingestor.journal.writer import JournalWriter
+from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import whole_block
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import QUICK, Recorder
@@ -50,7 +50,7 @@ async def let_in(connection: ServerConnection) -> None:
 def run(vendor: Vendor, frame_log: FrameLog | None = None) -> Recorder:
     """Run a feed until the first connection of this vendor is over."""
     over = asyncio.Event()
-    outlet = Recorder()
+    sink = Recorder()
 
     async def serve_one(connection: ServerConnection) -> None:
         try:
@@ -74,12 +74,12 @@ def run(vendor: Vendor, frame_log: FrameLog | None = None) -> Recorder:
                 drain_s=0.2,
             )
             names = ("T.SPY", "Q.SPY")
-            feed = PolygonFeed(settings, StockDecoder(), outlet, names=names, frame_log=frame_log)
+            feed = PolygonFeed(settings, StockDecoder(), sink, names=names, frame_log=frame_log)
             async with asyncio.timeout(60):
                 await feed.run(over.is_set)
 
     uvloop.run(both())
-    return outlet
+    return sink
 
 
 def test_data_before_the_key_and_of_foreign_names_is_counted_told_once_and_not_played_back(
@@ -93,11 +93,11 @@ def test_data_before_the_key_and_of_foreign_names_is_counted_told_once_and_not_p
         await connection.send(frame(trade(q=2), trade(sym="QQQ", q=3), quote(q=4)).decode())
         await connection.send(frame(trade(q=5), {**trade(), "sym": ""}).decode())
 
-    journal = JournalWriter(tmp_path, "stocks")
-    outlet = run(vendor, journal)
+    journal = JournalRecorder(tmp_path, "stocks", late_after_ns=10**9)
+    sink = run(vendor, journal)
     journal.close()
-    assert outlet.column("sequence") == [2, 4, 5]
-    assert outlet.counts.skipped == {
+    assert sink.column("sequence") == [2, 4, 5]
+    assert sink.counts.skipped == {
         Skip.BEFORE_SUBSCRIPTION: 1_001,
         Skip.NOT_SUBSCRIBED: 1,
         Skip.SYMBOL: 1,
@@ -105,12 +105,12 @@ def test_data_before_the_key_and_of_foreign_names_is_counted_told_once_and_not_p
     told = [each.getMessage() for each in caplog.records if "skipped" in each.getMessage()]
     assert len(told) == 3
 
-    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS, source=outlet.blocks[0].source)
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS, source=sink.blocks[0].source)
     again = [payload for block in feed.blocks() for payload in payloads(whole_block(block))]
-    live = [payload for block in outlet.blocks for payload in payloads(whole_block(block))]
+    live = [payload for block in sink.blocks for payload in payloads(whole_block(block))]
     assert again == live
-    assert feed.progress.skipped == outlet.counts.skipped
-    assert feed.progress.frames == outlet.counts.frames
+    assert feed.progress.skipped == sink.counts.skipped
+    assert feed.progress.frames == sink.counts.frames
 
 
 def test_a_hundred_thousand_errors_are_a_few_lines_and_statuses(
@@ -123,12 +123,12 @@ def test_a_hundred_thousand_errors_are_a_few_lines_and_statuses(
             await connection.send(frame(*errors).decode())
         await connection.send(frame(trade(q=1)).decode())
 
-    outlet = run(vendor)
-    assert outlet.column("sequence") == [1]
-    assert outlet.counts.alarms == 100_000
-    assert len(outlet.told(What.ALARM)) <= ALARMS_AT_ONCE + 10
-    sums = [int(text.split()[0]) for text in outlet.alarms() if "more like this" in text]
-    assert sum(sums) + len(outlet.alarms()) - len(sums) == 100_000
+    sink = run(vendor)
+    assert sink.column("sequence") == [1]
+    assert sink.counts.alarms == 100_000
+    assert len(sink.told(What.ALARM)) <= ALARMS_AT_ONCE + 10
+    sums = [int(text.split()[0]) for text in sink.alarms() if "more like this" in text]
+    assert sum(sums) + len(sink.alarms()) - len(sums) == 100_000
     assert len(caplog.records) < ALARMS_AT_ONCE + 20
 
 
@@ -146,8 +146,8 @@ def test_the_key_and_control_characters_are_never_shown(
         await connection.send(frame(trade(q=2)).decode())
         await connection.close(1008, f"no place for {KEY}\n\x1b")
 
-    outlet = run(vendor)
-    shown = [each.getMessage() for each in caplog.records] + [each.text for each in outlet.statuses]
+    sink = run(vendor)
+    shown = [each.getMessage() for each in caplog.records] + [each.text for each in sink.statuses]
     assert any("(hidden)" in text for text in shown)
     assert all(KEY[:6] not in text and len(text) < 1_200 for text in shown)
     assert all(text.isprintable() for text in shown)
@@ -160,8 +160,8 @@ def test_a_frame_of_nothing_is_taken_with_signs_of_life_and_the_next_one_counts(
         await connection.send(f"[{nothing}]")
         await connection.send(frame(trade(q=1)).decode())
 
-    outlet = run(vendor)
-    assert outlet.column("sequence") == [1]
-    assert outlet.counts.skipped == {Skip.NOT_AN_EVENT: 4_000_000}
-    during = [counts.frames for counts in outlet.beats if sum(counts.skipped.values()) > 0]
+    sink = run(vendor)
+    assert sink.column("sequence") == [1]
+    assert sink.counts.skipped == {Skip.NOT_AN_EVENT: 4_000_000}
+    during = [counts.frames for counts in sink.beats if sum(counts.skipped.values()) > 0]
     assert len(during) > 3

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ingestor.feeds.polygon.feed import Strikes
+from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
-from ingestor.feeds.polygon.outputs import channel_names
+from ingestor.feeds.polygon.option_follower import Strikes
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
 from ingestor.model.clock import new_york_date, new_york_ns, now_ns
 from ingestor.model.events import OptionTrade
@@ -56,12 +56,12 @@ def trades_of(strikes: Sequence[int], expiry: dt.date = EXPIRY) -> set[str]:
 
 def test_contracts_around_the_price_stream_with_their_quotes(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 28)
+        await rig.until(lambda: rig.sink.counts.subscribed == 28)
         await rig.until_rows(200)
 
     options = following(Price(686.2), quotes=True)
-    outlet = drive(start("--options-rate", "1000"), scenario, (), options=options)
-    events = trades(outlet.events())
+    sink = drive(start("--options-rate", "1000"), scenario, (), options=options)
+    events = trades(sink.events())
     assert {event.option_symbol for event in events} <= contracts(range(683, 690))
     quoted = [event for event in events if event.opt_bid and event.opt_ask]
     assert all(event.opt_bid < event.opt_ask for event in quoted if event.opt_bid)  # type: ignore[operator]
@@ -80,8 +80,8 @@ def test_without_quotes_only_trades_are_subscribed(start: Start) -> None:
         ((_, names),) = rig.history()
         assert set(names) == trades_of(range(683, 690))
 
-    outlet = drive(start("--options-rate", "500"), scenario, (), options=following(Price(686.2)))
-    events = trades(outlet.events())
+    sink = drive(start("--options-rate", "500"), scenario, (), options=following(Price(686.2)))
+    events = trades(sink.events())
     assert {(event.opt_bid, event.opt_ask, event.aggressor) for event in events} == {
         (None, None, 0)
     }
@@ -91,10 +91,10 @@ def test_nothing_is_asked_for_before_there_is_a_price(start: Start) -> None:
     price = Price()
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.streaming)
+        await rig.until(lambda: rig.sink.counts.streaming)
         assert rig.history() == []
         price.set(700.0)
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
 
     drive(start(), scenario, (), options=following(price))
 
@@ -105,10 +105,10 @@ def test_following_nothing_in_an_open_market_is_an_alarm_with_its_reason(start: 
     async def scenario(rig: Rig) -> None:
         await rig.until_told(What.ALARM)
         price.set(686.0)
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
 
     impatient = replace(QUICK, unfollowed_ns=NS_PER_S // 5)
-    outlet = drive(
+    sink = drive(
         start(),
         scenario,
         (),
@@ -116,7 +116,7 @@ def test_following_nothing_in_an_open_market_is_an_alarm_with_its_reason(start: 
         session=impatient,
         clock=clock_from(WORKDAY),
     )
-    (text,) = outlet.alarms()
+    (text,) = sink.alarms()
     assert text.startswith("no option contract is followed for 0 s: there is no price of SPY yet")
 
 
@@ -125,7 +125,7 @@ def test_a_walk_across_twenty_strikes_asks_for_each_contract_once(start: Start) 
     price, most = Price(686.0), 20
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
         rig.control("price", value=706, over_s=2)
         while price.e9 != 706 * PRICE_SCALE:
             price.set(rig.control("stats")["price"])
@@ -164,7 +164,7 @@ def test_what_is_new_is_asked_for_before_what_is_old_is_dropped(start: Start) ->
     price = Price(686.0)
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
         price.set(688.0)
         await rig.until(lambda: len(rig.stats()["history"]) == 4)
         assert [(said["action"], set(said["params"].split(","))) for said in later(rig)] == [
@@ -183,12 +183,12 @@ def test_after_a_reconnection_the_contracts_of_now_are_asked_for(start: Start) -
     price = Price(686.0)
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
         rig.control("refuse", for_s=0.5)
         rig.control("drop")
-        await rig.until(lambda: not rig.outlet.counts.streaming)
+        await rig.until(lambda: not rig.sink.counts.streaming)
         price.set(690.0)
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
         connection, names = rig.history()[-1]
         assert connection == 2
         assert set(names) == trades_of(range(687, 694))
@@ -206,7 +206,7 @@ def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
     ahead_ns = [midnight_ns - 60 * NS_PER_S - now_ns()]
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
         ahead_ns[0] += 60 * NS_PER_S
         await rig.until(lambda: len(rig.stats()["history"]) == 4)
         asked, dropped = later(rig)
@@ -215,19 +215,19 @@ def test_a_new_day_brings_a_new_expiry(start: Start) -> None:
         assert (asked["action"], dropped["action"]) == ("subscribe", "unsubscribe")
         assert set(asked["params"].split(",")) == trades_of(range(683, 690), tomorrow)
         assert set(dropped["params"].split(",")) == trades_of(range(683, 690), today)
-        await rig.until(lambda: rig.outlet.counts.subscribed == 14)
+        await rig.until(lambda: rig.sink.counts.subscribed == 14)
 
     options = following(Price(686.0))
-    outlet = drive(start(), scenario, (), options=options, clock=lambda: now_ns() + ahead_ns[0])
-    assert outlet.counts.alarms == 0
+    sink = drive(start(), scenario, (), options=options, clock=lambda: now_ns() + ahead_ns[0])
+    assert sink.counts.alarms == 0
 
 
 @pytest.mark.parametrize("quotes", [False, True])
 def test_all_of_a_wide_plan_is_granted(start: Start, quotes: bool) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 950 * (1 + quotes))
+        await rig.until(lambda: rig.sink.counts.subscribed == 950 * (1 + quotes))
 
     options = following(Price(686.0), quotes=quotes, each_side=200, expiries_ahead=2)
     patient = replace(QUICK, ack_ns=10 * NS_PER_S)
-    outlet = drive(start(), scenario, (), options=options, session=patient)
-    assert outlet.told(What.ALARM) == []
+    sink = drive(start(), scenario, (), options=options, session=patient)
+    assert sink.told(What.ALARM) == []

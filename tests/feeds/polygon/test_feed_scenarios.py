@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.polygon.frames import Skip
-from ingestor.feeds.polygon.limits import SessionLimits
+from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.model.events import Aggressor, StockTrade
 from ingestor.model.feed_status import What
 from ingestor.model.records import RType
@@ -29,9 +29,9 @@ def test_after_a_drop_data_flows_within_a_second_and_the_gap_is_told(start: Star
         await rig.until_rows(50)
 
     simulator = start()
-    outlet = drive(simulator, scenario, session=SessionLimits())
-    (gap,) = outlet.told(What.GAP)
-    event_ns, recv_ns = outlet.column("ts_event_ns"), outlet.column("ts_recv_ns")
+    sink = drive(simulator, scenario, session=SessionLimits())
+    (gap,) = sink.told(What.GAP)
+    event_ns, recv_ns = sink.column("ts_event_ns"), sink.column("ts_recv_ns")
     first_after = recv_ns.index(gap.at_ns)
     assert gap.from_recv_ns == recv_ns[first_after - 1]
     assert (gap.from_event_ns, gap.to_event_ns) == (
@@ -41,7 +41,7 @@ def test_after_a_drop_data_flows_within_a_second_and_the_gap_is_told(start: Star
     assert gap.at_ns == gap.to_recv_ns
     assert gap.at_ns - recv_ns[first_after - 1] < NS_PER_S
     assert gap.lost_trades is None
-    assert outlet.counts.gaps == outlet.counts.reconnects == 1
+    assert sink.counts.gaps == sink.counts.reconnects == 1
     subscribed = [
         said["params"]
         for said in simulator.control("stats")["stocks"]["history"]
@@ -59,8 +59,8 @@ def test_a_close_by_the_server_is_a_reconnection(
         rig.control("close", code=code, reason="maintenance")
         await rig.until_told(What.GAP)
 
-    outlet = drive(start(), scenario)
-    assert outlet.counts.reconnects == 1
+    sink = drive(start(), scenario)
+    assert sink.counts.reconnects == 1
     assert f"closed by the server: {code}" in caplog.text
     assert "maintenance" in caplog.text
 
@@ -70,17 +70,17 @@ def test_after_a_gap_no_old_quote_decides_an_aggressor(start: Start) -> None:
     trade = {"ev": "T", "sym": "SPY", "p": 686.02, "s": 100, "t": 1_790_000_000_000}
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         rig.control("send", frame=[quote, trade])
         await rig.until_rows(2)
         rig.control("drop")
-        await rig.until(lambda: rig.outlet.counts.reconnects == 1)
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.reconnects == 1)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         rig.control("send", frame=[trade, quote, trade])
         await rig.until_rows(3)
 
-    outlet = drive(start("--rate", "0"), scenario)
-    trades = [event for event in outlet.events() if isinstance(event, StockTrade)]
+    sink = drive(start("--rate", "0"), scenario)
+    trades = [event for event in sink.events() if isinstance(event, StockTrade)]
     assert [trade.aggressor for trade in trades] == [Aggressor.BUY, Aggressor.MID, Aggressor.BUY]
 
 
@@ -89,13 +89,13 @@ def test_frames_that_trickle_lose_nothing(start: Start) -> None:
         rig.control("slow", bytes_per_s=20_000)
         await rig.until_rows(50)
         rig.control("slow", bytes_per_s=0)
-        await rig.until(lambda: rig.outlet.rows >= 400)
+        await rig.until(lambda: rig.sink.rows >= 400)
 
     simulator = start("--count", "400", "--rate", "2000", "--quota-delay", "0")
-    outlet = drive(simulator, scenario)
-    assert outlet.rows == 400
-    assert outlet.counts.reconnects == 0
-    assert all(sooner <= later for sooner, later in pairwise(outlet.column("ts_recv_ns")))
+    sink = drive(simulator, scenario)
+    assert sink.rows == 400
+    assert sink.counts.reconnects == 0
+    assert all(sooner <= later for sooner, later in pairwise(sink.column("ts_recv_ns")))
 
 
 @pytest.mark.parametrize("how", ["port", "http"])
@@ -104,15 +104,17 @@ def test_a_server_that_was_away_is_streamed_within_a_second(start: Start, how: s
 
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)
+        back.append(time.time() + away_s)
         rig.control("refuse", for_s=away_s, how=how)
         rig.control("drop")
         back.append(time.time() + away_s)
         await rig.until_told(What.GAP)
 
     back: list[float] = []
-    outlet = drive(start(), scenario, session=SessionLimits())
-    (gap,) = outlet.told(What.GAP)
-    assert 0 <= gap.at_ns / NS_PER_S - back[0] < 1
+    sink = drive(start(), scenario, session=SessionLimits())
+    (gap,) = sink.told(What.GAP)
+    earliest, latest = back
+    assert earliest <= gap.at_ns / NS_PER_S < latest + 1
 
 
 def test_attempts_that_fail_are_told_with_their_cause_and_not_each_time(
@@ -133,27 +135,27 @@ def test_attempts_that_fail_are_told_with_their_cause_and_not_each_time(
 
 def test_duplicates_are_published_as_they_come(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         rig.control("duplicate", n=5)
         rig.control("rate", events_per_s=2_000)
-        await rig.until(lambda: rig.outlet.rows >= 305)
+        await rig.until(lambda: rig.sink.rows >= 305)
 
     simulator = start("--rate", "0", "--count", "300")
-    outlet = drive(simulator, scenario)
-    assert outlet.rows == 305
+    sink = drive(simulator, scenario)
+    assert sink.rows == 305
     assert sum(simulator.control("stats")["stocks"]["events"].values()) == 305
 
 
 def test_late_prints_are_counted_and_say_nothing_about_the_quotes_of_now(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         rig.control("delayed", ms=600_000, n=300)
         rig.control("rate", events_per_s=2_000)
-        await rig.until(lambda: rig.outlet.rows >= 200)
+        await rig.until(lambda: rig.sink.rows >= 200)
 
-    outlet = drive(start("--rate", "0", "--count", "200"), scenario)
-    trades = [event for event in outlet.events() if isinstance(event, StockTrade)]
-    assert outlet.counts.late == len(trades) > 10
+    sink = drive(start("--rate", "0", "--count", "200"), scenario)
+    trades = [event for event in sink.events() if isinstance(event, StockTrade)]
+    assert sink.counts.late == len(trades) > 10
     assert {trade.aggressor for trade in trades} == {Aggressor.MID}
 
 
@@ -164,29 +166,29 @@ def test_the_vendors_clock_may_jump(start: Start, ms: int) -> None:
         rig.control("clock_jump", ms=ms)
         await rig.until_rows(50)
 
-    outlet = drive(start(), scenario)
-    event_ns = outlet.column("ts_event_ns")
+    sink = drive(start(), scenario)
+    event_ns = sink.column("ts_event_ns")
     jump_ms = (event_ns[-1] - event_ns[0]) // NS_PER_MS
     assert abs(jump_ms - ms) < 60_000
-    assert [status.what for status in outlet.statuses] == [What.STREAMING]
+    assert [status.what for status in sink.statuses] == [What.STREAMING]
 
 
 def test_nothing_malformed_costs_a_good_event_or_the_connection(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         for _ in range(2):
             for kind in (*ELEMENTS, *FRAMES, BINARY):
                 rig.control("malformed", kind=kind)
         rig.control("rate", events_per_s=2_000)
-        await rig.until(lambda: rig.outlet.rows >= 502)
+        await rig.until(lambda: rig.sink.rows >= 502)
 
     simulator = start("--rate", "0", "--count", "500")
-    outlet = drive(simulator, scenario)
+    sink = drive(simulator, scenario)
     readable = 2  # "object" is a frame of one event
-    assert outlet.rows == 500 + readable
-    assert outlet.counts.skipped == {
+    assert sink.rows == 500 + readable
+    assert sink.counts.skipped == {
         Skip.PRICE: 4,
         Skip.TIME: 4,
         Skip.FIELD: 2,
@@ -205,12 +207,12 @@ def test_an_element_that_cannot_be_read_costs_only_itself(start: Start) -> None:
         return {"ev": "T", "sym": "SPY", "p": 686.5, "s": 7, "t": 1_790_000_000_000, **fields}
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         frame = [trade(q=1), trade(q=2, p="?"), {"ev": "X"}, trade(q=3)]
         rig.control("send", text=json.dumps(frame))
         await rig.until_rows(2)
 
-    outlet = drive(start("--rate", "0"), scenario)
-    assert outlet.column("sequence") == [1, 3]
-    assert outlet.rows_of(RType.STOCK_TRADE) == 2
-    assert sum(outlet.counts.skipped.values()) == 2
+    sink = drive(start("--rate", "0"), scenario)
+    assert sink.column("sequence") == [1, 3]
+    assert sink.rows_of(RType.STOCK_TRADE) == 2
+    assert sum(sink.counts.skipped.values()) == 2

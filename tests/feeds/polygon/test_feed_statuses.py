@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.outputs import channel_names
+from ingestor.feeds.polygon.commands import channel_names
+from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.model.feed_status import What
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import QUICK, SUNDAY, WORKDAY, Options, Rig, clock_from, drive
@@ -26,9 +26,9 @@ def test_a_channel_that_the_plan_does_not_hold_is_told_and_the_rest_streams(star
         await rig.until_told(What.ALARM)
         await rig.until_rows(10)
 
-    outlet = drive(start("--plan", "stocks-T"), scenario)
-    assert outlet.alarms() == ["the vendor does not grant Q.SPY: not authorized"]
-    assert outlet.counts.reconnects == 0
+    sink = drive(start("--plan", "stocks-T"), scenario)
+    assert sink.alarms() == ["the vendor does not grant Q.SPY: not authorized"]
+    assert sink.counts.reconnects == 0
 
 
 def test_an_unknown_topic_is_an_alarm_when_its_time_is_up(start: Start) -> None:
@@ -36,19 +36,19 @@ def test_an_unknown_topic_is_an_alarm_when_its_time_is_up(start: Start) -> None:
         await rig.until_told(What.ALARM)
         await rig.until_rows(10)
 
-    outlet = drive(start(), scenario, ("T.SPY", "ZZ.SPY"))
-    assert outlet.alarms() == ["subscription not acknowledged within 0.4 s: ZZ.SPY"]
-    assert outlet.told(What.ALARM)[0].at_ns >= outlet.column("ts_recv_ns")[0] + QUICK.ack_ns * 0.9
-    assert outlet.counts.alarms == 1
-    assert outlet.counts.reconnects == 0
+    sink = drive(start(), scenario, ("T.SPY", "ZZ.SPY"))
+    assert sink.alarms() == ["subscription not acknowledged within 0.4 s: ZZ.SPY"]
+    assert sink.told(What.ALARM)[0].at_ns >= sink.column("ts_recv_ns")[0] + QUICK.ack_ns * 0.9
+    assert sink.counts.alarms == 1
+    assert sink.counts.reconnects == 0
 
 
 def test_the_delayed_tier_is_an_alarm_with_a_hint(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_told(What.ALARM)
 
-    outlet = drive(start("--delayed-tier", "stocks"), scenario)
-    (text,) = outlet.alarms()
+    sink = drive(start("--delayed-tier", "stocks"), scenario)
+    (text,) = sink.alarms()
     assert text.startswith("subscription not acknowledged within 0.4 s: T.SPY, Q.SPY;")
     assert "delayed.massive.com" in text
 
@@ -58,12 +58,12 @@ def test_more_option_quotes_than_allowed_are_an_alarm(start: Start) -> None:
 
     async def scenario(rig: Rig) -> None:
         await rig.until_told(What.ALARM)
-        assert rig.outlet.counts.subscribed == 1_000
+        assert rig.sink.counts.subscribed == 1_000
 
     patient = replace(QUICK, ack_ns=10 * NS_PER_S)
     names = channel_names(("Q",), contracts)
-    outlet = drive(start(), scenario, names, options=Options(), session=patient)
-    (text,) = outlet.alarms()
+    sink = drive(start(), scenario, names, options=Options(), session=patient)
+    (text,) = sink.alarms()
     assert text.startswith("the vendor does not grant Q.O:SPY261216C01001000, Q.O:SPY261216C010020")
     assert "Subscription limit reached for feed" in text
 
@@ -73,8 +73,8 @@ def test_a_greeting_that_expires_is_an_alarm_and_tried_again(start: Start) -> No
         await rig.until_told(What.ALARM, times=2)
 
     simulator = start("--auth-timeout", "0")
-    outlet = drive(simulator, scenario)
-    assert set(outlet.alarms()) == {"No authentication request received."}
+    sink = drive(simulator, scenario)
+    assert set(sink.alarms()) == {"No authentication request received."}
     assert simulator.control("stats")["stocks"]["opened"] >= 2
 
 
@@ -91,11 +91,11 @@ def test_an_evicted_feed_cools_down(start: Start, how: str) -> None:
             rig.control("send", frame=[{"ev": "status", "status": "max_connections"}])
         await rig.until_told(What.GAP)
 
-    outlet = drive(start("--quota-delay", "0.05"), scenario)
-    (alarm,) = outlet.told(What.ALARM)
-    (gap,) = outlet.told(What.GAP)
+    sink = drive(start("--quota-delay", "0.05"), scenario)
+    (alarm,) = sink.told(What.ALARM)
+    (gap,) = sink.told(What.GAP)
     assert gap.at_ns - alarm.at_ns >= QUICK.cool_down_ns
-    assert outlet.counts.reconnects == 1
+    assert sink.counts.reconnects == 1
 
 
 def test_an_unknown_status_is_an_alarm_once(start: Start) -> None:
@@ -105,8 +105,8 @@ def test_an_unknown_status_is_an_alarm_once(start: Start) -> None:
             rig.control("send", frame=[{"ev": "status", "status": "new", "message": "what?"}])
         await rig.until_rows(50)
 
-    outlet = drive(start(), scenario)
-    assert outlet.alarms() == ["unknown status 'new': what?"]
+    sink = drive(start(), scenario)
+    assert sink.alarms() == ["unknown status 'new': what?"]
 
 
 def test_a_status_inside_a_data_frame_counts_like_any_other(start: Start) -> None:
@@ -114,13 +114,13 @@ def test_a_status_inside_a_data_frame_counts_like_any_other(start: Start) -> Non
     status = {"ev": "status", "status": "new", "message": ""}
 
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.subscribed == 2)
+        await rig.until(lambda: rig.sink.counts.subscribed == 2)
         rig.control("send", frame=[trade, status, trade])
         await rig.until_rows(2)
 
-    outlet = drive(start("--rate", "0"), scenario)
-    assert outlet.rows == 2
-    assert outlet.alarms() == ["unknown status 'new': "]
+    sink = drive(start("--rate", "0"), scenario)
+    assert sink.rows == 2
+    assert sink.alarms() == ["unknown status 'new': "]
 
 
 def test_silence_of_an_open_market_is_told_and_the_connection_made_anew(start: Start) -> None:
@@ -130,15 +130,15 @@ def test_silence_of_an_open_market_is_told_and_the_connection_made_anew(start: S
         await rig.until_told(What.SILENCE)
         await rig.until_told(What.GAP)
 
-    outlet = drive(start(), scenario, **IN_THE_MARKET)
-    (silence,) = outlet.told(What.SILENCE)
-    (gap,) = outlet.told(What.GAP)
+    sink = drive(start(), scenario, **IN_THE_MARKET)
+    (silence,) = sink.told(What.SILENCE)
+    (gap,) = sink.told(What.GAP)
     assert silence.text.startswith("no data for 0.")
     assert silence.from_recv_ns is not None
     assert silence.to_recv_ns is not None
     assert silence.to_recv_ns - silence.from_recv_ns >= IN_THE_MARKET["silence_limit_ns"]
     assert abs(silence.from_recv_ns - (gap.from_recv_ns or 0)) < 50 * NS_PER_MS
-    assert outlet.counts.silences == 1
+    assert sink.counts.silences == 1
 
 
 def test_a_market_that_answers_pings_but_sends_nothing_is_silent_too(start: Start) -> None:
@@ -148,19 +148,19 @@ def test_a_market_that_answers_pings_but_sends_nothing_is_silent_too(start: Star
         await rig.until_told(What.SILENCE)
 
     pinging = SocketLimits(ping_s=0.05, close_s=0.3)
-    outlet = drive(start(), scenario, **{**IN_THE_MARKET, "socket": pinging})
-    assert outlet.counts.silences == 1
+    sink = drive(start(), scenario, **{**IN_THE_MARKET, "socket": pinging})
+    assert sink.counts.silences == 1
 
 
 def test_names_that_are_never_acknowledged_are_told_and_left(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_told(What.ALARM)
-        beats = len(rig.outlet.beats)
-        await rig.until(lambda: len(rig.outlet.beats) > beats + 12)
+        beats = len(rig.sink.beats)
+        await rig.until(lambda: len(rig.sink.beats) > beats + 12)
 
-    outlet = drive(start("--delayed-tier", "stocks"), scenario, **IN_THE_MARKET)
-    assert [status.what for status in outlet.statuses] == [What.ALARM]
-    assert outlet.counts.reconnects == 0
+    sink = drive(start("--delayed-tier", "stocks"), scenario, **IN_THE_MARKET)
+    assert [status.what for status in sink.statuses] == [What.ALARM]
+    assert sink.counts.reconnects == 0
 
 
 def test_names_that_are_acknowledged_and_never_traded_cost_fewer_and_fewer_reconnections(
@@ -170,27 +170,27 @@ def test_names_that_are_acknowledged_and_never_traded_cost_fewer_and_fewer_recon
         await rig.until_told(What.SILENCE, times=3)
 
     limit_ns = IN_THE_MARKET["silence_limit_ns"]
-    outlet = drive(start(), scenario, ("T.NOTHING",), **IN_THE_MARKET)
+    sink = drive(start(), scenario, ("T.NOTHING",), **IN_THE_MARKET)
     spans_ns = [
         silence.to_recv_ns - silence.from_recv_ns
-        for silence in outlet.told(What.SILENCE)
+        for silence in sink.told(What.SILENCE)
         if silence.to_recv_ns is not None and silence.from_recv_ns is not None
     ]
     assert len(spans_ns) == 3
     assert [round(span_ns / limit_ns) for span_ns in spans_ns] == [1, 2, 4]
-    assert outlet.alarms() == []
+    assert sink.alarms() == []
 
 
 def test_a_silent_sunday_is_no_alarm(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.until_rows(10)
         rig.control("rate", events_per_s=0)
-        beats = len(rig.outlet.beats)
-        await rig.until(lambda: len(rig.outlet.beats) > beats + 8)
+        beats = len(rig.sink.beats)
+        await rig.until(lambda: len(rig.sink.beats) > beats + 8)
 
-    outlet = drive(start(), scenario, **{**IN_THE_MARKET, "clock": clock_from(SUNDAY)})
-    assert [status.what for status in outlet.statuses] == [What.STREAMING]
-    assert outlet.counts.reconnects == 0
+    sink = drive(start(), scenario, **{**IN_THE_MARKET, "clock": clock_from(SUNDAY)})
+    assert [status.what for status in sink.statuses] == [What.STREAMING]
+    assert sink.counts.reconnects == 0
 
 
 def test_a_dead_connection_is_noticed_on_a_sunday_too(start: Start) -> None:
@@ -200,18 +200,18 @@ def test_a_dead_connection_is_noticed_on_a_sunday_too(start: Start) -> None:
         await rig.until_told(What.GAP)
 
     pinging = SocketLimits(ping_s=0.2, close_s=0.3)
-    outlet = drive(
+    sink = drive(
         start(), scenario, **{**IN_THE_MARKET, "clock": clock_from(SUNDAY), "socket": pinging}
     )
-    assert not outlet.told(What.SILENCE)
-    assert outlet.counts.reconnects == 1
+    assert not sink.told(What.SILENCE)
+    assert sink.counts.reconnects == 1
 
 
 def test_a_feed_with_nothing_to_ask_for_is_not_silent(start: Start) -> None:
     async def scenario(rig: Rig) -> None:
-        await rig.until(lambda: rig.outlet.counts.streaming)
-        beats = len(rig.outlet.beats)
-        await rig.until(lambda: len(rig.outlet.beats) > beats + 6)
+        await rig.until(lambda: rig.sink.counts.streaming)
+        beats = len(rig.sink.beats)
+        await rig.until(lambda: len(rig.sink.beats) > beats + 6)
 
-    outlet = drive(start(), scenario, (), **IN_THE_MARKET)
-    assert outlet.statuses == []
+    sink = drive(start(), scenario, (), **IN_THE_MARKET)
+    assert sink.statuses == []

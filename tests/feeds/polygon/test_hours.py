@@ -10,12 +10,12 @@ from ingestor.feeds.polygon.hours import (
     MAX_SESSIONS_HELD,
     OPTIONS,
     STOCKS_EXTENDED,
-    STOCKS_REGULAR,
     MarketHours,
     TradingHours,
 )
 from ingestor.model.clock import new_york_ns
 
+STOCKS_REGULAR = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 ORDINARY = dt.date(2025, 12, 16)
 AFTER_THANKSGIVING = dt.date(2025, 11, 28)
 CLOSED = [
@@ -55,7 +55,7 @@ def test_holidays_and_weekends_have_no_session(date: dt.date) -> None:
     hours = MarketHours(STOCKS_EXTENDED)
     assert not hours.is_trading_day(date)
     assert hours.session(date) is None
-    assert not hours.is_open(at(date, 12))
+    assert hours.open_since_ns(at(date, 12)) is None
 
 
 @pytest.mark.parametrize("date", HALF_DAYS, ids=str)
@@ -78,7 +78,9 @@ def test_new_years_eve_of_a_saturday_new_year_is_an_ordinary_day() -> None:
 def test_a_session_holds_its_opening_and_not_its_close() -> None:
     hours = MarketHours(OPTIONS)
     opening, close = at(ORDINARY, 9, 30), at(ORDINARY, 16, 15)
-    assert [hours.is_open(ns) for ns in (opening - 1, opening, close - 1, close)] == [
+    assert [
+        hours.open_since_ns(ns) is not None for ns in (opening - 1, opening, close - 1, close)
+    ] == [
         False,
         True,
         True,
@@ -97,7 +99,7 @@ def test_summer_time_moves_the_session_with_new_york(date: dt.date) -> None:
 
 
 def test_an_evening_in_utc_belongs_to_new_yorks_day() -> None:
-    assert MarketHours(STOCKS_EXTENDED).is_open(at(dt.date(2025, 12, 12), 19, 59))
+    assert MarketHours(STOCKS_EXTENDED).open_since_ns(at(dt.date(2025, 12, 12), 19, 59))
 
 
 def test_trading_days_pass_over_weekends_and_holidays() -> None:

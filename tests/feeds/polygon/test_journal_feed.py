@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.polygon.journal_feed import MIN_BLOCK_BYTES, JournalFeed
-from ingestor.journal.compress import Compressor, compress
 from ingestor.journal.format import Market
+from ingestor.journal.segment_writer import Compressor, compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.blocks import Source
 from ingestor.model.clock import new_york_ns
@@ -352,6 +352,21 @@ def test_frames_that_were_not_recorded_are_counted(tmp_path: Path) -> None:
     feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
     assert len(messages_of(feed.blocks())) == 5
     assert feed.progress.skipped == {"frame_not_in_journal": 4}
+
+
+def test_of_what_is_read_for_context_only_nothing_is_counted(tmp_path: Path) -> None:
+    """One run of two days; of the first a frame was never recorded."""
+    name = "stocks-{:%Y%m%d}-00000{}.journal"
+    frames = entries([(frame(trade(q=number)), OPEN_NS, 1) for number in range(4)])
+    for date, number, kept in ((DAY, 1, frames[:1]), (DAY, 2, frames[2:3]), (NEXT, 1, frames[3:])):
+        head = header(part=len(list(tmp_path.iterdir())) + 1, date=date)
+        (tmp_path / name.format(date, number)).write_bytes(segment(kept, head))
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS, dates=[NEXT])
+    assert len(messages_of(feed.blocks())) == 1
+    assert (feed.progress.frames, feed.progress.skipped) == (1, {})
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
+    assert len(messages_of(feed.blocks())) == 3
+    assert feed.progress.skipped == {"frame_not_in_journal": 1}
 
 
 def test_memory_does_not_depend_on_the_size_of_the_journal(tmp_path: Path) -> None:

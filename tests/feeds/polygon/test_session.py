@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.backoff import Backoff
-from ingestor.feeds.polygon.limits import SessionLimits
-from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import (
+from ingestor.feeds.polygon.commands import (
     Close,
+    Command,
     Fail,
-    Output,
     Reconnect,
     Report,
     ReportKind,
     Send,
 )
+from ingestor.feeds.polygon.messages import Status
 from ingestor.feeds.polygon.session import (
     MAX_UNKNOWN_STATUSES,
+    Backoff,
     Phase,
     Session,
+    SessionLimits,
 )
 from tests.feeds.polygon.wire import status
 
@@ -48,13 +48,13 @@ def unack(name: str) -> Status:
     return status("success", f"unsubscribed to: {name}")
 
 
-def sent(outputs: Iterable[Output]) -> list[tuple[str, list[str]]]:
-    messages = [json.loads(output.text) for output in outputs if isinstance(output, Send)]
+def sent(commands: Iterable[Command]) -> list[tuple[str, list[str]]]:
+    messages = [json.loads(command.text) for command in commands if isinstance(command, Send)]
     return [(message["action"], message["params"].split(",")) for message in messages]
 
 
-def texts(outputs: Iterable[Output], kind: ReportKind) -> list[str]:
-    return [each.text for each in outputs if isinstance(each, Report) and each.kind is kind]
+def texts(commands: Iterable[Command], kind: ReportKind) -> list[str]:
+    return [each.text for each in commands if isinstance(each, Report) and each.kind is kind]
 
 
 def new_session(*names: str) -> Session:
@@ -71,7 +71,7 @@ def streaming(*names: str, at_ns: int = NOW) -> Session:
 
 def granted(*names: str) -> Session:
     session = streaming(*names)
-    session.on_statuses([ack(name) for name in session.wanted], NOW)
+    session.on_statuses([ack(name) for name in session.subscriptions.wanted], NOW)
     return session
 
 
@@ -82,8 +82,8 @@ def test_the_handshake_greets_authenticates_and_subscribes() -> None:
     session = new_session()
     assert session.on_open(NOW) == ()
     assert sent(session.on_statuses((CONNECTED,), NOW)) == [("auth", ["key"])]
-    outputs = session.on_statuses((AUTHENTICATED,), NOW)
-    assert sent(outputs) == [("subscribe", ["T.SPY", "Q.SPY"])]
+    commands = session.on_statuses((AUTHENTICATED,), NOW)
+    assert sent(commands) == [("subscribe", ["T.SPY", "Q.SPY"])]
     assert session.phase is Phase.STREAMING
 
 
@@ -124,16 +124,16 @@ def test_a_refused_key_is_final_and_says_why(message: str) -> None:
 def test_nothing_is_said_after_a_refusal_even_in_its_frame() -> None:
     session = new_session()
     session.on_open(NOW)
-    outputs = session.on_statuses((CONNECTED, status("auth_failed"), AUTHENTICATED), NOW)
-    assert [action for action, _ in sent(outputs)] == ["auth"]
+    commands = session.on_statuses((CONNECTED, status("auth_failed"), AUTHENTICATED), NOW)
+    assert [action for action, _ in sent(commands)] == ["auth"]
 
 
 def test_an_auth_timeout_closes_and_is_tried_again() -> None:
     session = new_session()
     session.on_open(NOW)
-    outputs = session.on_statuses((status("auth_timeout", "No authentication"),), NOW)
-    assert texts(outputs, ReportKind.HANDSHAKE) == ["No authentication"]
-    assert outputs[-1] == Close()
+    commands = session.on_statuses((status("auth_timeout", "No authentication"),), NOW)
+    assert texts(commands, ReportKind.HANDSHAKE) == ["No authentication"]
+    assert commands[-1] == Close()
     (again,) = session.on_close(NOW, "closed")
     assert isinstance(again, Reconnect)
 
@@ -144,9 +144,9 @@ def test_a_handshake_that_hangs_is_given_up_once(statuses: tuple[Status, ...]) -
     session.on_open(NOW)
     session.on_statuses(statuses, NOW)
     assert session.on_tick(NOW + HANDSHAKE_LIMIT_NS - 1) == ()
-    outputs = session.on_tick(NOW + HANDSHAKE_LIMIT_NS)
-    assert outputs[-1] == Close()
-    assert len(texts(outputs, ReportKind.HANDSHAKE)) == 1
+    commands = session.on_tick(NOW + HANDSHAKE_LIMIT_NS)
+    assert commands[-1] == Close()
+    assert len(texts(commands, ReportKind.HANDSHAKE)) == 1
     assert session.on_tick(NOW + 2 * HANDSHAKE_LIMIT_NS) == ()
 
 
@@ -155,7 +155,7 @@ def test_a_handshake_that_hangs_is_given_up_once(statuses: tuple[Status, ...]) -
 
 def test_acknowledged_names_are_granted_and_nothing_is_reported() -> None:
     session = granted()
-    assert session.granted == ("T.SPY", "Q.SPY")
+    assert session.subscriptions.granted == ("T.SPY", "Q.SPY")
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
 
@@ -181,10 +181,10 @@ def test_of_thousands_of_names_messages_and_reports_stay_short() -> None:
     names = [f"{channel}.Z{number}" for number in range(11_000) for channel in "TQ"]
     session = new_session(*names)
     session.on_open(NOW)
-    outputs = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
-    assert max(len(each.text) for each in outputs if isinstance(each, Send)) < 4_096
+    commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
+    assert max(len(each.text) for each in commands if isinstance(each, Send)) < 4_096
     session.on_statuses([ack(name) for name in names[:2_000]], NOW)
-    assert session.subscribed == 2_000
+    assert session.subscriptions.subscribed == 2_000
 
     (text,) = texts(session.on_tick(NOW + ACK_LIMIT_NS), ReportKind.NOT_ACKNOWLEDGED)
     assert text.endswith(" and 19980 more")
@@ -195,17 +195,17 @@ def test_an_acknowledgement_after_its_time_still_counts() -> None:
     session = streaming("T.SPY")
     session.on_tick(NOW + ACK_LIMIT_NS)
     session.on_statuses((ack("T.SPY"),), NOW + 2 * ACK_LIMIT_NS)
-    assert session.granted == ("T.SPY",)
+    assert session.subscriptions.granted == ("T.SPY",)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_a_refused_channel_is_named_and_the_others_go_on(order: list[int]) -> None:
     session = streaming()
     answers = [ack("T.SPY"), NOT_AUTHORIZED]
-    outputs = session.on_statuses([answers[index] for index in order], NOW)
-    (text,) = texts(outputs, ReportKind.NOT_GRANTED)
+    commands = session.on_statuses([answers[index] for index in order], NOW)
+    (text,) = texts(commands, ReportKind.NOT_GRANTED)
     assert text == "the vendor does not grant Q.SPY: not authorized"
-    assert session.granted == ("T.SPY",)
+    assert session.subscriptions.granted == ("T.SPY",)
     assert session.phase is Phase.STREAMING
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
@@ -221,9 +221,9 @@ def test_one_refusal_for_several_names_is_told_when_time_is_up() -> None:
 @pytest.mark.parametrize("refusals", [1, 2])
 def test_a_plan_that_grants_nothing_is_final(refusals: int) -> None:
     session = streaming()
-    outputs = [*session.on_statuses((NOT_AUTHORIZED,) * refusals, NOW)]
-    outputs += session.on_tick(NOW + ACK_LIMIT_NS)
-    assert [type(output) for output in outputs] == [Report, Fail, Close]
+    commands = [*session.on_statuses((NOT_AUTHORIZED,) * refusals, NOW)]
+    commands += session.on_tick(NOW + ACK_LIMIT_NS)
+    assert [type(command) for command in commands] == [Report, Fail, Close]
     assert session.phase is Phase.ENDED
 
 
@@ -238,16 +238,16 @@ def test_a_reached_subscription_limit_is_reported_and_not_final() -> None:
 
 def test_a_later_refusal_is_not_final_where_something_was_granted_before() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
-    session.subscribe(("T.B",), NOW)
-    outputs = session.on_statuses((NOT_AUTHORIZED,), NOW)
-    assert [type(output) for output in outputs] == [Report]
+    session.subscriptions.unsubscribe(("T.A",), NOW)
+    session.subscriptions.subscribe(("T.B",), NOW)
+    commands = session.on_statuses((NOT_AUTHORIZED,), NOW)
+    assert [type(command) for command in commands] == [Report]
 
 
 def test_a_refusal_of_dropped_names_does_not_speak_of_the_others() -> None:
     session = streaming("T.A", "T.B", "T.C", "T.D")
     session.on_statuses((NOT_AUTHORIZED, NOT_AUTHORIZED), NOW)
-    session.unsubscribe(("T.A", "T.B"), NOW)
+    session.subscriptions.unsubscribe(("T.A", "T.B"), NOW)
     assert session.on_statuses((unack("T.A"), unack("T.B"), ack("T.C")), NOW) == ()
     (text,) = texts(session.on_statuses((ack("T.D"),), NOW), ReportKind.NOT_GRANTED)
     assert text == "the vendor does not grant something: not authorized"
@@ -257,8 +257,8 @@ def test_a_refusal_without_any_subscription_is_not_final() -> None:
     session = Session("key", (), random=lambda: 0.0)
     session.on_open(NOW)
     session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
-    outputs = session.on_statuses((NOT_AUTHORIZED,), NOW)
-    assert [type(output) for output in outputs] == [Report]
+    commands = session.on_statuses((NOT_AUTHORIZED,), NOW)
+    assert [type(command) for command in commands] == [Report]
 
 
 def test_an_error_while_nothing_is_unanswered_is_reported() -> None:
@@ -268,8 +268,8 @@ def test_an_error_while_nothing_is_unanswered_is_reported() -> None:
 
 def test_an_unknown_status_is_reported_once_per_kind() -> None:
     session = granted()
-    outputs = session.on_statuses((status("new", "1"), status("new", "2"), status("other")), NOW)
-    assert texts(outputs, ReportKind.UNKNOWN_STATUS) == [
+    commands = session.on_statuses((status("new", "1"), status("new", "2"), status("other")), NOW)
+    assert texts(commands, ReportKind.UNKNOWN_STATUS) == [
         "unknown status 'new': 1",
         "unknown status 'other': ",
     ]
@@ -285,52 +285,56 @@ def test_unknown_statuses_that_are_told_are_bounded() -> None:
 
 def test_names_wanted_before_the_handshake_are_sent_after_it() -> None:
     session = new_session("T.A")
-    assert session.subscribe(("T.B",), NOW) == ()
+    assert session.subscriptions.subscribe(("T.B",), NOW) == ()
     session.on_open(NOW)
-    outputs = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
-    assert sent(outputs)[1:] == [("subscribe", ["T.A", "T.B"])]
+    commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW)
+    assert sent(commands)[1:] == [("subscribe", ["T.A", "T.B"])]
 
 
 def test_a_name_is_not_sent_twice_on_one_socket() -> None:
     session = streaming("T.A")
-    assert sent(session.subscribe(("T.A", "T.B", "T.B"), NOW)) == [("subscribe", ["T.B"])]
-    assert session.subscribe(("T.A", "T.B"), NOW) == ()
+    assert sent(session.subscriptions.subscribe(("T.A", "T.B", "T.B"), NOW)) == [
+        ("subscribe", ["T.B"])
+    ]
+    assert session.subscriptions.subscribe(("T.A", "T.B"), NOW) == ()
 
 
 def test_an_unsubscription_is_sent_and_its_acknowledgement_awaited() -> None:
     session = granted("T.A", "T.B")
-    assert sent(session.unsubscribe(("T.A", "T.A", "T.C"), NOW)) == [("unsubscribe", ["T.A"])]
-    assert (session.wanted, session.granted) == (("T.B",), ("T.B",))
+    assert sent(session.subscriptions.unsubscribe(("T.A", "T.A", "T.C"), NOW)) == [
+        ("unsubscribe", ["T.A"])
+    ]
+    assert (session.subscriptions.wanted, session.subscriptions.granted) == (("T.B",), ("T.B",))
     session.on_statuses((unack("T.A"),), NOW)
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
 
 
 def test_an_unsubscription_that_is_not_acknowledged_is_reported() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
+    session.subscriptions.unsubscribe(("T.A",), NOW)
     (text,) = texts(session.on_tick(NOW + ACK_LIMIT_NS), ReportKind.NOT_ACKNOWLEDGED)
     assert text == "unsubscription not acknowledged within 10 s: T.A"
 
 
 def test_a_name_dropped_before_its_acknowledgement_is_not_missed() -> None:
     session = streaming("T.A", "T.B")
-    session.unsubscribe(("T.A",), NOW)
+    session.subscriptions.unsubscribe(("T.A",), NOW)
     session.on_statuses((ack("T.B"), unack("T.A")), NOW)
     assert session.on_tick(NOW + ACK_LIMIT_NS) == ()
     session.on_statuses((ack("T.A"),), NOW)
-    assert session.granted == ("T.B",)
+    assert session.subscriptions.granted == ("T.B",)
 
 
 def test_a_name_that_was_dropped_can_be_subscribed_again() -> None:
     session = granted("T.A")
-    session.unsubscribe(("T.A",), NOW)
-    assert sent(session.subscribe(("T.A",), NOW)) == [("subscribe", ["T.A"])]
+    session.subscriptions.unsubscribe(("T.A",), NOW)
+    assert sent(session.subscriptions.subscribe(("T.A",), NOW)) == [("subscribe", ["T.A"])]
 
 
 def test_unsubscribing_while_disconnected_only_forgets_the_name() -> None:
     session = new_session("T.A", "T.B")
-    assert session.unsubscribe(("T.A",), NOW) == ()
-    assert session.wanted == ("T.B",)
+    assert session.subscriptions.unsubscribe(("T.A",), NOW) == ()
+    assert session.subscriptions.wanted == ("T.B",)
 
 
 # Ends of sockets -------------------------------------------------------------------------------
@@ -345,11 +349,11 @@ def test_every_close_is_a_reconnection(code: int | None) -> None:
 def test_a_reconnection_authenticates_and_subscribes_from_the_start() -> None:
     session = granted("T.A")
     session.on_close(NOW, "torn")
-    assert session.granted == ()
-    session.subscribe(("T.B",), NOW)
+    assert session.subscriptions.granted == ()
+    session.subscriptions.subscribe(("T.B",), NOW)
     session.on_open(NOW + S)
-    outputs = session.on_statuses((CONNECTED, AUTHENTICATED), NOW + S)
-    assert sent(outputs) == [("auth", ["key"]), ("subscribe", ["T.A", "T.B"])]
+    commands = session.on_statuses((CONNECTED, AUTHENTICATED), NOW + S)
+    assert sent(commands) == [("auth", ["key"]), ("subscribe", ["T.A", "T.B"])]
 
 
 def test_what_was_unanswered_on_a_lost_socket_is_not_reported_later() -> None:
@@ -399,8 +403,8 @@ def test_a_long_wait_in_the_handshake_is_no_survival() -> None:
 
 def test_attempts_that_never_open_back_off_too() -> None:
     session = new_session()
-    outputs = [session.on_close(NOW, "refused")[0] for _ in range(3)]
-    waits = [output.at_ns - NOW for output in outputs if isinstance(output, Reconnect)]
+    commands = [session.on_close(NOW, "refused")[0] for _ in range(3)]
+    waits = [command.at_ns - NOW for command in commands if isinstance(command, Reconnect)]
     assert waits == [BACKOFF_BASE_NS // 2, BACKOFF_BASE_NS, 2 * BACKOFF_BASE_NS]
 
 
@@ -416,11 +420,11 @@ def test_jitter_stays_between_half_of_the_delay_and_all_of_it(values: list[float
 def waits(session: Session, every_ns: int, attempts: int, random: float = 0.0) -> list[int]:
     """Delays after attempts that reach nobody, begun at such a pace."""
     times = [NOW + number * every_ns for number in range(attempts)]
-    outputs = [session.on_unreachable(now_ns, "refused")[0] for now_ns in times]
+    commands = [session.on_unreachable(now_ns, "refused")[0] for now_ns in times]
     return [
-        output.at_ns - now_ns
-        for output, now_ns in zip(outputs, times, strict=True)
-        if isinstance(output, Reconnect)
+        command.at_ns - now_ns
+        for command, now_ns in zip(commands, times, strict=True)
+        if isinstance(command, Reconnect)
     ]
 
 
@@ -435,9 +439,9 @@ def test_where_nobody_listens_for_long_the_delays_grow() -> None:
     session = new_session()
     waits(session, PATIENCE_NS - 1, 2)
     grown = [
-        output.at_ns - NOW - PATIENCE_NS
-        for output in (session.on_unreachable(NOW + PATIENCE_NS, "refused")[0] for _ in range(9))
-        if isinstance(output, Reconnect)
+        command.at_ns - NOW - PATIENCE_NS
+        for command in (session.on_unreachable(NOW + PATIENCE_NS, "refused")[0] for _ in range(9))
+        if isinstance(command, Reconnect)
     ]
     half = BACKOFF_BASE_NS // 2
     assert grown == [half << doubled for doubled in range(6)] + [BACKOFF_CAP_NS // 2] * 3
@@ -505,8 +509,8 @@ def test_nothing_is_sent_on_a_socket_that_is_being_closed() -> None:
     evicted.on_statuses((EVICTED,), NOW)
     stopped.stop()
     for session in (evicted, stopped):
-        assert session.subscribe(("T.A",), NOW) == ()
-        assert session.unsubscribe(("T.SPY",), NOW) == ()
+        assert session.subscriptions.subscribe(("T.A",), NOW) == ()
+        assert session.subscriptions.unsubscribe(("T.SPY",), NOW) == ()
 
 
 def test_stopping_between_sockets_has_nothing_to_close() -> None:
@@ -547,15 +551,15 @@ def test_in_any_order_a_socket_is_sent_only_what_it_may_be_sent(
             continue
         if step == "open":
             is_open, authenticated, on_socket = True, False, set()
-        outputs = perform(session, step, argument, now_ns)
+        commands = perform(session, step, argument, now_ns)
         if step == "close":
             is_open = False
-            assert len(outputs) == (session.phase is not Phase.ENDED)
-        kinds = [type(output) for output in outputs]
+            assert len(commands) == (session.phase is not Phase.ENDED)
+        kinds = [type(command) for command in commands]
         assert Send not in kinds[kinds.index(Close) :] if Close in kinds else True
         if step in ("subscribe", "unsubscribe"):
             assert not kinds or session.phase is Phase.STREAMING
-        for action, names in sent(outputs):
+        for action, names in sent(commands):
             assert is_open
             if action == "auth":
                 assert not authenticated
@@ -566,16 +570,18 @@ def test_in_any_order_a_socket_is_sent_only_what_it_may_be_sent(
             assert on_socket.isdisjoint(names) if action == "subscribe" else on_socket >= set(names)
             on_socket = on_socket | set(names) if action == "subscribe" else on_socket - set(names)
         if session.phase is Phase.STREAMING:
-            assert on_socket == set(session.wanted) >= set(session.granted)
+            assert (
+                on_socket == set(session.subscriptions.wanted) >= set(session.subscriptions.granted)
+            )
 
 
-def perform(session: Session, step: str, argument: list[str], now_ns: int) -> tuple[Output, ...]:
+def perform(session: Session, step: str, argument: list[str], now_ns: int) -> tuple[Command, ...]:
     if step == "statuses":
         return session.on_statuses(argument, now_ns)  # type: ignore[arg-type]
     if step == "subscribe":
-        return session.subscribe(argument, now_ns)
+        return session.subscriptions.subscribe(argument, now_ns)
     if step == "unsubscribe":
-        return session.unsubscribe(argument, now_ns)
+        return session.subscriptions.unsubscribe(argument, now_ns)
     if step == "close":
         return session.on_close(now_ns, "closed")
     return session.on_open(now_ns) if step == "open" else session.on_tick(now_ns)

@@ -10,9 +10,7 @@ import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingestor.feeds.polygon.endpoint import Ended, Target
-from ingestor.feeds.polygon.limits import SocketLimits
-from ingestor.feeds.polygon.socket import FeedSocket
+from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
 from ingestor.model.clock import now_ns
 
 
@@ -224,7 +222,7 @@ def test_an_answer_that_is_not_http_is_told(caplog: pytest.LogCaptureFixture) ->
 
     ended = meet(server)
     assert ended.cause == "did not receive a valid HTTP response"
-    assert (ended.opened, ended.away) == (False, False)
+    assert (ended.opened, ended.unreachable) == (False, False)
 
 
 def test_a_server_that_never_answers_is_not_waited_for() -> None:
@@ -234,7 +232,7 @@ def test_a_server_that_never_answers_is_not_waited_for() -> None:
 
     ended = meet(server, SocketLimits(open_s=0.1))
     assert ended.cause == "no connection within 0.1 s"
-    assert (ended.opened, ended.away) == (False, False)
+    assert (ended.opened, ended.unreachable) == (False, False)
 
 
 def meet(

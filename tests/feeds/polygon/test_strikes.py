@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestor.feeds.polygon.commands import Command, Send, channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.outputs import Output, Send, channel_names
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import (
     MAX_CONTRACTS,
@@ -276,10 +276,10 @@ class Wire:
         greeting = (Status("connected"), Status("auth_success"))
         self.carry_out(self.session.on_statuses(greeting, 0))
 
-    def carry_out(self, outputs: tuple[Output, ...]) -> None:
-        for output in outputs:
-            assert isinstance(output, Send)
-            message = json.loads(output.text)
+    def carry_out(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            assert isinstance(command, Send)
+            message = json.loads(command.text)
             if message["action"] != "auth":
                 self._serve(message["action"], message["params"].split(","))
 
@@ -298,7 +298,9 @@ class Wire:
         for step in steps:
             names = channel_names(("T",), step.contracts)
             change = (
-                self.session.subscribe if step.action is Action.ADD else self.session.unsubscribe
+                self.session.subscriptions.subscribe
+                if step.action is Action.ADD
+                else self.session.subscriptions.unsubscribe
             )
             self.carry_out(change(names, 0))
 

@@ -1,0 +1,254 @@
+"""What is told about a feed: log lines and statuses, one for each event, never one for each record.
+
+A *gap* runs from the last record before a socket was lost to the first one after it, since the
+vendor replays nothing. *Losses* are what this program itself gave up. Both are told with exact
+bounds, as a status to the sink and a line in the log. Alarms of one kind are told at once up to a
+rate and then as a sum, so that a vendor that repeats itself floods neither.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ingestor.feeds.polygon.sink import FeedStats, Sink
+from ingestor.model.clock import iso_utc
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import Records, RType
+from ingestor.model.units import NS_PER_S
+
+ALARMS_AT_ONCE: Final = 10
+"""Alarms of one kind that are told as they come."""
+
+ALARM_EVERY_NS: Final = 10 * NS_PER_S
+"""After this time one more is told at once; those beyond are counted, and told as a sum."""
+
+MAX_STATUSES_HELD: Final = 1_000
+"""Statuses that wait for a full sink; beyond that the oldest is given up, and counted."""
+
+REPEAT_NS: Final = 60 * NS_PER_S
+"""An unchanged reason why there is no connection is told again after this time."""
+
+log = logging.getLogger(__name__)
+
+
+class ConnectLog:
+    """Log lines of `feed` about its connections to `address`; times are of a clock never set.
+
+    Each loss is told, each new reason why there is no connection, and an old one once a minute.
+    """
+
+    def __init__(self, feed: str, address: str) -> None:
+        self._feed = feed
+        self._address = address
+        self._failed = 0
+        self._told: tuple[str, int] | None = None
+
+    def opened(self) -> None:
+        """There is a connection."""
+        after = f" (failed attempts before: {self._failed})" if self._failed else ""
+        log.info("%s: connected to %s%s", self._feed, self._address, after)
+        self._failed, self._told = 0, None
+
+    def ended(self, cause: str) -> None:
+        """The last connection is gone."""
+        log.info("%s: connection to %s is gone: %s", self._feed, self._address, cause)
+
+    def lost(self, cause: str, delay_ns: int) -> None:
+        """A connection is gone; the next attempt is due after a delay."""
+        again_s = delay_ns / NS_PER_S
+        log.warning(
+            "%s: connection to %s is gone: %s; connecting again in %.1f s",
+            *(self._feed, self._address, cause, again_s),
+        )
+
+    def failed(self, cause: str, delay_ns: int, now_ns: int) -> None:
+        """An attempt failed; the next is due after a delay."""
+        self._failed += 1
+        told_cause, told_ns = self._told or ("", 0)
+        if cause == told_cause and now_ns - told_ns < REPEAT_NS:
+            return
+        self._told = cause, now_ns
+        log.warning(
+            "%s: cannot connect to %s: %s; attempt %d, the next in %.1f s",
+            *(self._feed, self._address, cause, self._failed, delay_ns / NS_PER_S),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The vendor replays nothing of what lies between; all times int nanoseconds UTC."""
+
+    from_event_ns: int
+    from_recv_ns: int
+    to_event_ns: int
+    to_recv_ns: int
+
+
+class GapTracker:
+    """Turns disconnections into gaps, however many attempts a reconnection takes."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self._open_from: tuple[int, int] | None = None
+
+    def on_disconnect(self) -> None:
+        """The socket is gone; without a record before it there is no gap."""
+        self._open_from = self._last
+
+    def on_records(self, records: Records) -> Gap | None:
+        """Note a frame's records; returns the gap that the first of them ends."""
+        if not len(records):
+            return None
+        event_ns, recv_ns = records["ts_event_ns"], records["ts_recv_ns"]
+        self._last, begun = (int(event_ns[-1]), int(recv_ns[-1])), self._open_from
+        if begun is None:
+            return None
+        self._open_from = None
+        return Gap(*begun, int(event_ns[0]), int(recv_ns[0]))
+
+
+@dataclass(slots=True)
+class Losses:
+    """What was given up in one episode, and the spans of its times, both ends among the lost."""
+
+    lost_trades: int = 0
+    lost_quotes: int = 0
+    from_event_ns: int = 2**64
+    to_event_ns: int = 0
+    from_recv_ns: int = 2**64
+    to_recv_ns: int = 0
+
+    def add(self, records: Records) -> None:
+        """Count records, at least one."""
+        quotes = int(np.count_nonzero(is_quote(records)))
+        self.lost_quotes += quotes
+        self.lost_trades += len(records) - quotes
+        event_ns, recv_ns = records["ts_event_ns"], records["ts_recv_ns"]
+        self.from_event_ns = min(self.from_event_ns, int(event_ns.min()))
+        self.to_event_ns = max(self.to_event_ns, int(event_ns.max()))
+        self.from_recv_ns = min(self.from_recv_ns, int(recv_ns.min()))
+        self.to_recv_ns = max(self.to_recv_ns, int(recv_ns.max()))
+
+
+def is_quote(records: Records) -> Any:
+    """Return which rows are quotes, an array of bool; options have none."""
+    return records["rtype"] == RType.STOCK_QUOTE
+
+
+class AlarmPace:
+    """How many alarms of one kind may be told now. Times are int nanoseconds UTC."""
+
+    def __init__(self) -> None:
+        self._left = ALARMS_AT_ONCE
+        self._since_ns = 0
+        self.untold = 0
+        self.last_text = ""
+
+    def allows(self, at_ns: int) -> bool:
+        """Whether one more may be told; if so, it is counted as told."""
+        # What was earned since is added up here and not by a timer: an alarm costs nothing between.
+        more, rest_ns = divmod(at_ns - self._since_ns, ALARM_EVERY_NS)
+        if self._left + more >= ALARMS_AT_ONCE or more < 0:
+            self._left, self._since_ns = ALARMS_AT_ONCE, at_ns
+        else:
+            self._left, self._since_ns = self._left + more, at_ns - rest_ns
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+
+class StatusReporter:
+    """Speaks for the feed called `feed`. Times are int nanoseconds UTC."""
+
+    def __init__(self, feed: str, sink: Sink, stats: FeedStats) -> None:
+        self._feed = feed
+        self._sink = sink
+        self._stats = stats
+        self._held: deque[FeedStatus] = deque()
+        self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
+
+    def streaming(self, at_ns: int, event_ns: int) -> None:
+        """The first data has come."""
+        text = "data flows"
+        log.info("%s: %s", self._feed, text)
+        self._tell(What.STREAMING, at_ns, text, to_event_ns=event_ns, to_recv_ns=at_ns)
+
+    def gap(self, gap: Gap) -> None:
+        """Data flows again after a connection was lost."""
+        self._stats.gaps += 1
+        since, seconds = iso_utc(gap.from_recv_ns), (gap.to_recv_ns - gap.from_recv_ns) / 1e9
+        text = f"nothing was received for {seconds:.3f} s after {since}"
+        # The wall clock dates records and may step back while nobody is connected.
+        if seconds < 0:
+            text = f"nothing was received from {since} until our clock, set back, showed"
+            text += f" {iso_utc(gap.to_recv_ns)}"
+        log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
+        self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
+
+    def losing(self) -> None:
+        """The first record of an episode was given up; `overflow` is told at its end."""
+        log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+
+    def overflow(self, losses: Losses, at_ns: int) -> None:
+        """The pipeline follows again, after these losses."""
+        self._stats.dropped_trades += losses.lost_trades
+        self._stats.dropped_quotes += losses.lost_quotes
+        self._tell_losses(losses, "dropped: the backlog was full", at_ns)
+
+    def undelivered(self, losses: Losses, at_ns: int) -> None:
+        """These records were not handed on when the feed was to stop."""
+        self._stats.undelivered += losses.lost_trades + losses.lost_quotes
+        self._tell_losses(losses, "not handed on before the stop", at_ns)
+
+    def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
+        text = f"{losses.lost_trades} trades and {losses.lost_quotes} quotes were {what}"
+        log.error("%s: %s", self._feed, text)
+        self._tell(What.OVERFLOW, at_ns, text, **asdict(losses))
+
+    def silence(self, text: str, since_ns: int, at_ns: int) -> None:
+        """A connection said nothing in an open market."""
+        self._stats.silences += 1
+        log.warning("%s: %s", self._feed, text)
+        self._tell(What.SILENCE, at_ns, text, from_recv_ns=since_ns, to_recv_ns=at_ns)
+
+    def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
+        """The vendor refuses something, or does not answer; of many of a kind tell a sum."""
+        self._stats.alarms += 1
+        pace = self._paces[kind]
+        if not pace.untold and pace.allows(at_ns):
+            self._tell_alarm(text, at_ns)
+        else:
+            pace.untold += 1
+            pace.last_text = text
+
+    def tell_sums(self, at_ns: int, *, at_once: bool = False) -> None:
+        """Tell how many alarms were not told, unless the last one was told just now."""
+        for pace in self._paces.values():
+            if pace.untold and (at_once or pace.allows(at_ns)):
+                self._tell_alarm(f"{pace.untold} more like this: {pace.last_text}", at_ns)
+                pace.untold = 0
+
+    def drain(self) -> bool:
+        """Hand on what is held; whether nothing is held any more."""
+        while self._held and self._sink.tell(self._held[0]):
+            self._held.popleft()
+            self._stats.statuses += 1
+        return not self._held
+
+    def _tell_alarm(self, text: str, at_ns: int) -> None:
+        log.error("%s: %s", self._feed, text)
+        self._tell(What.ALARM, at_ns, text)
+
+    def _tell(self, what: What, at_ns: int, text: str, **span: int) -> None:
+        # The oldest goes, not the newest: a run that ends badly is told by its last statuses.
+        if len(self._held) >= MAX_STATUSES_HELD:
+            self._held.popleft()
+            self._stats.dropped_statuses += 1
+        self._held.append(FeedStatus(feed=self._feed, what=what, at_ns=at_ns, text=text, **span))
+        self.drain()

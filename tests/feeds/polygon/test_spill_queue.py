@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ingestor.feeds.polygon.sink import FeedStats
+from ingestor.feeds.polygon.spill_queue import MAX_BLOCK_ROWS, Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.status_reporter import StatusReporter
+from ingestor.model.blocks import Source
+from ingestor.model.feed_status import What
+from ingestor.model.records import STOCK_TRADE
+from tests.feeds.polygon.rig import Room
+from tests.feeds.polygon.test_spill_queue_backlog import rows
+
+NOW = 1_786_649_956_000_000_000
+
+
+def spill(room: Room, max_rows: int = 1_000_000) -> tuple[SpillQueue, FeedStats]:
+    stats = FeedStats()
+    reporter = StatusReporter("stocks", room, stats)
+    backlog = Backlog(STOCK_TRADE, BacklogLimits(rows=max_rows))
+    way = SpillQueue(room, backlog, reporter, feed=0, symbols={}, source=Source.SIM)
+    return way, stats
+
+
+def test_records_go_straight_through_where_there_is_room() -> None:
+    room = Room(10)
+    way, _ = spill(room)
+    records = rows("TQT")
+    way.put(records, NOW)
+    assert room.taken[0].base is records or room.taken[0] is records
+    assert len(way) == 0
+    assert way.drain(NOW)
+
+
+def test_a_large_frame_goes_in_pieces_and_its_rest_is_held() -> None:
+    room = Room(2)
+    way, _ = spill(room)
+    way.put(rows("T" * (3 * MAX_BLOCK_ROWS + 5)), NOW)
+    assert [len(records) for records in room.taken] == [MAX_BLOCK_ROWS] * 2
+    assert len(way) == MAX_BLOCK_ROWS + 5
+    room.room = 10
+    assert way.drain(NOW)
+    assert room.numbers == list(range(3 * MAX_BLOCK_ROWS + 5))
+
+
+def test_what_comes_later_waits_behind_what_is_held() -> None:
+    room = Room(0)
+    way, _ = spill(room)
+    way.put(rows("TT"), NOW)
+    room.room = 1
+    way.put(rows("T", 2), NOW)
+    way.put(rows("T", 3), NOW)
+    assert not way.drain(NOW)
+    room.room = 5
+    assert way.drain(NOW)
+    assert room.numbers == [0, 1, 2, 3]
+
+
+def test_what_comes_takes_along_what_is_held_as_soon_as_there_is_room() -> None:
+    room = Room(0)
+    way, _ = spill(room)
+    way.put(rows("TT"), NOW)
+    room.room = 5
+    way.put(rows("T", 2), NOW)
+    assert room.numbers == [0, 1, 2]
+    assert len(way) == 0
+
+
+def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    room = Room(0)
+    way, stats = spill(room, max_rows=2)
+    for first in range(0, 10, 2):
+        way.put(rows("TQ", first), NOW)
+    assert room.statuses == []
+    assert len(caplog.messages) == 1
+    room.room = 100
+    assert way.drain(NOW + 1)
+    (told,) = room.statuses
+    assert (told.what, told.at_ns) == (What.OVERFLOW, NOW + 1)
+    assert (told.lost_trades, told.lost_quotes) == (3, 5)
+    assert (told.from_event_ns, told.to_event_ns) == (0, 90)
+    assert (told.from_recv_ns, told.to_recv_ns) == (0, 9_000)
+    assert (stats.dropped_trades, stats.dropped_quotes) == (3, 5)
+    assert room.numbers == [6, 8]
+
+
+def test_what_is_given_up_is_told() -> None:
+    room = Room(0)
+    way, stats = spill(room)
+    way.put(rows("TQ"), NOW)
+    way.give_up(NOW)
+    assert len(way) == 0
+    assert [status.what for status in room.statuses] == [What.OVERFLOW]
+    assert (stats.dropped_trades, stats.dropped_quotes, stats.undelivered) == (0, 0, 2)
+    assert room.statuses[0].text == "1 trades and 1 quotes were not handed on before the stop"
+
+
+def test_nothing_at_all_is_no_block() -> None:
+    room = Room(5)
+    way, _ = spill(room)
+    way.put(np.empty(0, STOCK_TRADE), NOW)
+    assert room.taken == []
