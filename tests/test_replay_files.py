@@ -64,9 +64,8 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
         with pytest.raises(_Configured):
             cli.main([str(one) for one in arguments])
         config = configs.pop()
-        plans = replay_run.feed_plans(config, config.replay.data_dir)
-        sources: list[tuple[str, Any]] = [(plan.name, plan.main) for plan in plans]
-        return {name: rows_of(source) for name, source in sources}
+        sources = replay_run.feed_sources(config, config.replay.data_dir)
+        return {name: rows_of(source) for name, source in sources.items()}
 
     return feeds
 

@@ -49,11 +49,21 @@ class Flag:
     help: str
     kind: Callable[[str], Any] = str
     repeated: bool = False
+    const: Any = None
+    """What a flag without a value sets."""
 
 
 WHERE: Final = (
     Flag("--nats", "nats.url", "URL", "NATS server (default: a local or an embedded one)"),
     Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
+)
+
+NO_LEASE: Final = Flag(
+    "--no-lease",
+    "nats.lease",
+    "",
+    "write even what another run is writing: for those who know",
+    const=False,
 )
 
 
@@ -78,6 +88,11 @@ def add(group: Any, flags: Sequence[Flag]) -> None:
         if not flag.name.startswith("-"):
             group.add_argument(
                 flag.key, nargs="*", metavar=flag.metavar, help=flag.help, type=flag.kind
+            )
+            continue
+        if flag.const is not None:
+            group.add_argument(
+                flag.name, dest=flag.key, action="store_const", const=flag.const, help=flag.help
             )
             continue
         action = "append" if flag.repeated else "store"

@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "replay": ("ingestor.cli.replay", "replay recorded days into the stream, paced or not"),
     "tail": ("ingestor.cli.tail", "print the events of a stream, readably, as they come"),
     "nats": ("ingestor.cli.nats", "run the embedded NATS server in the foreground"),
+    "verify": ("ingestor.cli.verify", "compare a stream with the files or journal it came from"),
+    "runs": ("ingestor.cli.runs", "list the runs that have written to a server's streams"),
     "sim": ("ingestor.sim.polygon.__main__", "simulate the Polygon feeds on loopback"),
     "bench": ("ingestor.cli.bench", "measure a replay on this machine"),
     "schema": ("ingestor.encode.schemas", "print the JSON Schemas of the events"),

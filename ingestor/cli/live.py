@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.cli.command_line import Flag, add, add_summary, parser_of, run
+from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, parser_of, run
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 
@@ -22,6 +22,7 @@ ENVIRONMENT: Final = {
 _HOW: Final = (
     Flag("--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"),
     Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
+    NO_LEASE,
 )
 
 _ABOUT: Final = """\
@@ -48,7 +49,7 @@ environment (a flag beats it, it beats the file):
 exit codes:
   0 done (--for, --demo), 2 configuration, 5 NATS unreachable (worth a restart), 6 NATS refused,
   7 stream, 8 the vendor refuses the key, or there is none, 9 a process failed (worth a restart),
-  10 embedded server, 130 and 143 stopped by a signal
+  10 embedded server, 11 another run is writing the same subjects, 130 and 143 stopped by a signal
 """
 
 

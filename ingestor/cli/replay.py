@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.cli.command_line import Flag, add, add_summary, commas, parser_of, run
+from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, commas, parser_of, run
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.runtime.replay_run import ReplayPublisher
 
@@ -18,11 +18,11 @@ REPLAY_ENVIRONMENT: Final = {
 }
 
 
-_FILES: Final = (
+FILES: Final = (
     Flag("replay.files", "replay.files", "FILE", "DBN files or folders, instead of --data-dir"),
 )
 
-_REPLAY_WHAT: Final = (
+REPLAY_WHAT: Final = (
     Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN files, in any layout; or a file"),
     Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
     Flag(
@@ -47,10 +47,20 @@ _REPLAY_WHAT: Final = (
     Flag("--end", "replay.end", "HH:MM", "New York time before which to replay"),
 )
 
-_REPLAY_HOW: Final = (
+REPLAY_HOW: Final = (
     Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
     Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
     Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
+    Flag(
+        "--existing",
+        "replay.existing",
+        "resume|again|fresh|refuse",
+        "where the stream holds this already: go on behind it (default), publish it again, remove"
+        " it first, or refuse",
+    ),
+    Flag("--again", "replay.existing", "", "short for --existing again", const="again"),
+    Flag("--fresh", "replay.existing", "", "short for --existing fresh", const="fresh"),
+    NO_LEASE,
 )
 
 _REPLAY_ABOUT: Final = """\
@@ -80,7 +90,7 @@ environment (a flag beats it, it beats the file):
 exit codes:
   0 done, 2 configuration, 3 no such data, 4 bad data (what was whole is published),
   5 NATS unreachable (worth a restart), 6 NATS refused, 7 stream, 9 a process failed,
-  10 embedded server, 130 and 143 stopped by a signal
+  10 embedded server, 11 another run is writing the same subjects, 130 and 143 stopped by a signal
 """
 
 
@@ -93,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given,
         lambda config: ReplayPublisher(config, demo=given.demo).run(),
         environment=REPLAY_ENVIRONMENT,
-        flags=(*_FILES, *_REPLAY_WHAT, *_REPLAY_HOW),
+        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW),
         leave_out=LIVE_ONLY,
     )
 
@@ -102,8 +112,8 @@ def replay_parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
     parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")
-    add(what, _FILES)
-    add(what, _REPLAY_WHAT)
+    add(what, FILES)
+    add(what, REPLAY_WHAT)
     what.add_argument(
         "--demo",
         action="store_true",
@@ -111,6 +121,6 @@ def replay_parser() -> argparse.ArgumentParser:
         help="replay a made-up sample day, whatever data there is, into a server of its own",
     )
     how = parser.add_argument_group("how")
-    add(how, _REPLAY_HOW)
+    add(how, REPLAY_HOW)
     add_summary(how)
     return parser

@@ -160,6 +160,15 @@ class Subscription:
                 self._handed = index + 1
                 yield self._message(index)
 
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Yield messages as they arrived together: the fast way to what stands in the stream.
+
+        Raises as `messages` does.
+        """
+        while await self._more(gather=True):
+            self._handed = len(self._chunk)
+            yield self._chunk
+
     async def batches(self) -> AsyncIterator[Batch]:
         """Yield NumPy arrays of what arrived together, one per event type and source.
 

@@ -188,6 +188,9 @@ class Replay(Table, frozen=True, kw_only=True):
     """New York time of day before which events are replayed."""
     max_gap_s: Seconds | None = None
     """Holes in event time are shortened to this; unset keeps them."""
+    existing: Literal["resume", "again", "fresh", "refuse"] = "resume"
+    """What to do where the stream holds these files already, or a part of them: go on behind what
+    is stored; publish all once more; first remove what their subjects hold; end with 7."""
     symbols: tuple[str, ...] = ()
     """Only these symbols; none means all."""
     rename: dict[str, str] = field(default_factory=dict)
@@ -227,6 +230,8 @@ class Nats(Table, frozen=True, kw_only=True):
     """Of a JetStream behind a leaf node: requests go to ``$JS.<domain>.API``."""
     api_prefix: SubjectPrefix | None = None
     """What requests to JetStream begin with, where another account exports it; else ``$JS.API``."""
+    lease: bool = True
+    """Refuse to write subjects of a stream that another run is writing; without, nobody looks."""
     give_up_after_s: Seconds | None = None
     """How long the server may stay away before the run ends; unset: a replay after 60 s, a live
     run never."""

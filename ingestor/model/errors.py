@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     VENDOR_REFUSED = 8
     CHILD_FAILED = 9
     EMBEDDED_SERVER = 10
+    STREAM_IN_USE = 11
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -87,3 +88,13 @@ class EmbeddedServerError(IngestorError):
     """The NATS server that we start ourselves did not start, or stopped by itself."""
 
     exit_code = ExitCode.EMBEDDED_SERVER
+
+
+class StreamInUseError(IngestorError):
+    """Another run writes the same subjects of the same stream."""
+
+    exit_code = ExitCode.STREAM_IN_USE
+
+
+class JobExistsError(StreamError):
+    """The stream holds the job, or a part of it, and the run was told to refuse that."""

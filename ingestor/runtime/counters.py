@@ -153,6 +153,7 @@ class CounterTable:
         self.skips = Slots(processes)
         self._causes = Slots(processes)
         self._skipped_before: dict[str, int] = {}
+        self._checkpoint = Slots(1)
 
     def row(self, process: int) -> CounterRow:
         """Return one process's row."""
@@ -225,6 +226,17 @@ class CounterTable:
             self._stored[index] = rows
             if not self._rank[index]:
                 self._rank[index] = self._rank.max() + 1
+
+    @property
+    def checkpoint(self) -> tuple[int, dict[str, int]] | None:
+        """Return a stream sequence and the rows by subject that are stored up to there."""
+        data = self._checkpoint.get(0)
+        return None if data is None else msgspec.json.decode(data, type=tuple[int, dict[str, int]])
+
+    def note_checkpoint(self, seq: int | None, rows_by_subject: Mapping[str, int]) -> None:
+        """Show a sequence and what it belongs to, as one; for the publisher alone."""
+        if seq is not None:
+            self._checkpoint.put(0, msgspec.json.encode((seq, dict(rows_by_subject))))
 
     def status(self, feed: int) -> FeedStatus | None:
         """Return what a feed has told last; None when there is none, or it changes all the time."""

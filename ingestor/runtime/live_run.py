@@ -27,6 +27,8 @@ from ingestor.runtime.progress_reporter import LiveProgress
 from ingestor.runtime.publisher_factory import checked_options, make_publisher, server_of
 from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run
+from ingestor.runtime.run_keeper import begin
+from ingestor.runtime.run_records import new_record, subjects_of
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -57,6 +59,16 @@ class StreamIngestor:
         ):
             options = checked_options(config.nats, server.url)
             feeds = self._feeds(vendor, frame_logs)
+            record = new_record(
+                "live",
+                config.nats.stream,
+                feeds=tuple(feed.name for feed in feeds),
+                subjects=subjects_of([name for name in FEED_ORDER if name in config.polygon.feeds]),
+                what={"symbols": list(config.polygon.stocks), "source": vendor.source.value},
+            )
+            # A demo in a server of its own has nobody to meet there.
+            own = self._demo and config.nats.url is None
+            keeping = None if own else begin(options, record, config.nats)
             run = Run(
                 feeds,
                 config,
@@ -66,6 +78,7 @@ class StreamIngestor:
                 live=True,
                 run_s=config.live.stop_after_s or (DEMO_S if self._demo else None),
                 metrics=metrics,
+                keeping=keeping,
             )
             run.to_the_end(
                 (ExitCode.EMBEDDED_SERVER, server.problem),

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
 
@@ -21,11 +21,12 @@ import uvloop
 from ingestor.client.decode import BadMessageError, Message, decode
 from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.merge.pace import LatenessHistogram, Pacer
+from ingestor.merge.skip import SkipRows
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import EVENT_TYPES
+from ingestor.model.records import EVENT_TYPES, EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import BlockRing
@@ -102,6 +103,8 @@ class PublisherInputs:
     pacer: Pacer | None = None
     drain_on_stop: bool = False
     busy_poll: bool = False
+    skip: Mapping[EventType, int] = field(default_factory=dict)
+    """Rows of each type that are stored already: the first of a replay that goes on."""
 
 
 @dataclass(slots=True)
@@ -134,6 +137,7 @@ class PublisherProcess:
         self._pacer = inputs.pacer
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
+        self._skip = SkipRows(inputs.skip)
         self._publisher = publisher
         self._table = table
         self._row = table.row(len(inputs.rings))
@@ -188,6 +192,9 @@ class PublisherProcess:
         while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
+            if runs is not None and not self._skip.done:
+                runs = self._skip.rest(runs)
+                await asyncio.sleep(0)  # Signs of life are given while a long front is passed.
             if runs is not None:
                 await self._send(runs)
             elif not taken:
@@ -282,6 +289,8 @@ class PublisherProcess:
         self._table.note_status(feed, status)
 
     async def _send(self, runs: Runs) -> None:
+        if not len(runs):
+            return
         if not self._span.started_ns:
             self._span.started_ns = time.monotonic_ns()
         if self._pacer is None:
@@ -354,6 +363,7 @@ class PublisherProcess:
         row[Counter.STATUSES] = statuses.published
         row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
         table.note_stored(stored.rows_by_subject)
+        table.note_checkpoint(stored.last_seq, stored.rows_by_subject)
         table.note(Total.FIRST_SEQ, stored.first_seq)
         table.note(Total.LAST_SEQ, stored.last_seq)
         table.note(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)

@@ -6,12 +6,11 @@ The feeds are those that are named, else those that there is data for.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +32,17 @@ from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
+from ingestor.runtime.job import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening
 from ingestor.runtime.progress_reporter import ReplayProgress
 from ingestor.runtime.publisher_factory import DEMO_DIR, checked_options, make_publisher, server_of
-from ingestor.runtime.report import RunReport
+from ingestor.runtime.report import RunReport, Summary
+from ingestor.runtime.resume import Resume
 from ingestor.runtime.run import FeedPlan, Run
+from ingestor.runtime.run_keeper import begin
+from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
+from ingestor.runtime.verification import Opening
 from ingestor.sim.sample_day import write_sample_day
 
 FEED_ORDER: Final[tuple[FeedName, ...]] = ("stocks", "options", "trades", "mbp10")
@@ -67,7 +71,8 @@ class ReplayPublisher:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
         config = self._config
         check_machine(config.process)
-        feeds = self._feeds()
+        given, sources, source = self._sources()
+        feeds = feed_plans(config, sources, source)
         speed, gap_s = config.replay.speed, config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
         with (
@@ -75,6 +80,22 @@ class ReplayPublisher:
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
+            job = job_of(given, sources, source)
+            record = new_record(
+                "replay",
+                config.nats.stream,
+                feeds=tuple(sources),
+                subjects=subjects_of(tuple(sources)),
+                what=told(job),
+                job=key_of(job),
+            )
+            # A demo in a server of its own has nobody to meet there.
+            own = self._demo and config.nats.url is None
+            opening = Opening(source, packed=config.publish.encoding == "packed")
+            resume = Resume(sources, opening, config.replay.existing)
+            keeping = None if own else begin(options, record, config.nats, resume.prepare)
+            if keeping is not None and keeping.record.state == "done":
+                return RunReport(summary=_complete(keeping.record))
             run = Run(
                 feeds,
                 config,
@@ -85,19 +106,28 @@ class ReplayPublisher:
                 ),
                 pacer=Pacer(speed, gap_ns) if speed else None,
                 metrics=metrics,
+                keeping=keeping,
             )
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
         return run.report()
 
-    def _feeds(self) -> list[FeedPlan]:
+    def _sources(self) -> tuple[Config, dict[FeedName, FeedSource], Source]:
         """Return what is replayed; a demo is the made-up day, whatever else lies there."""
-        config = self._config
-        if not self._demo:
-            return feed_plans(config, config.replay.data_dir)
-        day = _sample_day()
-        replay = msgspec.structs.replace(config.replay, journal_dir=None, data_dir=day, files=())
-        feeds = feed_plans(msgspec.structs.replace(config, replay=replay), day)
-        return [dataclasses.replace(feed, source=Source.SIM) for feed in feeds]
+        config = demo_config(self._config) if self._demo else self._config
+        source = Source.SIM if self._demo else Source.REPLAY
+        return config, feed_sources(config, config.replay.data_dir), source
+
+
+def _complete(record: RunRecord) -> Summary:
+    """Return the summary of a run that had nothing to do."""
+    return Summary(stream=record.stream)
+
+
+def demo_config(config: Config) -> Config:
+    """Return the configuration with the sample day, made where it is not there, as its data."""
+    replay = config.replay
+    replay = msgspec.structs.replace(replay, journal_dir=None, data_dir=_sample_day(), files=())
+    return msgspec.structs.replace(config, replay=replay)
 
 
 def _sample_day() -> Path:
@@ -115,32 +145,38 @@ def _sample_day() -> Path:
     return SAMPLE_DAY
 
 
-def feed_plans(config: Config, data_dir: Path) -> list[FeedPlan]:
-    """Return the feeds in `FEED_ORDER`; DBN files are those named, else those of `data_dir`.
-
-    Raises `NoDataError` when a folder or a date is missing, `ConfigurationError` when a feed is
-    named that only a journal has, and there is none.
-    """
-    process, replay = config.process, config.replay
+def feed_plans(
+    config: Config, sources: Mapping[FeedName, FeedSource], source: Source
+) -> list[FeedPlan]:
+    """Return a plan for each feed, whose events bear `source`."""
+    process = config.process
     cpus = {
         "stocks": process.stocks_cpus,
         "options": process.options_cpus,
         "trades": process.trades_cpus,
         "mbp10": process.mbp10_cpus,
     }
+    return [
+        FeedPlan(name, file_feed_main(reader), source, cpus[name])
+        for name, reader in sources.items()
+    ]
+
+
+def feed_sources(config: Config, data_dir: Path) -> dict[FeedName, FeedSource]:
+    """Return what reads each feed, in `FEED_ORDER`; DBN files are those named, else `data_dir`'s.
+
+    Raises `NoDataError` when a folder or a date is missing, `ConfigurationError` when a feed is
+    named that only a journal has, and there is none.
+    """
+    replay = config.replay
     named = _named(replay)
     places = replay.files or (data_dir,)
     catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
     wanted = named or _wanted(replay, catalog, places)
-    plans = [
-        FeedPlan(
-            name, file_feed_main(_source(config, catalog, name, wanted)), Source.REPLAY, cpus[name]
-        )
-        for name in wanted
-    ]
+    sources = {name: _source(config, catalog, name, wanted) for name in wanted}
     if catalog is not None:
         catalog.tell_unused()
-    return plans
+    return sources
 
 
 def any_files(feeds: Sequence[FeedName]) -> bool:

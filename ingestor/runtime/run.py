@@ -2,7 +2,8 @@
 
 Live and replay differ in what they plug in here: what a feed's process does, how blocks are
 ordered, whether they are paced, how a run ends, and how its progress is told. Row i of the counter
-table belongs to feed i, the next one to the publisher, and one more to the metrics if they are on.
+table belongs to feed i, the next one to the publisher, and one more to the metrics and to the
+keeper of the record, where these are on.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ingestor.runtime.publisher_process import (
     RingInput,
 )
 from ingestor.runtime.report import RunReport, report_of
+from ingestor.runtime.run_keeper import KEEPER, Keeping, end, keep
 from ingestor.runtime.supervisor import ChildPlan, Limits, Outcome, Supervisor
 
 PUBLISHER: Final = "publisher"
@@ -63,6 +65,7 @@ class Run:
         live: what the feeds have received is published before the run ends.
         run_s: the run stops by itself after so long, where that is set.
         metrics: where metrics are served.
+        keeping: the run's record and leases, where it has any, and what it goes on behind.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Run:
         live: bool = False,
         run_s: float | None = None,
         metrics: MetricsPlan | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         process = config.process
         pin(process.supervisor_cpus)
@@ -84,7 +88,10 @@ class Run:
         self._names = [feed.name for feed in feeds]
         self._live = live
         self._progress = progress
-        self._table = table = CounterTable(len(feeds) + (1 if metrics is None else 2))
+        self._table = table = CounterTable(
+            len(feeds) + 1 + (metrics is not None) + (keeping is not None)
+        )
+        self._keeping = keeping
         self._doorbell = Doorbell()
         # A ring for every feed: what one leaves in it when it dies concerns no other.
         rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in feeds]
@@ -98,6 +105,7 @@ class Run:
             pacer,
             drain_on_stop=live,
             busy_poll=process.publisher_spins,
+            skip=keeping.skip if keeping is not None else {},
         )
 
         def publish() -> IngestorError | None:
@@ -120,6 +128,9 @@ class Run:
             names = (*self._names, PUBLISHER, METRICS)
             shows = partial(serve, metrics, names, table)
             children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
+        if keeping is not None:
+            keeps = partial(keep, keeping, table, len(feeds), len(children))
+            children.append(ChildPlan(KEEPER, keeps, log_level=config.log.level, optional=True))
         limits = Limits(process.silence_s, process.stop_s, run_s)
         self._supervisor = Supervisor(children, table, self._doorbell, limits)
 
@@ -131,6 +142,9 @@ class Run:
 
         def tick() -> Outcome | None:
             reporter.tick()
+            kept = self._supervisor.outcomes.get(KEEPER)
+            if kept is not None and kept.exit_code == ExitCode.STREAM_IN_USE:
+                return kept
             for exit_code, problem in problems:
                 if (sentence := problem()) is not None:
                     return Outcome(exit_code, sentence, fatal=True)
@@ -141,6 +155,8 @@ class Run:
         finally:
             reporter.close()
             self._doorbell.close()
+            if self._keeping is not None:
+                end(self._keeping, self._table, self.report())
 
     def report(self) -> RunReport:
         """Return what became of the run, once all that it used is closed."""

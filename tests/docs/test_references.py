@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from ingestor.cli.commands import COMMANDS
 from ingestor.cli.live import ENVIRONMENT, live_parser
 from ingestor.cli.replay import REPLAY_ENVIRONMENT, replay_parser
 from ingestor.config.load import defaults, file_layer, load, values
@@ -59,7 +60,8 @@ def program_of(command: str) -> tuple[str, ...]:
     if words[0].removeprefix("bin/") not in PROGRAMS:
         return ()
     program = PROGRAMS[words[0].removeprefix("bin/")]
-    return (*program, *(word for word in words[1:2] if word in ("live", "consume")))
+    named = COMMANDS if program == ("ingestor",) else ("live", "consume")
+    return (*program, *(word for word in words[1:2] if word in named))
 
 
 @_ALL_PAGES
@@ -97,7 +99,8 @@ def test_every_program_in_bin_is_known() -> None:
 @_ALL_PAGES
 def test_a_flag_is_one_that_a_program_has(page: Path) -> None:
     known = set(re.findall(r"--[a-z]+", (ROOT / "bin" / "test").read_text()))
-    for program in (*PROGRAMS.values(), ("ingestor.encode.schemas",)):
+    subcommands = (("ingestor", name) for name in COMMANDS)
+    for program in (*PROGRAMS.values(), *subcommands, ("ingestor.encode.schemas",)):
         known |= set(re.findall(r"--[\w-]+", help_of(*program)))
     for code in code_in(page):
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):

@@ -1,0 +1,152 @@
+"""Key-value buckets (ADR-8 of the NATS design records) over the one JetStream API.
+
+A bucket is a stream of its own, one message a key, the stream's sequence its revision. It is made
+when it is first written to. Values are read from the stream's leader: a direct get may be answered
+by a follower, and a lease that is read late is no lease.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ingestor.model.errors import StreamError
+from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import (
+    STREAM_EXISTS,
+    STREAM_NOT_FOUND,
+    WRONG_LAST_SEQUENCE,
+    NobodyListensError,
+    PubAck,
+    Refusal,
+    RefusedError,
+    parse_answer,
+)
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, Json, StoredMessage
+
+NEW: Final = 0
+"""The revision of a key that is not there."""
+
+_PLAIN_PREFIX: Final = "$JS.API"
+_DUPLICATE_WINDOW_S: Final = 120
+
+
+class WrongRevisionError(StreamError):
+    """Somebody else has written the key since."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A value and its revision, with which alone it may be replaced."""
+
+    value: bytes
+    revision: int
+
+
+class Bucket:
+    """One bucket; keys are words of letters, digits, ``-_=/`` with dots between them.
+
+    A value that is not written again within `ttl_s` is gone. Every method raises what
+    `JetStreamApi` does.
+    """
+
+    def __init__(
+        self, connection: Connection, name: str, *, ttl_s: float, replicas: int | None = None
+    ) -> None:
+        self._connection = connection
+        self._api = JetStreamApi(connection)
+        self._name = name
+        self._stream = f"KV_{name}"
+        self._ttl_s = ttl_s
+        self._replicas = replicas or 1
+
+    async def get(self, key: str) -> Entry | None:
+        """Return the value of a key, None when there is none, or no bucket yet."""
+        stored = await self._last(key)
+        # A key that was deleted leaves a message without a value; ours are never empty.
+        return Entry(stored.payload, stored.seq) if stored is not None and stored.payload else None
+
+    async def put(self, key: str, value: bytes, revision: int | None = None) -> int:
+        """Write a key, and return its new revision; `revision` is the one it must have, or `NEW`.
+
+        Raises `WrongRevisionError`.
+        """
+        try:
+            return await self._publish(key, value, revision, {})
+        except NobodyListensError:
+            await self._make()
+            return await self._publish(key, value, revision, {})
+        except WrongRevisionError:
+            # What a deleted key leaves has a revision too, and the key is new all the same.
+            left = await self._last(key) if revision == NEW else None
+            if left is None or left.payload:
+                raise
+            return await self._publish(key, value, left.seq, {})
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        """Remove a key. Raises `WrongRevisionError`."""
+        await self._publish(key, b"", revision, {"KV-Operation": "DEL"})
+
+    async def values(self, keys: str = ">") -> list[Entry]:
+        """Return all values, or those whose keys match, in the order in which they were written.
+
+        ``*`` in `keys` stands for a word, ``>`` at the end for the rest.
+        """
+        if await self._api.stream_info(self._stream) is None:
+            return []
+        found: list[Entry] = []
+        async for chunk in self._api.stored(self._stream, [f"$KV.{self._name}.{keys}"], 1):
+            found += [Entry(value, revision) for revision, value in chunk if value]
+        return found
+
+    async def _last(self, key: str) -> StoredMessage | None:
+        try:
+            return await self._api.message(self._stream, last_by_subj=f"$KV.{self._name}.{key}")
+        except RefusedError as refused:
+            if refused.error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def _publish(
+        self, key: str, value: bytes, revision: int | None, headers: dict[str, str]
+    ) -> int:
+        if revision is not None:
+            headers = headers | {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        prefix = self._connection.api_prefix
+        # What is imported from another account is reached below its prefix, as its API is.
+        subject = f"$KV.{self._name}.{key}"
+        subject = subject if prefix == _PLAIN_PREFIX else f"{prefix}.{subject}"
+        what = f"bucket {self._name}"
+        answer = await self._connection.request(what, subject, value, headers=headers or None)
+        match parse_answer(answer.data):
+            case PubAck(stream_seq=sequence):
+                return sequence
+            case Refusal(error) if error.number in WRONG_LAST_SEQUENCE:
+                raise WrongRevisionError(f"{what}: {key} has another revision than {revision}")
+            case Refusal(error):
+                raise RefusedError(what, error)
+        raise StreamError(f"{what}: the answer is no acknowledgement")
+
+    async def _make(self) -> None:
+        ttl_ns = int(self._ttl_s * NS_PER_S)
+        config: Json = {
+            "name": self._stream,
+            "subjects": [f"$KV.{self._name}.>"],
+            "max_msgs_per_subject": 1,
+            "max_age": ttl_ns,
+            "duplicate_window": min(ttl_ns, _DUPLICATE_WINDOW_S * NS_PER_S),
+            "discard": "new",
+            "storage": "file",
+            "num_replicas": self._replicas,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "allow_direct": True,
+        }
+        what = f"bucket {self._name}"
+        try:
+            await self._api.call(what, f"STREAM.CREATE.{self._stream}", config)
+        except RefusedError as refused:
+            # Another program has made it in between, perhaps with other settings.
+            if refused.error.err_code != STREAM_EXISTS:
+                raise

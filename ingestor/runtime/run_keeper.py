@@ -1,0 +1,255 @@
+"""Keeps a run's record and its leases: one process beside the others, with a connection of its own.
+
+It reads the run's shared memory and nothing else, so neither a publisher that is busy nor one that
+is started again matters to it. The run's parent begins the record and takes the leases before it
+forks, and ends them when all processes have come to their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import msgspec
+import uvloop
+
+from ingestor.config.schema import Nats
+from ingestor.model.clock import now_ns
+from ingestor.model.errors import (
+    ExitCode,
+    IngestorError,
+    JobExistsError,
+    NatsUnreachableError,
+    StreamInUseError,
+)
+from ingestor.model.records import EventType
+from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
+from ingestor.nats.jetstream import JetStreamApi
+from ingestor.nats.options import ConnectOptions
+from ingestor.runtime import log as logs
+from ingestor.runtime.counters import Counter, CounterTable, Total
+from ingestor.runtime.report import RunReport
+from ingestor.runtime.run_records import (
+    MAX_ERROR_CHARS,
+    RENEW_S,
+    Checkpoint,
+    Leases,
+    RunRecord,
+    runs_bucket,
+    types_of,
+)
+
+KEEPER: Final = "records"
+HEARTBEAT_S: Final = 0.1
+RECORD_S: Final = 1.0
+END_TIMEOUT_S: Final = 3.0
+"""What the last word may take: a server that is gone has nothing to be told."""
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Keeping:
+    """What a run keeps: its record, and the revisions of its leases, none if it takes none."""
+
+    options: ConnectOptions
+    record: RunRecord
+    replicas: int | None = None
+    leases: dict[str, int] = field(default_factory=dict)
+    skip: dict[EventType, int] = field(default_factory=dict)
+    """Rows that earlier runs of the job have stored."""
+
+
+async def connected(
+    options: ConnectOptions, work: Callable[[Connection], Awaitable[T]], *, once: bool = False
+) -> T:
+    """Do some work over a connection; `once` tries each server once. Raises as it does."""
+    timeout_s = None if once else OPEN_TIMEOUT_S
+    connection = Connection(
+        options, on_change=lambda: None, open_timeout_s=timeout_s, name="ingestor.records"
+    )
+    await connection.open()
+    try:
+        return await work(connection)
+    finally:
+        await connection.close()
+
+
+Prepare = Callable[[Connection, RunRecord], Awaitable[RunRecord]]
+"""Finds out what a run goes on behind, once nobody else writes; a record that comes back as done
+says that there is nothing to do."""
+
+
+def begin(
+    options: ConnectOptions, record: RunRecord, nats: Nats, prepare: Prepare | None = None
+) -> Keeping | None:
+    """Take the leases and begin the record; None, after a warning, where that is not possible.
+
+    Raises `StreamInUseError`, and what `prepare` raises on purpose: `JobExistsError`.
+    """
+    keeping = Keeping(options, record, nats.replicas)
+
+    async def work(connection: Connection) -> None:
+        leases = Leases(connection, record, replicas=nats.replicas)
+        if nats.lease:
+            await leases.take()
+            keeping.leases = leases.revisions
+        last_seq = await _note_stream(connection, keeping)
+        if prepare is not None:
+            try:
+                keeping.record = await prepare(connection, keeping.record)
+            except IngestorError:
+                await leases.release()
+                raise
+        if keeping.record.state == "done":
+            await leases.release()
+            return
+        if last_seq and not keeping.record.checkpoint.seq:
+            # What is there now is what the run begins behind.
+            keeping.record = msgspec.structs.replace(
+                keeping.record, checkpoint=Checkpoint(last_seq)
+            )
+        keeping.skip = types_of(keeping.record.checkpoint.rows)
+        await _write(connection, keeping)
+
+    try:
+        uvloop.run(connected(options, work, once=True))
+    except (StreamInUseError, JobExistsError):
+        raise
+    except NatsUnreachableError:
+        # The publisher waits for the server, and tells who does not come.
+        return None
+    except IngestorError as error:
+        log.warning("no record of this run is kept, and no lease: %s", error)
+        return None
+    return keeping
+
+
+def keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
+    """Write the record and renew the leases until publisher and feeds have ended.
+
+    Raises `StreamInUseError` when another run has taken over.
+    """
+    uvloop.run(_keep(keeping, table, feeds, row))
+
+
+async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
+    others = [table.row(index) for index in range(feeds + 1)]
+    ended = asyncio.Event()
+
+    async def beat() -> None:
+        while not (table.stopping and all(other[Counter.ENDED] for other in others)):
+            logs.drain()
+            table.row(row)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            await asyncio.sleep(HEARTBEAT_S)
+        ended.set()
+
+    async def work(connection: Connection) -> None:
+        heart = asyncio.create_task(beat())
+        leases = Leases(
+            connection, keeping.record, replicas=keeping.replicas, revisions=keeping.leases
+        )
+        renewed_s = time.monotonic()
+        while not ended.is_set():
+            try:
+                if time.monotonic() - renewed_s >= RENEW_S:
+                    renewed_s = time.monotonic()
+                    await leases.renew()
+                if not keeping.record.stream_id:
+                    await _note_stream(connection, keeping)
+                note(keeping, table)
+                await _write(connection, keeping)
+            except StreamInUseError:
+                raise
+            except IngestorError as error:
+                # A server that is away is the publisher's to tell; the next second tries again.
+                log.debug("the record of this run is late: %s", error)
+            with contextlib.suppress(TimeoutError):
+                # A run that makes the stream is to be known as its maker soon.
+                pause_s = RECORD_S if keeping.record.stream_id else HEARTBEAT_S
+                async with asyncio.timeout(pause_s):
+                    await ended.wait()
+        await heart
+
+    await connected(keeping.options, work)
+
+
+def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:
+    """Write how the run ended, and give up its leases; a server that is gone is left alone."""
+    if report.exit_code in (ExitCode.NATS_UNREACHABLE, ExitCode.EMBEDDED_SERVER):
+        return
+    stopped = report.exit_code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+    state = "failed" if report.exit_code else "done"
+
+    async def work(connection: Connection) -> None:
+        if not keeping.record.stream_id:
+            await _note_stream(connection, keeping)
+        note(keeping, table)
+        keeping.record = msgspec.structs.replace(
+            keeping.record,
+            state="stopped" if stopped else state,
+            exit_code=int(report.exit_code),
+            error=None if report.error is None else report.error[:MAX_ERROR_CHARS],
+        )
+        await _write(connection, keeping)
+        leases = Leases(connection, keeping.record, revisions=keeping.leases)
+        await leases.release()
+
+    async def bounded() -> None:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await connected(keeping.options, work, once=True)
+
+    try:
+        uvloop.run(bounded())
+    except (IngestorError, TimeoutError) as error:
+        log.warning("the end of this run is not in its record: %s", error)
+
+
+def note(keeping: Keeping, table: CounterTable) -> None:
+    """Bring the record up to what the publisher has stored."""
+    record = keeping.record
+    stored = table.checkpoint
+    published = record.published if stored is None else stored[1]
+    checkpoint = record.checkpoint
+    # Rows mean something only together with the stream that holds them.
+    if stored is not None and record.stream_id:
+        # What earlier runs of the job have stored is in the checkpoint that this one began with.
+        base = {
+            subject: rows - record.published.get(subject, 0)
+            for subject, rows in checkpoint.rows.items()
+        }
+        rows = {
+            subject: base.get(subject, 0) + published.get(subject, 0)
+            for subject in (*base, *(one for one in published if one not in base))
+        }
+        checkpoint = Checkpoint(stored[0], rows)
+    keeping.record = msgspec.structs.replace(
+        record,
+        updated_ns=now_ns(),
+        published=published,
+        checkpoint=checkpoint,
+        job_seq=record.job_seq or table.total(Total.FIRST_SEQ),
+        first_seq=table.total(Total.FIRST_SEQ),
+        last_seq=table.total(Total.LAST_SEQ),
+    )
+
+
+async def _write(connection: Connection, keeping: Keeping) -> None:
+    record = keeping.record
+    await runs_bucket(connection, keeping.replicas).put(record.key, msgspec.json.encode(record))
+
+
+async def _note_stream(connection: Connection, keeping: Keeping) -> int:
+    """Note which stream it is, once it is there; return its last sequence."""
+    end = await JetStreamApi(connection).stream_end(keeping.record.stream)
+    if end is None:
+        return 0
+    keeping.record = msgspec.structs.replace(keeping.record, stream_id=end.identity)
+    return end.last_seq
