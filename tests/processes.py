@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 import select
+from pathlib import Path
 from typing import Final
 
 import psutil
 
 _TIMEOUT_S: Final = 10.0
+
+
+def named(pid: int, name: str) -> psutil.Process:
+    """Return the process of a run that bears a name."""
+    (found,) = (one for one in psutil.Process(pid).children() if one.name() == name)
+    return found
+
+
+def data_path(pid: int) -> list[int]:
+    """Pids of a run's processes in the order of their start, but for the keeper of its record."""
+    there = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [one for one in there if psutil.Process(one).name() != "records"]
 
 
 def ended(process: psutil.Process) -> bool:

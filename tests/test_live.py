@@ -26,7 +26,7 @@ from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
 from tests.ports import free_port
-from tests.processes import ended
+from tests.processes import data_path, ended
 from tests.replay_cli import Finished, Stored, finish, read_stream
 
 QUOTES, TRADES = "market.stocks.quotes", "market.stocks.trades"
@@ -83,7 +83,7 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals = signal.SIGT
 
 def children(pid: int) -> list[int]:
     """Pids of the processes of a run: stocks, options, publisher."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return data_path(pid)
 
 
 def last_line(finished: Finished) -> str:
@@ -561,7 +561,7 @@ def test_a_run_that_is_killed_leaves_nothing_behind(
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     finish(process)
-    assert len(family) == len(("simulator", "stocks", "options", "publisher"))
+    assert len(family) == len(("simulator", "stocks", "options", "publisher", "records"))
     assert all(ended(one) for one in family)
 
 

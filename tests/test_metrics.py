@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ingestor.model.errors import ExitCode
@@ -18,7 +17,7 @@ from ingestor.model.feed_status import What, decode_status
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.ports import free_port
-from tests.processes import ended
+from tests.processes import ended, named
 from tests.replay_cli import finish, read_stream, replay, start
 from tests.runtime.exposition import Family, parse
 from tests.runtime.http import fetch, fetch_when_up
@@ -92,7 +91,7 @@ def test_the_run_goes_on_without_its_metrics(data: Path, nats_server: NatsServer
     port = free_port()
     process = paced(data, nats_server, port)
     until_published(port)
-    metrics = psutil.Process(process.pid).children()[-1]
+    metrics = named(process.pid, "metrics")
     os.kill(metrics.pid, signal.SIGKILL)
     assert ended(metrics)
     finished = finish(process)
@@ -106,7 +105,7 @@ def test_a_frozen_process_is_unhealthy(data: Path, nats_server: NatsServer) -> N
     port = free_port()
     process = paced(data, nats_server, port, "stale_after_s = 0.5\n")
     until_published(port)
-    publisher = psutil.Process(process.pid).children()[-2]
+    publisher = named(process.pid, "publisher")
     os.kill(publisher.pid, signal.SIGSTOP)
     deadline = time.monotonic() + PATIENCE_S
     while (got := fetch(port, "/healthz")).code == 200:

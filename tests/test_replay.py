@@ -22,6 +22,7 @@ from tests.live_cli import stored as messages_in
 from tests.live_cli import until
 from tests.nats_servers import NatsServer
 from tests.ports import free_port
+from tests.processes import data_path
 from tests.replay_cli import Finished, finish, read_stream, replay, start
 
 PATIENCE_S = 20
@@ -49,7 +50,7 @@ def last_line(finished: Finished) -> str:
 
 def children(pid: int) -> list[int]:
     """Pids of the processes of a run: feeds that have not ended yet, then the publisher."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return data_path(pid)
 
 
 def until_more_is_stored(server: NatsServer, than: int = 0) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingestor.cli import command_line
 from ingestor.cli import replay as cli
 from ingestor.config.schema import Config
 from ingestor.feeds.databento.selection import MAX_LANES
 from ingestor.model.errors import ExitCode
 from ingestor.model.records import Records
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime import log, replay_run
+from ingestor.runtime import replay_run
 from ingestor.runtime.feed_process import FeedSource
 from tests.dbn_files import DAY, INSTRUMENT, depth, trades, write_dbn
 from tests.deliveries import (
@@ -48,7 +49,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(replay_run, "file_feed_main", lambda source: source)
-    monkeypatch.setattr(log, "configure", lambda *_: None)
+    monkeypatch.setattr(command_line, "configure", lambda *_: None)
     configs: list[Config] = []
 
     def publisher(config: Config, **_: Any) -> Any:

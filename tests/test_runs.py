@@ -19,6 +19,7 @@ from ingestor.model.errors import ExitCode
 from tests.conftest import StartNatsServer
 from tests.dbn_files import dbn_path, trades, write_dbn
 from tests.nats_servers import NatsServer
+from tests.processes import named
 from tests.replay_cli import finish, replay, start
 
 TRADES = "market.futures.trades"
@@ -65,13 +66,16 @@ def until_record(server: NatsServer, state: str) -> dict[str, Any]:
 def leases(server: NatsServer) -> list[str]:
     async def read() -> list[str]:
         client = await nats.connect(server.url)
-        bucket = await client.jetstream().key_value("INGESTOR_LEASES")
+        context = client.jetstream()
+        # The leader's own word: a bucket's list of keys may be out of date, or time out.
+        name = f"MARKET_DATA.{TRADES}"
         try:
-            return await bucket.keys()
-        except nats.js.errors.NoKeysError:
+            stored = await context.get_last_msg("KV_INGESTOR_LEASES", f"$KV.INGESTOR_LEASES.{name}")
+        except nats.js.errors.NotFoundError:
             return []
         finally:
             await client.close()
+        return [name] if stored.data else []
 
     return asyncio.run(read())
 
@@ -207,3 +211,19 @@ def test_without_permission_it_is_said_once_and_the_run_goes_on(
     finished = replay(*arguments(data, server)[:-1], url, cwd=data.parent)
     assert finished.exit_code == ExitCode.OK, finished.err
     assert finished.err.count("no record of this run is kept, and no lease") == 1
+
+
+def test_a_keeper_that_is_killed_is_started_again_and_keeps_the_lease(
+    data: Path, nats_server: NatsServer
+) -> None:
+    process = start(*arguments(data, nats_server, "--speed", "0.5"), cwd=data.parent)
+    before = until_record(nats_server, "running")
+    named(process.pid, "records").kill()
+    deadline = time.monotonic() + PATIENCE_S
+    while until_record(nats_server, "running")["published"] == before["published"]:
+        assert time.monotonic() < deadline, "the record stands still"
+    assert leases(nats_server) == [f"MARKET_DATA.{TRADES}"]
+    process.send_signal(signal.SIGINT)
+    assert finish(process).exit_code == ExitCode.INTERRUPTED
+    (record,) = records(nats_server)
+    assert record["state"] == "stopped"

@@ -130,7 +130,10 @@ class Run:
             children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
         if keeping is not None:
             keeps = partial(keep, keeping, table, len(feeds), len(children))
-            children.append(ChildPlan(KEEPER, keeps, log_level=config.log.level, optional=True))
+            plan = ChildPlan(
+                KEEPER, keeps, log_level=config.log.level, optional=True, restarts=True
+            )
+            children.append(plan)
         limits = Limits(process.silence_s, process.stop_s, run_s)
         self._supervisor = Supervisor(children, table, self._doorbell, limits)
 

@@ -152,7 +152,6 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         ended.set()
 
     async def work(connection: Connection) -> None:
-        heart = asyncio.create_task(beat())
         leases = Leases(
             connection, keeping.record, replicas=keeping.replicas, revisions=keeping.leases
         )
@@ -176,9 +175,13 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
                 pause_s = RECORD_S if keeping.record.stream_id else HEARTBEAT_S
                 async with asyncio.timeout(pause_s):
                     await ended.wait()
-        await heart
 
-    await connected(keeping.options, work)
+    # Before anything that waits for the server: a process that gives no sign of life is killed.
+    heart = asyncio.create_task(beat())
+    try:
+        await connected(keeping.options, work)
+    finally:
+        heart.cancel()
 
 
 def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:

@@ -13,6 +13,7 @@ and by force when that takes longer than `stop_s`. Time in which the supervisor 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -108,6 +110,9 @@ def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if not die_with_parent(parent_pid):
         os._exit(ExitCode.CHILD_FAILED)
+    with contextlib.suppress(OSError):
+        # What `ps -o comm` and `top` show, cut to 15 characters by the kernel.
+        Path("/proc/self/comm").write_text(plan.name)
     keep_freed_memory()
     logs.configure(plan.name, plan.log_level)
     # What was imported is never garbage: going through it would stop the process for milliseconds.

@@ -125,7 +125,7 @@ def test_a_module_that_is_run_is_there(page: Path) -> None:
 def test_a_variable_of_the_environment_is_one_that_is_read(page: Path) -> None:
     scripts = "".join(path.read_text() for path in (ROOT / "bin").iterdir())
     for code in code_in(page):
-        if re.fullmatch(r"(NATS|REPLAY|DBN|POLYGON|INGESTOR)_(?!STATUS)[A-Z_]+", code):
+        if re.fullmatch(r"(NATS|REPLAY|DBN|POLYGON|INGESTOR)_(?!STATUS|RUNS|LEASES)[A-Z_]+", code):
             assert code in ENVIRONMENT or code in REPLAY_ENVIRONMENT or code in scripts, code
 
 
