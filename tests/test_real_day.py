@@ -164,7 +164,7 @@ def test_the_reference_encoder_publishes_the_same_bytes(
     pytest.importorskip("ingestor.encode._fast", reason="the extension was not built")
     plain = replay_day(real_day, nats_server, tmp_path, env=without_the_compiled_encoder(tmp_path))
     assert "the slower reference encoder serves" in plain.err
-    fast = replay_day(real_day, nats_server, tmp_path)
+    fast = replay_day(real_day, nats_server, tmp_path, "--again")
     assert "reference encoder" not in fast.err
     stored = [(one.subject, one.data) for one in read_stream(nats_server.url)]
     assert len(stored) == 2 * 43_011
@@ -201,7 +201,7 @@ def test_a_second_run_publishes_the_same_bytes_in_the_same_order(
     real_day: Path, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        assert replay_day(real_day, nats_server, tmp_path).exit_code == 0
+        assert replay_day(real_day, nats_server, tmp_path, "--again").exit_code == 0
     stored = [(one.subject, one.data) for one in read_stream(nats_server.url)]
     first, second = stored[:43_011], stored[43_011:]
     assert first == second
