@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from pathlib import Path
@@ -20,8 +21,13 @@ def named(pid: int, name: str) -> psutil.Process:
 
 def data_path(pid: int) -> list[int]:
     """Pids of a run's processes in the order of their start, but for the keeper of its record."""
-    there = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [one for one in there if psutil.Process(one).name() != "records"]
+    there = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = []
+    for one in map(int, there):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            if psutil.Process(one).name() != "records":
+                found.append(one)
+    return found
 
 
 def ended(process: psutil.Process) -> bool:
