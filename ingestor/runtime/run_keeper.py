@@ -66,6 +66,10 @@ class Keeping:
     skip: dict[EventType, int] = field(default_factory=dict)
     """Rows that earlier runs of the job have stored."""
 
+    async def check_lease(self, connection: Connection) -> None:
+        """Ask whether the leases are still this run's. Raises `StreamInUseError` if they are not."""
+        await Leases(connection, self.record, revisions=self.leases).check()
+
 
 async def connected(
     options: ConnectOptions, work: Callable[[Connection], Awaitable[T]], *, once: bool = False

@@ -210,6 +210,14 @@ class Leases:
             except WrongRevisionError:
                 await self._take_over(key, key.removeprefix(f"{self._stream}."))
 
+    async def check(self) -> None:
+        """Ask whose they are. Raises `StreamInUseError` when another run has one by now."""
+        for key in self.revisions:
+            entry = await self._bucket.get(key)
+            holder = None if entry is None else _holder(entry.value)
+            if holder is not None and holder.run != self._run:
+                raise self._in_use(key.removeprefix(f"{self._stream}."), holder)
+
     async def release(self) -> None:
         """Give up those that are still this run's."""
         for key in tuple(self.revisions):
@@ -230,7 +238,10 @@ class Leases:
                 await self._take_over(key, subject)
             return
         await self.release()
-        raise StreamInUseError(
+        raise self._in_use(subject, holder)
+
+    def _in_use(self, subject: str, holder: Holder) -> StreamInUseError:
+        return StreamInUseError(
             f"{subject} of stream {self._stream} is being written by run {holder.run} (host"
             f" {holder.host}, pid {holder.pid}, since {iso_utc(holder.since_ns)}): stop it, wait"
             f" {LEASE_TTL_S:g} s if it is dead already, or write all the same with --no-lease"
