@@ -23,7 +23,7 @@ from ingestor.nats.answers import (
     RefusedError,
     parse_answer,
 )
-from ingestor.nats.connection import Connection
+from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi, Json, StoredMessage
 
 NEW: Final = 0
@@ -52,10 +52,17 @@ class Bucket:
     """
 
     def __init__(
-        self, connection: Connection, name: str, *, ttl_s: float, replicas: int | None = None
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        ttl_s: float,
+        replicas: int | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         self._connection = connection
-        self._api = JetStreamApi(connection)
+        self._timeout_s = timeout_s
+        self._api = JetStreamApi(connection, timeout_s=timeout_s)
         self._name = name
         self._stream = f"KV_{name}"
         self._ttl_s = ttl_s
@@ -118,7 +125,9 @@ class Bucket:
         subject = f"$KV.{self._name}.{key}"
         subject = subject if prefix == _PLAIN_PREFIX else f"{prefix}.{subject}"
         what = f"bucket {self._name}"
-        answer = await self._connection.request(what, subject, value, headers=headers or None)
+        answer = await self._connection.request(
+            what, subject, value, timeout_s=self._timeout_s, headers=headers or None
+        )
         match parse_answer(answer.data):
             case PubAck(stream_seq=sequence):
                 return sequence
@@ -145,7 +154,8 @@ class Bucket:
         }
         what = f"bucket {self._name}"
         try:
-            await self._api.call(what, f"STREAM.CREATE.{self._stream}", config)
+            # Three replicas that have just been chosen take longer than a value that is written.
+            await JetStreamApi(self._connection).call(what, f"STREAM.CREATE.{self._stream}", config)
         except RefusedError as refused:
             # Another program has made it in between, perhaps with other settings.
             if refused.error.err_code != STREAM_EXISTS:

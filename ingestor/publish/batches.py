@@ -13,9 +13,9 @@ is committed with its last event, or left to expire, which the server does after
 What is under way is kept as references to records, never as bytes (`Window`): what has to be sent
 again is encoded again.
 
-A batch may be *fenced* (`Fence`): the stream then refuses what does not follow what it is to follow.
-It protects against ourselves: a process that was stopped for long, and whose work another one has
-taken over, wakes up in the middle of whatever it was doing, and goes on sending.
+A batch may be *fenced* (`Fence`): the stream then refuses what does not follow what it is to
+follow. It protects against ourselves: a process that was stopped for long, and whose work another
+one has taken over, wakes up in the middle of whatever it was doing, and goes on sending.
 
 No I/O here: what a message's reply subject is, and what an answer to it means.
 Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefix>.<sequence>``.

@@ -119,7 +119,7 @@ class StoredPrefix:
 
 
 class Ledger:
-    """The rows of one stream and one inbox; `fenced` wants writing fenced while nobody else does."""
+    """The rows of one stream and one inbox; `fenced` fences them while nobody else writes."""
 
     def __init__(self, inbox: str, state: StreamState, *, fenced: bool = False) -> None:
         self._inbox = inbox

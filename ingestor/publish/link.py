@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -38,8 +39,10 @@ log = logging.getLogger(__name__)
 
 
 def now_s() -> float:
-    """Return the event loop's clock, in seconds."""
-    return asyncio.get_running_loop().time()
+    """Return a clock that never steps back, in seconds."""
+    # Not the event loop's: uvloop reads it once a turn, so that who is stopped amid one, and wakes
+    # up an hour later, would go on as if nothing had been.
+    return time.monotonic()
 
 
 class StreamLink:

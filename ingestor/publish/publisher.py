@@ -302,21 +302,28 @@ class Publisher:
             raise
 
     def _room(self) -> int:
-        rest_s = now_s() - self._written_s
-        if rest_s > BATCH_IDLE_S:
+        if now_s() - self._written_s > BATCH_IDLE_S:
             self._link.ledger.leave_batch()
-        return self._link.ledger.room(rested=rest_s > FENCE_REST_S)
+        return self._link.ledger.room(rested=self._has_rested())
+
+    def _has_rested(self) -> bool:
+        return now_s() - self._written_s > FENCE_REST_S
 
     def _write(self, runs: Runs, room: int) -> None:
         ledger = self._link.ledger
         batch = ledger.batch
         frames = self._link.encoder.encode(runs, batch.reply, batch.sent + 1, room)
+        # Most of the time of a process that is stopped at any moment goes into encoding: look again.
+        if self._has_rested() and not batch.rested:
+            return
+        written_s = now_s()
         # Nothing is noted before it is written: what was not sent is encoded again, for another
         # batch.
         if not self._connection.write(*frames.parts):
             self._link.needs_recovery.set()
             return
-        self._written_s = now_s()
+        # When it was begun: who is stopped amid the write has rested when it writes again.
+        self._written_s = written_s
         # The age of a batch counts from its first message.
         if not batch.sent:
             self._batch_began_s, self._batch_leader = self._written_s, self._link.leader_name

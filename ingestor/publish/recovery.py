@@ -1,9 +1,10 @@
 """Recovery: find out what is stored, take back the rest, and go on with a new batch.
 
 Trouble (a lost connection, a gap, a refused message, a second of silence) always ends in the same
-way. Where somebody else has written meanwhile, it is asked first whether we still may. A living batch of fast ingest is asked first, with its own next event: its answer is exact
+way. A living batch of fast ingest is asked first, with its own next event: its answer is exact
 whatever the stream is like, and puts an end to all that is on its way. Then the stream is asked
-what it holds (see `reconcile`), and the first message that is sent again carries a guard.
+what it holds (see `reconcile`); where somebody else has written, we ask whether we still may; and
+the first message that is sent again carries a guard.
 
 A stream that has lost what it acknowledged, with its server's memory or by somebody's hand, is gone
 on with: made again where it is gone, and the loss is said and counted, never sent again.

@@ -53,7 +53,9 @@ def _port_of(process: subprocess.Popen[str]) -> int:
 def delivered(port: int, frames: bytes) -> list[tuple[str, str, bytes]]:
     """Publish frames on one connection and return (subject, reply, payload) as delivered to it."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
-        link.sendall(b'CONNECT {"verbose":false,"headers":true}\r\nSUB market.> 1\r\n' + frames + b"PING\r\n")
+        link.sendall(
+            b'CONNECT {"verbose":false,"headers":true}\r\nSUB market.> 1\r\n' + frames + b"PING\r\n"
+        )
         with link.makefile("rb") as stream:
             return list(_read_messages(stream))
 
