@@ -28,25 +28,30 @@ END_S = 40
 
 
 class Pair:
-    """A run, and its standby, which is ready."""
+    """A run, and its standby, which is ready; `end` in any case."""
 
     def __init__(self, vendor: SimulatorProcess, server: NatsServer, folder: Path) -> None:
         self._environment = os.environ | feeds_of(vendor, PYTHONPATH=str(Path(__file__).parents[1]))
         self._server, self._folder = server, folder
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def begin(self) -> None:
         self.leader = self.start("leader")
-        until(lambda: stored(server.url) > 100, "events stored")
+        until(lambda: stored(self._server.url) > 100, "events stored")
         self.standby = self.start("standby")
         until(lambda: "ready to follow" in self.log("standby"), "ready")
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         with (self._folder / name).open("wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "ingestor.main", "--standby", "--nats", self._server.url],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
+        self._started.append(process)
+        return process
 
     def log(self, name: str) -> str:
         return (self._folder / name).read_text()
@@ -63,12 +68,14 @@ class Pair:
         until(lambda: "taking over" in self.log("standby"), "taking over")
         before = stored(self._server.url)
         until(lambda: stored(self._server.url) > before, "events of the standby stored")
-        return time.monotonic() - began_s
+        took_s = time.monotonic() - began_s
+        print(f"taken over after {took_s:.2f} s")
+        return took_s
 
     def end(self) -> None:
-        self.signal_leader(signal.SIGKILL)
-        self.standby.send_signal(signal.SIGTERM)
-        for process in (self.leader, self.standby):
+        # What they have started dies with them.
+        for process in self._started:
+            process.kill()
             process.wait(END_S)
 
 
@@ -76,8 +83,10 @@ class Pair:
 def pair(nats_server: NatsServer, tmp_path: Path) -> Iterator[Pair]:
     with simulator("--rate", "1000", "--options-rate", "0") as vendor:
         pair = Pair(vendor, nats_server, tmp_path)
-        yield pair
-        if pair.leader.poll() is None or pair.standby.poll() is None:
+        try:
+            pair.begin()
+            yield pair
+        finally:
             pair.end()
 
 

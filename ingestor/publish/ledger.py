@@ -52,9 +52,13 @@ MAX_FOREIGN_MESSAGES: Final = 2**32
 FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
-FENCE_EVERY_BYTES: Final = 8192
-"""Of the messages in so many bytes one is fenced: what a process that wakes up had handed to its
-socket before it was stopped gets no further. Its header adds 0.7 % to what is sent and stored."""
+FENCE_EVERY: Final = 64
+"""Of so many messages at most one is fenced: what a process had handed to its socket when it was
+stopped gets no further. A fence costs the server as much as half a message (4.6 us of 8.1), so that
+one on each takes a third of the throughput, one in eight 7 %, and one in 64 1 %."""
+
+FENCE_EVERY_BYTES: Final = 65_536
+"""The same in bytes: packed messages are large and few, and fenced each."""
 
 MAX_UNFENCED_BATCHES: Final = 1_024
 """Where others write now and then, writing is fenced again after ever more batches, up to this many
@@ -404,7 +408,8 @@ class Ledger:
         # Where others write too, their messages stand where ours are expected.
         if not (self._fenced and self._alone):
             return None
-        return Fence(self._anchor, max(1, FENCE_EVERY_BYTES // self._message_bytes))
+        every = min(FENCE_EVERY_BYTES // self._message_bytes, FENCE_EVERY)
+        return Fence(self._anchor, max(every, 1))
 
     def _new_flow(self) -> int:
         """However large messages are, acknowledgements come while others are under way."""

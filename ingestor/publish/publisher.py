@@ -313,7 +313,7 @@ class Publisher:
         ledger = self._link.ledger
         batch = ledger.batch
         frames = self._link.encoder.encode(runs, batch.reply, batch.sent + 1, room)
-        # Most of the time of a process that is stopped at any moment goes into encoding: look again.
+        # Whoever is stopped is most probably stopped while it encodes: look again.
         if self._has_rested() and not batch.rested:
             return
         written_s = now_s()

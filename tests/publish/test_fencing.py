@@ -15,7 +15,7 @@ import pytest
 from ingestor.model.errors import ExitCode
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.publish.ledger import FENCE_EVERY_BYTES
+from ingestor.publish.ledger import FENCE_EVERY
 from ingestor.publish.publisher import FENCE_REST_S
 from tests import die_with_parent
 from tests.publish.fenced_writer import KEY, fenced, lease
@@ -30,8 +30,6 @@ SUCCESSOR = 10_000_000
 """The successor's rows begin with this size."""
 
 SUCCESSOR_ROWS = 300
-FRAME_BYTES = 90
-"""Of a plain trade, at least."""
 
 WOKEN_S = 20.0
 """The longest that a writer which has woken up takes to find out."""
@@ -73,7 +71,7 @@ def test_who_wakes_up_after_a_successor_has_begun_writes_no_batch(
 ) -> None:
     late = asyncio.run(_take_over(any_nats_server, writers, pause_s))
     # What its socket had not taken when it was stopped may follow, up to the next fence.
-    assert late < FENCE_EVERY_BYTES / FRAME_BYTES
+    assert late < FENCE_EVERY
 
 
 async def _take_over(server: NatsServer, writers: list[Writer], pause_s: float) -> int:

@@ -9,6 +9,7 @@ from ingestor.model.blocks import Fence, Frames, Runs
 from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
 from ingestor.publish.ledger import (
+    FENCE_EVERY,
     FENCE_EVERY_BYTES,
     MAX_UNACKED_BYTES,
     MAX_UNFENCED_BATCHES,
@@ -57,15 +58,21 @@ def test_the_first_batch_proves_fast_ingest_and_the_next_uses_it() -> None:
     assert books.batch.reply.suffix == b".0.$FI"
 
 
-def test_a_fence_stands_where_the_stream_ends_and_spans_so_many_bytes() -> None:
+@pytest.mark.parametrize(
+    ("pad", "every"), [(100, FENCE_EVERY), (8000, 8), (FENCE_EVERY_BYTES + 1, 1)]
+)
+def test_a_fence_stands_where_the_stream_ends_and_spans_some_messages(pad: int, every: int) -> None:
     books = ledger(fenced=True)
-    assert books.batch.fence == Fence(100, FENCE_EVERY_BYTES)
+    assert books.batch.fence == Fence(100, FENCE_EVERY)
     books.add(trades(0, 1))
-    message_bytes = send(books, pad=1000).size_bytes
+    send(books, pad=pad)
     answer(books, "500.fail.000000000001.2.$FI", seq=101, batch=batch_id(books), count=1)
     books.add(trades(1, 5))
     assert books.room() == 1
-    assert books.batch.fence == Fence(101, FENCE_EVERY_BYTES // message_bytes)
+    assert books.batch.fence == Fence(101, every)
+
+
+def test_who_wants_no_fence_has_none() -> None:
     assert ledger().batch.fence is None
 
 
