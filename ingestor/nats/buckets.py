@@ -107,6 +107,14 @@ class Bucket:
             found += [Entry(value, revision) for revision, value in chunk if value]
         return found
 
+    async def grow(self) -> None:
+        """Have a bucket that is there kept by as many servers as are asked for."""
+        info = await self._api.stream_info(self._stream)
+        if info is None or info["config"]["num_replicas"] >= self._replicas:
+            return
+        config = info["config"] | {"num_replicas": self._replicas}
+        await self._api.call(f"bucket {self._name}", f"STREAM.UPDATE.{self._stream}", config)
+
     async def _last(self, key: str) -> StoredMessage | None:
         try:
             return await self._api.message(self._stream, last_by_subj=f"$KV.{self._name}.{key}")

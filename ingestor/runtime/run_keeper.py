@@ -173,6 +173,12 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
             revisions=keeping.leases,
             timeout_s=ANSWER_S,
         )
+        try:
+            # A lease that one server of three keeps dies with it.
+            for bucket in (leases.bucket, runs_bucket(connection, keeping.replicas)):
+                await bucket.grow()
+        except IngestorError as error:
+            log.warning("leases and records have fewer replicas than nats.replicas: %s", error)
         while not ended.is_set():
             try:
                 await leases.renew()

@@ -188,7 +188,7 @@ class Leases:
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         """`revisions` are those of leases that another process of the run has taken."""
-        self._bucket = Bucket(
+        self.bucket = Bucket(
             connection, LEASES, ttl_s=LEASE_TTL_S, replicas=replicas, timeout_s=timeout_s
         )
         self._stream = record.stream
@@ -207,7 +207,7 @@ class Leases:
 
     async def held(self) -> dict[str, Lease]:
         """Return those that anybody holds, by key."""
-        entries = {key: await self._bucket.get(key) for key in self._keys}
+        entries = {key: await self.bucket.get(key) for key in self._keys}
         return {
             key: Lease(entry.revision, _holder(entry.value))
             for key, entry in entries.items()
@@ -222,7 +222,7 @@ class Leases:
         # In one order for everybody, so that of two that begin at once one gets them all.
         for key in self._keys:
             try:
-                self.revisions[key] = await self._bucket.put(
+                self.revisions[key] = await self.bucket.put(
                     key, self._value, (over or {}).get(key, NEW)
                 )
             except WrongRevisionError:
@@ -232,7 +232,7 @@ class Leases:
         """Keep them. Raises `StreamInUseError` when another run has one by now."""
         for key, revision in self.revisions.items():
             try:
-                self.revisions[key] = await self._bucket.put(key, self._value, revision)
+                self.revisions[key] = await self.bucket.put(key, self._value, revision)
             except WrongRevisionError:
                 await self._take_over(key)
 
@@ -245,9 +245,9 @@ class Leases:
     async def release(self) -> None:
         """Give up those that are still this run's."""
         for key in tuple(self.revisions):
-            entry = await self._bucket.get(key)
+            entry = await self.bucket.get(key)
             if entry is not None and _holder(entry.value).run == self._run:
-                await self._bucket.delete(key, entry.revision)
+                await self.bucket.delete(key, entry.revision)
         self.revisions.clear()
 
     @property
@@ -256,12 +256,12 @@ class Leases:
 
     async def _take_over(self, key: str) -> None:
         """Take what has expired, what a dead process left, or what an answer that was lost took."""
-        entry = await self._bucket.get(key)
+        entry = await self.bucket.get(key)
         holder = None if entry is None else _holder(entry.value)
         if entry is None or holder is None or holder.is_dead or holder.run == self._run:
             revision = NEW if entry is None else entry.revision
             try:
-                self.revisions[key] = await self._bucket.put(key, self._value, revision)
+                self.revisions[key] = await self.bucket.put(key, self._value, revision)
             except WrongRevisionError:
                 await self._take_over(key)
             return
