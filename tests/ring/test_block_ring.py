@@ -58,7 +58,10 @@ def test_a_putter_sleeps_until_half_of_the_ring_is_free() -> None:
         pass
     with ThreadPoolExecutor(1) as others:
         putting = others.submit(ring.put, b"y" * 900, 60.0)
+        while not ring.putter_waits:
+            pass
         while ring.used_bytes > 5_000:
+            assert ring.putter_waits
             assert not putting.done()
             assert len(ring.take(1)) == 1
         assert putting.result(10)
