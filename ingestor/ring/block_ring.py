@@ -140,11 +140,6 @@ class BlockRing:
         """How often a taker has begun anew: what was put before that it does not have."""
         return int(self._generation[0])
 
-    @property
-    def putter_waits(self) -> bool:
-        """Whether a putter sleeps until there is room: the taker is what is slow."""
-        return bool(self._putter_waits[0])
-
     def _try_put(self, message: Message) -> bool:
         if not self._lock.acquire(LOCK_WAIT_S):
             return False
