@@ -109,7 +109,7 @@ class Bucket:
 
     async def grow(self) -> None:
         """Have a bucket that is there kept by as many servers as are asked for."""
-        info = await self._api.stream_info(self._stream)
+        info = await self._api.stream_info(self._stream) if self._replicas > 1 else None
         if info is None or info["config"]["num_replicas"] >= self._replicas:
             return
         config = info["config"] | {"num_replicas": self._replicas}

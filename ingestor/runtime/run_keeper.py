@@ -28,6 +28,7 @@ from ingestor.model.errors import (
     StreamInUseError,
 )
 from ingestor.model.records import EventType
+from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
@@ -173,12 +174,7 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
             revisions=keeping.leases,
             timeout_s=ANSWER_S,
         )
-        try:
-            # A lease that one server of three keeps dies with it.
-            for bucket in (leases.bucket, runs_bucket(connection, keeping.replicas)):
-                await bucket.grow()
-        except IngestorError as error:
-            log.warning("leases and records have fewer replicas than nats.replicas: %s", error)
+        await _grow(leases.bucket, runs_bucket(connection, keeping.replicas))
         while not ended.is_set():
             try:
                 await leases.renew()
@@ -270,6 +266,15 @@ def note(keeping: Keeping, table: CounterTable) -> None:
         first_seq=table.total(Total.FIRST_SEQ),
         last_seq=table.total(Total.LAST_SEQ),
     )
+
+
+async def _grow(*buckets: Bucket) -> None:
+    # A lease that one server of three keeps dies with it.
+    try:
+        for bucket in buckets:
+            await bucket.grow()
+    except IngestorError as error:
+        log.warning("leases and records have fewer replicas than nats.replicas: %s", error)
 
 
 async def _write(connection: Connection, keeping: Keeping) -> None:

@@ -11,6 +11,7 @@ from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
 from ingestor.publish.ledger import (
     FENCE_EVERY,
     FENCE_EVERY_BYTES,
+    MAX_FOREIGN_MESSAGES,
     MAX_UNACKED_BYTES,
     MAX_UNFENCED_BATCHES,
     MAX_WRITE_ROWS,
@@ -239,7 +240,7 @@ def test_the_leader_is_asked_when_a_sequence_first_says_that_others_write() -> N
     assert books.note_stored(StoredPrefix(1, last_seq=190), acked=0) == 1
     books.restart()
     books.add(trades(1, 2))
-    for seq, number in ((300, 1), (2**50, 2)):
+    for seq, number in ((300, 1), (301 + MAX_FOREIGN_MESSAGES + 1, 2)):
         while not books.batch.sent:
             books.batch.closing = True
             send(books, limit=1)
