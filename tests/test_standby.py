@@ -23,7 +23,9 @@ from tests.live_cli import feeds_of, live, simulator, stored, until
 from tests.nats_servers import NatsServer
 from tests.replay_cli import read_stream
 
-TAKEN_OVER_S = 3.0
+TAKEN_OVER_S = 5.0
+"""3 s by promise, 1.8 s as measured; the rest is for a machine that runs other tests beside."""
+
 END_S = 40
 
 

@@ -1,10 +1,10 @@
 """A hot standby: ready to write what another run writes, as soon as that one does not any more.
 
-A run that writes renews its leases twice a second. The standby reads them as often, and takes over
-those that have stood still for `TAKEOVER_S`, or that were given up. It may be wrong: the other run
-may be alive, and slow. That costs a change for nothing and no more, since the other run's next
-renewal is refused, and the stream refuses what it writes (see `publish.batches`). So it need not
-wait for a lease to expire.
+A run that writes renews its leases twice a second. The standby reads them ten times a second, and
+takes over those that have stood still for `TAKEOVER_S`, or that were given up. It may be wrong: the
+other run may be alive, and slow. That costs a change for nothing and no more, since the other run's
+next renewal is refused, and the stream refuses what it writes (see `publish.batches`). So it need
+not wait for a lease to expire.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ingestor.nats.connection import Connection
 from ingestor.runtime.run_keeper import ANSWER_S, connected
 from ingestor.runtime.run_records import Lease, Leases, new_record
 
-POLL_S: Final = 0.25
+POLL_S: Final = 0.1
 
-TAKEOVER_S: Final = 1.75
-"""A lease that stands still for so long has missed three renewals."""
+TAKEOVER_S: Final = 1.5
+"""A lease that stands still for so long has missed two renewals, and the third is due."""
 
 RETRY_S: Final = 1.0
 """Pause before a server that is not there is asked again."""
