@@ -11,6 +11,7 @@ import sys
 
 import uvloop
 
+from ingestor.model.blocks import Encoder
 from ingestor.model.errors import StreamInUseError
 from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import Connection
@@ -38,9 +39,9 @@ def lease_of(name: str) -> CheckLease:
     return check
 
 
-def fenced(url: str, name: str) -> Publisher:
+def fenced(url: str, name: str, encoder: Encoder | None = None) -> Publisher:
     return Publisher(
-        PlainEncoder(),
+        encoder or PlainEncoder(),
         connect_options=ConnectOptions(url=url),
         stream=StreamSettings(),
         check_lease=lease_of(name),

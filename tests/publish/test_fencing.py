@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import random
 import signal
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ingestor.model.blocks import FENCE_BYTES
+from ingestor.model.bounds import MAX_JSON_EVENT_BYTES
 from ingestor.model.errors import ExitCode
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
@@ -19,11 +23,12 @@ from ingestor.publish.ledger import FENCE_EVERY
 from ingestor.publish.publisher import FENCE_REST_S
 from tests import die_with_parent
 from tests.publish.fenced_writer import KEY, fenced, lease
-from tests.publish.plain import connect, raw_info, stored, trades
+from tests.publish.plain import PlainEncoder, connect, raw_info, stored, trades
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import StartNatsServer
     from tests.nats_servers import NatsServer
 
 SUCCESSOR = 10_000_000
@@ -143,6 +148,34 @@ def test_who_still_has_the_lease_goes_on_though_others_write(any_nats_server: Na
         assert (report.messages, report.first_seq) == (rows, 1)
 
     asyncio.run(check())
+
+
+def test_nothing_is_fenced_where_a_header_would_not_fit(
+    start_nats_server: StartNatsServer,
+) -> None:
+    room = MAX_JSON_EVENT_BYTES + FENCE_BYTES
+    for max_payload, fenced_bytes in ((room - 1, 0), (room, FENCE_BYTES)):
+        server = start_nats_server(extra_config=f"max_payload: {max_payload}")
+
+        async def check(server: NatsServer = server) -> list[int]:
+            encoder = PlainEncoder(pad=MAX_JSON_EVENT_BYTES)
+            publishing = fenced(server.url, "first", encoder)
+            await publishing.open()
+            await publishing.send(trades(0, 200))
+            await publishing.flush()
+            await publishing.close()
+            assert await stored(server) == list(range(200))
+            return [await _header_bytes(server, seq) for seq in (1, 2)]
+
+        assert asyncio.run(check()) == [fenced_bytes, fenced_bytes]
+
+
+async def _header_bytes(server: NatsServer, seq: int) -> int:
+    client = await connect(server)
+    payload = json.dumps({"seq": seq}).encode()
+    answer = await client.request("$JS.API.STREAM.MSG.GET.MARKET_DATA", payload, 5)
+    await client.close()
+    return len(base64.b64decode(json.loads(answer.data)["message"].get("hdrs", "")))
 
 
 def test_a_quiet_writer_that_was_overtaken_is_refused_with_its_next_message(

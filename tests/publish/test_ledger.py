@@ -88,6 +88,7 @@ def test_others_who_write_put_off_the_next_fence_for_ever_more_batches() -> None
         end += 20
         books.note_stored(StoredPrefix(0, last_seq=end), 0)
         books.restart()
+        assert not books.alone
         waits.append(0)
         while books.batch.fence is None:
             waits[-1] += 1
