@@ -40,7 +40,7 @@ class Pair:
 
     def begin(self) -> None:
         self.leader = self.start("leader")
-        until(lambda: stored(self._server.url) > 100, "events stored")
+        until_stored(self._server, 100)
         self.standby = self.start("standby")
         until(lambda: "ready to follow" in self.log("standby"), "ready")
 
@@ -93,6 +93,10 @@ def pair(nats_server: NatsServer, tmp_path: Path) -> Iterator[Pair]:
             pair.end()
 
 
+def until_stored(server: NatsServer, messages: int) -> None:
+    until(lambda: stored(server.url) > messages, "events stored")
+
+
 def gaps(server: NatsServer) -> list[tuple[int, int]]:
     """From when to when nothing was received, ns UTC, as the statuses tell."""
     told = [decode_status(one.data) for one in read_stream(server.url, STATUS_STREAM)]
@@ -134,8 +138,7 @@ def test_a_server_that_freezes_makes_no_change(pair: Pair, nats_server: NatsServ
         nats_server.pause()
         time.sleep(TAKEOVER_S + 0.5)
         nats_server.resume()
-        before = stored(nats_server.url)
-        until(lambda before=before: stored(nats_server.url) > before + 500, "events stored")
+        until_stored(nats_server, stored(nats_server.url) + 500)
     assert "taking over" not in pair.log("standby")
     assert len(runs(nats_server)) == 1
 
