@@ -7,6 +7,8 @@ by a follower, and a lease that is read late is no lease.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Final
 
 import msgspec
@@ -31,6 +33,9 @@ NEW: Final = 0
 
 _PLAIN_PREFIX: Final = "$JS.API"
 _DUPLICATE_WINDOW_S: Final = 120
+
+_HEARD_OF_S: Final = 0.05
+_HEARD_OF_ATTEMPTS: Final = 40
 
 
 class WrongRevisionError(StreamError):
@@ -83,7 +88,7 @@ class Bucket:
             return await self._publish(key, value, revision, {})
         except NobodyListensError:
             await self._make()
-            return await self._publish(key, value, revision, {})
+            return await self._publish_first(key, value, revision)
         except WrongRevisionError:
             # What a deleted key leaves has a revision too, and the key is new all the same.
             left = await self._last(key) if revision == NEW else None
@@ -144,6 +149,14 @@ class Bucket:
             case Refusal(error):
                 raise RefusedError(what, error)
         raise StreamError(f"{what}: the answer is no acknowledgement")
+
+    async def _publish_first(self, key: str, value: bytes, revision: int | None) -> int:
+        # The servers of a cluster learn one after the other who listens to a stream that was made.
+        for _ in range(_HEARD_OF_ATTEMPTS):
+            with contextlib.suppress(NobodyListensError):
+                return await self._publish(key, value, revision, {})
+            await asyncio.sleep(_HEARD_OF_S)
+        return await self._publish(key, value, revision, {})
 
     async def _make(self) -> None:
         ttl_ns = int(self._ttl_s * NS_PER_S)
