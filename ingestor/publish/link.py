@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ingestor.model.blocks import Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError
-from ingestor.nats.answers import UNAVAILABLE
+from ingestor.nats.answers import UNAVAILABLE, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage
 from ingestor.nats.options import ConnectOptions
@@ -29,6 +29,9 @@ from ingestor.publish.reconcile import find_stored, mapped_subject
 
 ANSWER_S: Final = 0.5
 """A leader that is there answers a question within this time, or is asked again."""
+
+Settle = Callable[[Connection], Awaitable[None]]
+"""Waits until nothing more of a publisher that died can arrive."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class StreamLink:
         connect_options: ConnectOptions,
         settings: StreamSettings,
         on_acknowledged: Callable[[int], None] | None,
+        open_timeout_s: float,
     ) -> None:
         self.encoder = encoder
         self.settings = settings
@@ -55,7 +59,9 @@ class StreamLink:
             connect_options,
             on_change=self._connection_changed,
             min_payload_bytes=MAX_JSON_EVENT_BYTES,
+            open_timeout_s=open_timeout_s,
         )
+        self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self._leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
         self._on_acknowledged = on_acknowledged
@@ -90,21 +96,37 @@ class StreamLink:
         """The longest message, headers included, that server and stream take."""
         return min(self.connection.max_payload_bytes, self._stream_bound_bytes)
 
-    async def open(self) -> None:
+    async def open(self, settle: Settle | None = None) -> None:
         """Connect, set up the stream and find its end. Raises as `Publisher.open` does."""
         await self.connection.open()
-        try:
-            state = await set_up(self._api, self.settings)
-            inbox, _ = await self.connection.tap(self)
-        except TimeoutError as error:
-            # A refusal may arrive after the request that it answers has timed out.
-            raise self.connection.failure or NatsUnreachableError(
-                f"the NATS server at {self.connection.servers} does not answer: {error}"
-            ) from None
+        deadline_s = now_s() + self._open_timeout_s
+        while True:
+            try:
+                # Whatever comes later would be taken for another's.
+                if settle is not None:
+                    await settle(self.connection)
+                state = await set_up(self._api, self.settings)
+                inbox, _ = await self.connection.tap(self)
+                break
+            except (TimeoutError, RefusedError) as error:
+                # Whom a run has known is waited for as long as it would be amid the run.
+                self._bear(error, patient=settle is not None and now_s() < deadline_s)
+            await self.wait(ANSWER_S)
         self._stream_bound_bytes = state.max_message_bytes
         self.bound_messages()
         # Only now: an answer that came before would belong to no message.
         self._ledger, self.leader_name = Ledger(inbox, state), state.leader
+
+    def _bear(self, error: TimeoutError | RefusedError, *, patient: bool) -> None:
+        """Raise why the stream cannot be opened, unless it may be tried again."""
+        if patient and (isinstance(error, TimeoutError) or error.transient):
+            return
+        if isinstance(error, RefusedError):
+            raise error
+        # A refusal may arrive after the request that it answers has timed out.
+        raise self.connection.failure or NatsUnreachableError(
+            f"the NATS server at {self.connection.servers} does not answer: {error}"
+        ) from None
 
     async def set_up_again(self) -> StreamState:
         """Make the stream again. Raises TimeoutError, RefusedError."""

@@ -72,7 +72,9 @@ class StreamIngestor:
             run = Run(
                 feeds,
                 config,
-                publisher=lambda: make_publisher(config, options, give_up_after_s=math.inf),
+                publisher=lambda again: make_publisher(
+                    config, options, give_up_after_s=math.inf, again=again
+                ),
                 merge=ArrivalMerge(len(feeds)),
                 progress=LiveProgress,
                 live=True,

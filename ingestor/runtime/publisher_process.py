@@ -3,6 +3,9 @@
 Its cycle: take what the rings hold, put it in order, wait until it is due, hand it to the
 publisher, which encodes it and waits for the server when the server is behind. Nothing is taken
 from a ring that the merge has no room for, so a slow server fills the rings and stops the feeds.
+
+One that follows another that died goes on exactly behind what that one has stored (`positions`):
+files are read again from their beginning, and what is stored is left out; live feeds hand on again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter as Tally
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final, Protocol
@@ -26,14 +30,16 @@ from ingestor.model.blocks import Block, Runs
 from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import EVENT_TYPES, EventType
+from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Kind, RingReader
+from ingestor.ring.wire import Begin, RingReader
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
+from ingestor.runtime.positions import FeedPositions, Position, Predecessor, Stored
+from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
 COUNT_NS: Final = 20_000_000
@@ -80,11 +86,15 @@ class Merge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RingInput:
-    """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
+    """One feed's ring and the reader of its messages; `name` is what its statuses go by.
+
+    `subjects` are those of its events.
+    """
 
     ring: BlockRing
     reader: RingReader
     name: str = ""
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class PublisherProcess:
         self._pacer = inputs.pacer
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
+        self._of_earlier_runs = inputs.skip
         self._skip = SkipRows(inputs.skip)
         self._publisher = publisher
         self._table = table
@@ -146,6 +157,9 @@ class PublisherProcess:
         self._lateness = LatenessHistogram()
         self._asking = False
         self._gaps = [GapTracker() for _ in inputs.rings]
+        self._again = self._row[Counter.RESTARTS] > 0
+        self._before = Stored()
+        self._positions = FeedPositions(Position(), [0] * len(inputs.rings))
         self._count_due_ns = 0
         self._trouble: str | None = None
 
@@ -155,6 +169,8 @@ class PublisherProcess:
 
     async def _run(self) -> IngestorError | None:
         self._doorbell.listen(asyncio.get_running_loop())
+        if self._again:
+            self._table.go_on(len(self._rings))
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
@@ -185,10 +201,7 @@ class PublisherProcess:
         return error
 
     async def _work(self) -> None:
-        await self._asked(self._publisher.open())
-        if self._drain_on_stop:
-            for feed in range(len(self._rings)):
-                self._gaps[feed] = GapTracker(await self._stored_last(feed))
+        await self._asked(self._open())
         while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
@@ -202,17 +215,59 @@ class PublisherProcess:
                 await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
 
+    async def _open(self) -> None:
+        """Open the stream, and go on behind what an earlier publisher of this run has stored."""
+        subjects = [subject for source in self._rings for subject in source.subjects]
+        position = (self._table.position if self._again else None) or Position()
+        stream, source = self._publisher.report().stream, self._rings[0].reader.source
+        former = Predecessor(position, stream, subjects, source)
+        await self._publisher.open(former.settle if self._again else None)
+        self._before = former.stored
+        if self._again:
+            self._go_on(position)
+        # Before anything is sent: whoever follows is to know where this publisher began.
+        self._count()
+        if not self._drain_on_stop:
+            return
+        for feed in range(len(self._rings)):
+            self._gaps[feed] = GapTracker(await self._stored_last(feed))
+            # Of a feed that runs on, and keeps what is not stored, nothing is missing.
+            if not self._again or self._positions.lost[feed]:
+                self._gaps[feed].on_disconnect()
+
+    def _go_on(self, position: Position) -> None:
+        """Count on from what is stored, and have it left out, or only the rest handed on again."""
+        before, table = self._before, self._table
+        for counter in (Counter.RECORDS, Counter.PUBLISHED):
+            self._row.count_from(counter, sum(before.rows.values()))
+        self._row.count_from(Counter.MESSAGES, before.messages)
+        self._note_first(Total.FIRST_SEQ, before.first_seq)
+        self._note_last(Total.LAST_SEQ, before.last_seq)
+        log.warning("going on behind %s events", f"{sum(before.rows.values()):,}")
+        if not self._drain_on_stop:
+            self._skip = SkipRows(Tally(types_of(before.rows)) + Tally(self._of_earlier_runs))
+            return
+        by_feed = [
+            sum(before.rows.get(subject, 0) for subject in source.subjects)
+            for source in self._rings
+        ]
+        self._positions = FeedPositions(position, by_feed)
+        # By it the feeds know from where to hand on again.
+        self._count()
+        cause = table.cause_of_death(len(self._rings))
+        for feed, source in enumerate(self._rings):
+            source.ring.begin_generation()
+            self._say(feed, What.RESTART, f"{cause}: started again, behind what is stored")
+
     async def _stored_last(self, feed: int) -> tuple[int, int] | None:
         """Return when what an earlier run has stored of a feed ends: event and receipt."""
         reader, ends = self._rings[feed].reader, []
-        for kind in EVENT_TYPES:
-            if kind.subject.split(".")[1] != self._rings[feed].name:
-                continue
-            payload = await self._publisher.newest_under(kind.subject)
+        for subject in self._rings[feed].subjects:
+            payload = await self._publisher.newest_under(subject)
             if payload is None:
                 continue
             try:
-                events = decode(Message(kind.subject, 0, payload))
+                events = decode(Message(subject, 0, payload))
             except BadMessageError as error:
                 log.warning("where the last run ended is not known: %s", error)
                 continue
@@ -263,13 +318,21 @@ class PublisherProcess:
                         self._tell_gap(feed, gap)
                 elif isinstance(item, FeedStatus):
                     self._tell(feed, item)
-                elif item is Kind.BEGIN and self._drain_on_stop:
-                    self._gaps[feed].on_disconnect()
-                    cause = self._table.cause_of_death(feed)
-                    self._say(feed, What.RESTART, f"{cause}: started again")
+                elif isinstance(item, Begin) and self._drain_on_stop:
+                    self._note_begin(feed, item.process)
             if source.reader.ended:
                 self._merge.end(feed)
         return moved
+
+    def _note_begin(self, feed: int, process: int) -> None:
+        """Note that what a feed puts from here on comes from another process of it."""
+        if not self._positions.begin(feed, process, self._rings[feed].reader.rows):
+            return  # The same process, which hands on again what is not stored.
+        # Before any of its rows is sent: whoever follows this publisher is to know whose they are.
+        self._count()
+        self._gaps[feed].on_disconnect()
+        cause = self._table.cause_of_death(feed)
+        self._say(feed, What.RESTART, f"{cause}: started again")
 
     def _tell_gap(self, feed: int, gap: Gap) -> None:
         """Tell what a feed that was started again did not hear; the feed itself cannot know."""
@@ -351,28 +414,55 @@ class PublisherProcess:
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""
         logs.drain()
-        row, table, stored = self._row, self._table, self._publisher.report()
-        now_ns = row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        row, place, now_ns = self._row, self._publisher.place, time.monotonic_ns()
+        row[Counter.HEARTBEAT_NS] = now_ns
+        row.away(not self._publisher.connected, now_ns)
+        if place is None:
+            return
+        stored, before = self._publisher.report(), self._before
         # Until something is stored each block counts, so that the first row is not missed.
         self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
-        row.away(not self._publisher.connected, now_ns)
         row[Counter.PUBLISHED] = self._publisher.acked_rows
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
         row[Counter.STATUSES] = statuses.published
         row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
-        table.note_stored(stored.rows_by_subject)
-        table.note_checkpoint(stored.last_seq, stored.rows_by_subject)
-        table.note(Total.FIRST_SEQ, stored.first_seq)
-        table.note(Total.LAST_SEQ, stored.last_seq)
-        table.note(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
-        table.note(Total.STARTED_NS, self._span.started_ns or None)
-        table.note(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
-        table.note(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
+        position = Position(
+            place.floor_seq,
+            _sum(before.rows, stored.rows_by_subject),
+            before.messages + stored.messages,
+            place.identity,
+            place.certain_seq,
+            before.messages + place.certain_messages,
+            _sum(before.rows, place.certain_rows),
+            place.marks,
+            self._positions.now(stored.rows_by_feed) if self._drain_on_stop else (),
+        )
+        self._table.note_position(position)
+        self._table.note_stored(position.rows)
+        self._note_first(Total.FIRST_SEQ, stored.first_seq)
+        self._note_last(Total.LAST_SEQ, stored.last_seq)
+        self._note_last(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
+        self._note_first(Total.STARTED_NS, self._span.started_ns or None)
+        self._note_first(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
+        self._note_last(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
+
+    def _note_first(self, total: Total, value: int | None) -> None:
+        if self._table.total(total) is None:
+            self._table.note(total, value)
+
+    def _note_last(self, total: Total, value: int | None) -> None:
+        # What an earlier publisher has noted holds until there is something newer.
+        if value is not None:
+            self._table.note(total, value)
 
     def _note_end(self, finished_ns: int) -> None:
         self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
         self._table.note(Total.LATE_P50_NS, self._lateness.percentile_ns(50))
         self._table.note(Total.LATE_P99_NS, self._lateness.percentile_ns(99))
         self._table.note(Total.FINISHED_NS, finished_ns)
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {subject: one.get(subject, 0) + other.get(subject, 0) for subject in {**one, **other}}

@@ -58,7 +58,8 @@ class ChildPlan:
     """A process to start. An error that `main` returns lets the others go on; see `Outcome`.
 
     When a process that `ends_run` has ended, however, the others are asked to stop. Without an
-    `optional` one that failed the run goes on. One that `restarts` is started again when it dies.
+    `optional` one that failed the run goes on. One that `restarts` is started again when it dies,
+    and `with_it` those of these numbers, ended before `renew` is called and started after it.
     """
 
     name: str
@@ -68,6 +69,8 @@ class ChildPlan:
     ends_run: bool = False
     optional: bool = False
     restarts: bool = False
+    with_it: tuple[int, ...] = ()
+    renew: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -291,13 +294,27 @@ class Supervisor:
                 fatal=True,
             )
             return False
+        self._table.note_death(index, outcome.error or "")
+        plan = self._plans[index]
+        group = (*plan.with_it, index)
+        for one in group:
+            self._clear_away(one)
+        plan.renew()
+        for one in group:
+            self._table.row(one)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            self._children[one] = start_child(self._plans[one])
+        pid = self._children[index].process.pid
+        log.warning("%s: started again as pid %s", outcome.error, pid)
+        return True
+
+    def _clear_away(self, index: int) -> None:
+        """End a process, if it has not, as if it had never been."""
+        child = self._children[index]
+        child.process.kill()
         child.process.join(_KILLED_S)
         child.outcomes.close()
-        self._table.note_death(index, outcome.error or "")
-        self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
-        self._children[index] = again = start_child(self._plans[index])
-        log.warning("%s: started again as pid %s", outcome.error, again.process.pid)
-        return True
+        self.outcomes.pop(child.name, None)
+        self._table.row(index)[Counter.ENDED] = 0
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1
