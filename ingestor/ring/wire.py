@@ -11,7 +11,8 @@ quotes and trades may mix). Whatever else there is to say begins with a smaller 
     4 order     then 1 where the blocks after it are in order (`Block.in_order`), until told 0
     5 begin     nothing of what was said before holds: the feed's process, or the reader's, was
                 started again. Then how often the feed's was (u8), and the number of its next row
-                (i8), counted from the feed's first of all; -1 where its rows are new ones
+                (i8), counted from the feed's first of all, -1 where its rows are new ones;
+                and that of the next status of its process (u8)
 """
 
 from __future__ import annotations
@@ -116,14 +117,15 @@ class Begin:
 
     process: int
     next_row: int = NEW_ROWS
+    next_status: int = 0
 
 
-_BEGIN: Final = struct.Struct("<xQq")
+_BEGIN: Final = struct.Struct("<xQqQ")
 
 
 def begin_message(begin: Begin) -> bytes:
     """Return the message that says so."""
-    message = bytearray(_BEGIN.pack(begin.process, begin.next_row))
+    message = bytearray(_BEGIN.pack(begin.process, begin.next_row, begin.next_status))
     message[0] = Kind.BEGIN
     return bytes(message)
 

@@ -32,16 +32,18 @@ from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, opt
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.ring.block_ring import FULL_WAIT_S
-from ingestor.ring.kept_rows import KeptRows
+from ingestor.ring.kept import KeptRows, KeptStatuses
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_process import (
     FeedContext,
     FeedMain,
     RingWriter,
 )
+from ingestor.runtime.positions import FeedPosition
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
@@ -86,17 +88,27 @@ class RingSink(RingWriter):
         super().__init__(context)
         self._context = context
         self._journal = journal
-        self._kept = KeptRows()
+        self._rows = KeptRows()
+        self._statuses = KeptStatuses()
         self._last: Block | None = None
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block, and keep it until it is stored; False when that is too much, or full."""
-        if self._kept.full:
+        if self._rows.full:
             self._forget_stored()
-        if not self._caught_up() or self._kept.full or not super().put(block, timeout_s):
+        if not self._caught_up() or self._rows.full or not super().put(block, timeout_s):
             return False
-        self._kept.add(block.records)
+        self._rows.add(block.records)
         self._last = block
+        return True
+
+    def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
+        """Put a status, and keep it until it is settled; False when that is too much, or full."""
+        if self._statuses.full:
+            self._forget_stored()
+        if not self._caught_up() or self._statuses.full or not super().tell(status, timeout_s):
+            return False
+        self._statuses.add(status)
         return True
 
     def beat(self) -> None:
@@ -110,31 +122,39 @@ class RingSink(RingWriter):
         deadline_s = time.monotonic() + timeout_s
         while not self._caught_up() and time.monotonic() < deadline_s:
             time.sleep(FULL_WAIT_S)
-        if behind := self._kept.behind:
+        if behind := self._rows.behind:
             self._row.add(Counter.UNDELIVERED, behind)
         return super().end(timeout_s)
 
     def _caught_up(self) -> bool:
         """Hand on again what another publisher needs; whether it has all of it."""
         if self._ring.renewed:
-            self._begin_again(self._kept.rewind(self._stored_rows()))
-        while (records := self._kept.again()) is not None and self._last is not None:
+            stored = self._stored()
+            rows, statuses = self._rows.rewind(stored.stored), self._statuses.rewind(stored.told)
+            self._begin_again(rows, statuses)
+        while (status := self._statuses.again()) is not None:
+            if not super().tell(status):
+                return False
+            self._statuses.advance()
+        while (records := self._rows.again()) is not None and self._last is not None:
             if not self._put_block(replace(self._last, records=records), 0.0):
                 return False
-            self._kept.advance(len(records))
+            self._rows.advance(len(records))
         return True
 
     def _forget_stored(self) -> None:
-        self._kept.forget(self._stored_rows())
+        stored = self._stored()
+        self._rows.forget(stored.stored)
+        self._statuses.forget(stored.told)
 
-    def _stored_rows(self) -> int:
-        """Return how many rows of this process are stored."""
+    def _stored(self) -> FeedPosition:
+        """Return how much of this process is stored."""
         position = self._context.table.position
         if position is None or self._context.index >= len(position.feeds):
-            return 0
+            return FeedPosition()
         mine = position.feeds[self._context.index]
         # The publisher may not have heard yet that this process follows another.
-        return mine.stored if mine.process == self._process else 0
+        return mine if mine.process == self._process else FeedPosition()
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""

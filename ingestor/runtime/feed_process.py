@@ -105,10 +105,10 @@ class RingWriter:
             self._in_order = block.in_order
         return self._put(records_message(block.records), timeout_s)
 
-    def _begin_again(self, next_row: int) -> None:
+    def _begin_again(self, next_row: int, next_status: int) -> None:
         """Put for a reader that has just begun: it knows nothing."""
         self._ring.join()
-        self._begin = begin_message(Begin(self._process, next_row))
+        self._begin = begin_message(Begin(self._process, next_row, next_status))
         self._table, self._seen, self._pending, self._in_order = {}, 0, [], False
 
     def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:

@@ -25,6 +25,7 @@ import msgspec
 from ingestor.encode.packed import is_packed, read_header, take_apart
 from ingestor.model.blocks import Source
 from ingestor.model.errors import BadDataError
+from ingestor.model.feed_status import FeedStatus
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.publish.reconcile import mapped_subject
@@ -48,6 +49,10 @@ class FeedPosition(msgspec.Struct, frozen=True):
     process: int = 0
     first: int = 0
     stored: int = 0
+    told: int = 0
+    """Statuses of the process that are settled."""
+    gap: bool = False
+    """Its next row ends a gap."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -68,37 +73,55 @@ class Position(msgspec.Struct, frozen=True):
     """Subjects on which somebody listens while the server reads from the publisher."""
     feeds: tuple[FeedPosition, ...] = ()
     """Of live feeds alone."""
+    untold: tuple[tuple[str, FeedStatus], ...] = ()
+    """Statuses of the publisher's own that are not settled, and their ids."""
 
 
 class FeedPositions:
-    """Numbers of the rows of live feeds, for their publisher.
+    """Numbers of the rows, and of the statuses, of live feeds, for their publisher.
 
     `before` are the rows of each feed that earlier publishers of the run have stored.
     """
 
     def __init__(self, position: Position, before: Sequence[int]) -> None:
         self._before = before
-        known = [*position.feeds, *[FeedPosition()] * (len(before) - len(position.feeds))]
+        known = [*position.feeds, *[FeedPosition(gap=True)] * (len(before) - len(position.feeds))]
         self._process = [feed.process for feed in known]
+        self._told = [feed.told for feed in known]
         # Rows that were put and are not stored died with their publisher where their feed is dead
         # too: whatever the feed of now puts follows what is stored.
         self._first = list(map(min, (feed.first for feed in known), before))
-        self.lost = [first < feed.first for feed, first in zip(known, self._first, strict=True)]
-        """Whether rows of a feed's earlier process were lost."""
+        self.gaps = [
+            feed.gap or first < feed.first for feed, first in zip(known, self._first, strict=True)
+        ]
+        """Whether something is missing before the next row of a feed."""
+
+    def process(self, feed: int) -> int:
+        """Return which process of a feed puts now."""
+        return self._process[feed]
 
     def begin(self, feed: int, process: int, rows_read: int) -> bool:
         """Note that a feed's process begins after so many rows; False for one that was known."""
         if process == self._process[feed]:
             return False
-        self._process[feed], self._first[feed] = process, self._before[feed] + rows_read
+        self._process[feed], self._told[feed] = process, 0
+        self._first[feed] = self._before[feed] + rows_read
         return True
 
-    def now(self, stored: Mapping[int, int]) -> tuple[FeedPosition, ...]:
-        """Return how far each feed is stored; `stored` are rows by feed of this publisher."""
+    def settled(self, feed: int, process: int, number: int) -> None:
+        """Note that a status of a feed's process is settled, and so are those before it."""
+        if process == self._process[feed]:
+            self._told[feed] = max(self._told[feed], number + 1)
+
+    def now(self, stored: Mapping[int, int], gaps: Sequence[bool]) -> tuple[FeedPosition, ...]:
+        """Return how far each feed is stored.
+
+        `stored` are rows by feed of this publisher; `gaps` say whether a gap is open.
+        """
         return tuple(
-            FeedPosition(process, first, max(before + stored.get(feed, 0) - first, 0))
-            for feed, (process, first, before) in enumerate(
-                zip(self._process, self._first, self._before, strict=True)
+            FeedPosition(process, first, max(before + stored.get(feed, 0) - first, 0), told, gap)
+            for feed, (process, first, before, told, gap) in enumerate(
+                zip(self._process, self._first, self._before, self._told, gaps, strict=True)
             )
         )
 

@@ -16,29 +16,27 @@ import logging
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+from uuid import uuid4
 
 import numpy as np
 import uvloop
 
-from ingestor.client.decode import BadMessageError, Message, decode
-from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.merge.pace import LatenessHistogram, Pacer
 from ingestor.merge.skip import SkipRows
 from ingestor.model.blocks import Block, Runs
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
-from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Begin, RingReader
+from ingestor.ring.wire import Begin
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
-from ingestor.runtime.positions import FeedPositions, Position, Predecessor, Stored
+from ingestor.runtime.feed_watch import FeedWatch, RingInput
+from ingestor.runtime.positions import Position, Predecessor, Stored
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
@@ -85,19 +83,6 @@ class Merge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RingInput:
-    """One feed's ring and the reader of its messages; `name` is what its statuses go by.
-
-    `subjects` are those of its events.
-    """
-
-    ring: BlockRing
-    reader: RingReader
-    name: str = ""
-    subjects: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class PublisherInputs:
     """What feeds the publisher: rings by feed index, their doorbell, the order and the pace.
 
@@ -115,6 +100,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
+    run: str = field(default_factory=lambda: uuid4().hex)
+    """The same for every publisher of a run."""
 
 
 @dataclass(slots=True)
@@ -156,12 +143,12 @@ class PublisherProcess:
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
-        self._gaps = [GapTracker() for _ in inputs.rings]
         self._again = self._row[Counter.RESTARTS] > 0
         self._before = Stored()
-        self._positions = FeedPositions(Position(), [0] * len(inputs.rings))
+        self._watch = FeedWatch(
+            inputs.rings, publisher, table, live=inputs.drain_on_stop, run=inputs.run
+        )
         self._count_due_ns = 0
-        self._trouble: str | None = None
 
     def run(self) -> IngestorError | None:
         """Run on a new uvloop loop; what was published is in the table, also when it failed."""
@@ -217,64 +204,36 @@ class PublisherProcess:
 
     async def _open(self) -> None:
         """Open the stream, and go on behind what an earlier publisher of this run has stored."""
-        subjects = [subject for source in self._rings for subject in source.subjects]
         position = (self._table.position if self._again else None) or Position()
-        stream, source = self._publisher.report().stream, self._rings[0].reader.source
-        former = Predecessor(position, stream, subjects, source)
+        former = Predecessor(
+            position,
+            self._publisher.report().stream,
+            [subject for feed in self._rings for subject in feed.subjects],
+            self._rings[0].reader.source,
+        )
         await self._publisher.open(former.settle if self._again else None)
         self._before = former.stored
         if self._again:
             self._go_on(position)
         # Before anything is sent: whoever follows is to know where this publisher began.
         self._count()
-        if not self._drain_on_stop:
-            return
-        for feed in range(len(self._rings)):
-            self._gaps[feed] = GapTracker(await self._stored_last(feed))
-            # Of a feed that runs on, and keeps what is not stored, nothing is missing.
-            if not self._again or self._positions.lost[feed]:
-                self._gaps[feed].on_disconnect()
+        if self._again:
+            self._watch.hand_on_again()
+        await self._watch.find_gaps()
 
     def _go_on(self, position: Position) -> None:
-        """Count on from what is stored, and have it left out, or only the rest handed on again."""
-        before, table = self._before, self._table
-        for counter in (Counter.RECORDS, Counter.PUBLISHED):
-            self._row.count_from(counter, sum(before.rows.values()))
+        """Count on from what is stored; rows of files that are stored are left out."""
+        before = self._before
+        rows = sum(before.rows.values())
+        log.warning("going on behind %s events", f"{rows:,}")
+        self._row.count_from(Counter.RECORDS, rows)
+        self._row.count_from(Counter.PUBLISHED, rows)
         self._row.count_from(Counter.MESSAGES, before.messages)
         self._note_first(Total.FIRST_SEQ, before.first_seq)
         self._note_last(Total.LAST_SEQ, before.last_seq)
-        log.warning("going on behind %s events", f"{sum(before.rows.values()):,}")
+        self._watch.follow(position, before.rows)
         if not self._drain_on_stop:
             self._skip = SkipRows(Tally(types_of(before.rows)) + Tally(self._of_earlier_runs))
-            return
-        by_feed = [
-            sum(before.rows.get(subject, 0) for subject in source.subjects)
-            for source in self._rings
-        ]
-        self._positions = FeedPositions(position, by_feed)
-        # By it the feeds know from where to hand on again.
-        self._count()
-        cause = table.cause_of_death(len(self._rings))
-        for feed, source in enumerate(self._rings):
-            source.ring.begin_generation()
-            self._say(feed, What.RESTART, f"{cause}: started again, behind what is stored")
-
-    async def _stored_last(self, feed: int) -> tuple[int, int] | None:
-        """Return when what an earlier run has stored of a feed ends: event and receipt."""
-        reader, ends = self._rings[feed].reader, []
-        for subject in self._rings[feed].subjects:
-            payload = await self._publisher.newest_under(subject)
-            if payload is None:
-                continue
-            try:
-                events = decode(Message(subject, 0, payload))
-            except BadMessageError as error:
-                log.warning("where the last run ended is not known: %s", error)
-                continue
-            # A replay into the same stream is no earlier part of this feed.
-            if events and events[-1].source == reader.source.value:
-                ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
-        return max(ends, key=lambda end: end[1], default=None)
 
     async def _asked(self, answer: Awaitable[None]) -> None:
         """Wait for the server."""
@@ -314,42 +273,15 @@ class PublisherProcess:
                 item = source.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
-                    if self._drain_on_stop and (gap := self._gaps[feed].on_records(item.records)):
-                        self._tell_gap(feed, gap)
+                    self._watch.on_block(item)
                 elif isinstance(item, FeedStatus):
-                    self._tell(feed, item)
-                elif isinstance(item, Begin) and self._drain_on_stop:
-                    self._note_begin(feed, item.process)
+                    self._watch.on_status(feed, item)
+                elif isinstance(item, Begin) and self._watch.on_begin(feed, item):
+                    # Before its rows are sent: whoever follows is to know whose they are.
+                    self._count()
             if source.reader.ended:
                 self._merge.end(feed)
         return moved
-
-    def _note_begin(self, feed: int, process: int) -> None:
-        """Note that what a feed puts from here on comes from another process of it."""
-        if not self._positions.begin(feed, process, self._rings[feed].reader.rows):
-            return  # The same process, which hands on again what is not stored.
-        # Before any of its rows is sent: whoever follows this publisher is to know whose they are.
-        self._count()
-        self._gaps[feed].on_disconnect()
-        cause = self._table.cause_of_death(feed)
-        self._say(feed, What.RESTART, f"{cause}: started again")
-
-    def _tell_gap(self, feed: int, gap: Gap) -> None:
-        """Tell what a feed that was started again did not hear; the feed itself cannot know."""
-        seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
-        text = f"the feed was started again: nothing was received for {seconds:.3f} s after"
-        text += f" {iso_utc(gap.from_recv_ns)}"
-        log.warning("%s: %s: whatever was traded then is missing", self._rings[feed].name, text)
-        self._table.count_for(feed, Counter.GAPS)
-        self._say(feed, What.GAP, text, **asdict(gap))
-
-    def _say(self, feed: int, what: What, text: str, **span: int) -> None:
-        name = self._rings[feed].name
-        self._tell(feed, FeedStatus(feed=name, what=what, at_ns=now_ns(), text=text, **span))
-
-    def _tell(self, feed: int, status: FeedStatus) -> None:
-        self._publisher.statuses.tell(status)
-        self._table.note_status(feed, status)
 
     async def _send(self, runs: Runs) -> None:
         if not len(runs):
@@ -398,18 +330,8 @@ class PublisherProcess:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 self._count()
-                self._tell_trouble()
+                self._watch.tell_trouble()
                 await asyncio.sleep(HEARTBEAT_S)
-
-    def _tell_trouble(self) -> None:
-        """Say once, for each live feed, that nothing is stored, and why."""
-        trouble = self._publisher.trouble
-        if trouble and trouble != self._trouble:
-            log.warning("nothing is stored: %s", trouble)
-            text = f"nothing is stored: {trouble}"
-            for feed in range(len(self._rings) if self._drain_on_stop else 0):
-                self._say(feed, What.ALARM, text)
-        self._trouble = trouble
 
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""
@@ -437,7 +359,8 @@ class PublisherProcess:
             before.messages + place.certain_messages,
             _sum(before.rows, place.certain_rows),
             place.marks,
-            self._positions.now(stored.rows_by_feed) if self._drain_on_stop else (),
+            self._watch.feeds(stored.rows_by_feed),
+            self._watch.untold,
         )
         self._table.note_position(position)
         self._table.note_stored(position.rows)

@@ -23,6 +23,7 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import FeedContext, FeedMain
+from ingestor.runtime.feed_watch import RingInput
 from ingestor.runtime.machine import pin
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
@@ -30,7 +31,6 @@ from ingestor.runtime.publisher_process import (
     Merge,
     PublisherInputs,
     PublisherProcess,
-    RingInput,
 )
 from ingestor.runtime.report import RunReport, report_of
 from ingestor.runtime.run_keeper import KEEPER, Keeping, end, keep

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.ring import kept_rows
+from ingestor.ring import kept as kept_module
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import Begin, RingReader
@@ -198,7 +199,7 @@ def test_a_sign_of_life_is_enough_to_hand_on_again() -> None:
 def test_a_ring_that_is_full_when_it_is_handed_on_again_gets_the_rest_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kept_rows, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
     here = place(ring_bytes=1000)
     sink = RingSink(here)
     for at in range(30):
@@ -217,7 +218,7 @@ def test_a_ring_that_is_full_when_it_is_handed_on_again_gets_the_rest_later(
 def test_what_is_stored_is_not_kept_and_too_much_is_not_handed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kept_rows, "MAX_KEPT_ROWS", 4)
+    monkeypatch.setattr(kept_module, "MAX_KEPT_ROWS", 4)
     here = place()
     sink = RingSink(here)
     assert put(sink, 1, 2, 3, 4)
@@ -243,7 +244,7 @@ def test_a_position_of_an_earlier_process_of_the_feed_says_nothing_of_this_one()
 def test_the_end_comes_after_what_is_handed_on_again_and_what_is_not_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kept_rows, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
     here = place(ring_bytes=1000)
     sink = RingSink(here)
     for at in range(30):
@@ -252,3 +253,19 @@ def test_the_end_comes_after_what_is_handed_on_again_and_what_is_not_is_counted(
     renewed(here, stored=0)
     sink.end(0.01)
     assert here.row[Counter.UNDELIVERED] == 30 - len(numbers(here))
+
+
+def test_statuses_that_are_not_settled_are_told_again_before_rows() -> None:
+    here = place()
+    sink = RingSink(here)
+    for at in (1, 2, 3):
+        assert sink.tell(replace(STATUS, at_ns=at))
+    put(sink, 1)
+    taken(here)
+    here.table.note_position(Position(feeds=(FeedPosition(told=1),)))
+    here.ring.begin_generation()
+    sink.beat()
+    (begin, *told, rows), _ = taken(here)
+    assert begin == Begin(0, 0, 1)
+    assert [one.at_ns for one in told if isinstance(one, FeedStatus)] == [2, 3]
+    assert isinstance(rows, Block)

@@ -21,6 +21,7 @@ from tests.rows import block
 if TYPE_CHECKING:
     from tests.nats_servers import NatsServer
 
+NONE = (False, False)
 TRADES, QUOTES = "market.stocks.trades", "market.stocks.quotes"
 
 
@@ -145,24 +146,42 @@ def test_what_is_no_event_holds_no_rows(payload: bytes) -> None:
 
 def test_rows_are_numbered_from_the_first_of_a_feeds_process() -> None:
     feeds = FeedPositions(Position(), [0, 0])
-    assert feeds.now({0: 4}) == (FeedPosition(0, 0, 4), FeedPosition())
+    assert feeds.now({0: 4}, NONE) == (FeedPosition(0, 0, 4), FeedPosition())
     assert feeds.begin(0, 1, 10)
     # Six of the rows before are under way: nothing of the new process is stored.
-    assert feeds.now({0: 4}) == (FeedPosition(1, 10, 0), FeedPosition())
-    assert feeds.now({0: 13, 1: 2}) == (FeedPosition(1, 10, 3), FeedPosition(stored=2))
+    assert feeds.now({0: 4}, NONE) == (FeedPosition(1, 10, 0), FeedPosition())
+    assert feeds.now({0: 13, 1: 2}, NONE) == (FeedPosition(1, 10, 3), FeedPosition(stored=2))
     assert not feeds.begin(0, 1, 99)
+
+
+def test_statuses_of_an_earlier_process_settle_nothing_of_the_present_one() -> None:
+    feeds = FeedPositions(Position(feeds=(FeedPosition(told=2), FeedPosition())), [0, 0])
+    feeds.settled(0, 0, 2)
+    feeds.settled(1, 0, 0)
+    feeds.settled(0, 0, 1)
+    assert [feed.told for feed in feeds.now({}, NONE)] == [3, 1]
+    feeds.begin(0, 1, 0)
+    feeds.settled(0, 0, 5)
+    assert [feed.told for feed in feeds.now({}, NONE)] == [0, 1]
+
+
+def test_a_gap_that_was_open_when_a_publisher_died_is_open_still() -> None:
+    before = Position(feeds=(FeedPosition(gap=True), FeedPosition()))
+    assert FeedPositions(before, [0, 0]).gaps == [True, False]
+    # One that died before it had opened its stream has told nothing.
+    assert FeedPositions(Position(), [0, 0]).gaps == [True, True]
 
 
 def test_another_publisher_numbers_on() -> None:
     before = Position(feeds=(FeedPosition(1, 10, 3), FeedPosition(0, 0, 2)))
     feeds = FeedPositions(before, [15, 2])
-    assert feeds.lost == [False, False]
-    assert feeds.now({}) == (FeedPosition(1, 10, 5), FeedPosition(0, 0, 2))
+    assert feeds.gaps == [False, False]
+    assert feeds.now({}, NONE) == (FeedPosition(1, 10, 5), FeedPosition(0, 0, 2))
     assert feeds.begin(0, 2, 7)
-    assert feeds.now({0: 8}) == (FeedPosition(2, 22, 1), FeedPosition(0, 0, 2))
+    assert feeds.now({0: 8}, NONE) == (FeedPosition(2, 22, 1), FeedPosition(0, 0, 2))
 
 
 def test_rows_of_a_dead_process_that_died_with_their_publisher_are_lost() -> None:
     feeds = FeedPositions(Position(feeds=(FeedPosition(1, 10, 0),)), [8])
-    assert feeds.lost == [True]
-    assert feeds.now({0: 2}) == (FeedPosition(1, 8, 2),)
+    assert feeds.gaps == [True]
+    assert feeds.now({0: 2}, NONE[:1]) == (FeedPosition(1, 8, 2),)

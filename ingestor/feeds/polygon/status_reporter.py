@@ -97,6 +97,11 @@ class GapTracker:
         self._last = last
         self._open_from: tuple[int, int] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next record ends a gap."""
+        return self._open_from is not None
+
     def on_disconnect(self) -> None:
         """The socket is gone; without a record before it there is no gap."""
         self._open_from = self._last

@@ -1,20 +1,25 @@
-"""What a live feed has handed on and may have to hand on again: rows not known to be stored.
+"""What a live feed has handed on and may have to hand on again: not known to be stored.
 
 Bounded: a feed whose rows are not stored hands on no more than this, and what comes then waits in
-its backlog. Rows are numbered from 0, the first that the feed's process handed on.
+its backlog. Rows and statuses are numbered from 0, the first that the feed's process handed on.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import Records
 
 MAX_KEPT_ROWS: Final = 256 * 1024
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """As much as the backlog that lies behind it, and some seconds of the busiest minute."""
+
+MAX_KEPT_STATUSES: Final = 1_000
 
 BLOCK_ROWS: Final = 1024
 """Rows handed on again at a time."""
@@ -79,3 +84,40 @@ class KeptRows:
     def advance(self, rows: int) -> None:
         """Note that so many of them were handed on."""
         self._next += rows
+
+
+class KeptStatuses:
+    """The same for what a feed tells about itself."""
+
+    def __init__(self) -> None:
+        self._held: deque[FeedStatus] = deque()
+        self._first = self._next = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be kept."""
+        return len(self._held) >= MAX_KEPT_STATUSES
+
+    def add(self, status: FeedStatus) -> None:
+        """Keep a status that was just handed on."""
+        self._held.append(status)
+        self._next += 1
+
+    def forget(self, number: int) -> None:
+        """Forget what comes before a number: it is settled."""
+        while self._first < min(number, self._next):
+            self._held.popleft()
+            self._first += 1
+
+    def rewind(self, number: int) -> int:
+        """Hand on again from a number, or from the first one kept; return which it is."""
+        self._next = max(self._first, min(number, self._first + len(self._held)))
+        return self._next
+
+    def again(self) -> FeedStatus | None:
+        """Return the next one that is to be handed on again; None where there is none."""
+        return next(islice(self._held, self._next - self._first, None), None)
+
+    def advance(self) -> None:
+        """Note that it was handed on."""
+        self._next += 1

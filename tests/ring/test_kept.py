@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.ring import kept_rows
-from ingestor.ring.kept_rows import KeptRows
+from ingestor.model.feed_status import FeedStatus, What
+from ingestor.ring import kept as kept_module
+from ingestor.ring.kept import KeptRows, KeptStatuses
 from tests.rows import rows
 
 
@@ -46,15 +47,15 @@ def test_what_is_to_be_handed_on_again_is_not_forgotten() -> None:
 
 
 def test_it_comes_in_blocks_that_stay_as_they_are() -> None:
-    queue = kept(range(kept_rows.BLOCK_ROWS + 5))
+    queue = kept(range(kept_module.BLOCK_ROWS + 5))
     queue.rewind(0)
     first = queue.again()
     assert first is not None
-    assert len(first) == kept_rows.BLOCK_ROWS
+    assert len(first) == kept_module.BLOCK_ROWS
     queue.advance(len(first))
-    queue.forget(kept_rows.BLOCK_ROWS)
+    queue.forget(kept_module.BLOCK_ROWS)
     queue.add(rows([(99, 0, 0)]))
-    assert first["ts_event_ns"].tolist() == list(range(kept_rows.BLOCK_ROWS))
+    assert first["ts_event_ns"].tolist() == list(range(kept_module.BLOCK_ROWS))
 
 
 def test_it_is_full_by_rows_or_by_bytes_and_has_room_again(
@@ -72,8 +73,8 @@ def test_it_is_full_by_rows_or_by_bytes_and_has_room_again(
 
 
 def with_limits(monkeypatch: pytest.MonkeyPatch, max_rows: int, max_bytes: int) -> None:
-    monkeypatch.setattr(kept_rows, "MAX_KEPT_ROWS", max_rows)
-    monkeypatch.setattr(kept_rows, "MAX_KEPT_BYTES", max_bytes)
+    monkeypatch.setattr(kept_module, "MAX_KEPT_ROWS", max_rows)
+    monkeypatch.setattr(kept_module, "MAX_KEPT_BYTES", max_bytes)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "forget", "rewind"]), st.integers(0, 40))))
@@ -92,3 +93,33 @@ def test_it_holds_what_a_list_would_hold(steps: list[tuple[str, int]]) -> None:
             assert handed_on_again(queue) == list(range(start, added))
         assert (queue.end, queue.behind) == (added, 0)
     assert queue.rewind(0) == first
+
+
+def told_again(statuses: KeptStatuses) -> list[int]:
+    found = []
+    while (status := statuses.again()) is not None:
+        found.append(status.at_ns)
+        statuses.advance()
+    return found
+
+
+def test_statuses_are_handed_on_again_from_a_number_until_they_are_settled() -> None:
+    statuses = KeptStatuses()
+    for number in range(5):
+        statuses.add(FeedStatus(feed="stocks", what=What.ALARM, at_ns=number, text=""))
+    assert told_again(statuses) == []
+    assert (statuses.rewind(2), told_again(statuses)) == (2, [2, 3, 4])
+    statuses.forget(3)
+    assert (statuses.rewind(0), told_again(statuses)) == (3, [3, 4])
+    statuses.rewind(4)
+    statuses.forget(99)
+    assert told_again(statuses) == [4]
+
+
+def test_only_so_many_statuses_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "MAX_KEPT_STATUSES", 1)
+    statuses = KeptStatuses()
+    statuses.add(FeedStatus(feed="stocks", what=What.ALARM, at_ns=0, text=""))
+    assert statuses.full
+    statuses.forget(1)
+    assert not statuses.full
