@@ -190,6 +190,7 @@ class Run:
             self._names,
             stream,
             live=self._live,
+            stored_before=sum(self._keeping.skip.values()) if self._keeping is not None else 0,
             error=ended.error,
             exit_code=ended.exit_code,
         )
