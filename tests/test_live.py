@@ -423,6 +423,7 @@ def test_a_feed_that_is_killed_is_started_again_and_only_its_gap_is_missing(
     (gap,) = (one for one in told if one.what is What.GAP)
     assert restart.feed == gap.feed == name
     assert gap.from_recv_ns < restart.at_ns < gap.to_recv_ns < began_ns + 15 * 10**9
+    assert gap.to_recv_ns - gap.from_recv_ns < 10**9
     received: dict[str, list[int]] = {"stocks": [], "options": []}
     for one in read_stream(nats_server.url):
         feed = "options" if "options" in one.subject else "stocks"
