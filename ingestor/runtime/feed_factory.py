@@ -35,7 +35,6 @@ from ingestor.model.errors import ConfigurationError, VendorRefusedError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
-from ingestor.ring.block_ring import FULL_WAIT_S
 from ingestor.ring.kept import KeptRows, KeptStatuses
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_process import (
@@ -48,6 +47,8 @@ from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
+END_PAUSE_S: Final = 0.001
+"""Pause before a ring is looked at again meanwhile."""
 
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
@@ -121,7 +122,7 @@ class RingSink(RingWriter):
         """Say that nothing more comes; False when the ring is still full."""
         deadline_s = time.monotonic() + timeout_s
         while not self._caught_up() and time.monotonic() < deadline_s:
-            time.sleep(FULL_WAIT_S)
+            time.sleep(END_PAUSE_S)
         if behind := self._rows.behind:
             self._row.add(Counter.UNDELIVERED, behind)
         return super().end(timeout_s)
