@@ -116,8 +116,9 @@ class BlockRing:
         none: it need not ring for what is left.
         """
         # `get_many` would take the ring's lock only to raise `Empty`. While a putter has the lock
-        # there is nothing either: it rings when it is done.
-        if max_messages <= 0 or self._queue.empty() or not self._lock.acquire():
+        # there is nothing either: it rings when it is done. Not `empty()`: half a message of a
+        # killed putter is no message, and stays until somebody takes the lock.
+        if max_messages <= 0 or not self._queue.data_size() or not self._lock.acquire():
             return []
         try:
             messages: list[memoryview] = self._queue.get_many(
