@@ -216,8 +216,9 @@ class Supervisor:
         with noting():
             try:
                 self._start()
-                while not all(child.ended for child in self._children):
-                    wait([child.process.sentinel for child in self._running()], TICK_S)
+                # Until each has been looked at: one that has just died may be started again.
+                while left := [one for one in self._children if one.name not in self.outcomes]:
+                    wait([child.process.sentinel for child in left], TICK_S)
                     self._look(tick)
                 self._look(tick)
             finally:
@@ -242,7 +243,7 @@ class Supervisor:
         self._look_for_silence()
         for index, child in enumerate(self._children):
             self._look_at(index, child)
-            if self._children[index].ended and not self._table.row(index)[Counter.ENDED]:
+            if child.name in self.outcomes and not self._table.row(index)[Counter.ENDED]:
                 self._note_end(index)
         failure = tick()
         if failure is not None:
