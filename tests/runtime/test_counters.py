@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 
+import pytest
 from hypothesis import given
 
 from ingestor.model.feed_status import FeedStatus, What, shortened
@@ -188,18 +189,25 @@ def test_a_counter_may_begin_at_what_is_known_and_counts_on_from_there() -> None
     assert row[Counter.PUBLISHED] == 8
 
 
-def test_a_position_is_shown_whole_and_the_last_one_stays_when_its_writer_dies_amid_the_next() -> (
-    None
-):
+def test_a_position_is_shown_whole_and_the_last_one_stays_when_its_writer_dies_amid_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     table = CounterTable(1)
     positions = [table.position]
     told = Position(
         9, {"market.stocks.trades": 4}, 4, "now", 7, 2, {"market.stocks.trades": 2}, ("_INBOX.a",),
         (FeedPosition(1, 2, 3), FeedPosition()),
     )  # fmt: skip
-    table.note_position(told)
-    positions.append(table.position)
-    slots = table._position
-    half = slots._at(0, 1 - slots._memory[0])
-    slots._memory[half : half + 100] = b"x" * 100
-    assert [*positions, table.position] == [None, told, told]
+    for _ in range(2):
+        table.note_position(told)
+        positions.append(table.position)
+        monkeypatch.setattr("zlib.crc32", dying)
+        with pytest.raises(KeyboardInterrupt):
+            table.note_position(Position(10))
+        monkeypatch.undo()
+        positions.append(table.position)
+    assert positions == [None, told, told, told, told]
+
+
+def dying(_: bytes) -> int:
+    raise KeyboardInterrupt

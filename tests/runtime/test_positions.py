@@ -98,17 +98,21 @@ def test_where_others_write_it_is_counted_from_a_sequence_that_is_certain(
     assert asyncio.run(work()).stored.rows == {TRADES: 3, QUOTES: 1}
 
 
+@pytest.mark.parametrize("others", [0, 2])
 def test_what_was_acknowledged_and_is_gone_was_stored_all_the_same(
-    nats_server: NatsServer,
+    nats_server: NatsServer, others: int
 ) -> None:
     async def work() -> Predecessor:
         identity = await publish(nats_server, *((TRADES, event(number)) for number in range(5)))
         client = await connect(nats_server)
         await client.jetstream().purge_stream("MARKET_DATA")
+        for _ in range(others):
+            await client.jetstream().publish("market.futures.trades", event(0))
         await client.close()
         return await settled(nats_server, Position(4, {TRADES: 4}, 4, identity))
 
-    assert asyncio.run(work()).stored.rows == {TRADES: 4}
+    stored = asyncio.run(work()).stored
+    assert (stored.rows, stored.messages) == ({TRADES: 4}, 4)
 
 
 def test_a_stream_that_was_made_anew_adds_nothing(nats_server: NatsServer) -> None:

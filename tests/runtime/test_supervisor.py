@@ -360,6 +360,7 @@ def test_what_goes_with_a_process_is_started_again_with_it_once_all_of_them_are_
     def renew() -> None:
         assert not Path(f"/proc/{run.table.row(1)[Counter.FRAMES]}").exists()
         for index in (1, 2):
+            assert not run.table.row(index)[Counter.ENDED]
             run.table.row(index).add(Counter.RECORDS)
 
     run.plans[0] = ChildPlan("p0", run.plans[0].main, restarts=True, with_it=(1, 2), renew=renew)
