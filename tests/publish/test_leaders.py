@@ -50,10 +50,10 @@ def test_a_leader_that_steps_down_or_dies_elsewhere_is_followed_by_the_next_one(
         began_s = loop.time()
         await until(lambda: publishing.acked_rows > acked + 50)
         assert loop.time() - began_s < STREAMING_S
-        leader = cluster.servers[await cluster.leader()]
-        if leader is not follower:
+        last = cluster.servers[await cluster.leader()]
+        if last is not follower:
             acked = publishing.acked_rows
-            await asyncio.to_thread(leader.kill)
+            await asyncio.to_thread(last.kill)
             await cluster.leader()
             began_s = loop.time()
             await until(lambda: publishing.acked_rows > acked + 50)
@@ -64,8 +64,8 @@ def test_a_leader_that_steps_down_or_dies_elsewhere_is_followed_by_the_next_one(
         report = await publishing.close()
         assert (report.messages, report.last_seq) == (rows, rows)
         # The reader's consumer may be placed on any of the three: on a dead one nobody answers.
-        if not leader.running:
-            await asyncio.to_thread(leader.start)
+        if not last.running:
+            await asyncio.to_thread(last.start)
         await cluster.healthy()
         assert await stored(follower) == list(range(rows))
 
