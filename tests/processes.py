@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,16 @@ def named(pid: int, name: str) -> psutil.Process:
     """Return the process of a run that bears a name."""
     (found,) = (one for one in psutil.Process(pid).children() if one.name() == name)
     return found
+
+
+def kill_to_the_end(run: subprocess.Popen[str], name: str) -> None:
+    """Kill the process of a run that bears a name each time that it is started again."""
+    deadline = time.monotonic() + 3 * _TIMEOUT_S
+    while run.poll() is None:
+        assert time.monotonic() < deadline, f"{name} is started again for ever"
+        with contextlib.suppress(ValueError, psutil.NoSuchProcess):  # it is not there just now
+            named(run.pid, name).kill()
+        time.sleep(0.02)
 
 
 def data_path(pid: int) -> list[int]:

@@ -24,7 +24,7 @@ from tests.conftest import StartNatsServer
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.live_cli import feeds_of, simulator, stored, until
 from tests.nats_servers import NatsServer
-from tests.processes import data_path
+from tests.processes import kill_to_the_end
 from tests.replay_cli import Finished, finish, read_stream
 
 SEEDS: Final = range(17)
@@ -175,7 +175,7 @@ def test_a_killed_publisher_does_not_take_what_is_known_with_it(
     kind: str, programs: Mapping[str, Program], nats_server: NatsServer, tmp_path: Path
 ) -> None:
     process = begun_to_store(programs[kind], nats_server, tmp_path)
-    os.kill(data_path(process.pid)[-1], signal.SIGKILL)
+    kill_to_the_end(process, "publisher")
     finished = finish(process)
     summary, there = finished.summary, stored(nats_server.url)
     assert finished.exit_code == ExitCode.CHILD_FAILED
@@ -189,8 +189,7 @@ def test_a_killed_publisher_has_counted_what_is_stored_by_subject(
 ) -> None:
     process = begin(programs["replay"], nats_server, tmp_path)
     until(lambda: stored(nats_server.url) > 12_000, "both subjects have events")
-    publisher = data_path(process.pid)[-1]
-    os.kill(publisher, signal.SIGKILL)
+    kill_to_the_end(process, "publisher")
     summary = finish(process).summary
     by_subject = by_subject_of(nats_server)
     # What was under way when it died is unknown, whichever subject it was of.

@@ -400,16 +400,6 @@ def test_the_first_signal_says_goodbye_publishes_what_came_and_reports_it(
     assert summary["published"] == records == stored(nats_server.url) > 0
 
 
-def test_a_publisher_that_is_killed_is_named_and_nothing_hangs(
-    vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
-) -> None:
-    process = flowing(vendor, nats_server, tmp_path)
-    os.kill(children(process.pid)[-1], signal.SIGKILL)
-    finished = finish(process)
-    assert finished.exit_code == ExitCode.CHILD_FAILED
-    assert "process publisher was killed by SIGKILL without a report" in last_line(finished)
-
-
 def gaps_told(server: NatsServer) -> int:
     return sum(one.what is What.GAP for one in published_statuses(server))
 
@@ -433,6 +423,7 @@ def test_a_feed_that_is_killed_is_started_again_and_only_its_gap_is_missing(
     (gap,) = (one for one in told if one.what is What.GAP)
     assert restart.feed == gap.feed == name
     assert gap.from_recv_ns < restart.at_ns < gap.to_recv_ns < began_ns + 15 * 10**9
+    assert gap.to_recv_ns - gap.from_recv_ns < 10**9
     received: dict[str, list[int]] = {"stocks": [], "options": []}
     for one in read_stream(nats_server.url):
         feed = "options" if "options" in one.subject else "stocks"

@@ -112,6 +112,7 @@ def test_a_replay_that_was_killed_goes_on_where_the_stream_stands(
     there = len(events(read_stream(nats_server.url)))
     last = run(data, nats_server, *more)
     assert 0 < last.summary["published"] == 1200 - there < 1200
+    assert last.summary["not_stored"] == last.summary["unknown"] == 0
     assert f"going on behind {there:,} events" in last.err
     stitched = events(read_stream(nats_server.url))
     run(data, nats_server, *more, "--fresh")

@@ -21,7 +21,7 @@ import logging
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -363,6 +363,16 @@ class Connection:
             except NoAnswerError:
                 pass  # It is still there.
         return not self._former
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Subjects on which somebody listens while the server reads from a connection of ours."""
+        return (*self._former, self._mark)
+
+    async def closed(self, marks: Sequence[str], timeout_s: float) -> bool:
+        """Whether the server has read all of the connections of a process that died: its marks."""
+        self._former.extend(marks)
+        return await self.former_closed(timeout_s)
 
     def _mark_connection(self) -> None:
         """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""

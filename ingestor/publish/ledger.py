@@ -133,6 +133,7 @@ class Ledger:
         self._fast_ingest = state.fast_ingest
         self._proven = False
         self._anchor = state.last_seq
+        self._at_anchor: tuple[int, dict[str, int]] = (0, {})
         self._alone = True
         self._others_seen = False
         self._first_told = 0
@@ -160,6 +161,13 @@ class Ledger:
         Exact where no other publisher writes, and always where the stream told it.
         """
         return max(self._anchor + self.batch.acked, self.batch.last_seq or 0)
+
+    @property
+    def certain(self) -> tuple[int, int, dict[str, int]]:
+        """A sequence known for certain, and our messages, and rows by subject, up to there."""
+        if not self.exact:
+            return self._anchor, *self._at_anchor
+        return self.floor_seq, self.window.acked_messages, self.stored_rows_by_subject()
 
     @property
     def stream(self) -> StreamState:
@@ -369,7 +377,7 @@ class Ledger:
         self._fast_ingest = state.fast_ingest
         # A new stream is a new start: nobody else has been seen in it.
         self._proven, self._alone = False, True
-        self._anchor, self._exact_acked = state.last_seq, 0
+        self._set_anchor(state.last_seq)
         self.batch = self._new_batch()
         self.batch.broken = True
 
@@ -389,9 +397,12 @@ class Ledger:
 
     def _open(self) -> None:
         self._odd_answers += self.batch.odd_answers
-        self._anchor = self.floor_seq
-        self._exact_acked = 0
+        self._set_anchor(self.floor_seq)
         self.batch = self._new_batch()
+
+    def _set_anchor(self, seq: int) -> None:
+        self._anchor, self._exact_acked = seq, 0
+        self._at_anchor = self.window.acked_messages, self.stored_rows_by_subject()
 
     def _new_batch(self) -> Batch:
         batch_id, fence = secrets.token_hex(_BATCH_ID_BYTES), self._new_fence()

@@ -35,6 +35,9 @@ CheckLease = Callable[[Connection], Awaitable[None]]
 """Asks whether the subjects are still ours to write to. Raises StreamInUseError when they are not,
 and what asking raises."""
 
+Settle = Callable[[Connection], Awaitable[None]]
+"""Waits until nothing more of a publisher that died can arrive."""
+
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +58,7 @@ class StreamLink:
         connect_options: ConnectOptions,
         settings: StreamSettings,
         on_acknowledged: Callable[[int], None] | None,
+        open_timeout_s: float,
         check_lease: CheckLease | None = None,
     ) -> None:
         self.encoder = encoder
@@ -63,7 +67,9 @@ class StreamLink:
             connect_options,
             on_change=self._connection_changed,
             min_payload_bytes=MAX_JSON_EVENT_BYTES,
+            open_timeout_s=open_timeout_s,
         )
+        self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self._leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
         self._on_acknowledged = on_acknowledged
@@ -105,22 +111,38 @@ class StreamLink:
         spare = self.max_message_bytes - MAX_JSON_EVENT_BYTES
         return FENCE_BYTES if self._check_lease is not None and spare >= FENCE_BYTES else 0
 
-    async def open(self) -> None:
+    async def open(self, settle: Settle | None = None) -> None:
         """Connect, set up the stream and find its end. Raises as `Publisher.open` does."""
         await self.connection.open()
-        try:
-            state = await set_up(self._api, self.settings)
-            inbox, _ = await self.connection.tap(self)
-        except TimeoutError as error:
-            # A refusal may arrive after the request that it answers has timed out.
-            raise self.connection.failure or NatsUnreachableError(
-                f"the NATS server at {self.connection.servers} does not answer: {error}"
-            ) from None
+        deadline_s = now_s() + self._open_timeout_s
+        while True:
+            try:
+                # Whatever comes later would be taken for another's.
+                if settle is not None:
+                    await settle(self.connection)
+                state = await set_up(self._api, self.settings)
+                inbox, _ = await self.connection.tap(self)
+                break
+            except (TimeoutError, RefusedError) as error:
+                # Whom a run has known is waited for as long as it would be amid the run.
+                self._bear(error, patient=settle is not None and now_s() < deadline_s)
+            await self.wait(ANSWER_S)
         self._stream_bound_bytes = state.max_message_bytes
         self.bound_messages()
         # Only now: an answer that came before would belong to no message.
         self._ledger = Ledger(inbox, state, fenced=self._fence_bytes > 0)
         self.leader_name = state.leader
+
+    def _bear(self, error: TimeoutError | RefusedError, *, patient: bool) -> None:
+        """Raise why the stream cannot be opened, unless it may be tried again."""
+        if patient and (isinstance(error, TimeoutError) or error.transient):
+            return
+        if isinstance(error, RefusedError):
+            raise error
+        # A refusal may arrive after the request that it answers has timed out.
+        raise self.connection.failure or NatsUnreachableError(
+            f"the NATS server at {self.connection.servers} does not answer: {error}"
+        ) from None
 
     async def set_up_again(self) -> StreamState:
         """Make the stream again. Raises TimeoutError, RefusedError."""

@@ -24,11 +24,12 @@ from typing import Final
 from ingestor.model.blocks import Encoder, Runs
 from ingestor.model.errors import IngestorError, NatsRefusedError
 from ingestor.nats.answers import RefusedError
+from ingestor.nats.connection import OPEN_TIMEOUT_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S, RETRY_S, AckAction, AckTimer
 from ingestor.publish.batches import FLOW_MESSAGES
-from ingestor.publish.link import CheckLease, StreamLink, now_s
+from ingestor.publish.link import CheckLease, Settle, StreamLink, now_s
 from ingestor.publish.reconcile import StreamLostError
 from ingestor.publish.recovery import Recovery
 from ingestor.publish.status import StatusPublisher
@@ -91,6 +92,23 @@ class PublishReport:
     last_ts_event_ns: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StreamPlace:
+    """Where in which stream a publisher stands, for one that may have to follow it.
+
+    Our last acknowledged message has the sequence `floor_seq`, or a later one where others write.
+    Up to `certain_seq` exactly these messages of ours, and rows by subject, are stored.
+    """
+
+    identity: str
+    floor_seq: int
+    certain_seq: int
+    certain_messages: int
+    certain_rows: dict[str, int]
+    marks: tuple[str, ...]
+    """See `Connection.marks`."""
+
+
 class Publisher:
     """Publishes runs in order into one stream. Used on one event loop; `open` first.
 
@@ -109,6 +127,7 @@ class Publisher:
         connect_options: ConnectOptions,
         stream: StreamSettings,
         give_up_after_s: float = GIVE_UP_AFTER_S,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
         on_acknowledged: Callable[[int], None] | None = None,
         check_lease: CheckLease | None = None,
     ) -> None:
@@ -119,6 +138,7 @@ class Publisher:
             settings=stream,
             on_acknowledged=on_acknowledged,
             check_lease=check_lease,
+            open_timeout_s=open_timeout_s,
         )
         self._connection = self._link.connection
         self._recovery = Recovery(self._link, give_up_after_s=give_up_after_s)
@@ -175,12 +195,23 @@ class Publisher:
         """How often the connection was lost and made again."""
         return self._connection.reconnects
 
-    async def open(self) -> None:
+    @property
+    def place(self) -> StreamPlace | None:
+        """Where in the stream this publisher stands; None before it is open."""
+        if not self._link.is_open:
+            return None
+        ledger = self._link.ledger
+        return StreamPlace(
+            ledger.stream.identity, ledger.floor_seq, *ledger.certain, self._connection.marks
+        )
+
+    async def open(self, settle: Settle | None = None) -> None:
         """Connect, set up the stream and find its end. To be closed also when it fails.
 
+        A publisher that follows one that died first waits until that one is settled.
         Raises NatsUnreachableError, NatsRefusedError, StreamError.
         """
-        await self._link.open()
+        await self._link.open(settle)
         self._recovering = asyncio.create_task(self._recovery_loop())
 
     async def newest_under(self, subject: str) -> bytes | None:

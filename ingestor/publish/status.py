@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
@@ -62,6 +64,13 @@ STATUS_SETTINGS: Final = StreamSettings(
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    status: FeedStatus
+    message_id: str
+    settled: Callable[[], object]
+
+
 class StatusPublisher:
     """Publishes statuses over an open connection, whose event loop it shares.
 
@@ -72,7 +81,7 @@ class StatusPublisher:
         self._connection = connection
         self._api = JetStreamApi(connection)
         self.stream = STATUS_SETTINGS
-        self._pending: deque[tuple[int, FeedStatus]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._run_id = uuid4().hex
         self._told = 0
@@ -91,15 +100,25 @@ class StatusPublisher:
         """Statuses whose fate is not known yet."""
         return self._told - self.published - self.refused - self.dropped
 
-    def tell(self, status: FeedStatus) -> None:
-        """Have a status published; returns at once. Call it on the connection's event loop."""
+    def tell(
+        self,
+        status: FeedStatus,
+        message_id: str | None = None,
+        settled: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Have a status published; returns at once. Call it on the connection's event loop.
+
+        The stream stores one of an id once, whoever sends it again; `settled` is called when
+        nothing more becomes of it, in order.
+        """
         self._told += 1
         if self._closed:
             self.dropped += 1
             return
         if len(self._pending) >= MAX_PENDING_STATUSES:
             self._drop_oldest()
-        self._pending.append((self._told, status))
+        key = message_id or f"{self._run_id}.{self._told}"
+        self._pending.append(_Pending(status, key, settled))
         if self._worker is None or self._worker.done():
             # One at a time keeps them in order; a second one would overtake a retry.
             self._worker = asyncio.create_task(self._work())
@@ -119,14 +138,17 @@ class StatusPublisher:
             self.dropped += self.pending
 
     def _drop_oldest(self) -> None:
-        _, status = self._pending.popleft()
+        told = self._pending.popleft()
         self.dropped += 1
-        log.warning("too many statuses wait: dropped %s of %s", status.what, status.feed)
+        log.warning("too many statuses wait: dropped %s of %s", told.status.what, told.status.feed)
+        told.settled()
 
     async def _work(self) -> None:
         while self._pending and self._connection.failure is None:
-            number, status = self._pending.popleft()
-            await self._deliver(status, f"{self._run_id}.{number}")
+            told = self._pending.popleft()
+            await self._deliver(told.status, told.message_id)
+            if self._connection.failure is None:
+                told.settled()
 
     async def _deliver(self, status: FeedStatus, message_id: str) -> None:
         """Return once the stream has stored it or refused it, or the connection has failed."""

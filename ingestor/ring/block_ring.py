@@ -8,8 +8,8 @@ it, and replaced.
 Either side may die at any moment, inside `put` and `take` too: the lock is free then, and what was
 put whole is there (see `robust_lock`). Nobody waits inside the queue, whose conditions count
 waiters that may have died. A taker that follows a dead one cannot know what that one took: it
-begins a new generation with an empty ring, and the putter sees by the number that it is to put
-again what it still needs there.
+begins a new generation with an empty ring, in which the putter puts only once it has joined it: it
+then knows that it is to put again what that taker still needs.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class BlockRing:
         self._lock = RobustLock(self._queue)
         shared = np.frombuffer(mmap.mmap(-1, 2 * np.int64().nbytes), np.int64)
         self._generation, self._putter_waits = shared[:1], shared[1:]
+        self._joined = 0
         self._half_bytes = size_bytes // 2
         self._buffer_bytes = 0
         self._doorbell = doorbell
@@ -85,7 +86,8 @@ class BlockRing:
     def put(self, message: Message, timeout_s: float = 0.0) -> bool:
         """Put a message in and ring; False when it is still full after `timeout_s`.
 
-        Raises ValueError for a message that could never fit.
+        False also when another taker has begun: see `renewed`. Raises ValueError for a message that
+        could never fit.
         """
         # The queue itself would wait for room that can never come.
         if len(message) > self.max_message_bytes:
@@ -114,8 +116,9 @@ class BlockRing:
         none: it need not ring for what is left.
         """
         # `get_many` would take the ring's lock only to raise `Empty`. While a putter has the lock
-        # there is nothing either: it rings when it is done.
-        if max_messages <= 0 or self._queue.empty() or not self._lock.acquire():
+        # there is nothing either: it rings when it is done. Not `empty()`: half a message of a
+        # killed putter is no message, and stays until somebody takes the lock.
+        if max_messages <= 0 or not self._queue.data_size() or not self._lock.acquire():
             return []
         try:
             messages: list[memoryview] = self._queue.get_many(
@@ -139,14 +142,21 @@ class BlockRing:
         self._let_in()
 
     @property
-    def generation(self) -> int:
-        """How often a taker has begun anew: what was put before that it does not have."""
-        return int(self._generation[0])
+    def renewed(self) -> bool:
+        """Whether a taker has begun anew since `join`: it has nothing of what was put before."""
+        return bool(self._generation[0] != self._joined)
+
+    def join(self) -> None:
+        """Put for the taker of now."""
+        self._joined = int(self._generation[0])
 
     def _try_put(self, message: Message) -> bool:
         if not self._lock.acquire(LOCK_WAIT_S):
             return False
         try:
+            # Asked while nobody can begin anew: nothing meant for one taker reaches another.
+            if self.renewed:
+                return False
             self._queue.put(message, block=False)
         except Full:
             return False

@@ -9,17 +9,19 @@ quotes and trades may mix). Whatever else there is to say begins with a smaller 
     2 end       nothing more comes from this feed
     3 status    then its JSON
     4 order     then 1 where the blocks after it are in order (`Block.in_order`), until told 0
-    5 begin     of a feed that was started again: it knows nothing of what was said before. Then
-                the number of its next row (i8), counted from the feed's first of all; -1 where
-                its rows are new ones
+    5 begin     nothing of what was said before holds: the feed's process, or the reader's, was
+                started again. Then how often the feed's was (u8), and the number of its next row
+                (i8), counted from the feed's first of all, -1 where its rows are new ones;
+                and that of the next status of its process (u8)
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -52,8 +54,14 @@ class Kind(IntEnum):
 
 END_MESSAGE: Final = bytes([Kind.END])
 
-_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, LookupError, RecursionError)
-"""What MessagePack, JSON, NumPy and the table of types raise."""
+_UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    LookupError,
+    RecursionError,
+    struct.error,
+)
+"""What MessagePack, JSON, NumPy, the table of types and `struct` raise."""
 
 _symbols_decoder: Final = msgspec.msgpack.Decoder(list[tuple[int, str]])
 
@@ -103,9 +111,23 @@ NEW_ROWS: Final = -1
 """A feed that was started again has nothing of what it had before."""
 
 
-def begin_message(next_row: int) -> bytes:
-    """Return the first message of a feed that was started again; its next row has this number."""
-    return bytes([Kind.BEGIN]) + next_row.to_bytes(8, "little", signed=True)
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first message of a feed's process (0, then 1, 2... when started again) to a reader."""
+
+    process: int
+    next_row: int = NEW_ROWS
+    next_status: int = 0
+
+
+_BEGIN: Final = struct.Struct("<xQqQ")
+
+
+def begin_message(begin: Begin) -> bytes:
+    """Return the message that says so."""
+    message = bytearray(_BEGIN.pack(begin.process, begin.next_row, begin.next_status))
+    message[0] = Kind.BEGIN
+    return bytes(message)
 
 
 @dataclass(slots=True)
@@ -131,8 +153,8 @@ class RingReader:
         """Begin with the symbols that are given."""
         self.symbols = self._table = dict(self.symbols)
 
-    def read(self, message: Message) -> Block | FeedStatus | Literal[Kind.BEGIN] | None:
-        """Return the block or status in a message; None when it only changes the reader's state.
+    def read(self, message: Message) -> Block | FeedStatus | Begin | None:
+        """Return what is in a message; None when it only changes the reader's state.
 
         Rows that were read before the feed was started again are left out.
 
@@ -146,7 +168,7 @@ class RingReader:
                 f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
             ) from error
 
-    def _read(self, message: Message) -> Block | FeedStatus | Literal[Kind.BEGIN] | None:
+    def _read(self, message: Message) -> Block | FeedStatus | Begin | None:
         match message[0]:
             case Kind.SYMBOLS:
                 self._add(_symbols_decoder.decode(message[1:]))
@@ -157,8 +179,9 @@ class RingReader:
             case Kind.ORDER:
                 self._in_order = message[1] == 1
             case Kind.BEGIN:
-                self._begin(int.from_bytes(message[1:], "little", signed=True))
-                return Kind.BEGIN
+                begin = Begin(*_BEGIN.unpack(message))
+                self._begin(begin.next_row)
+                return begin
             case _:
                 # From now on a block holds the table.
                 self._in_use = True

@@ -3,7 +3,8 @@
     rows      one a process, one documented column per `Counter`; served as metrics
     bases     what processes had counted that were started again: their followers count on from it
     totals    what only the run's report needs: `Total`, and rows stored by subject
-    texts     JSON of a process that fits a slot: why it skipped records, a feed's last status
+    texts     JSON of a process that fits a slot: why it skipped records, a feed's last status, how
+              far the run is stored
     words     "stop", and the reference price that option strikes follow
 
 It is made before the processes fork and lives as long as any of them, so whoever was killed has
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 from ingestor.model.records import EVENT_TYPES
+from ingestor.runtime.positions import Position
 
 
 class Counter(IntEnum):
@@ -153,7 +155,7 @@ class CounterTable:
         self.skips = Slots(processes)
         self._causes = Slots(processes)
         self._skipped_before: dict[str, int] = {}
-        self._checkpoint = Slots(1)
+        self._position = Slots(1)
 
     def row(self, process: int) -> CounterRow:
         """Return one process's row."""
@@ -228,15 +230,14 @@ class CounterTable:
                 self._rank[index] = self._rank.max() + 1
 
     @property
-    def checkpoint(self) -> tuple[int, dict[str, int]] | None:
-        """Return a stream sequence and the rows by subject that are stored up to there."""
-        data = self._checkpoint.get(0)
-        return None if data is None else msgspec.json.decode(data, type=tuple[int, dict[str, int]])
+    def position(self) -> Position | None:
+        """How far the run is stored; None before its publisher has opened the stream."""
+        data = self._position.get(0)
+        return None if data is None else msgspec.json.decode(data, type=Position)
 
-    def note_checkpoint(self, seq: int | None, rows_by_subject: Mapping[str, int]) -> None:
-        """Show a sequence and what it belongs to, as one; for the publisher alone."""
-        if seq is not None:
-            self._checkpoint.put(0, msgspec.json.encode((seq, dict(rows_by_subject))))
+    def note_position(self, position: Position) -> None:
+        """Show how far the run is stored, all of it as one; for the publisher alone."""
+        self._position.put(0, msgspec.json.encode(position))
 
     def status(self, feed: int) -> FeedStatus | None:
         """Return what a feed has told last; None when there is none, or it changes all the time."""
@@ -287,9 +288,16 @@ class CounterRow:
         """Add to a counter; only its own process may."""
         self._cells[counter] += amount
 
+    def count_from(self, counter: Counter, value: int) -> None:
+        """Have a counter stand at a value, and count on from there."""
+        self._cells[counter] = self._base[counter] = value
+
 
 class Slots:
     """Texts of up to `SLOT_BYTES` in shared memory, each written by one process only.
+
+    A slot has two halves, and before all slots a byte for each says which half shows. That byte is
+    written last: whoever is killed while it writes leaves the text before. Of a half:
 
     offset 0  u4   bytes of text that follow, 0 while there are none
     offset 4  u4   CRC-32 of these bytes, by which a reader knows that it read no half of two
@@ -297,21 +305,28 @@ class Slots:
     """
 
     def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, max(count, 1) * SLOT_BYTES)
+        self._count = max(count, 1)
+        self._memory = mmap.mmap(-1, self._count * (1 + 2 * SLOT_BYTES))
+
+    def _at(self, slot: int, half: int) -> int:
+        return self._count + (2 * slot + half) * SLOT_BYTES
 
     def put(self, slot: int, data: bytes) -> bool:
         """Show a text; False when it does not fit, and the one before stays."""
         if len(data) > SLOT_BYTES - _HEAD.size:
             return False
-        at = slot * SLOT_BYTES
+        half = 1 - self._memory[slot]
+        at = self._at(slot, half)
         self._memory[at + _HEAD.size : at + _HEAD.size + len(data)] = data
         _HEAD.pack_into(self._memory, at, len(data), zlib.crc32(data))
+        self._memory[slot] = half
         return True
 
     def get(self, slot: int) -> bytes | None:
         """Return the last text; None when there is none, or when it changes all the time."""
         for _ in range(_READ_TRIES):
-            copy = self._memory[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
+            at = self._at(slot, self._memory[slot])
+            copy = self._memory[at : at + SLOT_BYTES]
             size, checksum = _HEAD.unpack_from(copy)
             data = copy[_HEAD.size : _HEAD.size + size]
             if not size:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Final, Protocol
@@ -30,20 +30,25 @@ from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
-from ingestor.model.blocks import Source
+from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.ring.kept import KeptRows, KeptStatuses
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.feed_process import (
     FeedContext,
     FeedMain,
     RingWriter,
 )
+from ingestor.runtime.positions import FeedPosition
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
+END_PAUSE_S: Final = 0.001
+"""Pause before a ring is looked at again meanwhile."""
 
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
@@ -74,12 +79,83 @@ class Journal(FrameLog, Protocol):
 
 
 class RingSink(RingWriter):
-    """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters."""
+    """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters.
+
+    What the ring has taken is kept until the publisher has told that it is stored. One that was
+    started again gets all that is not stored once more, before anything new.
+    """
 
     def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
         super().__init__(context)
         self._context = context
         self._journal = journal
+        self._rows = KeptRows()
+        self._statuses = KeptStatuses()
+        self._last: Block | None = None
+
+    def put(self, block: Block, timeout_s: float = 0.0) -> bool:
+        """Put a block, and keep it until it is stored; False when that is too much, or full."""
+        if self._rows.full:
+            self._forget_stored()
+        if not self._caught_up() or self._rows.full or not super().put(block, timeout_s):
+            return False
+        self._rows.add(block.records)
+        self._last = block
+        return True
+
+    def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
+        """Put a status, and keep it until it is settled; False when that is too much, or full."""
+        if self._statuses.full:
+            self._forget_stored()
+        if not self._caught_up() or self._statuses.full or not super().tell(status, timeout_s):
+            return False
+        self._statuses.add(status)
+        return True
+
+    def beat(self) -> None:
+        """Give a sign of life, and go on handing on again what another publisher needs."""
+        super().beat()
+        self._forget_stored()
+        self._caught_up()
+
+    def end(self, timeout_s: float = 0.0) -> bool:
+        """Say that nothing more comes; False when the ring is still full."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._caught_up() and time.monotonic() < deadline_s:
+            time.sleep(END_PAUSE_S)
+        if behind := self._rows.behind:
+            self._row.add(Counter.UNDELIVERED, behind)
+        return super().end(timeout_s)
+
+    def _caught_up(self) -> bool:
+        """Hand on again what another publisher needs; whether it has all of it."""
+        if self._ring.renewed:
+            stored = self._stored()
+            rows, statuses = self._rows.rewind(stored.stored), self._statuses.rewind(stored.told)
+            self._begin_again(rows, statuses)
+        while (status := self._statuses.again()) is not None:
+            if not super().tell(status):
+                return False
+            self._statuses.advance()
+        while (records := self._rows.again()) is not None and self._last is not None:
+            if not self._put_block(replace(self._last, records=records), 0.0):
+                return False
+            self._rows.advance(len(records))
+        return True
+
+    def _forget_stored(self) -> None:
+        stored = self._stored()
+        self._rows.forget(stored.stored)
+        self._statuses.forget(stored.told)
+
+    def _stored(self) -> FeedPosition:
+        """Return how much of this process is stored."""
+        position = self._context.table.position
+        if position is None or self._context.index >= len(position.feeds):
+            return FeedPosition()
+        mine = position.feeds[self._context.index]
+        # The publisher may not have heard yet that this process follows another.
+        return mine if mine.process == self._process else FeedPosition()
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""

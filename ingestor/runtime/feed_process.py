@@ -20,6 +20,7 @@ from ingestor.ring.wire import (
     END_MESSAGE,
     MAX_SYMBOLS_BYTES,
     NEW_ROWS,
+    Begin,
     begin_message,
     order_message,
     records_message,
@@ -72,7 +73,9 @@ class RingWriter:
     def __init__(self, context: FeedContext, next_row: int = NEW_ROWS) -> None:
         """`next_row` is the number of the first row of a feed that was started again."""
         self._ring = context.ring
-        self._begin = begin_message(next_row) if context.again else b""
+        self._ring.join()
+        self._process = context.row[Counter.RESTARTS]
+        self._begin = begin_message(Begin(self._process, next_row)) if context.again else b""
         self._row = context.row
         self._symbols_bytes = min(
             MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
@@ -87,17 +90,26 @@ class RingWriter:
 
         A block that was refused may be put again: nothing of it is in the ring but its symbols.
         """
+        if not self._put_block(block, timeout_s):
+            return False
+        self._row.add(Counter.RECORDS, len(block.records))
+        self._row[Counter.EVENT_TIME_NS] = int(block.records["ts_event_ns"][-1])
+        return True
+
+    def _put_block(self, block: Block, timeout_s: float) -> bool:
         if not self._announce(block.symbols, timeout_s):
             return False
         if block.in_order is not self._in_order:
             if not self._put(order_message(in_order=block.in_order), timeout_s):
                 return False
             self._in_order = block.in_order
-        if not self._put(records_message(block.records), timeout_s):
-            return False
-        self._row.add(Counter.RECORDS, len(block.records))
-        self._row[Counter.EVENT_TIME_NS] = int(block.records["ts_event_ns"][-1])
-        return True
+        return self._put(records_message(block.records), timeout_s)
+
+    def _begin_again(self, next_row: int, next_status: int) -> None:
+        """Put for a reader that has just begun: it knows nothing."""
+        self._ring.join()
+        self._begin = begin_message(Begin(self._process, next_row, next_status))
+        self._table, self._seen, self._pending, self._in_order = {}, 0, [], False
 
     def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
         """Put what the feed tells about itself; False when the ring is still full."""

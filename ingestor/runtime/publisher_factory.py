@@ -13,7 +13,7 @@ from typing import Final
 from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError, IngestorError
-from ingestor.nats.connection import Connection
+from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi, Json
 from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_filter
@@ -24,6 +24,9 @@ from ingestor.runtime.run_keeper import Keeping
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
+
+LONGEST_OPEN_S: Final = 10 * 86_400.0
+"""For ever, as far as an event loop can tell."""
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +61,25 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
 
 
 def make_publisher(
-    config: Config, options: ConnectOptions, keeping: Keeping | None, *, give_up_after_s: float
+    config: Config,
+    options: ConnectOptions,
+    keeping: Keeping | None,
+    *,
+    give_up_after_s: float,
+    again: bool = False,
 ) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
-    `give_up_after_s` holds where the configuration says nothing. A run that keeps leases is fenced.
+    `give_up_after_s` holds where the configuration says nothing; `again` one that follows another
+    that died also waits so long for a server at first. A run that keeps leases is fenced.
     """
+    give_up_after_s = config.nats.give_up_after_s or give_up_after_s
     publisher = Publisher(
         make_encoder(config.publish.encoding),
         connect_options=options,
         stream=_stream(config.nats),
-        give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
+        give_up_after_s=give_up_after_s,
+        open_timeout_s=min(give_up_after_s, LONGEST_OPEN_S) if again else OPEN_TIMEOUT_S,
         check_lease=keeping.check_lease if keeping is not None and keeping.leases else None,
     )
     publisher.statuses.stream = replace(

@@ -3,6 +3,9 @@
 Its cycle: take what the rings hold, put it in order, wait until it is due, hand it to the
 publisher, which encodes it and waits for the server when the server is behind. Nothing is taken
 from a ring that the merge has no room for, so a slow server fills the rings and stops the feeds.
+
+One that follows another that died goes on exactly behind what that one has stored (`positions`):
+files are read again from their beginning, and what is stored is left out; live feeds hand on again.
 """
 
 from __future__ import annotations
@@ -11,29 +14,30 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter as Tally
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+from uuid import uuid4
 
 import numpy as np
 import uvloop
 
-from ingestor.client.decode import BadMessageError, Message, decode
-from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.merge.pace import LatenessHistogram, Pacer
 from ingestor.merge.skip import SkipRows
 from ingestor.model.blocks import Block, Runs
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import EVENT_TYPES, EventType
+from ingestor.model.feed_status import FeedStatus
+from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
-from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Kind, RingReader
+from ingestor.ring.wire import Begin
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
+from ingestor.runtime.feed_watch import FeedWatch, RingInput
+from ingestor.runtime.positions import Position, Predecessor, Stored
+from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
 COUNT_NS: Final = 20_000_000
@@ -79,15 +83,6 @@ class Merge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RingInput:
-    """One feed's ring and the reader of its messages; `name` is what its statuses go by."""
-
-    ring: BlockRing
-    reader: RingReader
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class PublisherInputs:
     """What feeds the publisher: rings by feed index, their doorbell, the order and the pace.
 
@@ -105,6 +100,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
+    run: str = field(default_factory=lambda: uuid4().hex)
+    """The same for every publisher of a run."""
 
 
 @dataclass(slots=True)
@@ -137,6 +134,7 @@ class PublisherProcess:
         self._pacer = inputs.pacer
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
+        self._of_earlier_runs = inputs.skip
         self._skip = SkipRows(inputs.skip)
         self._publisher = publisher
         self._table = table
@@ -145,9 +143,12 @@ class PublisherProcess:
         self._span = _Span()
         self._lateness = LatenessHistogram()
         self._asking = False
-        self._gaps = [GapTracker() for _ in inputs.rings]
+        self._again = self._row[Counter.RESTARTS] > 0
+        self._before = Stored()
+        self._watch = FeedWatch(
+            inputs.rings, publisher, table, live=inputs.drain_on_stop, run=inputs.run
+        )
         self._count_due_ns = 0
-        self._trouble: str | None = None
 
     def run(self) -> IngestorError | None:
         """Run on a new uvloop loop; what was published is in the table, also when it failed."""
@@ -155,6 +156,8 @@ class PublisherProcess:
 
     async def _run(self) -> IngestorError | None:
         self._doorbell.listen(asyncio.get_running_loop())
+        if self._again:
+            self._table.go_on(len(self._rings))
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
@@ -185,10 +188,7 @@ class PublisherProcess:
         return error
 
     async def _work(self) -> None:
-        await self._asked(self._publisher.open())
-        if self._drain_on_stop:
-            for feed in range(len(self._rings)):
-                self._gaps[feed] = GapTracker(await self._stored_last(feed))
+        await self._asked(self._open())
         while not self._merge.done and not self._is_over():
             taken = self._take()
             runs = self._merge.pull()
@@ -202,24 +202,38 @@ class PublisherProcess:
                 await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
         await self._asked(self._publisher.flush())
 
-    async def _stored_last(self, feed: int) -> tuple[int, int] | None:
-        """Return when what an earlier run has stored of a feed ends: event and receipt."""
-        reader, ends = self._rings[feed].reader, []
-        for kind in EVENT_TYPES:
-            if kind.subject.split(".")[1] != self._rings[feed].name:
-                continue
-            payload = await self._publisher.newest_under(kind.subject)
-            if payload is None:
-                continue
-            try:
-                events = decode(Message(kind.subject, 0, payload))
-            except BadMessageError as error:
-                log.warning("where the last run ended is not known: %s", error)
-                continue
-            # A replay into the same stream is no earlier part of this feed.
-            if events and events[-1].source == reader.source.value:
-                ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
-        return max(ends, key=lambda end: end[1], default=None)
+    async def _open(self) -> None:
+        """Open the stream, and go on behind what an earlier publisher of this run has stored."""
+        position = (self._table.position if self._again else None) or Position()
+        former = Predecessor(
+            position,
+            self._publisher.report().stream,
+            [subject for feed in self._rings for subject in feed.subjects],
+            self._rings[0].reader.source,
+        )
+        await self._publisher.open(former.settle if self._again else None)
+        self._before = former.stored
+        if self._again:
+            self._go_on(position)
+        # Before anything is sent: whoever follows is to know where this publisher began.
+        self._count()
+        if self._again:
+            self._watch.hand_on_again()
+        await self._watch.find_gaps()
+
+    def _go_on(self, position: Position) -> None:
+        """Count on from what is stored; rows of files that are stored are left out."""
+        before = self._before
+        rows = sum(before.rows.values())
+        log.warning("going on behind %s events", f"{rows:,}")
+        self._row.count_from(Counter.RECORDS, rows)
+        self._row.count_from(Counter.PUBLISHED, rows)
+        self._row.count_from(Counter.MESSAGES, before.messages)
+        self._note_first(Total.FIRST_SEQ, before.first_seq)
+        self._note_last(Total.LAST_SEQ, before.last_seq)
+        self._watch.follow(position, before.rows)
+        if not self._drain_on_stop:
+            self._skip = SkipRows(Tally(types_of(before.rows)) + Tally(self._of_earlier_runs))
 
     async def _asked(self, answer: Awaitable[None]) -> None:
         """Wait for the server."""
@@ -259,34 +273,15 @@ class PublisherProcess:
                 item = source.reader.read(message)
                 if isinstance(item, Block):
                     self._merge.push(item)
-                    if self._drain_on_stop and (gap := self._gaps[feed].on_records(item.records)):
-                        self._tell_gap(feed, gap)
+                    self._watch.on_block(item)
                 elif isinstance(item, FeedStatus):
-                    self._tell(feed, item)
-                elif item is Kind.BEGIN and self._drain_on_stop:
-                    self._gaps[feed].on_disconnect()
-                    cause = self._table.cause_of_death(feed)
-                    self._say(feed, What.RESTART, f"{cause}: started again")
+                    self._watch.on_status(feed, item)
+                elif isinstance(item, Begin) and self._watch.on_begin(feed, item):
+                    # Before its rows are sent: whoever follows is to know whose they are.
+                    self._count()
             if source.reader.ended:
                 self._merge.end(feed)
         return moved
-
-    def _tell_gap(self, feed: int, gap: Gap) -> None:
-        """Tell what a feed that was started again did not hear; the feed itself cannot know."""
-        seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
-        text = f"the feed was started again: nothing was received for {seconds:.3f} s after"
-        text += f" {iso_utc(gap.from_recv_ns)}"
-        log.warning("%s: %s: whatever was traded then is missing", self._rings[feed].name, text)
-        self._table.count_for(feed, Counter.GAPS)
-        self._say(feed, What.GAP, text, **asdict(gap))
-
-    def _say(self, feed: int, what: What, text: str, **span: int) -> None:
-        name = self._rings[feed].name
-        self._tell(feed, FeedStatus(feed=name, what=what, at_ns=now_ns(), text=text, **span))
-
-    def _tell(self, feed: int, status: FeedStatus) -> None:
-        self._publisher.statuses.tell(status)
-        self._table.note_status(feed, status)
 
     async def _send(self, runs: Runs) -> None:
         if not len(runs):
@@ -335,44 +330,62 @@ class PublisherProcess:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 self._count()
-                self._tell_trouble()
+                self._watch.tell_trouble()
                 await asyncio.sleep(HEARTBEAT_S)
-
-    def _tell_trouble(self) -> None:
-        """Say once, for each live feed, that nothing is stored, and why."""
-        trouble = self._publisher.trouble
-        if trouble and trouble != self._trouble:
-            log.warning("nothing is stored: %s", trouble)
-            text = f"nothing is stored: {trouble}"
-            for feed in range(len(self._rings) if self._drain_on_stop else 0):
-                self._say(feed, What.ALARM, text)
-        self._trouble = trouble
 
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""
         logs.drain()
-        row, table, stored = self._row, self._table, self._publisher.report()
-        now_ns = row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        row, place, now_ns = self._row, self._publisher.place, time.monotonic_ns()
+        row[Counter.HEARTBEAT_NS] = now_ns
+        row.away(not self._publisher.connected, now_ns)
+        if place is None:
+            return
+        stored, before = self._publisher.report(), self._before
         # Until something is stored each block counts, so that the first row is not missed.
         self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
-        row.away(not self._publisher.connected, now_ns)
         row[Counter.PUBLISHED] = self._publisher.acked_rows
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
         row[Counter.STATUSES] = statuses.published
         row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
-        table.note_stored(stored.rows_by_subject)
-        table.note_checkpoint(stored.last_seq, stored.rows_by_subject)
-        table.note(Total.FIRST_SEQ, stored.first_seq)
-        table.note(Total.LAST_SEQ, stored.last_seq)
-        table.note(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
-        table.note(Total.STARTED_NS, self._span.started_ns or None)
-        table.note(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
-        table.note(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
+        position = Position(
+            place.floor_seq,
+            _sum(before.rows, stored.rows_by_subject),
+            before.messages + stored.messages,
+            place.identity,
+            place.certain_seq,
+            before.messages + place.certain_messages,
+            _sum(before.rows, place.certain_rows),
+            place.marks,
+            self._watch.feeds(stored.rows_by_feed),
+            self._watch.untold,
+        )
+        self._table.note_position(position)
+        self._table.note_stored(position.rows)
+        self._note_first(Total.FIRST_SEQ, stored.first_seq)
+        self._note_last(Total.LAST_SEQ, stored.last_seq)
+        self._note_last(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
+        self._note_first(Total.STARTED_NS, self._span.started_ns or None)
+        self._note_first(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
+        self._note_last(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
+
+    def _note_first(self, total: Total, value: int | None) -> None:
+        if self._table.total(total) is None:
+            self._table.note(total, value)
+
+    def _note_last(self, total: Total, value: int | None) -> None:
+        # What an earlier publisher has noted holds until there is something newer.
+        if value is not None:
+            self._table.note(total, value)
 
     def _note_end(self, finished_ns: int) -> None:
         self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
         self._table.note(Total.LATE_P50_NS, self._lateness.percentile_ns(50))
         self._table.note(Total.LATE_P99_NS, self._lateness.percentile_ns(99))
         self._table.note(Total.FINISHED_NS, finished_ns)
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {subject: one.get(subject, 0) + other.get(subject, 0) for subject in {**one, **other}}

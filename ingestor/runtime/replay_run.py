@@ -99,8 +99,8 @@ class ReplayPublisher:
             run = Run(
                 feeds,
                 config,
-                publisher=lambda: make_publisher(
-                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S
+                publisher=lambda again: make_publisher(
+                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
                 ),
                 merge=WatermarkMerge(len(feeds)),
                 progress=lambda rows, publisher: ReplayProgress(

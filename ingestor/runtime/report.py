@@ -80,17 +80,19 @@ def report_of(
     stream: str,
     *,
     live: bool,
+    stored_before: int = 0,
     error: str | None = None,
     exit_code: int = ExitCode.OK,
 ) -> RunReport:
     """Return what the processes of a run counted, to whatever end they came.
 
-    `feeds` are the names of the feeds' processes in their order; the publisher's row follows.
+    `feeds` are the names of the feeds' processes in their order; the publisher's row follows. Of
+    what feeds handed on, earlier runs of the same job had stored `stored_before` rows.
     """
     skipped: Tally[str] = Tally()
     for index in range(len(feeds)):
         skipped.update(table.skipped(index))
-    summary = _summary(table, len(feeds), stream)
+    summary = _summary(table, len(feeds), stream, stored_before)
     if live:
         by_name = {name: _feed(table.row(index)) for index, name in enumerate(feeds)}
         summary = msgspec.structs.replace(summary, feeds=by_name)
@@ -105,7 +107,7 @@ def report_of(
     )
 
 
-def _summary(table: CounterTable, feeds: int, stream: str) -> Summary:
+def _summary(table: CounterTable, feeds: int, stream: str, stored_before: int) -> Summary:
     rows, publisher = [table.row(index) for index in range(feeds)], table.row(feeds)
     published, unknown = sum(table.stored.values()), table.total(Total.UNANSWERED)
     if unknown is None:
@@ -116,7 +118,7 @@ def _summary(table: CounterTable, feeds: int, stream: str) -> Summary:
     mode = table.total(Total.MODE)
     return Summary(
         published=published,
-        not_stored=max(handed_on - published - unknown, 0),
+        not_stored=max(handed_on - stored_before - published - unknown, 0),
         unknown=unknown,
         by_subject=table.stored,
         skipped=sum(row[Counter.SKIPPED] for row in rows),

@@ -9,11 +9,11 @@ keeper of the record, where these are on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, FeedName
 from ingestor.merge.pace import Pacer
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode, IngestorError
@@ -21,8 +21,9 @@ from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
-from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import FeedContext, FeedMain
+from ingestor.runtime.feed_watch import RingInput
 from ingestor.runtime.machine import pin
 from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
@@ -30,10 +31,10 @@ from ingestor.runtime.publisher_process import (
     Merge,
     PublisherInputs,
     PublisherProcess,
-    RingInput,
 )
 from ingestor.runtime.report import RunReport, report_of
 from ingestor.runtime.run_keeper import KEEPER, Keeping, end, keep
+from ingestor.runtime.run_records import subjects_of
 from ingestor.runtime.supervisor import ChildPlan, Limits, Outcome, Supervisor
 
 PUBLISHER: Final = "publisher"
@@ -46,7 +47,7 @@ Problem = tuple[ExitCode, Callable[[], str | None]]
 class FeedPlan:
     """A feed: its name, what its process does, its ``source``, its CPUs."""
 
-    name: str
+    name: FeedName
     main: FeedMain
     source: Source
     cpus: tuple[int, ...] = ()
@@ -58,7 +59,7 @@ class Run:
     Args:
         feeds: in the order in which they go first where keys tie.
         config: whose tables `process`, `log` and `nats` are heeded here.
-        publisher: makes the publisher, inside its process.
+        publisher: makes the publisher, inside its process; told whether it follows one that died.
         merge: the order of rows.
         pacer: when rows are due; None sends them as fast as the server takes them.
         progress: makes what reads from the counters how far the run is.
@@ -73,7 +74,7 @@ class Run:
         feeds: Sequence[FeedPlan],
         config: Config,
         *,
-        publisher: Callable[[], Publisher],
+        publisher: Callable[[bool], Publisher],
         merge: Merge,
         progress: MakeProgress,
         pacer: Pacer | None = None,
@@ -97,7 +98,12 @@ class Run:
         rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in feeds]
         inputs = PublisherInputs(
             [
-                RingInput(ring, RingReader(index, feed.source, {}), feed.name)
+                RingInput(
+                    ring,
+                    RingReader(index, feed.source, {}),
+                    feed.name,
+                    subjects_of((feed.name,)),
+                )
                 for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
             ],
             self._doorbell,
@@ -109,7 +115,13 @@ class Run:
         )
 
         def publish() -> IngestorError | None:
-            return PublisherProcess(inputs, publisher(), table, process.stop_s).run()
+            again = table.row(len(feeds))[Counter.RESTARTS] > 0
+            return PublisherProcess(inputs, publisher(again), table, process.stop_s).run()
+
+        def renew() -> None:
+            for index, ring in enumerate(rings):
+                ring.begin_generation()
+                table.row(index).count_from(Counter.RECORDS, 0)
 
         children = [
             ChildPlan(
@@ -121,8 +133,17 @@ class Run:
             )
             for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
         ]
+        plan = ChildPlan(
+            PUBLISHER,
+            publish,
+            process.publisher_cpus,
+            config.log.level,
+            ends_run=True,
+            restarts=True,
+        )
+        # Files are read again from their beginning; a live feed goes on, since nobody repeats it.
         children.append(
-            ChildPlan(PUBLISHER, publish, process.publisher_cpus, config.log.level, ends_run=True)
+            plan if live else replace(plan, with_it=tuple(range(len(feeds))), renew=renew)
         )
         if metrics is not None:
             names = (*self._names, PUBLISHER, METRICS)
@@ -169,6 +190,7 @@ class Run:
             self._names,
             stream,
             live=self._live,
+            stored_before=sum(self._keeping.skip.values()) if self._keeping is not None else 0,
             error=ended.error,
             exit_code=ended.exit_code,
         )

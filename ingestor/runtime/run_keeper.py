@@ -242,8 +242,8 @@ def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:
 def note(keeping: Keeping, table: CounterTable) -> None:
     """Bring the record up to what the publisher has stored."""
     record = keeping.record
-    stored = table.checkpoint
-    published = record.published if stored is None else stored[1]
+    stored = table.position
+    published = record.published if stored is None else stored.rows
     checkpoint = record.checkpoint
     # Rows mean something only together with the stream that holds them.
     if stored is not None and record.stream_id:
@@ -256,7 +256,7 @@ def note(keeping: Keeping, table: CounterTable) -> None:
             subject: base.get(subject, 0) + published.get(subject, 0)
             for subject in (*base, *(one for one in published if one not in base))
         }
-        checkpoint = Checkpoint(stored[0], rows)
+        checkpoint = Checkpoint(stored.seq, rows)
     keeping.record = msgspec.structs.replace(
         record,
         updated_ns=now_ns(),

@@ -58,7 +58,8 @@ class ChildPlan:
     """A process to start. An error that `main` returns lets the others go on; see `Outcome`.
 
     When a process that `ends_run` has ended, however, the others are asked to stop. Without an
-    `optional` one that failed the run goes on. One that `restarts` is started again when it dies.
+    `optional` one that failed the run goes on. One that `restarts` is started again when it dies,
+    and `with_it` those of these numbers, ended before `renew` is called and started after it.
     """
 
     name: str
@@ -68,6 +69,8 @@ class ChildPlan:
     ends_run: bool = False
     optional: bool = False
     restarts: bool = False
+    with_it: tuple[int, ...] = ()
+    renew: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -213,8 +216,9 @@ class Supervisor:
         with noting():
             try:
                 self._start()
-                while not all(child.ended for child in self._children):
-                    wait([child.process.sentinel for child in self._running()], TICK_S)
+                # Until each has been looked at: one that has just died may be started again.
+                while left := [one for one in self._children if one.name not in self.outcomes]:
+                    wait([child.process.sentinel for child in left], TICK_S)
                     self._look(tick)
                 self._look(tick)
             finally:
@@ -239,7 +243,7 @@ class Supervisor:
         self._look_for_silence()
         for index, child in enumerate(self._children):
             self._look_at(index, child)
-            if self._children[index].ended and not self._table.row(index)[Counter.ENDED]:
+            if child.name in self.outcomes and not self._table.row(index)[Counter.ENDED]:
                 self._note_end(index)
         failure = tick()
         if failure is not None:
@@ -291,13 +295,27 @@ class Supervisor:
                 fatal=True,
             )
             return False
+        self._table.note_death(index, outcome.error or "")
+        plan = self._plans[index]
+        group = (*plan.with_it, index)
+        for one in group:
+            self._clear_away(one)
+        plan.renew()
+        for one in group:
+            self._table.row(one)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            self._children[one] = start_child(self._plans[one])
+        pid = self._children[index].process.pid
+        log.warning("%s: started again as pid %s", outcome.error, pid)
+        return True
+
+    def _clear_away(self, index: int) -> None:
+        """End a process, if it has not, as if it had never been."""
+        child = self._children[index]
+        child.process.kill()
         child.process.join(_KILLED_S)
         child.outcomes.close()
-        self._table.note_death(index, outcome.error or "")
-        self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
-        self._children[index] = again = start_child(self._plans[index])
-        log.warning("%s: started again as pid %s", outcome.error, again.process.pid)
-        return True
+        self.outcomes.pop(child.name, None)
+        self._table.row(index)[Counter.ENDED] = 0
 
     def _note_end(self, index: int) -> None:
         self._table.row(index)[Counter.ENDED] = 1

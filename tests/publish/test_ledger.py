@@ -231,6 +231,20 @@ def test_the_floor_rises_with_acknowledgements_of_either_kind() -> None:
     assert books.floor_seq == 161
 
 
+def test_what_is_certain_lags_behind_until_the_stream_tells_a_sequence() -> None:
+    books = ledger()
+    assert books.certain == (100, 0, {})
+    prove(books)
+    assert books.certain == (101, 1, {TRADES: 1})
+    books.add(trades(1, 5))
+    send(books, limit=1)
+    send(books)
+    answer(books, "500.fail.000000000003.1.$FI", type="ack", seq=3, msgs=500)
+    assert (books.floor_seq, books.certain) == (104, (101, 1, {TRADES: 1}))
+    books.note_stored(StoredPrefix(2, last_seq=106), 3)
+    assert books.certain == (106, 6, {TRADES: 6})
+
+
 def test_the_leader_is_asked_when_a_sequence_first_says_that_others_write() -> None:
     books = ledger(last_seq=100)
     books.add(trades(0, 1))

@@ -24,6 +24,7 @@ def recovery(give_up_after_s: float = 60.0) -> Recovery:
         connect_options=ConnectOptions(),
         settings=StreamSettings(),
         on_acknowledged=None,
+        open_timeout_s=5.0,
     )
     return Recovery(link, give_up_after_s=give_up_after_s)
 

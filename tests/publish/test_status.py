@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -346,3 +347,37 @@ def test_a_fault_in_here_is_logged_and_harms_nothing(
 
     asyncio.run(check())
     assert asyncio.run(stored(nats_server)) == list(range(10))
+
+
+def test_what_another_publisher_tells_again_is_stored_once(nats_server: NatsServer) -> None:
+    settled: list[int] = []
+
+    async def work() -> list[int]:
+        for first, last in ((0, 2), (1, 3)):
+            publishing = await opened(nats_server)
+            for number in range(first, last):
+                told = partial(settled.append, number)
+                publishing.statuses.tell(status(number), f"run.0.0.{number}", told)
+            await published(publishing, 2)
+            await publishing.close()
+        return await numbers(nats_server)
+
+    assert asyncio.run(work()) == [0, 1, 2]
+    assert settled == [0, 1, 1, 2]
+
+
+def test_one_that_is_dropped_is_settled(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "MAX_PENDING_STATUSES", 1)
+    settled: list[int] = []
+
+    async def work() -> None:
+        publishing = await opened(nats_server)
+        for number in range(2):
+            publishing.statuses.tell(status(number), settled=partial(settled.append, number))
+        assert settled == [0]
+        await publishing.close()
+
+    asyncio.run(work())
+    assert settled == [0, 1]

@@ -92,7 +92,7 @@ def test_a_putter_goes_on_behind_what_a_killed_one_has_left_untaken() -> None:
 
 def test_a_killed_taker_leaves_a_ring_that_its_follower_begins_anew() -> None:
     ring = BlockRing(Doorbell(), size_bytes=100_000)
-    for kill in range(40):
+    for _ in range(40):
         with running(take_for_ever, ring) as child:
             ended_s = time.monotonic() + 0.005
             while time.monotonic() < ended_s:
@@ -101,7 +101,9 @@ def test_a_killed_taker_leaves_a_ring_that_its_follower_begins_anew() -> None:
             child.join(10)
         ring.put(message(1))
         ring.begin_generation()
-        assert (ring.generation, ring.used_bytes, ring.take(10)) == (kill + 1, 0, [])
+        assert (ring.renewed, ring.used_bytes, ring.take(10)) == (True, 0, [])
+        assert not ring.put(message(1)), "it is meant for the one that died"
+        ring.join()
         assert ring.put(message(2))
         assert ring.take(10) == [message(2)]
 

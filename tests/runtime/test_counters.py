@@ -3,10 +3,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 
+import pytest
 from hypothesis import given
 
 from ingestor.model.feed_status import FeedStatus, What, shortened
 from ingestor.runtime.counters import SLOT_BYTES, Counter, CounterTable, Total
+from ingestor.runtime.positions import FeedPosition, Position
 from tests.strategies import STATUSES
 
 
@@ -175,3 +177,37 @@ def test_what_another_process_counts_is_shown_with_the_next_count() -> None:
     table.count_for(0, Counter.GAPS)
     row[Counter.GAPS] = 2
     assert row[Counter.GAPS] == 3
+
+
+def test_a_counter_may_begin_at_what_is_known_and_counts_on_from_there() -> None:
+    row = CounterTable(1).row(0)
+    row.add(Counter.PUBLISHED, 7)
+    row.count_from(Counter.PUBLISHED, 5)
+    assert row[Counter.PUBLISHED] == 5
+    row[Counter.PUBLISHED] = 2
+    row.add(Counter.PUBLISHED)
+    assert row[Counter.PUBLISHED] == 8
+
+
+def test_a_position_is_shown_whole_and_the_last_one_stays_when_its_writer_dies_amid_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = CounterTable(1)
+    positions = [table.position]
+    told = Position(
+        9, {"market.stocks.trades": 4}, 4, "now", 7, 2, {"market.stocks.trades": 2}, ("_INBOX.a",),
+        (FeedPosition(1, 2, 3), FeedPosition()),
+    )  # fmt: skip
+    for _ in range(2):
+        table.note_position(told)
+        positions.append(table.position)
+        monkeypatch.setattr("zlib.crc32", dying)
+        with pytest.raises(KeyboardInterrupt):
+            table.note_position(Position(10))
+        monkeypatch.undo()
+        positions.append(table.position)
+    assert positions == [None, told, told, told, told]
+
+
+def dying(_: bytes) -> int:
+    raise KeyboardInterrupt

@@ -7,18 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.ring import kept as kept_module
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Kind, RingReader
+from ingestor.ring.wire import Begin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
+from ingestor.runtime.positions import FeedPosition, Position
 from tests.rows import block
 
 STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
@@ -76,7 +79,7 @@ class Log:
         self.closed += 1
 
 
-def taken(where: FeedContext) -> tuple[list[Block | FeedStatus | Kind], bool]:
+def taken(where: FeedContext) -> tuple[list[Block | FeedStatus | Begin], bool]:
     reader = RingReader(0, Source.SIM, {})
     found = [reader.read(message) for message in where.ring.take(100)]
     return [one for one in found if one is not None], reader.ended
@@ -141,3 +144,128 @@ def test_a_full_ring_is_not_waited_for() -> None:
     sink = RingSink(place(ring_bytes=1000))
     large = block([(at, 0, 0) for at in range(15)])
     assert [sink.put(large), sink.put(large)] == [True, False]
+
+
+def numbers(where: FeedContext) -> list[int]:
+    found, _ = taken(where)
+    blocks = [one for one in found if isinstance(one, Block)]
+    return [int(at_ns) for one in blocks for at_ns in one.records["ts_event_ns"]]
+
+
+def begun(where: FeedContext) -> tuple[Begin, list[int]]:
+    """What another publisher reads: the beginning, then blocks with their symbols."""
+    (begin, *blocks), _ = taken(where)
+    times: list[int] = []
+    for one in blocks:
+        assert isinstance(one, Block)
+        assert one.symbols == {0: "ES.c.0"}
+        times += one.records["ts_event_ns"].tolist()
+    assert isinstance(begin, Begin)
+    return begin, times
+
+
+def put(sink: RingSink, *times: int) -> bool:
+    return sink.put(block([(at, 0, 0) for at in times]))
+
+
+def renewed(where: FeedContext, *, stored: int, process: int = 0) -> None:
+    """Another publisher begins, which knows that so many rows are stored."""
+    where.table.note_position(Position(feeds=(FeedPosition(process, 0, stored),)))
+    where.ring.begin_generation()
+
+
+def test_another_publisher_gets_what_is_not_stored_before_anything_new() -> None:
+    here = place()
+    sink = RingSink(here)
+    assert put(sink, 1, 2, 3)
+    assert put(sink, 4)
+    assert numbers(here) == [1, 2, 3, 4]
+    renewed(here, stored=2)
+    assert put(sink, 5)
+    begin, times = begun(here)
+    assert (begin, times) == (Begin(0, 2), [3, 4, 5])
+    assert here.row[Counter.RECORDS] == 5
+
+
+def test_a_sign_of_life_is_enough_to_hand_on_again() -> None:
+    here = place()
+    sink = RingSink(here)
+    put(sink, 1, 2)
+    renewed(here, stored=0)
+    sink.beat()
+    assert numbers(here) == [1, 2]
+
+
+def test_a_ring_that_is_full_when_it_is_handed_on_again_gets_the_rest_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
+    here = place(ring_bytes=1000)
+    sink = RingSink(here)
+    for at in range(30):
+        assert put(sink, at)
+        taken(here)
+    renewed(here, stored=4)
+    assert not put(sink, 30)
+    sent = []
+    while more := numbers(here):
+        sent += more
+        sink.beat()
+    assert sent == list(range(4, 30))
+    assert put(sink, 30)
+
+
+def test_what_is_stored_is_not_kept_and_too_much_is_not_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_module, "MAX_KEPT_ROWS", 4)
+    here = place()
+    sink = RingSink(here)
+    assert put(sink, 1, 2, 3, 4)
+    assert not put(sink, 5)
+    here.table.note_position(Position(feeds=(FeedPosition(0, 0, 1),)))
+    assert put(sink, 5)
+    assert numbers(here) == [1, 2, 3, 4, 5]
+    renewed(here, stored=0)
+    sink.beat()
+    assert numbers(here) == [2, 3, 4, 5]
+
+
+def test_a_position_of_an_earlier_process_of_the_feed_says_nothing_of_this_one() -> None:
+    here = place()
+    here.table.note_death(0, "killed")
+    sink = RingSink(here)
+    put(sink, 1, 2)
+    renewed(here, stored=2, process=0)
+    sink.beat()
+    assert begun(here) == (Begin(1, 0), [1, 2])
+
+
+def test_the_end_comes_after_what_is_handed_on_again_and_what_is_not_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
+    here = place(ring_bytes=1000)
+    sink = RingSink(here)
+    for at in range(30):
+        put(sink, at)
+        taken(here)
+    renewed(here, stored=0)
+    sink.end(0.01)
+    assert here.row[Counter.UNDELIVERED] == 30 - len(numbers(here))
+
+
+def test_statuses_that_are_not_settled_are_told_again_before_rows() -> None:
+    here = place()
+    sink = RingSink(here)
+    for at in (1, 2, 3):
+        assert sink.tell(replace(STATUS, at_ns=at))
+    put(sink, 1)
+    taken(here)
+    here.table.note_position(Position(feeds=(FeedPosition(told=1),)))
+    here.ring.begin_generation()
+    sink.beat()
+    (begin, *told, rows), _ = taken(here)
+    assert begin == Begin(0, 0, 1)
+    assert [one.at_ns for one in told if isinstance(one, FeedStatus)] == [2, 3]
+    assert isinstance(rows, Block)

@@ -27,7 +27,8 @@ from ingestor.ring.wire import (
 )
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.publisher_process import PublisherInputs, PublisherProcess, RingInput
+from ingestor.runtime.feed_watch import RingInput
+from ingestor.runtime.publisher_process import PublisherInputs, PublisherProcess
 from tests.publish.plain import connect, messages, publisher, raw_info, stored
 from tests.rows import rows
 

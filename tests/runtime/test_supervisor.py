@@ -336,6 +336,42 @@ def test_a_process_that_dies_is_started_again_and_the_others_go_on(times: int) -
     assert run.table.row(0)[Counter.RESTARTS] == times
 
 
+def test_what_goes_with_a_process_is_started_again_with_it_once_all_of_them_are_gone() -> None:
+    """The third one has ended long since."""
+
+    def renewed(table: CounterTable, index: int) -> IngestorError:
+        return SaidError(f"renewed {table.row(index)[Counter.RECORDS]} times")
+
+    def until_renewed(table: CounterTable, index: int) -> IngestorError:
+        table.row(index)[Counter.FRAMES] = os.getpid()
+        while not table.row(index)[Counter.RECORDS]:
+            table.row(index)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            time.sleep(0.01)
+        return renewed(table, index)
+
+    def dying_when_the_third_has_ended(table: CounterTable, index: int) -> None:
+        while not (table.row(2)[Counter.ENDED] and table.row(1)[Counter.FRAMES]):
+            table.row(index)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+            time.sleep(0.01)
+        dying(table, index)
+
+    run = Run(dying_times(1, dying_when_the_third_has_ended), until_renewed, renewed)
+
+    def renew() -> None:
+        assert not Path(f"/proc/{run.table.row(1)[Counter.FRAMES]}").exists()
+        for index in (1, 2):
+            assert not run.table.row(index)[Counter.ENDED]
+            run.table.row(index).add(Counter.RECORDS)
+
+    run.plans[0] = ChildPlan("p0", run.plans[0].main, restarts=True, with_it=(1, 2), renew=renew)
+    assert said(run.to_the_end()) == {
+        "p0": "died 1 times: process p0 was killed by SIGKILL without a report",
+        "p1": "renewed 1 times",
+        "p2": "renewed 1 times",
+    }
+    assert [run.table.row(index)[Counter.RESTARTS] for index in range(3)] == [1, 0, 0]
+
+
 def test_a_silent_process_is_started_again_whether_it_still_runs_or_is_stopped() -> None:
     def stopping_itself(table: CounterTable, index: int) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)

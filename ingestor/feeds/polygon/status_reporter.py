@@ -92,9 +92,15 @@ class Gap:
 class GapTracker:
     """Turns disconnections into gaps, however many attempts a reconnection takes."""
 
-    def __init__(self, since: tuple[int, int] | None = None) -> None:
-        """`since` are the times of a record before which nothing is missing: its event, receipt."""
-        self._last = self._open_from = since
+    def __init__(self, last: tuple[int, int] | None = None) -> None:
+        """`last` are the times of the last record before: its event, its receipt."""
+        self._last = last
+        self._open_from: tuple[int, int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next record ends a gap."""
+        return self._open_from is not None
 
     def on_disconnect(self) -> None:
         """The socket is gone; without a record before it there is no gap."""

@@ -1,0 +1,141 @@
+"""What the publisher tells of its feeds, and what of it its follower goes on with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from ingestor.encode import make_encoder
+from ingestor.model.blocks import Source
+from ingestor.model.feed_status import FeedStatus, What, decode_status
+from ingestor.nats.options import ConnectOptions
+from ingestor.nats.stream import StreamSettings
+from ingestor.publish.publisher import Publisher
+from ingestor.ring.block_ring import BlockRing
+from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.wire import Begin, RingReader
+from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.feed_watch import FeedWatch, RingInput
+from ingestor.runtime.positions import FeedPosition, Position
+from tests.publish.plain import messages, until
+from tests.rows import block
+
+if TYPE_CHECKING:
+    from tests.nats_servers import NatsServer
+
+FUTURES = "market.futures.trades"
+
+
+class Watched:
+    """One live feed that a publisher watches; each one made on a table follows the one before."""
+
+    def __init__(self, server: NatsServer, table: CounterTable) -> None:
+        self.publisher = Publisher(
+            make_encoder("json"),
+            connect_options=ConnectOptions((server.url,)),
+            stream=StreamSettings(),
+        )
+        ring = BlockRing(Doorbell(), 10_000)
+        self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", (FUTURES,))
+        self.table = table
+        self.watch = FeedWatch([self.feed], self.publisher, table, live=True, run="run")
+
+    async def open(self) -> None:
+        await self.publisher.open()
+        position = self.table.position
+        if position is not None:
+            self.watch.follow(position, position.rows)
+        await self.watch.find_gaps()
+
+    def die(self) -> None:
+        """Leave what it knows in the table, and nothing more."""
+        position = Position(rows={FUTURES: 3}, feeds=self.watch.feeds({}), untold=self.watch.untold)
+        self.table.note_position(position)
+
+    async def settled(self) -> None:
+        await until(lambda: not self.publisher.statuses.pending)
+        await self.publisher.close()
+
+
+def told(server: NatsServer, work: Callable[[CounterTable], Awaitable[None]]) -> list[FeedStatus]:
+    """The statuses that are stored after some work."""
+
+    async def run() -> list[FeedStatus]:
+        await work(CounterTable(2))
+        found = await messages(server, "INGESTOR_STATUS")
+        return [decode_status(data) for _, _, data in found]
+
+    return asyncio.run(run())
+
+
+def test_a_feed_that_was_started_again_and_its_gap_are_told(nats_server: NatsServer) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        await one.open()
+        one.watch.on_block(block([(1, 2, 0)]))
+        table.note_death(0, "killed")
+        assert one.watch.on_begin(0, Begin(1))
+        assert one.watch.feeds({}) == (FeedPosition(1, 0, 0, 0, gap=True),)
+        one.watch.on_block(block([(7, 8, 0)]))
+        assert one.watch.feeds({}) == (FeedPosition(1, 0, 0, 0, gap=False),)
+        await one.settled()
+
+    restart, gap = told(nats_server, work)
+    assert (restart.what, restart.text) == (What.RESTART, "killed: started again")
+    assert (gap.what, gap.from_event_ns, gap.to_recv_ns) == (What.GAP, 1, 8)
+
+
+def test_the_same_process_that_hands_on_again_is_no_restart(nats_server: NatsServer) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        await one.open()
+        assert not one.watch.on_begin(0, Begin(0, 5, 0))
+        one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
+        await one.settled()
+
+    assert [one.what for one in told(nats_server, work)] == [What.ALARM]
+
+
+def test_what_a_publisher_had_not_told_when_it_died_is_told_once_by_its_follower(
+    nats_server: NatsServer,
+) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        await one.open()
+        one.watch.on_block(block([(1, 2, 0)]))
+        one.watch.on_begin(0, Begin(1))
+        one.watch.on_block(block([(7, 8, 0)]))
+        one.die()
+        assert [status.what for _, status in one.watch.untold] == [What.RESTART, What.GAP]
+        await one.settled()
+        other = Watched(nats_server, table)
+        await other.open()
+        await other.settled()
+        assert not other.watch.untold
+        assert other.publisher.statuses.published == 2
+
+    assert [one.what for one in told(nats_server, work)] == [What.RESTART, What.GAP]
+
+
+def test_a_feeds_status_that_is_handed_on_again_is_stored_once(nats_server: NatsServer) -> None:
+    statuses = [FeedStatus(feed="stocks", what=What.ALARM, at_ns=at, text="no") for at in range(3)]
+
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        await one.open()
+        for status in statuses[:2]:
+            one.watch.on_status(0, status)
+        await until(lambda: one.watch.feeds({})[0].told == 2)
+        one.die()
+        await one.settled()
+        other = Watched(nats_server, table)
+        await other.open()
+        assert other.watch.feeds({})[0].told == 2
+        other.watch.on_begin(0, Begin(0, 3, 1))
+        for status in statuses[1:]:
+            other.watch.on_status(0, status)
+        await until(lambda: other.watch.feeds({})[0].told == 3)
+        await other.settled()
+
+    assert told(nats_server, work) == statuses
