@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+import numpy as np
 import uvloop
 
 from ingestor.config.schema import Config, LiveFeedName, Polygon
@@ -30,16 +31,25 @@ from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
-from ingestor.model.blocks import Source
+from ingestor.model.blocks import Block, Source
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
-from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.records import OPTION_TRADE
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, parse_option_ticker
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
-from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.counters import (
+    MAX_LAST_TRADES,
+    Counter,
+    CounterRow,
+    CounterTable,
+    LastTrade,
+)
 from ingestor.runtime.feed_process import (
     FeedContext,
     FeedMain,
     RingWriter,
 )
+from ingestor.runtime.latency import Hop
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
@@ -72,14 +82,36 @@ class Journal(FrameLog, Protocol):
 
     counts: JournalCounts
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written just now, None while it is."""
+        ...
+
 
 class RingSink(RingWriter):
     """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters."""
 
     def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
-        super().__init__(context)
+        super().__init__(context, stamps=True)
         self._context = context
         self._journal = journal
+        latencies = context.table.latencies
+        self._to_receive = latencies.recorder(context.index, Hop.VENDOR_TO_RECEIVE)
+        self._to_ring = latencies.recorder(context.index, Hop.RECEIVE_TO_RING)
+        self._last_trades = LastTrades(context.table)
+
+    def put(self, block: Block, timeout_s: float = 0.0) -> bool:
+        """Put a block as `RingWriter` does, and count how long its records have taken."""
+        if not super().put(block, timeout_s):
+            return False
+        event_ns, recv_ns = block.records["ts_event_ns"], block.records["ts_recv_ns"]
+        self._to_receive.add_each((recv_ns - event_ns).view(np.int64))
+        # A block comes from one read, so its first record tells when all were received; of what
+        # has waited in the backlog it is the oldest.
+        self._to_ring.add(now_ns() - int(recv_ns[0]), len(block.records))
+        if block.records.dtype == OPTION_TRADE:
+            self._last_trades.note(block)
+        return True
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other processes."""
@@ -88,11 +120,50 @@ class RingSink(RingWriter):
     def show(self, stats: FeedStats) -> None:
         """Show the totals to the other processes, as a sign of life."""
         self.beat()
+        self._to_receive.flush()
+        self._to_ring.flush()
+        self._last_trades.show()
         _show(stats, self._row)
         self._context.table.note_skipped(self._context.index, stats.skipped)
         self._row.away(not stats.streaming, time.monotonic_ns())
+        trouble: str | None = stats.trouble
         if self._journal is not None:
+            trouble = trouble or self._journal.failure
             self._row[Counter.UNRECORDED] = self._journal.counts.lost
+            self._row[Counter.JOURNAL_BYTES] = self._journal.counts.bytes
+        self._context.table.note_trouble(self._context.index, trouble)
+
+
+class LastTrades:
+    """The last trade of each option contract that a feed has seen, for the page to show."""
+
+    def __init__(self, table: CounterTable) -> None:
+        self._table = table
+        self._trades: dict[int, LastTrade] = {}
+        self._news = False
+
+    def note(self, block: Block) -> None:
+        """Take the trades of a block; a later one replaces an earlier one."""
+        records = block.records
+        columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
+        for instrument, *trade in zip(*(records[one].tolist() for one in columns), strict=True):
+            self._trades[instrument] = (block.symbols[instrument], *trade)
+        self._news = True
+
+    def show(self) -> None:
+        """Show those nearest to the money to the other processes, if there was any."""
+        if not self._news:
+            return
+        self._news = False
+        price_e9 = self._table.reference_price_e9 or 0
+
+        def distance_e9(trade: LastTrade) -> int:
+            return abs(parse_option_ticker(trade[0]).strike_e9 - price_e9)
+
+        nearest = sorted(self._trades.items(), key=lambda item: distance_e9(item[1]))
+        # Strikes follow the price: of a whole day's contracts only those around it are kept.
+        self._trades = dict(nearest[:MAX_LAST_TRADES])
+        self._table.note_last_trades([*self._trades.values()])
 
 
 class LiveProcess:
@@ -137,6 +208,9 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
     row[Counter.HELD] = stats.backlog_rows
     row[Counter.UNDELIVERED] = stats.undelivered
+    row[Counter.ATTEMPTS] = stats.attempts
+    row[Counter.SUBSCRIBED] = stats.subscribed
+    row[Counter.RECEIVED_NS] = stats.last_recv_ns
 
 
 def _no_problem() -> str | None:
