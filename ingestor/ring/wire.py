@@ -183,9 +183,7 @@ class RingReader:
                     if not len(records):
                         return None
                 self.rows += len(records)
-                return Block(
-                    self.feed, records, self.symbols, self.source, self._in_order, put_ns
-                )
+                return Block(self.feed, records, self.symbols, self.source, self._in_order, put_ns)
         return None
 
     def _begin(self, next_row: int) -> None:

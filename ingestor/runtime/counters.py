@@ -3,7 +3,7 @@
     rows      one a process, one documented column per `Counter`; served as metrics
     bases     what processes had counted that were started again: their followers count on from it
     totals    what only the run's report needs: `Total`, and rows stored by subject
-    texts     of a process that fit a slot: why it skipped records, a feed's last status, its trouble
+    texts     of a process, that fit a slot: why it skipped records, a feed's last status, trouble
     words     "stop", and the reference price that option strikes follow
     latencies histograms of every hop (`ingestor.runtime.latency`)
 

@@ -77,9 +77,7 @@ class StreamIngestor:
                 progress=LiveProgress,
                 live=True,
                 run_s=config.live.stop_after_s or (DEMO_S if self._demo else None),
-                metrics=shown_by(
-                    listener, config, options, keeping, live=True, demo=self._demo
-                ),
+                metrics=shown_by(listener, config, options, keeping, live=True, demo=self._demo),
                 keeping=keeping,
             )
             run.to_the_end(

@@ -18,7 +18,7 @@ from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.health import Finding, Health
 from ingestor.runtime.latency import Hop, Latencies
-from ingestor.runtime.progress_reporter import Progress, Rate, ReplaySnapshot
+from ingestor.runtime.progress_reporter import Progress, ReplaySnapshot
 from ingestor.runtime.run_view import RunView, usage_of
 
 MAX_SAMPLES: Final = 900
@@ -27,6 +27,7 @@ MAX_NOTES: Final = 200
 """What has happened, newest last."""
 DENSITY_BINS: Final = 240
 """Of the bar of a replay's day: as many as it has pixels on a small screen."""
+SPEED_NS: Final = 2 * NS_PER_S
 WINDOW_SAMPLES: Final = 10
 """The latencies shown are those of the last ten seconds."""
 
@@ -59,17 +60,29 @@ class Density:
         self._seen = published
 
 
+class _Speed:
+    """How much a number grew in a second, over the last two: what has stopped shows 0 soon."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, int]] = deque()
+
+    def update(self, now_ns: int, value: int) -> float:
+        self._seen.append((now_ns, value))
+        while self._seen[0][0] < now_ns - SPEED_NS:
+            self._seen.popleft()
+        then_ns, before = self._seen[0]
+        return (value - before) / max(now_ns - then_ns, 1) * NS_PER_S
+
+
 class Page:
     """The page's data; one for all who look."""
 
-    def __init__(
-        self, view: RunView, health: Health, progress: Progress, now_ns: int, wall_ns: int
-    ) -> None:
+    def __init__(self, view: RunView, health: Health, progress: Progress, now_ns: int) -> None:
         self._view = view
         self._health = health
         self._progress = progress
-        self._rates = {name: Rate(now_ns) for name in view.names}
-        self._next_sample_ns = now_ns
+        self._rates = {name: _Speed() for name in view.names}
+        self._next_sample_ns = now_ns + NS_PER_S
         self._density = Density()
         self._earlier: deque[dict[tuple[int, Hop], Latencies]] = deque(maxlen=WINDOW_SAMPLES)
         self._seen: dict[str, tuple[int, int]] = {}
@@ -82,7 +95,7 @@ class Page:
         self.sampled = self.noted = 0
         """How many there were in all: the last ones are those held."""
         self.state: Json = {}
-        self._note(wall_ns, view.facts.mode, "started", "the run began")
+        self._note(view.facts.started_ns, view.facts.mode, "started", "the run began")
 
     def tick(self, now_ns: int, wall_ns: int) -> None:
         """Look at the run; monotonic clock and UTC."""
@@ -119,7 +132,7 @@ class Page:
         self.noted += 1
 
     def _note_news(self, findings: Iterable[Finding], wall_ns: int) -> None:
-        told = {name: status for name, status in self._view.statuses()}
+        told = dict(self._view.statuses())
         for index, (name, row) in enumerate(self._view.processes):
             restarts, status = row[Counter.RESTARTS], told.get(name)
             seen = self._seen.get(name, (0, 0))
@@ -132,7 +145,12 @@ class Page:
                 calm = status.what == "streaming"
                 self._note(at_ns, name, status.what.value, status.text, bad=not calm)
             self._seen[name] = (restarts, at_ns)
-        bad = {(one.what, one.process): one.text for one in findings if one.bad}
+        # A restart has just been noted.
+        bad = {
+            (one.what, one.process): one.text
+            for one in findings
+            if one.bad and one.what != "restarting"
+        }
         for key, text in bad.items():
             if key not in self._bad:
                 self._note(wall_ns, key[1], key[0], text, bad=True)
@@ -143,10 +161,14 @@ class Page:
     # Once a second.
 
     def _sample(self, wall_ns: int, rates: dict[str, float]) -> None:
-        table, now = self._view.table.latencies, {}
-        for process in range(len(self._view.names)):
-            now |= {(process, hop): table.read(process, hop) for hop in Hop}
-        before = self._earlier[0] if self._earlier else {}
+        table = self._view.table.latencies
+        now = {
+            (process, hop): table.read(process, hop)
+            for hop in Hop
+            for process in range(len(self._view.names))
+        }
+        # Before ten seconds are over, all there is belongs to them.
+        before = self._earlier[0] if len(self._earlier) == WINDOW_SAMPLES else {}
         self._hops = [
             self._hop(process, hop, counted.since(before[process, hop]) if before else counted)
             for (process, hop), counted in now.items()
@@ -155,7 +177,7 @@ class Page:
         self._earlier.append(now)
         for name, row in self._view.processes:
             self._note_usage(name, row)
-        latency = {f"{hop['hop']} {hop['process']}": [hop["p50"], hop["p99"]] for hop in self._hops}
+        latency = {hop["hop"]: [hop["p50"], hop["p99"]] for hop in self._hops}
         shown = {name: round(rate, 1) for name, rate in rates.items() if name in self._moving()}
         self.samples.append({"at": wall_ns // NS_PER_MS, "rates": shown, "latency": latency})
         self.sampled += 1
@@ -165,9 +187,11 @@ class Page:
 
     def _hop(self, process: int, hop: Hop, counted: Latencies) -> Json:
         quantiles = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+        name = hop.name.lower().replace("_", " ")
+        if self._view.roles[process] in Role.FEED:
+            name += f", {self._view.names[process]}"
         return {
-            "hop": hop.name.lower().replace("_", " "),
-            "process": self._view.names[process],
+            "hop": name,
             **{name: counted.quantile_ns(share) for name, share in quantiles.items()},
             "max": counted.max_ns or None,
         }
@@ -207,10 +231,10 @@ class Page:
                 self._feed(index, name, row, rates[name])
                 for index, name, row in view.having(Role.FEED)
             ],
-            "publisher": [
+            "publisher": next(
                 self._publisher(name, row, rates[name])
                 for _, name, row in view.having(Role.PUBLISHER)
-            ][0],
+            ),
             "subjects": stored,
             "hops": self._hops,
             "strikes": self._strikes(),
@@ -277,10 +301,11 @@ class Page:
             "speed": snapshot.speed,
             "wanted": self._view.facts.speed,
             "event": snapshot.event_time_ns // NS_PER_MS,
+            "end": snapshot.ends_ns // NS_PER_MS,
             "first": density.first_ns // NS_PER_MS,
             "bin": density.bin_ns // NS_PER_MS,
             "density": density.bins,
-            "waits": snapshot.waits,
+            "waits": snapshot.waits is not None,
         }
 
 

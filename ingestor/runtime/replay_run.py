@@ -105,9 +105,7 @@ class ReplayPublisher:
                     rows, publisher, speed, shortens=gap_ns is not None
                 ),
                 pacer=Pacer(speed, gap_ns) if speed else None,
-                metrics=shown_by(
-                    listener, config, options, keeping, live=False, demo=self._demo
-                ),
+                metrics=shown_by(listener, config, options, keeping, live=False, demo=self._demo),
                 keeping=keeping,
             )
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))

@@ -236,7 +236,7 @@ def duration_text(ns: int) -> str:
         if value < _NEXT_UNIT:
             break
         value, unit = value / _NEXT_UNIT, larger
-    decimals = 2 if value < 10 else 1 if value < 100 else 0  # noqa: PLR2004  (digits)
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{decimals}f} {unit}"
 
 

@@ -90,7 +90,7 @@ def heartbeat_age_s(row: CounterRow, now_ns: int) -> float | None:
 
 
 def usage_of(pid: int) -> tuple[float, int] | None:
-    """Return a process's CPU seconds and resident bytes (proc_pid_stat(5)); None when it is gone."""
+    """Return CPU seconds and resident bytes (proc_pid_stat(5)); None of a process that is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -140,8 +140,7 @@ class RunCollector(Collector):
         yield from self._run()
         yield from self._states()
         for counter in Counter:
-            # The number of a process is a label of what is told about it, not a figure.
-            if counter not in MONOTONIC and counter is not Counter.PID:
+            if counter not in self._untold():
                 yield self._column(counter)
         yield from self._by_subject_and_cause()
         for hop in Hop:
@@ -149,6 +148,11 @@ class RunCollector(Collector):
         yield from self._usage()
         yield from self._replay()
         yield from self._live()
+
+    def _untold(self) -> frozenset[Counter]:
+        journal = {Counter.UNRECORDED, Counter.JOURNAL_BYTES}
+        # The number of a process stands for what is told about it; it is no figure.
+        return MONOTONIC | {Counter.PID} | (journal if not self._view.facts.journal_dir else set())
 
     def _run(self) -> Iterator[Metric]:
         facts = self._view.facts
@@ -272,24 +276,24 @@ class RunCollector(Collector):
 
     def _replay(self) -> Iterator[Metric]:
         told = self._progress.snapshot(self._now_ns) if self._progress is not None else None
-        snapshot = told if isinstance(told, ReplaySnapshot) else None
+        speed = share = left_s = None
+        if isinstance(told, ReplaySnapshot):
+            speed, share, left_s = told.speed, told.share, told.eta_s
         yield _one(
             "ingestor_replay_wanted_speed",
             "Event time per time as it was asked for; 0 is as fast as possible.",
             self._view.facts.speed,
         )
-        yield _one(
-            "ingestor_replay_speed", "Event time per time as it is.", snapshot and snapshot.speed
-        )
+        yield _one("ingestor_replay_speed", "Event time per time as it is.", speed)
         yield _one(
             "ingestor_replay_done_ratio",
             "Share of the replay that is over, 0 to 1.",
-            snapshot and snapshot.share,
+            share,
         )
         yield _one(
             "ingestor_replay_left_seconds",
             "Time until the replay ends, as far as can be told.",
-            snapshot and snapshot.eta_s,
+            left_s,
         )
 
     def _live(self) -> Iterator[Metric]:

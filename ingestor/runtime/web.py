@@ -17,7 +17,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import uvicorn
 import uvloop
@@ -72,11 +72,10 @@ class Web:
         self._view = view
         self._progress = progress
         self._health = Health(view, plan.limits)
-        self._page = Page(view, self._health, progress, time.monotonic_ns(), wall_ns())
+        self._page = Page(view, self._health, progress, time.monotonic_ns())
         self._row = view.table.row(own)
         self._others = [
-            view.table.row(index)
-            for index, _, _ in view.having(Role.FEED | Role.PUBLISHER)
+            view.table.row(index) for index, _, _ in view.having(Role.FEED | Role.PUBLISHER)
         ]
         self._ended = asyncio.Event()
 
@@ -110,6 +109,7 @@ class Web:
                 ticked_ns = now_ns
                 self._page.tick(now_ns, wall_ns())
             await asyncio.sleep(HEARTBEAT_S)
+        self._page.tick(time.monotonic_ns(), wall_ns())
         self._ended.set()
         server.should_exit = True
 
@@ -144,6 +144,8 @@ class Web:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_NS / NS_PER_S):
                     await self._ended.wait()
+        # The last word: by it the page knows an end from a lost connection.
+        yield frame(self._page.news(sampled, noted))
 
 
 def _static(name: str, media_type: str) -> Any:
@@ -166,17 +168,27 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """A connection that makes way for newer ones, and is closed if it asks for nothing."""
 
+    connected: ClassVar[dict[_Protocol, None]] = {}
+    """Those that are open, the oldest first."""
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.made_s = self.loop.time()
-        if len(self.connections) > MAX_CONNECTIONS:
+        self.connected[self] = None
+        if len(self.connected) > MAX_CONNECTIONS:
+            oldest = next(iter(self.connected))
+            del self.connected[oldest]
             # Not an orderly close: one that reads nothing would never be gone.
-            min(self.connections, key=lambda one: one.made_s).transport.abort()
+            oldest.transport.abort()
         self.loop.call_later(REQUEST_TIMEOUT_S, self._close_unasked)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connected.pop(self, None)
+        super().connection_lost(exc)
+
     def _close_unasked(self) -> None:
-        if self.cycle is None:
-            self.transport.abort()
+        if self not in self.connected or self.cycle:
+            return
+        self.transport.abort()
 
 
 def run(plan: MetricsPlan, view: RunView, progress: Progress, own: int) -> None:

@@ -57,7 +57,8 @@ def parse(text: str) -> dict[str, Family]:
             sample = _SAMPLE(line)
             assert sample, line
             kind, part = families[current].kind, sample[1].removeprefix(current)
-            assert kind and (part in PARTS if kind == "histogram" else not part), line
+            assert kind, line
+            assert part in PARTS if kind == "histogram" else not part, line
             labels = _labels(sample[2] or "")
             if part:
                 labels = (("part", part), *labels)

@@ -62,6 +62,7 @@ class Log:
     closed: int = 0
     frames: list[bytes] = field(default_factory=list)
     counts: JournalCounts = field(default_factory=JournalCounts)
+    failure: str | None = None
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames.append(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ class Watched:
         feeds = [(name, row) for _, name, row in view.having(Role.FEED)]
         publisher = self.run.row("publisher")
         progress = LiveProgress(feeds, publisher)
-        self.page = Page(view, Health(view, Metrics()), progress, self.now_ns, self.wall_ns)
+        self.page = Page(view, Health(view, Metrics()), progress, self.now_ns)
 
     def pass_s(self, seconds: float = 0.25) -> dict[str, Any]:
         self.now_ns += int(seconds * NS_PER_S)
@@ -72,7 +73,7 @@ def test_feeds_have_rates_fills_and_backlogs() -> None:
     stocks[Counter.RECORDS] = 1_000
     stocks[Counter.RING_USED_BYTES], stocks[Counter.RING_BYTES] = 25, 100
     stocks[Counter.HELD], stocks[Counter.DROPPED_TRADES] = 7, 2
-    [feed, other] = watched.pass_s(0.75)["feeds"]
+    [feed, other] = watched.pass_s(1)["feeds"]
     assert (feed["name"], feed["rate"], other["rate"]) == ("stocks", 1_000.0, 0.0)
     assert (feed["ring"], feed["held"], feed["dropped"]) == ([25, 100], [7, 1_000], 2)
 
@@ -83,7 +84,7 @@ def test_a_sample_is_taken_each_second_however_often_one_looks() -> None:
         watched.pass_s(0.25)
     assert watched.page.sampled == 10
     at = [sample["at"] for sample in watched.page.samples]
-    assert [later - earlier for earlier, later in zip(at, at[1:], strict=False)] == [1_000] * 9
+    assert [later - earlier for earlier, later in pairwise(at)] == [1_000] * 9
     watched.pass_s(60)
     watched.pass_s(0.25)
     assert watched.page.sampled == 11
@@ -110,9 +111,8 @@ def test_latencies_are_those_of_the_last_ten_seconds() -> None:
     recorder = watched.run.table.latencies.recorder(2, Hop.PUBLISH_TO_STORED)
     recorder.add(1_000_000, 10)
     recorder.flush()
-    watched.pass_s(1)
     [hop] = watched.pass_s(1)["hops"]
-    assert (hop["hop"], hop["process"]) == ("publish to stored", "publisher")
+    assert hop["hop"] == "publish to stored"
     assert hop["p50"] == hop["max"] == 1_000_000
     for _ in range(12):
         [hop] = watched.pass_s(1)["hops"]
@@ -167,9 +167,7 @@ def test_a_replay_shows_its_place_its_speeds_and_its_density() -> None:
     view = replace(run.view, roles=roles, facts=facts)
     feeds = [(name, row) for _, name, row in view.having(Role.FEED)]
     publisher = run.row("publisher")
-    page = Page(
-        view, Health(view, Metrics()), ReplayProgress(feeds, publisher), NOW_NS, WALL_NS
-    )
+    page = Page(view, Health(view, Metrics()), ReplayProgress(feeds, publisher), NOW_NS)
     for second in range(3):
         publisher[Counter.EVENT_TIME_NS] = 10**18 + second * NS_PER_S
         publisher[Counter.PUBLISHED] = 100 * (second + 1)
@@ -180,9 +178,7 @@ def test_a_replay_shows_its_place_its_speeds_and_its_density() -> None:
     assert "read" in page.state["feeds"][0]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 10**14), st.integers(0, 1_000)), min_size=1, max_size=50)
-)
+@given(st.lists(st.tuples(st.integers(0, 10**14), st.integers(0, 1_000)), min_size=1, max_size=50))
 def test_a_density_keeps_every_event_however_long_the_day(steps: list[tuple[int, int]]) -> None:
     density, event_ns, published = Density(), 10**18, 0
     for step_ns, events in steps:

@@ -160,10 +160,10 @@ def test_latencies_are_histograms_with_a_bucket_for_each_power_of_two() -> None:
     family = scraped(run)["ingestor_publish_to_stored_seconds"]
     assert (family.kind, family.help) == ("histogram", Hop.PUBLISH_TO_STORED.about)
     buckets = family.buckets("publisher")
-    assert [*buckets][0] == str(2**13 / 1e9)
+    assert next(iter(buckets)) == str(2**13 / 1e9)
     assert [*buckets][-2:] == [str(2**36 / 1e9), "+Inf"]
     told = [buckets[str(2**octave / 1e9)] for octave in (13, 14, 20, 21, 36)]
-    assert (told, buckets["+Inf"]) == ([1, 11, 11, 111, 111], 1_111)
+    assert [int(rows) for rows in (*told, buckets["+Inf"])] == [1, 11, 11, 111, 111, 1_111]
     assert "ingestor_due_to_sent_seconds" not in scraped(run)
 
 
@@ -195,4 +195,4 @@ def test_a_replay_tells_its_speed_and_how_far_it_is() -> None:
 
 def test_no_two_families_have_one_name() -> None:
     names = [one.name for one in RunCollector(looked().view, None, NOW_NS).families()]
-    assert len(set(names)) == len(names) > 60
+    assert len(set(names)) == len(names) > 50

@@ -54,9 +54,7 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    limits = Metrics(
-        listen="127.0.0.1:0", stale_after_s=STALE_AFTER_S, away_after_s=AWAY_AFTER_S
-    )
+    limits = Metrics(listen="127.0.0.1:0", stale_after_s=STALE_AFTER_S, away_after_s=AWAY_AFTER_S)
     with listening(limits) as plan:
         assert plan is not None
         made = Served(plan)

@@ -89,6 +89,9 @@ function span(ms) {
   return `${Math.floor(s / 86400)} days`;
 }
 
+// Within a second is now: two clocks, and what is on its way, lie between.
+const ago = (ms) => (state.at - ms < 1000 ? "just now" : `${span(state.at - ms)} ago`);
+
 const shownIn = (timeZone) => {
   const clock = new Intl.DateTimeFormat("en-GB", {
     timeZone, hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
@@ -106,7 +109,7 @@ function showHead() {
   const { run } = state;
   set($("mode"), run.demo ? `${run.mode} demo` : run.mode);
   set($("where"), `${run.stream} at ${run.server}`);
-  set($("since"), `since ${utc(run.started)} UTC, ${span(state.at - run.started)}; ${run.encoding}`);
+  set($("since"), `since ${utc(run.started)} UTC (${span(state.at - run.started)}), ${run.encoding === "json" ? "JSON" : run.encoding} messages`);
   set($("version"), `ingestor ${run.version}`);
 }
 
@@ -119,7 +122,7 @@ function showHealth(lost) {
     findings = [];
   } else if (lost) {
     verdict = "No word from the run";
-    const age = state ? ` for ${span(Date.now() - heard)}` : "";
+    const age = state && heard ? ` for ${span(Date.now() - heard)}` : "";
     findings = [{ bad: true, text: `it has ended, or this page cannot reach it${age}` }];
   } else if (state.run.stopping) {
     verdict = "The run is stopping";
@@ -140,47 +143,50 @@ function showHealth(lost) {
 function buildNode() {
   const node = make("div", "node",
     make("h3", "", make("b"), make("span", "rate")),
-    make("div", "fill", make("i")), make("p"), make("p", "bad"));
+    make("div", "fill", make("i")), make("p"), make("p", "bad"), make("p", "past"));
   return node;
 }
 
-function showNode(node, name, right, share, lines, troubles) {
-  const [head, bar, first, second] = node.children;
+function showNode(node, name, right, share, ...told) {
+  const [head, bar, ...texts] = node.children;
   set(head.children[0], name);
   set(head.children[1], right);
   bar.hidden = share === null;
   if (share !== null) {
     bar.firstElementChild.style.transform = `scaleX(${Math.min(share, 1).toFixed(4)})`;
-    mark(bar, "full", share > 0.8);
   }
-  set(first, lines.filter(Boolean).join(" · "));
-  set(second, troubles.filter(Boolean).join(" · "));
-  second.hidden = !second.textContent;
+  texts.forEach((text, at) => {
+    set(text, told[at].filter(Boolean).join(" · "));
+    text.hidden = !text.textContent;
+  });
 }
 
 function showFeed(node, feed) {
   const [used, size] = feed.ring;
   const share = size ? used / size : 0;
   const lines = [size ? `ring ${Math.round(share * 100)} % of ${bytes(size)}` : ""];
-  const troubles = [];
+  const troubles = []; // What is wrong now.
+  const past = []; // What went wrong before.
   if (feed.live) {
     lines.push(feed.connected ? `${count(feed.subscribed, "channel", "channels")}` : "");
-    lines.push(feed.event ? `newest event ${span(state.at - feed.event)} ago` : "no event yet");
+    lines.push(feed.event ? `newest event ${ago(feed.event)}` : "no event yet");
     if (feed.journal) lines.push(`journal ${bytes(feed.journal)}`);
     if (!feed.connected && !feed.ended) troubles.push("not connected to its vendor");
     if (feed.held[0]) troubles.push(`${whole(feed.held[0])} of ${whole(feed.held[1])} wait for the ring`);
-    if (feed.dropped) troubles.push(`${whole(feed.dropped)} dropped`);
-    if (feed.gaps) troubles.push(count(feed.gaps, "gap", "gaps"));
+    if (feed.dropped) past.push(`${whole(feed.dropped)} dropped`);
+    if (feed.gaps) past.push(count(feed.gaps, "gap", "gaps"));
   } else {
     const [read, total] = feed.read;
     lines.push(total ? `${Math.floor((100 * read) / total)} % of ${bytes(total)} read` : "");
   }
   if (feed.ended) lines.push("ended");
-  if (feed.skipped) troubles.push(`${whole(feed.skipped)} skipped`);
-  if (feed.restarts) troubles.push(count(feed.restarts, "restart", "restarts"));
+  if (feed.skipped) past.push(`${whole(feed.skipped)} skipped`);
+  if (feed.restarts) past.push(count(feed.restarts, "restart", "restarts"));
+  // A replay reads ahead as far as the ring holds: only of a live feed is a full one bad.
+  mark(node.children[1], "full", feed.live && share > 0.8);
   mark(node, "bad", feed.live && !feed.connected && !feed.ended);
   mark(node, "over", feed.ended);
-  showNode(node, feed.name, rate(feed.rate), share, lines, troubles);
+  showNode(node, feed.name, rate(feed.rate), share, lines, troubles, past);
 }
 
 function showPath() {
@@ -197,21 +203,21 @@ function showPath() {
   const waits = publisher.unacked ? `${whole(publisher.unacked)} under way` : "nothing under way";
   showNode($("publisher"), "merge and publish", rate(publisher.rate), null,
     [waits, publisher.event ? `at ${newYork(publisher.event)} New York` : ""],
-    [publisher.connected ? "" : "not connected to its server",
-      publisher.restarts ? count(publisher.restarts, "restart", "restarts") : ""]);
+    [publisher.connected ? "" : "not connected to its server"],
+    [publisher.restarts ? count(publisher.restarts, "restart", "restarts") : ""]);
   mark($("publisher"), "bad", !publisher.connected);
   mark($("publisher"), "over", publisher.ended);
   const stored = Object.entries(subjects).map(([name, rows]) => `${name.replace("market.", "")} ${whole(rows)}`);
   showNode($("stream"), run.stream, `${whole(publisher.published)} stored`, null, stored,
-    [publisher.reconnects ? count(publisher.reconnects, "reconnect", "reconnects") : ""]);
+    [], [publisher.reconnects ? count(publisher.reconnects, "reconnect", "reconnects") : ""]);
   mark($("stream"), "bad", !publisher.connected || !state.well && state.findings.some((one) => one.bad && one.text.startsWith("nothing is stored")));
 }
 
 // Tables.
 
 function showTables() {
-  list($("hops"), state.hops, (hop) => hop.hop + hop.process, cells(6), (row, hop) =>
-    fill(row, [hop.hop, hop.process, took(hop.p50), took(hop.p99), took(hop.p999), took(hop.max)]));
+  list($("hops"), state.hops, (hop) => hop.hop, cells(5), (row, hop) =>
+    fill(row, [hop.hop, took(hop.p50), took(hop.p99), took(hop.p999), took(hop.max)]));
   const all = [...state.feeds, state.publisher];
   list($("processes"), all, (one) => one.name, cells(4), (row, one) => fill(row, [
     one.ended ? `${one.name} (ended)` : one.name,
@@ -242,9 +248,14 @@ function showStrikes() {
     Math.abs(row.strike - strikes.price) < Math.abs(best.strike - strikes.price) ? row : best, null);
   set($("strikes-title"), strikes.price === null ? "Strikes" :
     `Strikes around ${strikes.price.toFixed(2)}${expiries.size === 1 ? `, expiry 20${[...expiries][0].replace(/(..)(..)(..)/, "$1-$2-$3")}` : ""}`);
-  list($("strikes"), nearest, (row) => row.key, cells(7), (tr, row) => {
+  const build = () => {
+    const tr = cells(7)();
+    for (const at of [2, 6]) tr.children[at].className = "ago";
+    return tr;
+  };
+  list($("strikes"), nearest, (row) => row.key, build, (tr, row) => {
     const side = (trade) => trade
-      ? [trade.price.toFixed(2), whole(trade.size), span(state.at - trade.at)] : ["–", "", ""];
+      ? [trade.price.toFixed(2), whole(trade.size), ago(trade.at)] : ["–", "", ""];
     const name = expiries.size === 1 ? row.strike.toFixed(2) : `${row.expiry} ${row.strike.toFixed(2)}`;
     fill(tr, [...side(row.C), name, ...side(row.P)]);
     mark(tr, "money", row === money);
@@ -259,7 +270,8 @@ function addNotes(notes, isWhole) {
   for (const note of notes) {
     const time = make("time", "", utc(note.at));
     time.dateTime = new Date(note.at).toISOString();
-    const text = make("span", "", make("b", "", `${note.who} ${note.what}`), ` ${note.text}`);
+    const head = note.text.includes(note.who) ? note.what : `${note.who} ${note.what}`;
+    const text = make("span", "", make("b", "", head), ` ${note.text}`);
     box.prepend(make("li", note.bad ? "bad" : "", time, text));
   }
   while (box.children.length > 200) box.lastElementChild.remove();
@@ -294,7 +306,7 @@ const pointers = new Map();
 function plot(id, read, { log = false, text }) {
   const canvas = $(id);
   const { pen, width, height } = surface(canvas);
-  const names = [...new Set(samples.flatMap((sample) => Object.keys(read(sample))))].sort();
+  const names = [...new Set(samples.flatMap((sample) => Object.keys(read(sample))))];
   const left = 58, top = 8, bottom = height - 20, right = width - 6;
   const shown = samples.slice(-Math.max(60, Math.min(KEPT, samples.length)));
   const end = shown.length ? shown[shown.length - 1].at : 0;
@@ -404,12 +416,12 @@ function showDay() {
     ? `${Math.floor(replay.share * 100)} % done, at ${newYork(at)} New York (${utc(at)} UTC)${left}`
     : "reading up to the first event");
   const wanted = replay.wanted ? `×${speedText(replay.wanted)} asked for` : "as fast as possible";
-  const waits = replay.waits ? `; ${replay.waits}` : "";
-  set($("speed"), `${wanted}, ×${speedText(replay.speed)} attained${waits}`);
+  set($("speed"), replay.waits ? wanted : `${wanted}, ×${speedText(replay.speed)} attained`);
   const { pen, width, height } = surface($("density"));
   if (!at) return;
-  const end = replay.share > 0 ? replay.first + (at - replay.first) / replay.share : at;
-  const reached = (at - replay.first) / (end - replay.first || 1);
+  const end = Math.max(replay.end, at, replay.first + 1);
+  // In a hole of the data a paced replay goes on though no event is sent.
+  const reached = replay.wanted ? replay.share : (at - replay.first) / (end - replay.first);
   const bottom = height - 18;
   const most = Math.max(...replay.density, 1);
   pen.fillStyle = colour("--line");
@@ -417,8 +429,8 @@ function showDay() {
   pen.fillStyle = colour("--c0");
   replay.density.forEach((events, number) => {
     if (!events) return;
-    const from = (number * replay.bin) / (end - replay.first || 1) * width;
-    const wide = Math.max((replay.bin / (end - replay.first || 1)) * width - 0.5, 1);
+    const from = (number * replay.bin) / (end - replay.first) * width;
+    const wide = Math.max((replay.bin / (end - replay.first)) * width - 0.5, 1);
     const high = Math.max((events / most) * (bottom - 4), 1);
     if (from < width) pen.fillRect(from, bottom - high, Math.min(wide, width - from), high);
   });
@@ -427,7 +439,7 @@ function showDay() {
   pen.fillStyle = colour("--faint");
   pen.textAlign = "left"; pen.fillText(newYork(replay.first), 0, height - 4);
   pen.textAlign = "right";
-  pen.fillText(`${newYork(end)} New York${replay.share < 1 ? ", estimated" : ""}`, width, height - 4);
+  pen.fillText(`${newYork(end)} New York${state.feeds.every((feed) => feed.ended) ? "" : ", estimated"}`, width, height - 4);
 }
 
 // What the server sends.
@@ -454,6 +466,9 @@ source.onmessage = (event) => {
   addNotes(news.notes, news.whole);
   show();
   if (news.samples.length || news.whole) drawPlots();
+};
+source.onerror = () => {
+  if (state && state.run.stopping) heard = 0;
 };
 heard = Date.now();
 setInterval(() => { if (Date.now() - heard > SILENT_MS) show(); }, 500);
