@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import islice
 
 import pytest
 
@@ -21,7 +20,7 @@ from ingestor.runtime.progress_reporter import LiveProgress
 from ingestor.runtime.supervisor import Child, ChildPlan, start_child
 from ingestor.runtime.web import MAX_CONNECTIONS
 from tests.runtime.exposition import parse
-from tests.runtime.http import fetch
+from tests.runtime.http import events, fetch
 from tests.runtime.views import FACTS, NAMES, ROLES, Looked, looked
 
 STALE_AFTER_S = 5.0
@@ -95,23 +94,11 @@ def test_health_is_that_of_every_process_and_names_who_is_silent(served: Served)
     assert fetch(served.port, "/healthz").code == 200
 
 
-def events(served: Served, count: int) -> Iterator[dict[str, Any]]:
-    """The first events that a page is sent."""
-    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE_S) as connection:
-        connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-        lines = connection.makefile("rb")
-        for line in lines:
-            if line.startswith(b"data: "):
-                yield json.loads(line[6:])
-                count -= 1
-            if not count:
-                return
-
-
 def test_the_page_is_sent_all_at_first_and_then_what_is_new(served: Served) -> None:
     served.run.tell(FeedStatus(feed="options", what=What.GAP, at_ns=10**18, text="cut <b>"))
-    until(lambda: "cut <b>" in str(next(events(served, 1))["notes"]))
-    first, second = events(served, 2)
+    until(lambda: "cut <b>" in str(next(events(served.port))["notes"]))
+    until(lambda: bool(next(events(served.port))["samples"]))
+    first, second = islice(events(served.port), 2)
     assert (first["whole"], second["whole"]) == (True, False)
     assert first["state"]["run"]["stream"] == "MARKET_DATA"
     assert [note["what"] for note in first["notes"]] == ["started", "gap"]

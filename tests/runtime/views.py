@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ingestor.model.feed_status import FeedStatus
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable, Role
@@ -20,6 +21,7 @@ FACTS = RunFacts(
     pid=1,
     leases=3,
     backlog_rows=1_000,
+    journal_dir=Path.cwd(),
 )
 
 
