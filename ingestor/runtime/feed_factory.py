@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -55,6 +56,9 @@ from ingestor.sim.polygon.simulator_process import SimulatorProcess
 END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
 
+
+MAX_NOTED_BLOCKS: Final = 1_024
+"""Blocks of trades between two signs of life that the page hears of; of more, the last ones."""
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
 """Events a second: a lively market."""
@@ -140,21 +144,18 @@ class LastTrades:
     def __init__(self, table: CounterTable) -> None:
         self._table = table
         self._trades: dict[int, LastTrade] = {}
-        self._news = False
+        self._blocks: deque[Block] = deque(maxlen=MAX_NOTED_BLOCKS)
 
     def note(self, block: Block) -> None:
-        """Take the trades of a block; a later one replaces an earlier one."""
-        records = block.records
-        columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
-        for instrument, *trade in zip(*(records[one].tolist() for one in columns), strict=True):
-            self._trades[instrument] = (block.symbols[instrument], *trade)
-        self._news = True
+        """Note a block of trades, which is looked at with the next sign of life."""
+        self._blocks.append(block)
 
     def show(self) -> None:
         """Show those nearest to the money to the other processes, if there was any."""
-        if not self._news:
+        if not self._blocks:
             return
-        self._news = False
+        while self._blocks:
+            self._take(self._blocks.popleft())
         price_e9 = self._table.reference_price_e9 or 0
 
         def distance_e9(trade: LastTrade) -> int:
@@ -164,6 +165,12 @@ class LastTrades:
         # Strikes follow the price: of a whole day's contracts only those around it are kept.
         self._trades = dict(nearest[:MAX_LAST_TRADES])
         self._table.note_last_trades([*self._trades.values()])
+
+    def _take(self, block: Block) -> None:
+        columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
+        rows = zip(*(block.records[one].tolist() for one in columns), strict=True)
+        for instrument, price_e9, size, ts_event_ns in rows:
+            self._trades[instrument] = (block.symbols[instrument], price_e9, size, ts_event_ns)
 
 
 class LiveProcess:
