@@ -252,10 +252,10 @@ def test_a_server_that_is_frozen_and_one_that_is_gone(disturbed: Disturbed) -> N
 def test_a_feed_that_is_killed_is_history_soon_and_so_is_the_run(disturbed: Disturbed) -> None:
     run, tab = disturbed.run, disturbed.run.tab
     named(run.process.pid, "stocks").kill()
-    tab.until("document.querySelector('#notes').innerText.includes('stocks restart')")
+    tab.until("document.querySelector('#notes').innerText.includes('process stocks was killed')")
     tab.until("document.querySelector('#notes').innerText.includes('stocks gap')")
     tab.until("document.querySelector('#feeds').innerText.includes('1 restart')")
-    run.until_told("All is well", "stocks restart", 200)
+    run.until_told("All is well", "stocks gap", 200)
     run.picture("feed-restarted")
     run.process.send_signal(signal.SIGTERM)
     tab.until(f"{VERDICT} === 'The run has ended'")
