@@ -141,6 +141,7 @@ class Counter(IntEnum):
     JOURNAL_BYTES = 33, Role.LIVE, "Bytes of the vendor's messages that the journal took."
     STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
     PID = 35, Role.ANY, "Number of the process."
+    FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
 
 
 GAUGES: Final = frozenset(

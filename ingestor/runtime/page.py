@@ -46,11 +46,11 @@ class Density:
         self.bins = [0] * DENSITY_BINS
         self._seen = 0
 
-    def note(self, event_ns: int, published: int) -> None:
-        """Note how many events were published up to an event time."""
+    def note(self, first_ns: int, event_ns: int, published: int) -> None:
+        """Note how many events were published up to an event time, the first being at another."""
         if not event_ns:
             return
-        self.first_ns = self.first_ns or event_ns
+        self.first_ns = self.first_ns or first_ns or event_ns
         # A replay that is sent back in time, or a feed that steps back, counts where it is.
         while (at := (event_ns - self.first_ns) // self.bin_ns) >= DENSITY_BINS:
             pairs = zip(self.bins[::2], self.bins[1::2], strict=True)
@@ -106,7 +106,7 @@ class Page:
         }
         snapshot = self._progress.snapshot(now_ns)
         if isinstance(snapshot, ReplaySnapshot):
-            self._density.note(snapshot.event_time_ns, snapshot.published)
+            self._note_density(snapshot)
         if now_ns >= self._next_sample_ns:
             # After a pause there is one sample, not one for each second of it.
             following_ns = self._next_sample_ns + NS_PER_S
@@ -157,6 +157,11 @@ class Page:
         for what, process in self._bad.keys() - bad.keys():
             self._note(wall_ns, process, "well again", f"{process} is no longer {what}")
         self._bad = bad
+
+    def _note_density(self, snapshot: ReplaySnapshot) -> None:
+        [(_, _, row)] = self._view.having(Role.PUBLISHER)
+        first_ns = row[Counter.FIRST_EVENT_NS]
+        self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
 
     # Once a second.
 

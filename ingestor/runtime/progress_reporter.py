@@ -291,7 +291,10 @@ class ReplayProgress:
         """Return where the run stands at `now_ns` of the monotonic clock."""
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
-        self._first_event_ns = self._first_event_ns or event_ns
+        # Who begins to look late, as the page does, is told where the run began.
+        self._first_event_ns = (
+            self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
+        )
         ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, ends_ns)

@@ -393,6 +393,7 @@ class PublisherProcess:
         )
         self._acked_rows = acked
         row[Counter.UNACKED] = under_way
+        row[Counter.FIRST_EVENT_NS] = self._span.first_ts_event_ns or 0
         row[Counter.PUBLISHED] = acked
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects

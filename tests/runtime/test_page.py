@@ -183,15 +183,21 @@ def test_a_density_keeps_every_event_however_long_the_day(steps: list[tuple[int,
     density, event_ns, published = Density(), 10**18, 0
     for step_ns, events in steps:
         event_ns, published = event_ns + step_ns, published + events
-        density.note(event_ns, published)
+        density.note(10**18, event_ns, published)
     assert (sum(density.bins), len(density.bins)) == (published, DENSITY_BINS)
     assert event_ns - density.first_ns < density.bin_ns * DENSITY_BINS
 
 
+def test_a_density_begins_where_the_run_did_however_late_one_looks() -> None:
+    density = Density()
+    density.note(10**18, 10**18 + 3 * NS_PER_S, 5)
+    assert (density.first_ns, density.bins[:4]) == (10**18, [0, 0, 0, 5])
+
+
 def test_a_density_takes_a_step_back_in_time() -> None:
     density = Density()
-    density.note(10**18, 5)
-    density.note(10**18 - 10 * NS_PER_S, 6)
+    density.note(10**18, 10**18, 5)
+    density.note(10**18, 10**18 - 10 * NS_PER_S, 6)
     assert density.bins[0] == 6
 
 

@@ -216,7 +216,12 @@ function showPath() {
 // Tables.
 
 function showTables() {
-  list($("hops"), state.hops, (hop) => hop.hop, cells(5), (row, hop) =>
+  const build = () => {
+    const row = cells(5)();
+    row.children[3].className = "wide";
+    return row;
+  };
+  list($("hops"), state.hops, (hop) => hop.hop, build, (row, hop) =>
     fill(row, [hop.hop, took(hop.p50), took(hop.p99), took(hop.p999), took(hop.max)]));
   const all = [...state.feeds, state.publisher];
   list($("processes"), all, (one) => one.name, cells(4), (row, one) => fill(row, [
@@ -325,6 +330,11 @@ function plot(id, read, { log = false, text }) {
   pen.fillStyle = colour("--faint");
   pen.lineWidth = 1;
   pen.textBaseline = "middle";
+  if (!values.length) {
+    pen.textAlign = "center";
+    pen.fillText("nothing measured yet", width / 2, height / 2);
+    return;
+  }
   pen.textAlign = "right";
   const ticks = log
     ? Array.from({ length: Math.round(Math.log10(high / low)) + 1 }, (_, at) => low * 10 ** at)
