@@ -20,7 +20,7 @@ from tests.ports import free_port
 from tests.processes import ended, named
 from tests.replay_cli import finish, read_stream, replay, start
 from tests.runtime.exposition import Family, parse
-from tests.runtime.http import fetch, fetch_when_up
+from tests.runtime.http import events, fetch, fetch_when_up
 
 PATIENCE_S = 20.0
 
@@ -65,11 +65,11 @@ def test_a_replay_is_scraped_while_it_runs_and_gone_when_it_has_ended(
     process = paced(data, nats_server, port)
     families = until_published(port, more_than=20)
     names = {dict(labels)["process"] for labels in families["ingestor_ended"].samples}
-    assert names == {"trades", "mbp10", "publisher", "metrics"}
+    assert names == {"trades", "mbp10", "publisher", "metrics", "records"}
     assert families["ingestor_records_total"].of("trades") == 10
     assert families["ingestor_ended"].of("trades") == 1
     assert fetch(port, "/healthz").code == 200
-    assert "mbp10" in fetch(port, "/").text
+    assert "mbp10" in str(next(events(port))["state"]["feeds"])
     finished = finish(process)
     assert finished.exit_code == 0, finished.err
     assert finished.summary["published"] == 60
@@ -137,7 +137,7 @@ def test_what_live_feeds_tell_is_published_and_shown(
     told = families["ingestor_last_status_time_seconds"].samples
     assert {dict(labels)["process"] for labels in told} == {"stocks", "options"}
     assert {dict(labels)["what"] for labels in told} == {"streaming"}
-    assert "streaming" in fetch(port, "/").text
+    assert "streaming" in str(next(events(port))["notes"])
     assert fetch(port, "/healthz").code == 200
     process.send_signal(signal.SIGTERM)
     assert finish(process).exit_code == ExitCode.TERMINATED

@@ -318,11 +318,14 @@ class Metrics(Table, frozen=True, kw_only=True):
     """A small HTTP server for Prometheus, health checks and people; off unless `listen` is set."""
 
     listen: Endpoint | None = None
-    """Serves /metrics, /healthz and a status page. It asks nobody who they are."""
-    stale_after_s: Seconds = 5.0
+    """Serves /metrics, /healthz and a page. It asks nobody who they are."""
+    stale_after_s: Seconds = 2.5
     """/healthz answers 503 when a process has given no sign of life for this long."""
-    away_after_s: Seconds = 30.0
-    """Or when a feed is without its vendor, or the publisher without its server, for this long."""
+    away_after_s: Seconds = 2.0
+    """Or when a feed is without its vendor, or the publisher without its server, or the server
+    has stored nothing of what is under way, for this long."""
+    quiet_after_s: Seconds = 2.5
+    """Or when a live feed has received nothing for this long in its market's regular hours."""
 
 
 class Config(Table, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Pace: when each event of a replay is due, and how late events were sent.
+"""Pace: when each event of a replay is due.
 
 The schedule is absolute. The first event is due at once; every other is due by its distance in
 event time from the first, divided by the speed. Due times are computed from that one anchor, never
@@ -8,15 +8,9 @@ from the event before, so an error in sending one event does not move the next. 
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from ingestor.model.blocks import Int64s
-
-_STEPS_PER_OCTAVE: Final = 16
-_OCTAVES: Final = 48
-"""Values up to 2**48 ns (three days) are told apart; later ones count as that."""
 
 
 class Pacer:
@@ -55,26 +49,3 @@ class Pacer:
         cuts: Int64s = self._cut_ns + np.cumsum(np.maximum(gaps - self._max_gap_ns, 0))
         self._cut_ns = int(cuts[-1])
         return cuts
-
-
-class LatenessHistogram:
-    """How late events were sent: counts of durations in ns, in buckets that grow by 2**(1/16)."""
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(_OCTAVES * _STEPS_PER_OCTAVE + 1, np.int64)
-
-    def add(self, lateness_ns: Int64s) -> None:
-        """Count each value; a negative one (early) counts as 0."""
-        # Early by the clock's own error is on time.
-        octaves = np.log2(np.maximum(lateness_ns, 1))
-        bucket = np.minimum(np.ceil(octaves * _STEPS_PER_OCTAVE), len(self._counts) - 1)
-        self._counts += np.bincount(bucket.astype(np.int64), minlength=len(self._counts))
-
-    def percentile_ns(self, percent: float) -> int | None:
-        """Return the upper edge of the bucket that holds the percentile; None when empty."""
-        total = int(self._counts.sum())
-        if not total:
-            return None
-        rank = max(1, int(np.ceil(total * percent / 100)))
-        bucket = int(np.searchsorted(np.cumsum(self._counts), rank))
-        return int(2 ** (bucket / _STEPS_PER_OCTAVE))

@@ -38,7 +38,8 @@ class Block:
     """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type.
 
     `in_order` says that no key is below the one before it, so that the last is the watermark of
-    all; who has not looked leaves it False, and who needs to know looks.
+    all; who has not looked leaves it False, and who needs to know looks. `put_ns` is when a live
+    feed put it in its ring (CLOCK_MONOTONIC), 0 where nobody noted it.
     """
 
     feed: int
@@ -46,6 +47,7 @@ class Block:
     symbols: SymbolTable
     source: Source
     in_order: bool = False
+    put_ns: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ class StreamLink:
         self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self._leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
-        self._on_acknowledged = on_acknowledged
+        self.on_acknowledged = on_acknowledged
         self._check_lease = check_lease
         self._ledger: Ledger | None = None
         self._stream_bound_bytes = MAX_PAYLOAD_BYTES
@@ -225,8 +225,8 @@ class StreamLink:
             self.last_ack_ns = now_ns()
             self.acked_s = now_s()
             self.stall.end()
-            if self._on_acknowledged is not None:
-                self._on_acknowledged(rows)
+            if self.on_acknowledged is not None:
+                self.on_acknowledged(rows)
 
     # Called by the connection, which loses its read loop if they raise.
 

@@ -152,6 +152,10 @@ class Publisher:
         self._written_s = self._batch_began_s = 0.0
         self._batch_leader = ""
 
+    def tell_stored(self, on_acknowledged: Callable[[int], None]) -> None:
+        """Call this from now on instead of what `on_acknowledged` was given; see there."""
+        self._link.on_acknowledged = on_acknowledged
+
     @property
     def acked_rows(self) -> int:
         """Rows known to be stored."""

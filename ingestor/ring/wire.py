@@ -2,7 +2,9 @@
 
 Records need no words around them. They begin with their length in 4-byte words, which is never
 below 4, then their rtype; of a block, the first record's rtype tells the dtype of all (stock
-quotes and trades may mix). Whatever else there is to say begins with a smaller byte:
+quotes and trades may mix). A live feed's records are followed by the time at which they were put
+(i8, CLOCK_MONOTONIC in ns): no dtype has so few bytes. Whatever else there is to say begins with a
+smaller byte:
 
     1 symbols   then MessagePack ``[[instrument_id, text]]``: additions to the feed's table, in
                 force for every block after them; a long table comes in several messages
@@ -36,6 +38,8 @@ from ingestor.ring.block_ring import Message
 MAX_SYMBOLS_BYTES: Final = 64 * 1024
 """Of one message of symbols, some 700; a quarter of the ring where that is less."""
 
+_STAMP_BYTES: Final = 8
+
 _ENTRY_BYTES: Final = 1 + 5 + 3
 """MessagePack around a symbol of less than 64 KiB: its pair, its id, its length."""
 
@@ -66,9 +70,14 @@ _UNREADABLE: Final = (
 _symbols_decoder: Final = msgspec.msgpack.Decoder(list[tuple[int, str]])
 
 
-def records_message(records: Records) -> memoryview:
-    """Return the message that carries contiguous, non-empty records: a view of them."""
-    return as_bytes_matrix(records).reshape(-1).data
+def records_message(records: Records, put_ns: int = 0) -> Message:
+    """Return the message that carries contiguous, non-empty records: a view of them.
+
+    With the time at which they are put it is a copy, which of a live feed's small block costs less
+    than a message of its own would.
+    """
+    view = as_bytes_matrix(records).reshape(-1).data
+    return b"".join((view, put_ns.to_bytes(_STAMP_BYTES, "little"))) if put_ns else view
 
 
 def symbols_message(symbols: Mapping[int, str]) -> bytes:
@@ -185,7 +194,11 @@ class RingReader:
             case _:
                 # From now on a block holds the table.
                 self._in_use = True
-                records = np.frombuffer(message, EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype)
+                dtype, put_ns = EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype, 0
+                if len(message) % dtype.itemsize == _STAMP_BYTES:
+                    put_ns = int.from_bytes(message[-_STAMP_BYTES:], "little")
+                    message = message[:-_STAMP_BYTES]
+                records = np.frombuffer(message, dtype)
                 if self._repeated:
                     repeated = min(self._repeated, len(records))
                     self._repeated -= repeated
@@ -193,7 +206,7 @@ class RingReader:
                     if not len(records):
                         return None
                 self.rows += len(records)
-                return Block(self.feed, records, self.symbols, self.source, self._in_order)
+                return Block(self.feed, records, self.symbols, self.source, self._in_order, put_ns)
         return None
 
     def _begin(self, next_row: int) -> None:

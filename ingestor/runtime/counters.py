@@ -3,9 +3,10 @@
     rows      one a process, one documented column per `Counter`; served as metrics
     bases     what processes had counted that were started again: their followers count on from it
     totals    what only the run's report needs: `Total`, and rows stored by subject
-    texts     JSON of a process that fits a slot: why it skipped records, a feed's last status, how
-              far the run is stored
+    texts     JSON of a process that fits a slot: why it skipped records, a feed's last status, what
+              keeps it from its work, how far the run is stored
     words     "stop", and the reference price that option strikes follow
+    latencies histograms of every hop (`ingestor.runtime.latency`)
 
 It is made before the processes fork and lives as long as any of them, so whoever was killed has
 still counted: the report of a run is read from here and from nowhere else. Every process writes
@@ -19,81 +20,157 @@ import mmap
 import struct
 import zlib
 from collections import Counter as Tally
-from collections.abc import Mapping
-from enum import IntEnum
+from collections.abc import Mapping, Sequence
+from enum import Flag, IntEnum, auto
 from typing import Final, Self
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ingestor.model.bounds import MAX_LINE_CHARS, printable
 from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 from ingestor.model.records import EVENT_TYPES
+from ingestor.runtime.latency import LatencyTable
 from ingestor.runtime.positions import Position
 
 
+class Role(Flag):
+    """What a process of a run does: which columns mean something in its row."""
+
+    FILES = auto()
+    """A feed of files."""
+    LIVE = auto()
+    """A live feed."""
+    PUBLISHER = auto()
+    OTHER = auto()
+    """Metrics, the keeper of the record."""
+    FEED = FILES | LIVE
+    ANY = FILES | LIVE | PUBLISHER | OTHER
+
+
 class Counter(IntEnum):
-    """Columns, each with a sentence `about` it; what is not a count of something says its unit."""
+    """Columns, each with a sentence `about` it and `whose` rows it means something in.
+
+    What is not a count of something says its unit.
+    """
 
     about: str
+    whose: Role
 
-    def __new__(cls, column: int, about: str) -> Self:
-        """Take a column and the sentence that metrics and the status page show."""
+    def __new__(cls, column: int, whose: Role, about: str) -> Self:
+        """Take a column, and the sentence that metrics show."""
         counter = int.__new__(cls, column)
         counter._value_ = column
         counter.about = about
+        counter.whose = whose
         return counter
 
-    HEARTBEAT_NS = 0, "CLOCK_MONOTONIC of the last sign of life."
-    BYTES_TOTAL = 1, "Bytes on disk of all files of a feed."
-    BYTES_READ = 2, "Bytes on disk read so far; of a live feed, bytes received."
-    RECORDS = 3, "Records a feed put in its ring, or rows that the publisher was handed."
-    SKIPPED = 4, "Records left out because they make no sense."
+    HEARTBEAT_NS = 0, Role.ANY, "CLOCK_MONOTONIC of the last sign of life."
+    BYTES_TOTAL = 1, Role.FILES, "Bytes on disk of all files of a feed."
+    BYTES_READ = 2, Role.FEED, "Bytes on disk read so far; of a live feed, bytes received."
+    RECORDS = (
+        3,
+        Role.FEED | Role.PUBLISHER,
+        "Records a feed put in its ring, or rows that the publisher was handed.",
+    )
+    SKIPPED = 4, Role.FEED, "Records left out because they make no sense."
     LATE = (
         5,
+        Role.FEED,
         "Records that stepped back in time within their file; of a live feed, prints reported"
         " late.",
     )
-    RING_FULL = 6, "Times a feed found its ring full."
-    PUBLISHED = 7, "Rows that the server has acknowledged."
-    MESSAGES = 8, "Messages that the server has acknowledged."
-    EVENT_TIME_NS = 9, "Event time of the newest row handled."
+    RING_FULL = 6, Role.FEED, "Times a feed found its ring full."
+    PUBLISHED = 7, Role.PUBLISHER, "Rows that the server has acknowledged."
+    MESSAGES = 8, Role.PUBLISHER, "Messages that the server has acknowledged."
+    EVENT_TIME_NS = 9, Role.FEED | Role.PUBLISHER, "Event time of the newest row handled."
     RECONNECTS = (
         10,
+        Role.LIVE | Role.PUBLISHER,
         "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
     )
-    FRAMES = 11, "Messages of the vendor that a live feed received."
-    DROPPED_TRADES = 12, "Trades that were dropped because the pipeline could not follow."
-    DROPPED_QUOTES = 13, "Quotes that were dropped because the pipeline could not follow."
-    GAPS = 14, "Times that a live feed lost its connection and data flowed again."
-    ODDITIES = 15, "Records that were kept although something about them is odd."
-    ENDED = 16, "1 once the process has ended, however it did."
-    STATUSES = 17, "Statuses of feeds that the server has acknowledged."
+    FRAMES = 11, Role.LIVE, "Messages of the vendor that a live feed received."
+    DROPPED_TRADES = (
+        12,
+        Role.LIVE,
+        "Trades that were dropped because the pipeline could not follow.",
+    )
+    DROPPED_QUOTES = (
+        13,
+        Role.LIVE,
+        "Quotes that were dropped because the pipeline could not follow.",
+    )
+    GAPS = 14, Role.LIVE, "Times that a live feed lost its connection and data flowed again."
+    ODDITIES = 15, Role.LIVE, "Records that were kept although something about them is odd."
+    ENDED = 16, Role.ANY, "1 once the process has ended, however it did."
+    STATUSES = 17, Role.PUBLISHER, "Statuses of feeds that the server has acknowledged."
     STATUSES_LOST = (
         18,
+        Role.PUBLISHER,
         "Statuses of feeds that the server refused, or that were dropped while it was away.",
     )
-    UNRECORDED = 19, "Messages of the vendor that the journal did not take."
-    HELD = 20, "Records that wait in a live feed for room in its ring."
-    UNDELIVERED = 21, "Records that a live feed had not handed on when the run was to stop."
+    UNRECORDED = 19, Role.LIVE, "Messages of the vendor that the journal did not take."
+    HELD = 20, Role.LIVE, "Records that wait in a live feed for room in its ring."
+    UNDELIVERED = (
+        21,
+        Role.LIVE,
+        "Records that a live feed had not handed on when the run was to stop.",
+    )
     AWAY_SINCE_NS = (
         22,
+        Role.LIVE | Role.PUBLISHER,
         "CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not.",
     )
     WAITS_FOR_NS = (
         23,
+        Role.PUBLISHER,
         "Event time of the row that a paced replay waits for; 0 while it does not wait.",
     )
-    WAITS_UNTIL_NS = 24, "CLOCK_MONOTONIC when that row is due."
-    RESTARTS = 25, "Times that the process died or fell silent and was started again."
+    WAITS_UNTIL_NS = 24, Role.PUBLISHER, "CLOCK_MONOTONIC when that row is due."
+    RESTARTS = 25, Role.ANY, "Times that the process died or fell silent and was started again."
+    RING_USED_BYTES = 26, Role.FEED, "Bytes that wait in a feed's ring."
+    RING_BYTES = 27, Role.FEED, "Bytes that a feed's ring holds at most."
+    UNACKED = 28, Role.PUBLISHER, "Rows that were sent and that the server has not answered for."
+    STALLED_SINCE_NS = (
+        29,
+        Role.PUBLISHER,
+        "CLOCK_MONOTONIC since when rows are under way and the server stores none; 0 if not.",
+    )
+    ATTEMPTS = 30, Role.LIVE, "Attempts of a live feed to connect to its vendor."
+    SUBSCRIBED = 31, Role.LIVE, "Channels that the vendor has acknowledged on this connection."
+    RECEIVED_NS = 32, Role.LIVE, "When a live feed received the vendor's newest message, UTC."
+    JOURNAL_BYTES = 33, Role.LIVE, "Bytes of the vendor's messages that the journal took."
+    STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
+    PID = 35, Role.ANY, "Number of the process."
+    FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
 
 
-GAUGES: Final = frozenset({Counter.BYTES_TOTAL, Counter.ENDED, Counter.HELD})
+GAUGES: Final = frozenset(
+    {
+        Counter.BYTES_TOTAL,
+        Counter.ENDED,
+        Counter.HELD,
+        Counter.RING_USED_BYTES,
+        Counter.RING_BYTES,
+        Counter.UNACKED,
+        Counter.SUBSCRIBED,
+        Counter.PID,
+    }
+)
 """Columns that tell how something is now, as times do too; all others only grow."""
 
 TIMES: Final = frozenset(counter for counter in Counter if counter.name.endswith("_NS"))
 
-MONOTONIC: Final = frozenset({Counter.HEARTBEAT_NS, Counter.AWAY_SINCE_NS, Counter.WAITS_UNTIL_NS})
+MONOTONIC: Final = frozenset(
+    {
+        Counter.HEARTBEAT_NS,
+        Counter.AWAY_SINCE_NS,
+        Counter.WAITS_UNTIL_NS,
+        Counter.STALLED_SINCE_NS,
+        Counter.STARTED_NS,
+    }
+)
 """Times of a clock that nobody else has: they are told as ages."""
 
 
@@ -114,9 +191,6 @@ class Total(IntEnum):
     """Place in `PUBLISH_MODES`."""
     UNANSWERED = 7
     """Rows that were sent and that the server had not answered for at the end."""
-    LATE_P50_NS = 8
-    LATE_P99_NS = 9
-    """How long after they were due rows were sent."""
 
 
 PUBLISH_MODES: Final = ("fast_ingest", "ack_window")
@@ -130,6 +204,12 @@ STOP_GIVE_UP: Final = 2
 
 SLOT_BYTES: Final = 8_192
 """A status with the longest text, every character escaped, and a feed's name."""
+
+LastTrade = tuple[str, int, int, int]
+"""A contract's ticker, price in 1e-9, size, and event time in ns."""
+
+MAX_LAST_TRADES: Final = 80
+"""Of at most 90 bytes each they fit a slot."""
 
 _UNSET: Final = np.iinfo(np.int64).min
 """0 is a time, and a lateness may be negative."""
@@ -154,8 +234,11 @@ class CounterTable:
         self.statuses = Slots(processes)
         self.skips = Slots(processes)
         self._causes = Slots(processes)
+        self._troubles = Slots(processes)
+        self._last_trades = Slots(1)
         self._skipped_before: dict[str, int] = {}
         self._position = Slots(1)
+        self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:
         """Return one process's row."""
@@ -169,6 +252,26 @@ class CounterTable:
     def cause_of_death(self, process: int) -> str:
         """Return why a process was started again last; empty when it was not."""
         return (self._causes.get(process) or b"").decode()
+
+    @property
+    def last_trades(self) -> list[LastTrade]:
+        """The last trades of option contracts, nearest to the money first."""
+        data = self._last_trades.get(0)
+        return [] if data is None else msgspec.json.decode(data, type=list[LastTrade])
+
+    def note_last_trades(self, trades: Sequence[LastTrade]) -> None:
+        """Show the last trades, at most `MAX_LAST_TRADES`; for the options' feed alone."""
+        self._last_trades.put(0, msgspec.json.encode(trades[:MAX_LAST_TRADES]))
+
+    def trouble(self, process: int) -> str:
+        """Return what keeps a process from its work now: of a vendor, a server, a disk."""
+        return (self._troubles.get(process) or b"").decode(errors="replace")
+
+    def note_trouble(self, process: int, text: str | None) -> None:
+        """Show what keeps a process from its work, None where nothing does."""
+        shown = printable(text or "", MAX_LINE_CHARS)
+        if shown != self.trouble(process):
+            self._troubles.put(process, shown.encode())
 
     def go_on(self, process: int) -> None:
         """Count on from what the one before counted; for a process that is started again."""
@@ -279,10 +382,14 @@ class CounterRow:
 
     def away(self, away: bool, now_ns: int) -> None:
         """Note whether the process is without its vendor or server."""
-        if not away:
-            self[Counter.AWAY_SINCE_NS] = 0
-        elif not self[Counter.AWAY_SINCE_NS]:
-            self[Counter.AWAY_SINCE_NS] = now_ns
+        self.note_since(Counter.AWAY_SINCE_NS, away, now_ns)
+
+    def note_since(self, since: Counter, is_so: bool, now_ns: int) -> None:
+        """Note whether something is so, and if it is, since when."""
+        if not is_so:
+            self[since] = 0
+        elif not self[since]:
+            self[since] = now_ns
 
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter; only its own process may."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+import numpy as np
 import uvloop
 
 from ingestor.config.schema import Config, LiveFeedName, Polygon
@@ -31,17 +33,26 @@ from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
 from ingestor.model.blocks import Block, Source
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
 from ingestor.model.feed_status import FeedStatus
-from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.records import OPTION_TRADE
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, parse_option_ticker
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.ring.kept import KeptRows, KeptStatuses
-from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.counters import (
+    MAX_LAST_TRADES,
+    Counter,
+    CounterRow,
+    CounterTable,
+    LastTrade,
+)
 from ingestor.runtime.feed_process import (
     FeedContext,
     FeedMain,
     RingWriter,
 )
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
@@ -50,6 +61,9 @@ END_TIMEOUT_S: Final = 0.5
 END_PAUSE_S: Final = 0.001
 """Pause before a ring is looked at again meanwhile."""
 
+
+MAX_NOTED_BLOCKS: Final = 1_024
+"""Blocks of trades between two signs of life that the page hears of; of more, the last ones."""
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
 """Events a second: a lively market."""
@@ -77,6 +91,11 @@ class Journal(FrameLog, Protocol):
 
     counts: JournalCounts
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written just now, None while it is."""
+        ...
+
 
 class RingSink(RingWriter):
     """A live feed's sink: its ring, which takes blocks and statuses, and its row of counters.
@@ -86,12 +105,16 @@ class RingSink(RingWriter):
     """
 
     def __init__(self, context: FeedContext, journal: Journal | None = None) -> None:
-        super().__init__(context)
+        super().__init__(context, stamps=True)
         self._context = context
         self._journal = journal
         self._rows = KeptRows()
         self._statuses = KeptStatuses()
         self._last: Block | None = None
+        latencies = context.table.latencies
+        self._to_receive = latencies.recorder(context.index, Hop.VENDOR_TO_RECEIVE)
+        self._to_ring = latencies.recorder(context.index, Hop.RECEIVE_TO_RING)
+        self._last_trades = LastTrades(context.table)
 
     def put(self, block: Block, timeout_s: float = 0.0) -> bool:
         """Put a block, and keep it until it is stored; False when that is too much, or full."""
@@ -101,6 +124,7 @@ class RingSink(RingWriter):
             return False
         self._rows.add(block.records)
         self._last = block
+        self._note(block)
         return True
 
     def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:
@@ -126,6 +150,16 @@ class RingSink(RingWriter):
         if behind := self._rows.behind:
             self._row.add(Counter.UNDELIVERED, behind)
         return super().end(timeout_s)
+
+    def _note(self, block: Block) -> None:
+        """Count how long its records have taken, and show what was traded last."""
+        event_ns, recv_ns = block.records["ts_event_ns"], block.records["ts_recv_ns"]
+        self._to_receive.add_each((recv_ns - event_ns).view(np.int64))
+        # A block comes from one read, so its first record tells when all were received; of what
+        # has waited in the backlog it is the oldest.
+        self._to_ring.add(now_ns() - int(recv_ns[0]), len(block.records))
+        if block.records.dtype == OPTION_TRADE:
+            self._last_trades.note(block)
 
     def _caught_up(self) -> bool:
         """Hand on again what another publisher needs; whether it has all of it."""
@@ -164,11 +198,53 @@ class RingSink(RingWriter):
     def show(self, stats: FeedStats) -> None:
         """Show the totals to the other processes, as a sign of life."""
         self.beat()
+        self._to_receive.flush()
+        self._to_ring.flush()
+        self._last_trades.show()
         _show(stats, self._row)
         self._context.table.note_skipped(self._context.index, stats.skipped)
         self._row.away(not stats.streaming, time.monotonic_ns())
+        trouble: str | None = stats.trouble
         if self._journal is not None:
+            trouble = trouble or self._journal.failure
             self._row[Counter.UNRECORDED] = self._journal.counts.lost
+            self._row[Counter.JOURNAL_BYTES] = self._journal.counts.bytes
+        self._context.table.note_trouble(self._context.index, trouble)
+
+
+class LastTrades:
+    """The last trade of each option contract that a feed has seen, for the page to show."""
+
+    def __init__(self, table: CounterTable) -> None:
+        self._table = table
+        self._trades: dict[int, LastTrade] = {}
+        self._blocks: deque[Block] = deque(maxlen=MAX_NOTED_BLOCKS)
+
+    def note(self, block: Block) -> None:
+        """Note a block of trades, which is looked at with the next sign of life."""
+        self._blocks.append(block)
+
+    def show(self) -> None:
+        """Show those nearest to the money to the other processes, if there was any."""
+        if not self._blocks:
+            return
+        while self._blocks:
+            self._take(self._blocks.popleft())
+        price_e9 = self._table.reference_price_e9 or 0
+
+        def distance_e9(trade: LastTrade) -> int:
+            return abs(parse_option_ticker(trade[0]).strike_e9 - price_e9)
+
+        nearest = sorted(self._trades.items(), key=lambda item: distance_e9(item[1]))
+        # Strikes follow the price: of a whole day's contracts only those around it are kept.
+        self._trades = dict(nearest[:MAX_LAST_TRADES])
+        self._table.note_last_trades([*self._trades.values()])
+
+    def _take(self, block: Block) -> None:
+        columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
+        rows = zip(*(block.records[one].tolist() for one in columns), strict=True)
+        for instrument, price_e9, size, ts_event_ns in rows:
+            self._trades[instrument] = (block.symbols[instrument], price_e9, size, ts_event_ns)
 
 
 class LiveProcess:
@@ -213,6 +289,9 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
     row[Counter.HELD] = stats.backlog_rows
     row[Counter.UNDELIVERED] = stats.undelivered
+    row[Counter.ATTEMPTS] = stats.attempts
+    row[Counter.SUBSCRIBED] = stats.subscribed
+    row[Counter.RECEIVED_NS] = stats.last_recv_ns
 
 
 def _no_problem() -> str | None:

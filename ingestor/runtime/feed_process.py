@@ -70,13 +70,20 @@ class RingWriter:
     symbols. Another table is compared with the one before it, once.
     """
 
-    def __init__(self, context: FeedContext, next_row: int = NEW_ROWS) -> None:
-        """`next_row` is the number of the first row of a feed that was started again."""
+    def __init__(
+        self, context: FeedContext, next_row: int = NEW_ROWS, *, stamps: bool = False
+    ) -> None:
+        """`next_row` is the number of the first row of a feed that was started again.
+
+        With `stamps` each block says when it was put.
+        """
         self._ring = context.ring
+        self._stamps = stamps
         self._ring.join()
         self._process = context.row[Counter.RESTARTS]
         self._begin = begin_message(Begin(self._process, next_row)) if context.again else b""
         self._row = context.row
+        self._row[Counter.RING_BYTES] = context.ring.max_message_bytes
         self._symbols_bytes = min(
             MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
         )
@@ -103,7 +110,8 @@ class RingWriter:
             if not self._put(order_message(in_order=block.in_order), timeout_s):
                 return False
             self._in_order = block.in_order
-        return self._put(records_message(block.records), timeout_s)
+        put_ns = time.monotonic_ns() if self._stamps else 0
+        return self._put(records_message(block.records, put_ns), timeout_s)
 
     def _begin_again(self, next_row: int, next_status: int) -> None:
         """Put for a reader that has just begun: it knows nothing."""
@@ -123,6 +131,7 @@ class RingWriter:
         """Give a sign of life, and write what of the log nobody has read yet."""
         logs.drain()
         self._has_begun(0.0)
+        self._row[Counter.RING_USED_BYTES] = self._ring.used_bytes
         self._row[Counter.HEARTBEAT_NS] = time.monotonic_ns()
 
     def _has_begun(self, timeout_s: float) -> bool:

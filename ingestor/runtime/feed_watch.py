@@ -164,6 +164,7 @@ class FeedWatch:
     def tell_trouble(self) -> None:
         """Say once, for each live feed, that nothing is stored, and why."""
         trouble = self._publisher.trouble
+        self._table.note_trouble(len(self._feeds), trouble)
         if trouble and trouble != self._trouble:
             log.warning("nothing is stored: %s", trouble)
             for feed in range(len(self._feeds) if self._live else 0):

@@ -24,7 +24,7 @@ from ingestor.runtime.feed_factory import (
     strike_plan,
 )
 from ingestor.runtime.machine import check_machine
-from ingestor.runtime.metrics import listening
+from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import LiveProgress
 from ingestor.runtime.publisher_factory import checked_options, make_publisher, server_of
 from ingestor.runtime.report import RunReport
@@ -79,7 +79,7 @@ class StreamIngestor:
         with (
             demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
             journals(config) as frame_logs,
-            listening(config.metrics) as metrics,
+            listening(config.metrics) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
@@ -104,7 +104,7 @@ class StreamIngestor:
                 progress=LiveProgress,
                 live=True,
                 run_s=config.live.stop_after_s or (DEMO_S if self._demo else None),
-                metrics=metrics,
+                metrics=shown_by(listener, config, options, keeping, live=True, demo=self._demo),
                 keeping=keeping,
             )
             run.to_the_end(

@@ -244,6 +244,8 @@ class ReplaySnapshot:
     share: float
     eta_s: float | None
     waits: str | None = None
+    ends_ns: int = 0
+    """Event time at which it ends, as far as can be told; 0 before anything is read."""
 
     def sentence(self) -> str:
         """One line for people."""
@@ -289,9 +291,13 @@ class ReplayProgress:
         """Return where the run stands at `now_ns` of the monotonic clock."""
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
-        self._first_event_ns = self._first_event_ns or event_ns
+        # Who begins to look late, as the page does, is told where the run began.
+        self._first_event_ns = (
+            self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
+        )
+        ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
         if self._paced_speed:
-            share, eta_s = self._scheduled(now_ns, event_ns)
+            share, eta_s = self._scheduled(now_ns, event_ns, ends_ns)
         else:
             share = self._share(published)
             elapsed_s = (now_ns - self._started_ns) / NS_PER_S
@@ -304,11 +310,11 @@ class ReplayProgress:
             share,
             eta_s,
             self._waits(now_ns),
+            ends_ns,
         )
 
-    def _scheduled(self, now_ns: int, event_ns: int) -> tuple[float, float | None]:
+    def _scheduled(self, now_ns: int, event_ns: int, ends_ns: int) -> tuple[float, float | None]:
         """Return the share of the schedule that is over, and the seconds that are left of it."""
-        ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
         if not event_ns or not ends_ns:
             return 0.0, None
         at_ns = event_ns

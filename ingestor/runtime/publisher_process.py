@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -23,7 +24,7 @@ from uuid import uuid4
 import numpy as np
 import uvloop
 
-from ingestor.merge.pace import LatenessHistogram, Pacer
+from ingestor.merge.pace import Pacer
 from ingestor.merge.skip import SkipRows
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
@@ -36,6 +37,7 @@ from ingestor.ring.wire import Begin
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import Position, Predecessor, Stored
 from ingestor.runtime.run_records import types_of
 
@@ -141,7 +143,13 @@ class PublisherProcess:
         self._row = table.row(len(inputs.rings))
         self._stop_s = stop_s
         self._span = _Span()
-        self._lateness = LatenessHistogram()
+        latencies, process = table.latencies, len(inputs.rings)
+        self._from_ring = latencies.recorder(process, Hop.RING_TO_PUBLISH)
+        self._to_stored = latencies.recorder(process, Hop.PUBLISH_TO_STORED)
+        self._lateness = latencies.recorder(process, Hop.DUE_TO_SENT)
+        self._under_way: deque[tuple[int, int]] = deque()
+        self._acked_rows = 0
+        publisher.tell_stored(self._on_stored)
         self._asking = False
         self._again = self._row[Counter.RESTARTS] > 0
         self._before = Stored()
@@ -302,17 +310,34 @@ class PublisherProcess:
             # What has come due while this slept goes along: sleeping for each would fall behind.
             ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
             await self._hand_over(runs.part(done, ready))
-            self._lateness.add(time.monotonic_ns() - due_ns[done:ready])
+            self._lateness.add_each(time.monotonic_ns() - due_ns[done:ready])
             done = ready
 
     async def _hand_over(self, runs: Runs) -> None:
         # Counted before: of a send that is cut short nobody knows what is stored.
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
+        self._under_way.append((len(runs), time.monotonic_ns()))
         await self._asked(self._publisher.send(runs))
-        if time.monotonic_ns() >= self._count_due_ns:
+        now_ns = time.monotonic_ns()
+        if self._drain_on_stop:
+            for block in runs.blocks:
+                if block.put_ns:
+                    self._from_ring.add(now_ns - block.put_ns, len(block.records))
+        if now_ns >= self._count_due_ns:
             self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
+
+    def _on_stored(self, rows: int) -> None:
+        """Count how long the oldest rows under way took until the server has stored them."""
+        now_ns = time.monotonic_ns()
+        while rows and self._under_way:
+            held, handed_ns = self._under_way.popleft()
+            stored = min(rows, held)
+            self._to_stored.add(now_ns - handed_ns, stored)
+            rows -= stored
+            if stored < held:
+                self._under_way.appendleft((held - stored, handed_ns))
 
     async def _sleep_until(self, due_ns: int) -> bool:
         """Sleep to a due time, to some tens of microseconds; False if the run is to stop."""
@@ -331,7 +356,12 @@ class PublisherProcess:
             while True:
                 self._count()
                 self._watch.tell_trouble()
+                self._flush_latencies()
                 await asyncio.sleep(HEARTBEAT_S)
+
+    def _flush_latencies(self) -> None:
+        for recorder in (self._from_ring, self._to_stored, self._lateness):
+            recorder.flush()
 
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""
@@ -344,7 +374,16 @@ class PublisherProcess:
         stored, before = self._publisher.report(), self._before
         # Until something is stored each block counts, so that the first row is not missed.
         self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
-        row[Counter.PUBLISHED] = self._publisher.acked_rows
+        acked, under_way = self._publisher.acked_rows, self._publisher.unacked_rows
+        row.note_since(
+            Counter.STALLED_SINCE_NS, under_way > 0 and acked == self._acked_rows, now_ns
+        )
+        self._acked_rows = acked
+        row[Counter.UNACKED] = under_way
+        row[Counter.FIRST_EVENT_NS] = (
+            row[Counter.FIRST_EVENT_NS] or self._span.first_ts_event_ns or 0
+        )
+        row[Counter.PUBLISHED] = acked
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
@@ -382,8 +421,7 @@ class PublisherProcess:
 
     def _note_end(self, finished_ns: int) -> None:
         self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
-        self._table.note(Total.LATE_P50_NS, self._lateness.percentile_ns(50))
-        self._table.note(Total.LATE_P99_NS, self._lateness.percentile_ns(99))
+        self._flush_latencies()
         self._table.note(Total.FINISHED_NS, finished_ns)
 
 

@@ -34,7 +34,7 @@ from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
 from ingestor.runtime.job import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
-from ingestor.runtime.metrics import listening
+from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import ReplayProgress
 from ingestor.runtime.publisher_factory import DEMO_DIR, checked_options, make_publisher, server_of
 from ingestor.runtime.report import RunReport, Summary
@@ -76,7 +76,7 @@ class ReplayPublisher:
         speed, gap_s = config.replay.speed, config.replay.max_gap_s
         gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
         with (
-            listening(config.metrics) as metrics,
+            listening(config.metrics) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
@@ -107,7 +107,7 @@ class ReplayPublisher:
                     rows, publisher, speed, shortens=gap_ns is not None
                 ),
                 pacer=Pacer(speed, gap_ns) if speed else None,
-                metrics=metrics,
+                metrics=shown_by(listener, config, options, keeping, live=False, demo=self._demo),
                 keeping=keeping,
             )
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,10 @@ from ingestor.runtime.counters import (
     CounterTable,
     Total,
 )
+from ingestor.runtime.latency import Hop, LatencyTable, together
+
+_NEXT_UNIT: Final = 1_000
+_LATE: Final = Hop.DUE_TO_SENT.name.lower()
 
 
 class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +36,16 @@ class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
     unrecorded: int = 0
     undelivered: int = 0
     restarts: int = 0
+
+
+class HopSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """How long rows took over one hop, ns; of a live feed's hops those of all feeds together."""
+
+    rows: int
+    p50_ns: int
+    p99_ns: int
+    p999_ns: int
+    max_ns: int
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,19 +70,15 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int | None = None
     last_seq: int | None = None
     publish_mode: str | None = None
+    latency: dict[str, HopSummary] = {}
     feeds: dict[str, FeedSummary] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """The summary, what people also want to know, and how to exit.
-
-    The lateness of a paced replay is in ns, None where nothing was paced.
-    """
+    """The summary, what people also want to know, and how to exit."""
 
     summary: Summary
-    late_p50_ns: int | None = None
-    late_p99_ns: int | None = None
     reconnects: int = 0
     skipped_by_cause: dict[str, int] = field(default_factory=dict)
     error: str | None = None
@@ -98,8 +109,6 @@ def report_of(
         summary = msgspec.structs.replace(summary, feeds=by_name)
     return RunReport(
         summary=summary,
-        late_p50_ns=table.total(Total.LATE_P50_NS),
-        late_p99_ns=table.total(Total.LATE_P99_NS),
         reconnects=table.row(len(feeds))[Counter.RECONNECTS],
         skipped_by_cause=dict(skipped),
         error=error,
@@ -131,6 +140,24 @@ def _summary(table: CounterTable, feeds: int, stream: str, stored_before: int) -
         first_seq=table.total(Total.FIRST_SEQ),
         last_seq=table.total(Total.LAST_SEQ),
         publish_mode=None if mode is None else PUBLISH_MODES[mode],
+        latency={
+            hop.name.lower(): counted
+            for hop in Hop
+            if (counted := _hop(table.latencies, hop, feeds + 1)) is not None
+        },
+    )
+
+
+def _hop(table: LatencyTable, hop: Hop, processes: int) -> HopSummary | None:
+    whole = together(table.read(process, hop) for process in range(processes))
+    if (p50_ns := whole.quantile_ns(0.5)) is None:
+        return None
+    return HopSummary(
+        rows=whole.rows,
+        p50_ns=p50_ns,
+        p99_ns=whole.quantile_ns(0.99) or 0,
+        p999_ns=whole.quantile_ns(0.999) or 0,
+        max_ns=whole.max_ns,
     )
 
 
@@ -177,10 +204,42 @@ def as_text(report: RunReport) -> str:
     lines.append(_input(report))
     if summary.feeds is not msgspec.UNSET:
         lines += [_feed_line(name, feed) for name, feed in summary.feeds.items()]
-    if report.late_p50_ns is not None and report.late_p99_ns is not None:
-        p50, p99 = report.late_p50_ns // NS_PER_US, report.late_p99_ns // NS_PER_US
-        lines.append(f"pace          sent {p50:,} us after due at the median, {p99:,} us at p99")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_latency(summary.latency)])
+
+
+def _latency(hops: Mapping[str, HopSummary]) -> list[str]:
+    return [_pace(hop) if name == _LATE else _hop_line(name, hop) for name, hop in hops.items()]
+
+
+def _hop_line(name: str, hop: HopSummary) -> str:
+    quantiles = {"p50": hop.p50_ns, "p99": hop.p99_ns, "p99.9": hop.p999_ns, "max": hop.max_ns}
+    told = ", ".join(f"{quantile} {duration_text(ns)}" for quantile, ns in quantiles.items())
+    return f"latency       {name.replace('_', ' '):<18}{told}"
+
+
+def _pace(late: HopSummary) -> str:
+    p50, p99, p999, most = (
+        ns // NS_PER_US for ns in (late.p50_ns, late.p99_ns, late.p999_ns, late.max_ns)
+    )
+    return (
+        f"pace          sent {p50:,} us after due at the median, {p99:,} us at p99,"
+        f" {p999:,} us at p99.9, {most:,} us at most"
+    )
+
+
+def duration_text(ns: int) -> str:
+    """Return a duration with three digits in the unit that suits it.
+
+    >>> duration_text(820), duration_text(45_600), duration_text(3_120_000)
+    ('0.82 us', '45.6 us', '3.12 ms')
+    """
+    value, unit = ns / NS_PER_US, "us"
+    for larger in ("ms", "s"):
+        if value < _NEXT_UNIT:
+            break
+        value, unit = value / _NEXT_UNIT, larger
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f} {unit}"
 
 
 def _left(summary: Summary) -> list[str]:

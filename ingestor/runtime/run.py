@@ -21,11 +21,11 @@ from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
-from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.counters import Counter, CounterTable, Role
 from ingestor.runtime.feed_process import FeedContext, FeedMain
 from ingestor.runtime.feed_watch import RingInput
 from ingestor.runtime.machine import pin
-from ingestor.runtime.metrics import METRICS, MetricsPlan, serve
+from ingestor.runtime.metrics import METRICS, MetricsPlan, RunFacts, serve
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
 from ingestor.runtime.publisher_process import (
     Merge,
@@ -65,7 +65,7 @@ class Run:
         progress: makes what reads from the counters how far the run is.
         live: what the feeds have received is published before the run ends.
         run_s: the run stops by itself after so long, where that is set.
-        metrics: where metrics are served.
+        metrics: where metrics are served, and what they say the run is.
         keeping: the run's record and leases, where it has any, and what it goes on behind.
     """
 
@@ -80,7 +80,7 @@ class Run:
         pacer: Pacer | None = None,
         live: bool = False,
         run_s: float | None = None,
-        metrics: MetricsPlan | None = None,
+        metrics: tuple[MetricsPlan, RunFacts] | None = None,
         keeping: Keeping | None = None,
     ) -> None:
         process = config.process
@@ -146,8 +146,12 @@ class Run:
             plan if live else replace(plan, with_it=tuple(range(len(feeds))), renew=renew)
         )
         if metrics is not None:
-            names = (*self._names, PUBLISHER, METRICS)
-            shows = partial(serve, metrics, names, table)
+            role = Role.LIVE if live else Role.FILES
+            processes: list[tuple[str, Role]] = [(name, role) for name in self._names]
+            processes += [(PUBLISHER, Role.PUBLISHER), (METRICS, Role.OTHER)]
+            if keeping is not None:
+                processes.append((KEEPER, Role.OTHER))
+            shows = partial(serve, *metrics, processes, table, progress)
             children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
         if keeping is not None:
             keeps = partial(keep, keeping, table, len(feeds), len(children))

@@ -1,7 +1,8 @@
-"""A run as it is seen from outside, by Prometheus and by people: metrics and the status page.
+"""A run as it is seen from outside: what it is, how it stands, and its metrics for Prometheus.
 
 Every column of the counters becomes one metric, whose name, type and unit follow from the column's
-name alone, so that a new column appears by itself:
+name alone, so that a new column appears by itself, for the processes in whose row it means
+something:
 
     RECORDS         counter  ingestor_records_total{process="trades"} 1200
     BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (one of `GAUGES`)
@@ -13,55 +14,59 @@ Times are left out while they are 0, which is "none yet". Columns of a clock tha
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 from typing import Final, NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ingestor import __version__
-from ingestor.model.clock import iso_utc
-from ingestor.model.feed_status import FeedStatus, line_of_status
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable
+from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable, Role
+from ingestor.runtime.latency import Hop
+from ingestor.runtime.metrics import RunFacts
+from ingestor.runtime.progress_reporter import Progress, ReplaySnapshot
 
-REFRESH_S: Final = 2
+FIRST_EDGE, LAST_EDGE = 13, 36
+"""Prometheus gets a bucket for each power of two from 2**13 ns (8 us) to 2**36 ns (69 s)."""
 
 _DECIMALS: Final = 9
-_PRICE: Final = "reference price"
-_ABOUT_PRICE: Final = "Newest price of the options' underlying; 0 before the first."
-_AGE: Final = "Time since the last sign of life."
-_PAGE_HEAD: Final = f"""\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">
-<meta name="viewport" content="width=device-width"><title>ingestor</title><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2em .9em; border-bottom: 1px solid #8884; text-align: left }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
-td.about {{ opacity: .65 }}
-.bad {{ color: #d22; font-weight: bold }}
-pre {{ white-space: pre-wrap }}
-</style></head><body>
-"""
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """The names of all processes, in the order of their rows, and the shared memory of a run."""
+    """All processes in the order of their rows, the shared memory of a run, and what it is."""
 
     names: Sequence[str]
+    roles: Sequence[Role]
     table: CounterTable
+    facts: RunFacts
 
     @property
     def processes(self) -> list[tuple[str, CounterRow]]:
         """Every process with its counters."""
         return [(name, self.table.row(index)) for index, name in enumerate(self.names)]
+
+    def having(self, role: Role) -> list[tuple[int, str, CounterRow]]:
+        """Return number, name and counters of the processes that are one of `role`."""
+        return [
+            (index, name, self.table.row(index))
+            for index, name in enumerate(self.names)
+            if self.roles[index] in role
+        ]
 
     def statuses(self) -> Iterator[tuple[str, FeedStatus]]:
         """Yield the last status of each feed that has told any, with the name of its process."""
@@ -70,25 +75,10 @@ class RunView:
             if status is not None:
                 yield name, status
 
-    def silent(self, now_ns: int, limit_s: float) -> dict[str, float]:
-        """Return the processes without a sign of life for over `limit_s`: name to seconds.
 
-        `now_ns` is of the monotonic clock. A process that has ended is not silent.
-        """
-        ages = {name: heartbeat_age_s(row, now_ns) for name, row in self.processes}
-        return {
-            name: age_s for name, age_s in ages.items() if age_s is not None and age_s > limit_s
-        }
-
-    def away(self, now_ns: int, limit_s: float) -> dict[str, float]:
-        """Return the feeds without a vendor, and the publisher without a server, as `silent`."""
-        ages = {name: away_s(row, now_ns) for name, row in self.processes}
-        return {name: age_s for name, age_s in ages.items() if age_s > limit_s}
-
-
-def away_s(row: CounterRow, now_ns: int) -> float:
-    """Return how long a process has been without its vendor or server; 0 if it is not."""
-    since_ns = row[Counter.AWAY_SINCE_NS]
+def since_s(row: CounterRow, since: Counter, now_ns: int) -> float:
+    """Return for how long something of a process has been so; 0 if it is not, or it has ended."""
+    since_ns = row[since]
     return 0.0 if row[Counter.ENDED] or not since_ns else max(now_ns - since_ns, 0) / NS_PER_S
 
 
@@ -97,6 +87,15 @@ def heartbeat_age_s(row: CounterRow, now_ns: int) -> float | None:
     if row[Counter.ENDED]:
         return None
     return max(now_ns - row[Counter.HEARTBEAT_NS], 0) / NS_PER_S
+
+
+def usage_of(pid: int) -> tuple[float, int] | None:
+    """Return CPU seconds and resident bytes (proc_pid_stat(5)); None of a process that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES
 
 
 class Series(NamedTuple):
@@ -117,50 +116,102 @@ def series_of(counter: Counter) -> Series:
     return Series(f"{name}_total", "counter", scaled=False)
 
 
-def exposition(view: RunView, now_ns: int) -> str:
+def exposition(view: RunView, progress: Progress | None, now_ns: int) -> str:
     """Return everything there is to scrape, in text format 0.0.4; `now_ns` is monotonic."""
-    return generate_latest(_RunCollector(view, now_ns)).decode()
+    return generate_latest(RunCollector(view, progress, now_ns)).decode()
 
 
-class _RunCollector(Collector):
+class RunCollector(Collector):
     """What `prometheus_client` asks for its metrics: one look at the table."""
 
-    def __init__(self, view: RunView, now_ns: int) -> None:
+    def __init__(self, view: RunView, progress: Progress | None, now_ns: int) -> None:
         self._view = view
+        self._progress = progress
         self._now_ns = now_ns
 
     def collect(self) -> Iterable[Metric]:
+        """Yield every family that has something to tell of this run."""
+        for family in self.families():
+            if family.samples:
+                yield family
+
+    def families(self) -> Iterator[Metric]:
+        """Yield every family there is."""
+        yield from self._run()
+        yield from self._states()
+        for counter in Counter:
+            if counter not in self._untold():
+                yield self._column(counter)
+        yield from self._by_subject_and_cause()
+        for hop in Hop:
+            yield self._latencies(hop)
+        yield from self._usage()
+        yield from self._replay()
+        yield from self._live()
+
+    def _untold(self) -> frozenset[Counter]:
+        journal = {Counter.UNRECORDED, Counter.JOURNAL_BYTES}
+        # The number of a process stands for what is told about it; it is no figure.
+        return MONOTONIC | {Counter.PID} | (journal if not self._view.facts.journal_dir else set())
+
+    def _run(self) -> Iterator[Metric]:
+        facts = self._view.facts
         build = GaugeMetricFamily(
             "ingestor_build_info", "The version that runs.", labels=["version"]
         )
         build.add_metric([__version__], 1)
         yield build
+        mode = f"{facts.mode} demo" if facts.demo else facts.mode
+        told = {"mode": mode, "stream": facts.stream, "server": facts.server}
+        info = GaugeMetricFamily("ingestor_run_info", "What runs, and where to.", labels=[*told])
+        info.add_metric([*told.values()], 1)
+        yield info
+        yield _one(
+            "ingestor_start_time_seconds", "When the run began.", facts.started_ns / NS_PER_S
+        )
+        yield _one(
+            "ingestor_leases", "Subjects that this run alone may write to.", facts.leases or None
+        )
+
+    def _states(self) -> Iterator[Metric]:
+        connected = GaugeMetricFamily(
+            "ingestor_connected",
+            "1 while a live feed has its vendor, or the publisher its server.",
+            labels=["process"],
+        )
+        for _, name, row in self._view.having(Role.LIVE | Role.PUBLISHER):
+            if not row[Counter.ENDED]:
+                connected.add_metric([name], int(not row[Counter.AWAY_SINCE_NS]))
+        yield connected
         yield self._ages(
             "ingestor_heartbeat_age_seconds",
             "Time since the last sign of life; none once it has ended.",
+            Role.ANY,
             heartbeat_age_s,
         )
         yield self._ages(
             "ingestor_away_seconds",
             "Time that a live feed has been without its vendor, or the publisher without its"
             " server.",
-            away_s,
+            Role.LIVE | Role.PUBLISHER,
+            lambda row, now_ns: since_s(row, Counter.AWAY_SINCE_NS, now_ns),
         )
-        for counter in Counter:
-            if counter not in MONOTONIC:
-                yield self._column(counter)
-        price = GaugeMetricFamily("ingestor_reference_price", _ABOUT_PRICE, labels=["process"])
-        if price_e9 := self._view.table.reference_price_e9:
-            # Feed 0 is the stocks' wherever there is a price.
-            price.add_metric([self._view.names[0]], price_e9 / 10**_DECIMALS)
-        yield price
-        yield self._statuses()
+        yield self._ages(
+            "ingestor_stalled_seconds",
+            "Time that rows have been under way and the server has stored none.",
+            Role.PUBLISHER,
+            lambda row, now_ns: since_s(row, Counter.STALLED_SINCE_NS, now_ns),
+        )
 
     def _ages(
-        self, name: str, about: str, age_s: Callable[[CounterRow, int], float | None]
+        self,
+        name: str,
+        about: str,
+        role: Role,
+        age_s: Callable[[CounterRow, int], float | None],
     ) -> Metric:
         family = GaugeMetricFamily(name, about, labels=["process"])
-        for process, row in self._view.processes:
+        for _, process, row in self._view.having(role):
             if (value := age_s(row, self._now_ns)) is not None:
                 family.add_metric([process], round(value, 3))
         return family
@@ -169,12 +220,105 @@ class _RunCollector(Collector):
         name, kind, scaled = series_of(counter)
         made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         family = made(name, counter.about, labels=["process"])
-        for process, row in self._view.processes:
+        for _, process, row in self._view.having(counter.whose):
             value = row[counter]
             if value or not scaled:
                 # Dividing integers rounds once, to the nearest float.
                 family.add_metric([process], value / 10**_DECIMALS if scaled else value)
         return family
+
+    def _by_subject_and_cause(self) -> Iterator[Metric]:
+        subjects = CounterMetricFamily(
+            "ingestor_stored_total", "Rows that are known to be stored.", labels=["subject"]
+        )
+        for subject, rows in self._view.table.stored.items():
+            subjects.add_metric([subject], rows)
+        yield subjects
+        causes = CounterMetricFamily(
+            "ingestor_skipped_by_cause_total",
+            "Records left out, by what is wrong with them.",
+            labels=["process", "cause"],
+        )
+        for index, name, _ in self._view.having(Role.FEED):
+            for cause, count in self._view.table.skipped(index).items():
+                causes.add_metric([name, cause], count)
+        yield causes
+
+    def _latencies(self, hop: Hop) -> Metric:
+        name = f"ingestor_{hop.name.lower()}_seconds"
+        family = HistogramMetricFamily(name, hop.about, labels=["process"])
+        for index, process in enumerate(self._view.names):
+            counted = self._view.table.latencies.read(index, hop)
+            if not (rows := counted.rows):
+                continue
+            edges = counted.by_octave()[FIRST_EDGE - 1 : LAST_EDGE]
+            buckets = [(repr(edge_ns / NS_PER_S), float(below)) for edge_ns, below in edges]
+            buckets.append(("+Inf", float(rows)))
+            family.add_metric([process], buckets, counted.sum_ns / NS_PER_S)
+        return family
+
+    def _usage(self) -> Iterator[Metric]:
+        cpu = CounterMetricFamily(
+            "ingestor_process_cpu_seconds_total", "CPU time, user and system.", labels=["process"]
+        )
+        memory = GaugeMetricFamily(
+            "ingestor_process_resident_memory_bytes",
+            "Memory that is resident, what is shared with other processes included.",
+            labels=["process"],
+        )
+        pids = {name: row[Counter.PID] for name, row in self._view.processes}
+        for name, pid in {"supervisor": self._view.facts.pid, **pids}.items():
+            if pid and (used := usage_of(pid)) is not None:
+                cpu.add_metric([name], used[0])
+                memory.add_metric([name], used[1])
+        yield cpu
+        yield memory
+
+    def _replay(self) -> Iterator[Metric]:
+        told = self._progress.snapshot(self._now_ns) if self._progress is not None else None
+        speed = share = left_s = None
+        if isinstance(told, ReplaySnapshot):
+            speed, share, left_s = told.speed, told.share, told.eta_s
+        yield _one(
+            "ingestor_replay_wanted_speed",
+            "Event time per time as it was asked for; 0 is as fast as possible.",
+            self._view.facts.speed,
+        )
+        yield _one("ingestor_replay_speed", "Event time per time as it is.", speed)
+        yield _one(
+            "ingestor_replay_done_ratio",
+            "Share of the replay that is over, 0 to 1.",
+            share,
+        )
+        yield _one(
+            "ingestor_replay_left_seconds",
+            "Time until the replay ends, as far as can be told.",
+            left_s,
+        )
+
+    def _live(self) -> Iterator[Metric]:
+        view = self._view
+        price = GaugeMetricFamily(
+            "ingestor_reference_price",
+            "Newest price of the options' underlying; none before the first.",
+            labels=["process"],
+        )
+        if price_e9 := view.table.reference_price_e9:
+            # Feed 0 is the stocks' wherever there is a price.
+            price.add_metric([view.names[0]], price_e9 / 10**_DECIMALS)
+        yield price
+        yield self._statuses()
+        yield _one(
+            "ingestor_backlog_limit",
+            "Records that may wait in a live feed for room in its ring.",
+            view.facts.backlog_rows,
+        )
+        folder = view.facts.journal_dir
+        yield _one(
+            "ingestor_journal_free_bytes",
+            "Free bytes on the disk of the journal.",
+            None if folder is None else shutil.disk_usage(folder).free,
+        )
 
     def _statuses(self) -> Metric:
         family = GaugeMetricFamily(
@@ -187,67 +331,5 @@ class _RunCollector(Collector):
         return family
 
 
-def status_page(view: RunView, now_ns: int, wall_ns: int, stale_after_s: float) -> str:
-    """Return one plain HTML document that loads itself again.
-
-    `now_ns` is of the monotonic clock, `wall_ns` UTC.
-    """
-    names = "".join(f"<th>{escape(name)}</th>" for name in view.names)
-    states = "".join(_state(row, now_ns, stale_after_s) for _, row in view.processes)
-    rows = "\n".join(_rows(view))
-    return (
-        f"{_PAGE_HEAD}<h1>ingestor {escape(__version__)}</h1>\n<p>{iso_utc(wall_ns)[:19]}Z</p>\n"
-        f"<table>\n<tr><th></th>{names}<th></th></tr>\n"
-        f'<tr><th>state</th>{states}<td class="about">{_AGE}</td></tr>\n'
-        f"{rows}\n</table>\n{_last_statuses(view)}"
-        '<p><a href="metrics">metrics</a> <a href="healthz">health</a></p>\n</body></html>\n'
-    )
-
-
-def _state(row: CounterRow, now_ns: int, stale_after_s: float) -> str:
-    age_s = heartbeat_age_s(row, now_ns)
-    if age_s is None:
-        return '<td class="n">ended</td>'
-    if (gone_s := away_s(row, now_ns)) > stale_after_s:
-        return f'<td class="n bad">without a connection for {gone_s:.1f} s</td>'
-    if age_s > stale_after_s:
-        return f'<td class="n bad">silent for {age_s:.1f} s</td>'
-    return f'<td class="n">runs, {age_s:.1f} s</td>'
-
-
-def _rows(view: RunView) -> Iterator[str]:
-    for counter in Counter:
-        values = [row[counter] for _, row in view.processes]
-        # A column that nobody has counted in yet would only be in the way.
-        if any(values) and counter not in (*MONOTONIC, Counter.ENDED):
-            name = counter.name.lower().removesuffix("_ns").replace("_", " ")
-            yield _row(name, [_cell(counter, value) for value in values], counter.about)
-    if price_e9 := view.table.reference_price_e9:
-        cells = [decimal(price_e9), *[""] * (len(view.names) - 1)]
-        yield _row(_PRICE, cells, _ABOUT_PRICE)
-
-
-def _row(name: str, cells: Iterable[str], about: str) -> str:
-    row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
-    return f'<tr><th>{escape(name)}</th>{row}<td class="about">{escape(about)}</td></tr>'
-
-
-def _cell(counter: Counter, value: int) -> str:
-    if not value:
-        return ""
-    if counter is Counter.EVENT_TIME_NS:
-        return f"{iso_utc(value)[:23]}Z"
-    return decimal(value) if series_of(counter).scaled else f"{value:,}"
-
-
-def _last_statuses(view: RunView) -> str:
-    lines = [escape(line_of_status(status)) for _, status in view.statuses()]
-    if not lines:
-        return ""
-    return "<h2>last status of each feed</h2>\n<pre>" + "\n".join(lines) + "</pre>\n"
-
-
-def decimal(value: int) -> str:
-    """Return an integer of 1e-9 as an exact decimal."""
-    sign, digits = "-" if value < 0 else "", f"{abs(value):0{_DECIMALS + 1}d}"
-    return f"{sign}{digits[:-_DECIMALS]}.{digits[-_DECIMALS:]}"
+def _one(name: str, about: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)

@@ -228,9 +228,16 @@ class Supervisor:
         now_ns = self._looked_ns = time.monotonic_ns()
         if self._limits.run_s is not None:
             self._end_ns = now_ns + int(self._limits.run_s * NS_PER_S)
-        for index, plan in enumerate(self._plans):
-            self._table.row(index)[Counter.HEARTBEAT_NS] = now_ns
-            self._children.append(start_child(plan))
+        for index in range(len(self._plans)):
+            self._children.append(self._start_one(index, now_ns))
+
+    def _start_one(self, index: int, now_ns: int) -> Child:
+        row = self._table.row(index)
+        # Until it gives a sign of life itself, both are the same: it is starting.
+        row[Counter.HEARTBEAT_NS] = row[Counter.STARTED_NS] = now_ns
+        child = start_child(self._plans[index])
+        row[Counter.PID] = child.process.pid or 0
+        return child
 
     def _running(self) -> list[Child]:
         return [child for child in self._children if not child.ended]
@@ -302,8 +309,7 @@ class Supervisor:
             self._clear_away(one)
         plan.renew()
         for one in group:
-            self._table.row(one)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
-            self._children[one] = start_child(self._plans[one])
+            self._children[one] = self._start_one(one, time.monotonic_ns())
         pid = self._children[index].process.pid
         log.warning("%s: started again as pid %s", outcome.error, pid)
         return True

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus
-from ingestor.model.records import STOCK_TRADE, RType
+from ingestor.model.records import EVENT_TYPES, STOCK_TRADE, RType
 from ingestor.ring.wire import (
     END_MESSAGE,
     NEW_ROWS,
@@ -37,6 +37,18 @@ def test_records_come_back_bit_for_bit_with_their_feed_and_source() -> None:
     assert (got.feed, got.source) == (3, Source.REPLAY)
     assert got.records.dtype == sent.dtype
     assert got.records.tobytes() == sent.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [kind.dtype for kind in EVENT_TYPES], ids=str)
+def test_a_live_block_bears_the_time_at_which_it_was_put(dtype: np.dtype[np.void]) -> None:
+    [rtype] = {kind.rtype for kind in EVENT_TYPES if kind.dtype is dtype}
+    sent = np.zeros(3, dtype)
+    sent["length"], sent["rtype"] = dtype.itemsize // 4, rtype
+    plain, stamped = (reader().read(records_message(sent, put)) for put in (0, 2**62 + 1))
+    assert isinstance(plain, Block)
+    assert isinstance(stamped, Block)
+    assert (plain.put_ns, stamped.put_ns) == (0, 2**62 + 1)
+    assert stamped.records.tobytes() == plain.records.tobytes() == sent.tobytes()
 
 
 def test_a_mixed_stock_frame_keeps_every_rtype() -> None:

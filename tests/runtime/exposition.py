@@ -9,10 +9,12 @@ from typing import Final
 
 NAME: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _HELP: Final = re.compile(rf"# HELP ({NAME}) (.*)").fullmatch
-_TYPE: Final = re.compile(rf"# TYPE ({NAME}) (counter|gauge)").fullmatch
+_TYPE: Final = re.compile(rf"# TYPE ({NAME}) (counter|gauge|histogram)").fullmatch
 _SAMPLE: Final = re.compile(rf"({NAME})(?:\{{(.*)\}})? (-?\d+(?:\.\d+)?(?:e[+-]\d+)?)").fullmatch
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 _ESCAPES: Final = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
+
+PARTS: Final = ("_bucket", "_count", "_sum")
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -22,6 +24,15 @@ class Family:
     help: str
     kind: str = ""
     samples: dict[Labels, Decimal] = field(default_factory=dict)
+
+    def buckets(self, process: str) -> dict[str, Decimal]:
+        """Upper edge to count of a process's histogram, as it stands in the text."""
+        found = {}
+        for labels, value in self.samples.items():
+            told = dict(labels)
+            if (told["process"], told["part"]) == (process, "_bucket"):
+                found[told["le"]] = value
+        return found
 
     def of(self, process: str) -> Decimal:
         """The one sample of a process."""
@@ -45,8 +56,12 @@ def parse(text: str) -> dict[str, Family]:
         else:
             sample = _SAMPLE(line)
             assert sample, line
-            assert (sample[1], bool(families[current].kind)) == (current, True)
+            kind, part = families[current].kind, sample[1].removeprefix(current)
+            assert kind, line
+            assert part in PARTS if kind == "histogram" else not part, line
             labels = _labels(sample[2] or "")
+            if part:
+                labels = (("part", part), *labels)
             assert labels not in families[current].samples
             families[current].samples[labels] = Decimal(sample[3])
     return families

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 TIMEOUT_S: Final = 10.0
 
@@ -24,6 +27,15 @@ def fetch(port: int, path: str, method: str = "GET", host: str = "127.0.0.1") ->
         connection.request(method, path)
         answer = connection.getresponse()
         return Got(answer.status, answer.getheader("Content-Type"), answer.read().decode())
+
+
+def events(port: int) -> Iterator[dict[str, Any]]:
+    """What a page is sent, event by event."""
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
+        connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        for line in connection.makefile("rb"):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
 
 
 def fetch_when_up(port: int, path: str, timeout_s: float = 20.0) -> Got:

@@ -2,25 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.records import OPTION_TRADE, RType
 from ingestor.ring import kept as kept_module
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import Begin, RingReader
-from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterTable
 from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition, Position
 from tests.rows import block
 
@@ -65,6 +70,7 @@ class Log:
     closed: int = 0
     frames: list[bytes] = field(default_factory=list)
     counts: JournalCounts = field(default_factory=JournalCounts)
+    failure: str | None = None
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> None:
         self.frames.append(data)
@@ -269,3 +275,72 @@ def test_statuses_that_are_not_settled_are_told_again_before_rows() -> None:
     assert begin == Begin(0, 0, 1)
     assert [one.at_ns for one in told if isinstance(one, FeedStatus)] == [2, 3]
     assert isinstance(rows, Block)
+
+
+def trades(*rows: tuple[int, int, int]) -> Block:
+    """Trades of contracts: instrument, price in cents, size; at 1, 2, 3... ns."""
+    records = np.zeros(len(rows), OPTION_TRADE)
+    records["length"], records["rtype"] = OPTION_TRADE.itemsize // 4, RType.OPTION_TRADE
+    for at, (instrument, cents, size) in enumerate(rows):
+        records["instrument_id"][at], records["size"][at] = instrument, size
+        records["price_e9"][at], records["ts_event_ns"][at] = cents * 10**7, at + 1
+    symbols = {one: f"O:SPY251216C{one * 1_000:08d}" for one in range(1, 2_000)}
+    return Block(0, records, symbols, Source.SIM)
+
+
+def test_the_last_trade_of_each_contract_is_shown_nearest_to_the_money_first() -> None:
+    here = place(ring_bytes=1_000_000)
+    sink = RingSink(here)
+    sink.price(686_010_000_000)
+    assert sink.put(trades((690, 10, 1), (686, 160, 2)))
+    assert sink.put(trades((686, 170, 3)))
+    assert here.table.last_trades == []
+    sink.show(STATS)
+    assert here.table.last_trades == [
+        ("O:SPY251216C00686000", 1_700_000_000, 3, 1),
+        ("O:SPY251216C00690000", 100_000_000, 1, 1),
+    ]
+    assert sink.put(trades(*((one, 1, 1) for one in range(1, 1_000))))
+    sink.show(STATS)
+    shown = here.table.last_trades
+    assert len(shown) == MAX_LAST_TRADES
+    assert shown[0][0] == "O:SPY251216C00686000"
+
+
+def test_how_long_records_took_to_be_received_and_to_reach_the_ring_is_counted() -> None:
+    here = place()
+    sink = RingSink(here)
+    received_ns = now_ns() - 5_000_000
+    records = trades((1, 1, 1), (2, 1, 1))
+    records.records["ts_event_ns"] = received_ns - np.array([2_000_000, 9_000_000])
+    records.records["ts_recv_ns"] = received_ns
+    assert sink.put(records)
+    sink.show(STATS)
+    hops = here.table.latencies
+    received = hops.read(0, Hop.VENDOR_TO_RECEIVE)
+    assert (received.rows, received.sum_ns, received.max_ns) == (2, 11_000_000, 9_000_000)
+    reached = hops.read(0, Hop.RECEIVE_TO_RING)
+    assert (reached.rows, reached.sum_ns >= 10_000_000) == (2, True)
+    assert 5_000_000 <= reached.max_ns < 5_000_000_000
+
+
+def test_a_block_says_when_it_was_put() -> None:
+    here = place()
+    before_ns = time.monotonic_ns()
+    assert RingSink(here).put(block([(3, 1, 1)]))
+    [[put], _] = taken(here)
+    assert isinstance(put, Block)
+    assert before_ns <= put.put_ns <= time.monotonic_ns()
+
+
+def test_what_keeps_a_feed_from_its_work_is_shown_while_it_does() -> None:
+    here, journal = place(), Log(failure="No space left on device")
+    sink = RingSink(here, journal)
+    sink.show(FeedStats(trouble="Connection refused", attempts=3))
+    assert (here.table.trouble(0), here.row[Counter.ATTEMPTS]) == ("Connection refused", 3)
+    sink.show(FeedStats(streaming=True, subscribed=7, last_recv_ns=9))
+    assert here.table.trouble(0) == "No space left on device"
+    assert (here.row[Counter.SUBSCRIBED], here.row[Counter.RECEIVED_NS]) == (7, 9)
+    journal.failure = None
+    sink.show(FeedStats())
+    assert here.table.trouble(0) == ""

@@ -207,3 +207,13 @@ def test_where_holes_are_shortened_already_nobody_is_told_how() -> None:
     paced.publisher[Counter.WAITS_FOR_NS] = DAY_NS + 2 * HOUR_NS
     paced.publisher[Counter.WAITS_UNTIL_NS] = paced.now_ns + 60 * NS_PER_S
     assert paced.snapshot().waits == "next event in 60 s: 2025-12-16T02:00Z"
+
+
+def test_who_begins_to_look_late_is_told_where_a_replay_began() -> None:
+    table = CounterTable(2)
+    feed, publisher = table.row(0), table.row(1)
+    publisher[Counter.FIRST_EVENT_NS] = 10**18
+    publisher[Counter.EVENT_TIME_NS] = 10**18 + 25 * NS_PER_S
+    feed[Counter.EVENT_TIME_NS], feed[Counter.ENDED] = 10**18 + 100 * NS_PER_S, 1
+    told = ReplayProgress([("trades", feed)], publisher, 5.0).snapshot(time.monotonic_ns())
+    assert (told.share, told.eta_s, told.ends_ns) == (0.25, 15.0, 10**18 + 100 * NS_PER_S)

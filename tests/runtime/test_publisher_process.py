@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from ingestor.ring.wire import (
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_watch import RingInput
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.publisher_process import PublisherInputs, PublisherProcess
 from tests.publish.plain import connect, messages, publisher, raw_info, stored
 from tests.rows import rows
@@ -61,6 +63,67 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
+
+
+def test_latencies_are_counted_from_the_ring_to_the_socket_and_from_there_until_stored(
+    any_nats_server: NatsServer,
+) -> None:
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell)
+    assert ring.put(symbols_message({0: "ES.c.0"}))
+    put_ns = time.monotonic_ns() - 7_000_000_000
+    for at in range(3):
+        records = rows([(at * 10 + one, 0, 0) for one in range(10)])
+        assert ring.put(records_message(records, put_ns if at else 0))
+    assert ring.put(END_MESSAGE)
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), drain_on_stop=True)
+    table = CounterTable(2)
+    PublisherProcess(flow, publisher(any_nats_server), table, stop_s=10).run()
+    doorbell.close()
+    waited = table.latencies.read(1, Hop.RING_TO_PUBLISH)
+    stored = table.latencies.read(1, Hop.PUBLISH_TO_STORED)
+    # Of a block without a time nobody knows how long it waited.
+    assert (waited.rows, stored.rows) == (20, 30)
+    assert 7_000_000_000 <= waited.max_ns < 20_000_000_000
+    assert 0 < stored.max_ns < 5_000_000_000
+    assert table.latencies.read(1, Hop.DUE_TO_SENT).rows == 0
+
+
+def test_a_server_that_stores_nothing_is_seen_from_the_moment_it_began(
+    nats_server: NatsServer,
+) -> None:
+    doorbell = Doorbell()
+    ring = BlockRing(doorbell)
+    table = CounterTable(2)
+    row = table.row(1)
+    assert ring.put(symbols_message({0: "ES.c.0"}))
+    inputs = [RingInput(ring, RingReader(0, Source.SIM, {}))]
+    flow = PublisherInputs(inputs, doorbell, ArrivalMerge(1), drain_on_stop=True)
+    process = PublisherProcess(flow, publisher(nats_server), table, stop_s=10)
+    running = threading.Thread(target=process.run)
+    running.start()
+
+    def until(done: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    assert ring.put(records_message(rows([(0, 0, 0)])))
+    until(lambda: row[Counter.PUBLISHED] == 1)
+    nats_server.pause()
+    frozen_ns = time.monotonic_ns()
+    assert ring.put(records_message(rows([(1, 1, 1)])))
+    until(lambda: row[Counter.STALLED_SINCE_NS] > 0)
+    assert row[Counter.UNACKED] == 1
+    assert frozen_ns <= row[Counter.STALLED_SINCE_NS] < frozen_ns + 2_000_000_000
+    nats_server.resume()
+    until(lambda: row[Counter.PUBLISHED] == 2)
+    assert (row[Counter.STALLED_SINCE_NS], row[Counter.UNACKED]) == (0, 0)
+    assert ring.put(END_MESSAGE)
+    running.join(30)
+    doorbell.close()
 
 
 @pytest.mark.parametrize("drain_on_stop", [True, False])

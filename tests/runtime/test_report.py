@@ -10,12 +10,15 @@ import pytest
 
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterTable, Total
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.report import (
     FeedSummary,
+    HopSummary,
     RunReport,
     Summary,
     as_json,
     as_text,
+    duration_text,
     report_of,
 )
 
@@ -85,7 +88,7 @@ def test_a_replay_sums_up_its_feeds() -> None:
         publish_mode="fast_ingest",
     )
     assert report.skipped_by_cause == {"price": 7, "time": 2}
-    assert (report.reconnects, report.late_p50_ns, report.late_p99_ns) == (2, None, None)
+    assert report.reconnects == 2
     assert (report.error, report.exit_code) == (None, 0)
 
 
@@ -148,10 +151,12 @@ LIVE = live(stocks=FeedSummary(records=1_200, dropped_quotes=3, gaps=1, reconnec
 
 
 def test_the_report_for_people() -> None:
+    quantiles = {"p50_ns": 50_000, "p99_ns": 1_200_000, "p999_ns": 3_000_000, "max_ns": 4_100_000}
+    hop = HopSummary(rows=1_200, **quantiles)
     report = RunReport(
-        summary=SUMMARY,
-        late_p50_ns=50_000,
-        late_p99_ns=1_200_000,
+        summary=msgspec.structs.replace(
+            SUMMARY, latency={"publish_to_stored": hop, "due_to_sent": hop}
+        ),
         reconnects=1,
         skipped_by_cause={"price": 2},
     )
@@ -162,7 +167,9 @@ def test_the_report_for_people() -> None:
         "event time    2025-12-16T14:30:00.000000000Z to 2025-12-16T14:30:01.000000001Z",
         "stream        MARKET_DATA, sequences 1 to 1,200 (fast_ingest)",
         "input         2 skipped (price 2), 1 stepped back in time, 1 reconnects",
-        "pace          sent 50 us after due at the median, 1,200 us at p99",
+        "latency       publish to stored p50 50.0 us, p99 1.20 ms, p99.9 3.00 ms, max 4.10 ms",
+        "pace          sent 50 us after due at the median, 1,200 us at p99, 3,000 us at p99.9,"
+        " 4,100 us at most",
     ]
 
 
@@ -230,4 +237,36 @@ def test_the_json_of_a_live_run_is_that_of_a_replay_and_its_feeds() -> None:
         "first_seq",
         "last_seq",
         "publish_mode",
+        "latency",
     ]
+
+
+def test_latencies_are_told_by_hop_for_all_feeds_together() -> None:
+    table = counted()
+    for process, rows in ((0, 98), (1, 1)):
+        recorder = table.latencies.recorder(process, Hop.VENDOR_TO_RECEIVE)
+        recorder.add(1_000_000, rows)
+        recorder.flush()
+    late = table.latencies.recorder(1, Hop.VENDOR_TO_RECEIVE)
+    late.add(2_000_000_000, 1)
+    late.flush()
+    [(name, hop)] = read(table, live=True).summary.latency.items()
+    assert (name, hop.rows, hop.max_ns) == ("vendor_to_receive", 100, 2_000_000_000)
+    assert 1_000_000 <= hop.p50_ns == hop.p99_ns <= 1_062_500
+    assert 1_900_000_000 <= hop.p999_ns <= 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (1, "0.00 us"),
+        (999, "1.00 us"),
+        (45_600, "45.6 us"),
+        (820_000, "820 us"),
+        (1_000_000, "1.00 ms"),
+        (72_000_000_000, "72.0 s"),
+        (4_400_000_000_000, "4400 s"),
+    ],
+)
+def test_a_duration_is_told_in_the_unit_that_suits_it(ns: int, text: str) -> None:
+    assert duration_text(ns) == text

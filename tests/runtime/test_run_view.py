@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
+import time
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
-from html.parser import HTMLParser
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,24 +12,12 @@ from hypothesis import strategies as st
 from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import MONOTONIC, Counter
-from ingestor.runtime.run_view import REFRESH_S, decimal, exposition, series_of, status_page
+from ingestor.runtime.counters import MONOTONIC, Counter, Role
+from ingestor.runtime.latency import Hop
+from ingestor.runtime.progress_reporter import ReplayProgress
+from ingestor.runtime.run_view import RunCollector, exposition, series_of
 from tests.runtime.exposition import Family, parse
-from tests.runtime.views import NAMES, NOW_NS, Looked, looked
-
-
-def test_a_process_is_silent_after_the_limit_and_not_before() -> None:
-    run = looked(age_ns=2 * NS_PER_S)
-    assert run.view.silent(NOW_NS, 2.0) == {}
-    run.row("options")[Counter.HEARTBEAT_NS] = NOW_NS - 3 * NS_PER_S
-    assert run.view.silent(NOW_NS, 2.0) == {"options": 3.0}
-
-
-def test_who_has_ended_is_not_silent() -> None:
-    run = looked(age_ns=100 * NS_PER_S)
-    for name in ("stocks", "publisher", "metrics"):
-        run.row(name)[Counter.ENDED] = 1
-    assert list(run.view.silent(NOW_NS, 2.0)) == ["options"]
+from tests.runtime.views import FACTS, NAMES, NOW_NS, ROLES, Looked, looked
 
 
 def test_only_feeds_that_told_something_have_a_status() -> None:
@@ -43,26 +33,29 @@ ROWS = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(Counter), NUMB
 
 
 def scraped(run: Looked) -> dict[str, Family]:
-    return parse(exposition(run.view, NOW_NS))
+    return parse(exposition(run.view, None, NOW_NS))
 
 
 @given(ROWS)
-def test_every_counter_of_every_process_is_read_back_as_the_nearest_float(
+def test_every_counter_is_read_back_as_the_nearest_float_where_it_means_something(
     rows: list[tuple[str, Counter, int]],
 ) -> None:
     run = looked()
     for name, counter, value in rows:
         run.row(name)[counter] = value
     families = scraped(run)
-    for counter in set(Counter) - MONOTONIC:
+    for counter in set(Counter) - MONOTONIC - {Counter.PID}:
         series = series_of(counter)
-        samples = families[series.name].samples
+        samples = families[series.name].samples if series.name in families else {}
         told = {dict(labels)["process"]: float(value) for labels, value in samples.items()}
         unit = Fraction(1, 10**9) if series.scaled else 1
-        held = {name: float(run.row(name)[counter] * unit) for name in NAMES}
+        whose = [name for name, role in zip(NAMES, ROLES, strict=True) if role in counter.whose]
+        held = {name: float(run.row(name)[counter] * unit) for name in whose}
         if series.scaled:
             held = {name: value for name, value in held.items() if value}
         assert told == held
+        if not held:
+            continue
         assert (families[series.name].help, families[series.name].kind) == (
             counter.about,
             series.kind,
@@ -103,97 +96,103 @@ def test_the_last_status_of_each_feed_is_a_time_with_its_kind() -> None:
 
 def test_the_reference_price_is_a_gauge_of_the_feed_that_sets_it_once_there_is_one() -> None:
     run = looked()
-    family = scraped(run)["ingestor_reference_price"]
-    assert (family.kind, family.samples) == ("gauge", {})
+    assert "ingestor_reference_price" not in scraped(run)
     run.table.reference_price_e9 = 686_010_000_000
-    assert scraped(run)["ingestor_reference_price"].of("stocks") == Decimal("686.01")
+    family = scraped(run)["ingestor_reference_price"]
+    assert (family.kind, family.of("stocks")) == ("gauge", Decimal("686.01"))
 
 
 def test_the_version_is_told() -> None:
     assert scraped(looked())["ingestor_build_info"].samples == {(("version", __version__),): 1}
 
 
-@given(NUMBERS)
-def test_a_decimal_is_exact(value: int) -> None:
-    assert Decimal(decimal(value)) == value * Decimal("1e-9")
+def test_a_run_says_what_it_is() -> None:
+    families = scraped(looked())
+    [labels] = families["ingestor_run_info"].samples
+    assert dict(labels) == {"mode": "live", "stream": FACTS.stream, "server": FACTS.server}
+    assert families["ingestor_start_time_seconds"].samples == {(): FACTS.started_ns // NS_PER_S}
+    assert families["ingestor_leases"].samples == {(): 3}
 
 
-VOID = {"meta", "br"}
+def test_what_a_process_does_not_do_is_not_told_of_it() -> None:
+    families = scraped(looked())
+    assert {dict(labels)["process"] for labels in families["ingestor_connected"].samples} == {
+        "stocks",
+        "options",
+        "publisher",
+    }
+    assert {dict(labels)["process"] for labels in families["ingestor_unacked"].samples} == {
+        "publisher"
+    }
+    assert "ingestor_bytes" not in families
+    assert "ingestor_replay_speed" not in families
 
 
-class Reader(HTMLParser):
-    """Takes a page apart: rows of tables, other texts; every element must be closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.rows: list[list[str]] = []
-        self.texts: list[str] = []
-        self.metas: list[dict[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in VOID:
-            self.metas.append(dict(attrs))
-            return
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-        else:
-            self.texts.append(data)
-
-
-def page(run: Looked) -> Reader:
-    reader = Reader()
-    wall_ns = 1_765_895_400 * NS_PER_S
-    reader.feed(status_page(run.view, NOW_NS, wall_ns, stale_after_s=5.0))
-    reader.close()
-    assert reader.open == []
-    return reader
-
-
-def test_processes_are_columns_and_what_they_counted_rows_with_a_description() -> None:
+def test_connected_and_for_how_long_not() -> None:
     run = looked()
-    run.row("stocks")[Counter.RECORDS] = 1_234_567
-    run.row("publisher")[Counter.RECORDS] = 1_234
-    read = page(run)
-    assert read.rows[0] == ["", "stocks", "options", "publisher", "metrics", ""]
-    about = "Records a feed put in its ring, or rows that the publisher was handed."
-    assert ["records", "1,234,567", "", "1,234", "", about] in read.rows
-    assert len(read.rows) == 3
+    run.row("stocks").away(True, NOW_NS - 3 * NS_PER_S)
+    run.row("publisher").note_since(Counter.STALLED_SINCE_NS, True, NOW_NS - 2 * NS_PER_S)
+    families = scraped(run)
+    assert [families["ingestor_connected"].of(name) for name in NAMES[:3]] == [0, 1, 1]
+    assert families["ingestor_away_seconds"].of("stocks") == 3
+    assert families["ingestor_stalled_seconds"].of("publisher") == 2
 
 
-def test_who_runs_who_is_silent_and_who_has_ended_is_told() -> None:
-    run = looked(age_ns=100_000_000)
-    run.row("stocks")[Counter.HEARTBEAT_NS] = NOW_NS - 9 * NS_PER_S
-    run.row("options")[Counter.ENDED] = 1
-    states = page(run).rows[1][:5]
-    assert states == ["state", "silent for 9.0 s", "ended", "runs, 0.1 s", "runs, 0.1 s"]
-
-
-def test_times_and_prices_are_readable() -> None:
+def test_rows_are_told_by_subject_and_what_is_skipped_by_cause() -> None:
     run = looked()
-    run.row("stocks")[Counter.EVENT_TIME_NS] = 1_765_895_400_017_150_864
-    run.table.reference_price_e9 = 686_010_000_000
-    cells = {row[0]: row[1] for row in page(run).rows}
-    assert cells["event time"] == "2025-12-16T14:30:00.017Z"
-    assert cells["reference price"] == "686.010000000"
+    run.table.note_stored({"market.stocks.trades": 7})
+    run.table.note_skipped(0, {"price": 2, "time": 1})
+    families = scraped(run)
+    assert families["ingestor_stored_total"].samples == {(("subject", "market.stocks.trades"),): 7}
+    skipped = families["ingestor_skipped_by_cause_total"].samples
+    assert {dict(labels)["cause"]: count for labels, count in skipped.items()} == {
+        "price": 2,
+        "time": 1,
+    }
 
 
-def test_the_last_statuses_are_there_and_a_vendors_words_are_only_words() -> None:
+def test_latencies_are_histograms_with_a_bucket_for_each_power_of_two() -> None:
     run = looked()
-    text = "<script>alert('x')</script> & more"
-    run.tell(FeedStatus(feed="options", what=What.ALARM, at_ns=5, text=text))
-    assert any(text in found for found in page(run).texts)
+    recorder = run.table.latencies.recorder(2, Hop.PUBLISH_TO_STORED)
+    for ns, rows in ((2**13 - 1, 1), (2**13, 10), (2**20, 100), (2**40, 1_000)):
+        recorder.add(ns, rows)
+    recorder.flush()
+    family = scraped(run)["ingestor_publish_to_stored_seconds"]
+    assert (family.kind, family.help) == ("histogram", Hop.PUBLISH_TO_STORED.about)
+    buckets = family.buckets("publisher")
+    assert next(iter(buckets)) == str(2**13 / 1e9)
+    assert [*buckets][-2:] == [str(2**36 / 1e9), "+Inf"]
+    told = [buckets[str(2**octave / 1e9)] for octave in (13, 14, 20, 21, 36)]
+    assert [int(rows) for rows in (*told, buckets["+Inf"])] == [1, 11, 11, 111, 111, 1_111]
+    assert "ingestor_due_to_sent_seconds" not in scraped(run)
 
 
-def test_it_loads_itself_again() -> None:
-    assert {"http-equiv": "refresh", "content": str(REFRESH_S)} in page(looked()).metas
+def test_processes_are_told_with_their_cpu_time_and_memory() -> None:
+    run = looked()
+    run.row("stocks")[Counter.PID] = os.getpid()
+    families = scraped(run)
+    assert families["ingestor_process_cpu_seconds_total"].of("stocks") > 0
+    assert families["ingestor_process_resident_memory_bytes"].of("stocks") > 10**6
+    run.row("stocks")[Counter.PID] = 2**22 + 1
+    told = scraped(run)["ingestor_process_cpu_seconds_total"].samples
+    assert {dict(labels)["process"] for labels in told} == {"supervisor"}
+
+
+def test_a_replay_tells_its_speed_and_how_far_it_is() -> None:
+    run = looked()
+    trades, publisher = run.row("stocks"), run.row("publisher")
+    trades[Counter.BYTES_TOTAL], trades[Counter.BYTES_READ] = 100, 50
+    trades[Counter.RECORDS] = publisher[Counter.PUBLISHED] = 10
+    facts = replace(FACTS, mode="replay", speed=2.0, backlog_rows=None)
+    view = replace(run.view, facts=facts, roles=(Role.FILES, Role.FILES, *ROLES[2:]))
+    progress = ReplayProgress([("stocks", trades)], publisher)
+    families = parse(exposition(view, progress, time.monotonic_ns()))
+    assert families["ingestor_replay_done_ratio"].samples == {(): Decimal("0.5")}
+    assert families["ingestor_replay_wanted_speed"].samples == {(): 2}
+    assert families["ingestor_bytes"].of("stocks") == 100
+    assert "ingestor_backlog_limit" not in families
+
+
+def test_no_two_families_have_one_name() -> None:
+    names = [one.name for one in RunCollector(looked().view, None, NOW_NS).families()]
+    assert len(set(names)) == len(names) > 50

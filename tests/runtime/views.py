@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ingestor.model.feed_status import FeedStatus
-from ingestor.runtime.counters import Counter, CounterRow, CounterTable
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, Role
+from ingestor.runtime.metrics import RunFacts
 from ingestor.runtime.run_view import RunView
 
 NAMES = ("stocks", "options", "publisher", "metrics")
+ROLES = (Role.LIVE, Role.LIVE, Role.PUBLISHER, Role.OTHER)
 NOW_NS = 1_000_000_000_000
+FACTS = RunFacts(
+    mode="live",
+    stream="MARKET_DATA",
+    server="nats://127.0.0.1:4222",
+    started_ns=1_765_895_400_000_000_000,
+    pid=1,
+    leases=3,
+    backlog_rows=1_000,
+    journal_dir=Path.cwd(),
+)
 
 
 @dataclass
@@ -29,4 +42,4 @@ def looked(age_ns: int = 0) -> Looked:
     table = CounterTable(len(NAMES))
     for index in range(len(NAMES)):
         table.row(index)[Counter.HEARTBEAT_NS] = NOW_NS - age_ns
-    return Looked(table, RunView(NAMES, table))
+    return Looked(table, RunView(NAMES, ROLES, table, FACTS))

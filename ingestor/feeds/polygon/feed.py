@@ -180,6 +180,7 @@ class PolygonFeed:
     async def _one_after_the_other(self) -> None:
         """Have sockets until the session ends."""
         while self._session.phase is not Phase.ENDED:
+            self._stats.attempts += 1
             self._socket = FeedSocket(self._target, self, self._settings.clock)
             try:
                 ended = await self._socket.run()
@@ -193,7 +194,7 @@ class PolygonFeed:
         """Note the end of a socket; return when the next one is due."""
         self._handler.on_disconnect()
         self._watchdog.on_disconnect()
-        cause = self._settings.shown(ended.cause)
+        cause = self._stats.trouble = self._settings.shown(ended.cause)
         if ended.unreachable:
             commands = self._session.on_unreachable(now_ns, cause)
         else:
@@ -212,6 +213,7 @@ class PolygonFeed:
     def on_open(self) -> None:
         """The WebSocket is open."""
         self._stats.sockets += 1
+        self._stats.trouble = ""
         self._connect_log.opened()
         self._handler.on_open(self._settings.clock())
         self._carry_out(self._session.on_open(time.monotonic_ns()))

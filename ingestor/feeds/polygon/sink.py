@@ -25,6 +25,7 @@ class FeedStats:
         skipped: Elements that became no record, by cause.
         oddities: What was tolerated, by kind.
         late: Trades that were reported late.
+        attempts: Sockets that were tried, those that opened among them.
         sockets: Sockets opened.
         gaps: Spans that a lost connection left unseen.
         silences: Connections given up because they said nothing.
@@ -37,6 +38,7 @@ class FeedStats:
         backlog_rows: Records that wait for the sink now.
         subscribed: Names that the vendor has acknowledged on the socket of now.
         streaming: Whether there is an authenticated socket now.
+        trouble: Why the last socket is gone, until there is another one.
         last_event_ns: Vendor's time of the newest record, 0 before the first.
         last_recv_ns: When the newest frame was received, 0 before the first.
     """
@@ -47,6 +49,7 @@ class FeedStats:
     skipped: Counter[str] = field(default_factory=Counter)
     oddities: Counter[str] = field(default_factory=Counter)
     late: int = 0
+    attempts: int = 0
     sockets: int = 0
     gaps: int = 0
     silences: int = 0
@@ -59,6 +62,7 @@ class FeedStats:
     backlog_rows: int = 0
     subscribed: int = 0
     streaming: bool = False
+    trouble: str = ""
     last_event_ns: int = 0
     last_recv_ns: int = 0
 

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestor.runtime.latency import (
+    BUCKETS,
+    MAX_HELD,
+    MAX_LATENCY_NS,
+    STEPS_PER_OCTAVE,
+    Hop,
+    LatencyTable,
+    bucket_of,
+    edges_ns,
+    together,
+)
+
+LATENCIES = st.lists(st.integers(1, MAX_LATENCY_NS), min_size=1, max_size=50)
+
+
+def table_of(latencies: list[int]) -> LatencyTable:
+    table = LatencyTable(2)
+    recorder = table.recorder(1, Hop.PUBLISH_TO_STORED)
+    recorder.add_each(np.array(latencies, np.int64))
+    recorder.flush()
+    return table
+
+
+@given(st.integers(1, MAX_LATENCY_NS))
+def test_a_latency_is_below_the_edge_of_its_bucket_and_not_below_that_before(ns: int) -> None:
+    [bucket] = bucket_of(np.array([ns])).tolist()
+    edges = edges_ns()
+    assert ns < edges[bucket]
+    assert bucket == 0 or edges[bucket - 1] <= ns
+
+
+def test_buckets_reach_from_the_first_to_the_last_latency() -> None:
+    assert bucket_of(np.array([1, MAX_LATENCY_NS])).tolist() == [0, BUCKETS - 1]
+
+
+@given(LATENCIES, st.sampled_from([0.5, 0.9, 0.99, 0.999, 1.0]))
+def test_a_quantile_is_right_to_a_sixteenth(latencies: list[int], share: float) -> None:
+    counted = table_of(latencies).read(1, Hop.PUBLISH_TO_STORED)
+    exact = sorted(latencies)[max(1, int(np.ceil(len(latencies) * share))) - 1]
+    answer = counted.quantile_ns(share)
+    assert answer is not None
+    assert exact <= answer <= exact * (1 + 1 / STEPS_PER_OCTAVE) + 1
+    assert (counted.rows, counted.max_ns) == (len(latencies), max(latencies))
+    assert counted.sum_ns == sum(latencies)
+
+
+def test_nothing_counted_has_no_quantile() -> None:
+    counted = LatencyTable(1).read(0, Hop.DUE_TO_SENT)
+    assert (counted.rows, counted.quantile_ns(0.5), counted.max_ns) == (0, None, 0)
+
+
+@pytest.mark.parametrize(("ns", "counts_as"), [(-5_000, 1), (0, 1), (2**60, MAX_LATENCY_NS)])
+def test_what_lies_outside_counts_as_the_nearest(ns: int, counts_as: int) -> None:
+    assert table_of([ns]).read(1, Hop.PUBLISH_TO_STORED).max_ns == counts_as
+
+
+def test_rows_that_took_equally_long_are_counted_each() -> None:
+    table = LatencyTable(1)
+    recorder = table.recorder(0, Hop.RECEIVE_TO_RING)
+    recorder.add(1_000, 99)
+    recorder.add(9_000, 1)
+    recorder.flush()
+    counted = table.read(0, Hop.RECEIVE_TO_RING)
+    assert (counted.rows, counted.sum_ns, counted.max_ns) == (100, 108_000, 9_000)
+    assert counted.quantile_ns(0.99) == pytest.approx(1_000, rel=1 / STEPS_PER_OCTAVE)
+
+
+def test_processes_and_hops_do_not_mix() -> None:
+    table = table_of([5])
+    others = [table.read(process, hop).rows for process in (0, 1) for hop in Hop]
+    assert others == [0] * 8 + [1] + [0]
+
+
+def test_what_is_held_is_bounded_and_shown_at_the_bound() -> None:
+    table = LatencyTable(1)
+    one, each = (table.recorder(0, hop) for hop in (Hop.RECEIVE_TO_RING, Hop.DUE_TO_SENT))
+    for at in range(MAX_HELD):
+        assert table.read(0, Hop.RECEIVE_TO_RING).rows == 0, at
+        one.add(7, 2)
+    assert table.read(0, Hop.RECEIVE_TO_RING).rows == 2 * MAX_HELD
+    each.add_each(np.full(MAX_HELD - 1, 7))
+    assert table.read(0, Hop.DUE_TO_SENT).rows == 0
+    each.add_each(np.full(1, 7))
+    assert table.read(0, Hop.DUE_TO_SENT).rows == MAX_HELD
+
+
+def test_a_flush_counts_once() -> None:
+    table = LatencyTable(1)
+    recorder = table.recorder(0, Hop.DUE_TO_SENT)
+    recorder.add(3, 1)
+    recorder.add_each(np.array([4, 5]))
+    recorder.add_each(np.array([], np.int64))
+    recorder.flush()
+    recorder.flush()
+    assert table.read(0, Hop.DUE_TO_SENT).rows == 3
+
+
+def test_what_another_process_counts_is_read_here() -> None:
+    table = LatencyTable(1)
+    if not (child := os.fork()):
+        recorder = table.recorder(0, Hop.DUE_TO_SENT)
+        recorder.add(1_000, 5)
+        recorder.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert table.read(0, Hop.DUE_TO_SENT).rows == 5
+
+
+@given(LATENCIES, LATENCIES)
+def test_what_is_counted_after_a_look_is_the_difference(
+    before: list[int], after: list[int]
+) -> None:
+    table = table_of(before)
+    earlier = table.read(1, Hop.PUBLISH_TO_STORED)
+    recorder = table.recorder(1, Hop.PUBLISH_TO_STORED)
+    recorder.add_each(np.array(after, np.int64))
+    recorder.flush()
+    since = table.read(1, Hop.PUBLISH_TO_STORED).since(earlier)
+    assert (since.rows, since.sum_ns) == (len(after), sum(after))
+    assert max(after) <= since.max_ns <= max(after) * (1 + 1 / STEPS_PER_OCTAVE) + 1
+
+
+@given(LATENCIES, LATENCIES)
+def test_histograms_together_count_all(first: list[int], second: list[int]) -> None:
+    each = [table_of(one).read(1, Hop.PUBLISH_TO_STORED) for one in (first, second)]
+    whole = together(each)
+    assert (whole.rows, whole.max_ns) == (len(first + second), max(first + second))
+    assert whole.sum_ns == sum(first + second)
+
+
+@given(LATENCIES)
+def test_by_octave_counts_what_is_below_each_power_of_two(latencies: list[int]) -> None:
+    octaves = table_of(latencies).read(1, Hop.PUBLISH_TO_STORED).by_octave()
+    assert octaves[0][0] == 2
+    assert octaves[-1] == (MAX_LATENCY_NS + 1, len(latencies))
+    for edge_ns, rows in octaves:
+        assert rows == sum(ns < edge_ns for ns in latencies)
