@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -31,8 +32,10 @@ from ingestor.runtime.control_service import SERVICE, SUBJECT
 
 PROG: Final = "ingestor-ctl"
 
-DISCOVERY_S: Final = 0.3
-"""How long replays have to say that they are there; a server on the same continent takes 0.1 s."""
+DISCOVERY_S: Final = 2.0
+"""How long the first replay has to say that it is there; where there is none the server says so."""
+OTHERS_S: Final = 0.3
+"""How long the others have after it."""
 MAX_REPLAYS: Final = 1_000
 """Answers that are read of those that say so."""
 STEP_POLL_S: Final = 0.05
@@ -93,6 +96,7 @@ class _Replays:
 
     def __init__(self) -> None:
         self.found: list[Replay] = []
+        self.heard = asyncio.Event()
 
     def receive(self, frames: list[Frame]) -> None:
         for _, _, payload in frames:
@@ -102,9 +106,11 @@ class _Replays:
                 continue  # another program's service of this name
             if replay.run and len(self.found) < MAX_REPLAYS:
                 self.found.append(replay)
+                self.heard.set()
 
-    def status(self, status: Status) -> None:
-        """Nobody offers such a service: then none is found."""
+    def status(self, _: Status) -> None:
+        # Nobody offers such a service: nothing is to be waited for.
+        self.heard.set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,11 +157,14 @@ def _text(answer: ControlAnswer, *, as_json: bool) -> str:
 
 
 async def _replays(connection: Connection) -> list[Replay]:
-    """Return the replays that say within `DISCOVERY_S` that they are there."""
+    """Return the replays that say that they are there."""
     replays = _Replays()
     inbox, subscription = await connection.tap(replays)
     await connection.publish(f"$SRV.PING.{SERVICE}", reply=f"{inbox}.replay")
-    await asyncio.sleep(DISCOVERY_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCOVERY_S):
+            await replays.heard.wait()
+            await asyncio.sleep(OTHERS_S if replays.found else 0)
     await connection.untap(subscription)
     return sorted(replays.found, key=lambda one: one.run)
 
