@@ -267,9 +267,12 @@ class Steering:
 
     def _step(self, command: ReplayCommand, now_ns: int) -> str:
         self._pause(now_ns)
+        # A step that is under way goes on: two presses of a key are two events.
+        rows, waiting_ns = self._step_rows, self._step_span_ns
         self._end_step()
-        self._step_rows = command.events or 0
-        what = f"{self._step_rows:,} events"
+        if command.events is not None:
+            what = f"{command.events:,} event{'s' if command.events > 1 else ''}"
+            self._step_rows = rows + command.events
         if command.span_ns is not None:
             what = f"all events within {span_text(command.span_ns)}"
             if self.position_ns is not None:
@@ -277,7 +280,7 @@ class Steering:
             elif len(self._keys):
                 self._step_until_ns = self._step_end_ns(int(self._keys[0]), command.span_ns)
             else:
-                self._step_span_ns = command.span_ns
+                self._step_span_ns = waiting_ns + command.span_ns
         return self._note(f"a step of {what}, {place_text(self.position_ns)}")
 
     def _step_end_ns(self, position_ns: int, span_ns: int) -> int:

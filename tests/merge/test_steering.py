@@ -219,6 +219,15 @@ def test_a_step_of_time_before_anything_is_read_begins_at_the_first_row() -> Non
     assert keys(replay.play_s(1)) == [7, 8]
 
 
+@pytest.mark.parametrize(("one", "taken"), [(step(1), [0, 1]), (span(1), [0, 1])])
+def test_steps_that_come_together_are_all_taken(one: ReplayCommand, taken: list[float]) -> None:
+    replay = driver(Steering(0, paused=True))
+    replay.do(one)
+    replay.do(one)
+    replay.blocks.append([DAY_NS + second * NS_PER_S for second in (0, 1, 2)])
+    assert keys(replay.play_s(1)) == taken
+
+
 def test_a_pause_ends_a_step() -> None:
     replay = driver(Steering(0, paused=True), [0, 1])
     replay.do(step(5))
