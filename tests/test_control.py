@@ -17,6 +17,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from ingestor.model.errors import ExitCode
@@ -67,6 +68,8 @@ class Steered:
         return found
 
     def end(self) -> dict[str, Any]:
+        """Have all the rest published; return the summary."""
+        self.do("pause")
         self.do("speed", "max")
         self.do("resume")
         finished = finish(self.process)
@@ -90,14 +93,17 @@ class Steered:
 
 
 def request(url: str, subject: str, payload: bytes = b"") -> dict[str, Any]:
-    async def ask() -> bytes:
+    async def ask() -> Msg:
         client = await nats.connect(url)
         try:
-            return (await client.request(subject, payload, timeout=5)).data
+            return await client.request(subject, payload, timeout=5)
         finally:
             await client.close()
 
-    answer: dict[str, Any] = json.loads(asyncio.run(ask()))
+    message = asyncio.run(ask())
+    if message.headers:
+        raise LookupError(message.headers["Nats-Service-Error"])
+    answer: dict[str, Any] = json.loads(message.data)
     return answer
 
 
@@ -184,6 +190,13 @@ def test_each_change_is_a_status_with_its_generation_and_place(steered: Steered)
     assert told[0]["from_event_ns"] is None
     assert told[1]["from_event_ns"] == answer["state"]["position_ns"]
     assert told[1]["text"] == "x2 from here on, at 2024-01-02T00:00:00.000000000Z"
+
+
+def test_who_asks_while_it_ends_is_answered_or_told_that_nobody_listens(steered: Steered) -> None:
+    steered.do("resume")
+    with pytest.raises((NoRespondersError, LookupError)):
+        [steered.do("status") for _ in range(100_000)]
+    assert finish(steered.process).exit_code == ExitCode.OK
 
 
 def test_a_pace_is_kept_after_each_change(data: Path, nats_server: NatsServer) -> None:

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -41,6 +42,7 @@ SUBJECT: Final = "ingestor.control"
 RETRY_S: Final = 1.0
 """How often a server that is not there yet is looked for."""
 MEASURE_S: Final = 0.2
+LAST_WORD_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +81,18 @@ class ControlService:
         await connection.open()
         try:
             meter = SpeedMeter()
-            await self._begin(connection, meter)
+            await self._begin(connection, meter, ended)
             while not ended.is_set():
                 if connection.failure is not None:
                     raise connection.failure
                 meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
                 await _pause(ended, MEASURE_S)
+            # Who asked just now has an answer before the connection goes: else he waits for it.
+            await connection.answers(LAST_WORD_S)
         finally:
             await connection.close()
 
-    async def _begin(self, connection: Connection, meter: SpeedMeter) -> None:
+    async def _begin(self, connection: Connection, meter: SpeedMeter, ended: asyncio.Event) -> None:
         record = self.record
         service = Service(
             connection.client,
@@ -110,13 +114,15 @@ class ControlService:
         for do in Do:
 
             async def handle(request: Request, do: Do = do) -> None:
-                answer = await self._answered(do, request.data, meter)
+                answer = await self._answered(do, request.data, meter, ended)
                 await request.respond(msgspec.json.encode(answer))
 
             subject = f"{SUBJECT}.{record.run}.{do}"
             await service.add_endpoint(name=do.value, subject=subject, handler=handle)
 
-    async def _answered(self, do: Do, payload: bytes, meter: SpeedMeter) -> ControlAnswer:
+    async def _answered(
+        self, do: Do, payload: bytes, meter: SpeedMeter, ended: asyncio.Event
+    ) -> ControlAnswer:
         """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
         state = self.controller.state
         if len(payload) > MAX_COMMAND_BYTES:
@@ -126,7 +132,9 @@ class ControlService:
             command = parse_command([do, *words], None if state is None else state.position_ns)
         except ConfigurationError as error:
             raise ServiceError("400", str(error)) from None
-        answer = await self.controller.ask(command)
+        answer = await _before(ended, self.controller.ask(command))
+        if answer is None:
+            raise ServiceError("503", "the replay has come to its end")
         if not answer.ok:
             raise ServiceError("503", answer.text)
         if do is Do.STATUS and answer.state is not None:
@@ -139,6 +147,17 @@ class ControlService:
         state = self.controller.state
         figures = {} if state is None else msgspec.to_builtins(state)
         return figures | {"attained_speed": meter.speed}
+
+
+async def _before(
+    ended: asyncio.Event, asking: Coroutine[Any, Any, ControlAnswer]
+) -> ControlAnswer | None:
+    """Return an answer, None where the run ends before it comes."""
+    answer, end = asyncio.create_task(asking), asyncio.create_task(ended.wait())
+    await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+    end.cancel()
+    answer.cancel()
+    return answer.result() if answer.done() else None
 
 
 async def _pause(ended: asyncio.Event, pause_s: float) -> None:
