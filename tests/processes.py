@@ -32,12 +32,12 @@ def kill_to_the_end(run: subprocess.Popen[str], name: str) -> None:
 
 
 def data_path(pid: int) -> list[int]:
-    """Pids of a run's processes in the order of their start, but for the keeper of its record."""
+    """Pids of a run's processes in the order of their start, but for those beside the data path."""
     there = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     found = []
     for one in map(int, there):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
-            if psutil.Process(one).name() != "records":
+            if psutil.Process(one).name() not in ("records", "control"):
                 found.append(one)
     return found
 

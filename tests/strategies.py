@@ -11,6 +11,7 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ STATUSES: Final = st.builds(
     to_recv_ns=_UNKNOWN_OR_NATURAL,
     lost_trades=_UNKNOWN_OR_NATURAL,
     lost_quotes=_UNKNOWN_OR_NATURAL,
+    generation=st.integers(0, 2**63 - 1) | st.just(msgspec.UNSET),
 )
 """What a feed can tell about itself."""
 

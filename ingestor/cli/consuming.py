@@ -37,6 +37,16 @@ _AGO: Final = re.compile(r"(\d{1,10})([smhd])").fullmatch
 
 def add_where(parser: Parser) -> None:
     """Add the flags that say where to read from."""
+    add_server(parser).add_argument(
+        "--stream",
+        metavar="NAME",
+        default=DEFAULT_STREAM,
+        help=f"stream (default {DEFAULT_STREAM})",
+    )
+
+
+def add_server(parser: Parser) -> Any:
+    """Add the flags that say which server is meant; return their group."""
     where = parser.add_argument_group("where from")
     where.add_argument(
         "--nats",
@@ -47,12 +57,7 @@ def add_where(parser: Parser) -> None:
     where.add_argument(
         "--config", metavar="FILE", help="TOML file whose [nats] says how to be let in"
     )
-    where.add_argument(
-        "--stream",
-        metavar="NAME",
-        default=DEFAULT_STREAM,
-        help=f"stream (default {DEFAULT_STREAM})",
-    )
+    return where
 
 
 def way_in(given: argparse.Namespace) -> dict[str, Any]:

@@ -49,6 +49,8 @@ REPLAY_WHAT: Final = (
 
 REPLAY_HOW: Final = (
     Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
+    Flag("--paused", "replay.paused", "", "wait before the first event (see ctl)", const=True),
+    Flag("--no-control", "replay.control", "", "offer no service to steer it by", const=False),
     Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
     Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
     Flag(

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, field
 
 from ingestor.model.feed_status import STATUS_STREAM
+from ingestor.model.replay_control import MAX_SPEED
 from ingestor.nats.options import ConnectOptions
 from ingestor.ring.block_ring import DEFAULT_RING_BYTES
 
@@ -139,9 +140,7 @@ class Live(Table, frozen=True, kw_only=True):
 _PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 _ENDPOINT = "HOST:PORT, the port 1 to 65535"
 Date = Annotated[dt.date, Meta(description="YYYY-MM-DD, such as 2025-12-16")]
-Speed = Annotated[float, Meta(ge=0, le=1_000_000)]
-MIN_SPEED: Final = 0.000_001
-"""A day would take three thousand years; 0 is the way to say "as fast as possible"."""
+Speed = Annotated[float, Meta(ge=0, le=MAX_SPEED)]
 Cpus = tuple[Annotated[int, Meta(ge=0, le=65_535)], ...]
 AgeSeconds = Annotated[
     float, Meta(gt=0, le=3_153_600_000, description="above 0, at most 100 years")
@@ -182,6 +181,10 @@ class Replay(Table, frozen=True, kw_only=True):
     """Days to replay, in order of the calendar; none means every day there is."""
     speed: Speed = 0.0
     """0 as fast as possible, 1 real time, 2 twice as fast."""
+    paused: bool = False
+    """Wait before the first event until somebody steps or resumes the replay."""
+    control: bool = True
+    """Offer the service by which ``ingestor ctl`` steers the replay."""
     feeds: tuple[FeedName, ...] = ()
     """None means trades and mbp10; with a journal, all that there is data for."""
     start: WallTime | None = None

@@ -3,7 +3,8 @@
 The schedule is absolute. The first event is due at once; every other is due by its distance in
 event time from the first, divided by the speed. Due times are computed from that one anchor, never
 from the event before, so an error in sending one event does not move the next. Holes longer than
-`max_gap_ns` are shortened to it: the time removed so far is one offset.
+`max_gap_ns` are shortened to it: the time removed so far is one offset. Another speed, and the end
+of a pause, move the anchor once, and the schedule is absolute from there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ class Pacer:
         self._previous_ns = 0
         self._cut_ns = 0
 
+    @property
+    def anchored(self) -> bool:
+        """Whether the first event has been seen."""
+        return self._anchor is not None
+
     def due_ns(self, key_ts_ns: Int64s, now_ns: int) -> Int64s:
         """Return due times (int64 ns on the clock of `now_ns`) of the next events in order.
 
@@ -39,6 +45,20 @@ class Pacer:
         self._previous_ns = int(key_ts_ns[-1])
         # float64 holds 104 days of ns exactly; only what has elapsed goes through it.
         due: Int64s = start_ns + np.rint(elapsed_ns / self._speed).astype(np.int64)
+        return due
+
+    def reschedule(self, due_ns: Int64s, speed: float, now_ns: int, at_ns: int) -> Int64s:
+        """Go on at a speed; return anew the due times of rows that have theirs already.
+
+        What was due at `at_ns` is due at `now_ns`, and the rest by its distance from that. The
+        error of a due time, 1 ns, is stretched with it: once a change, and not once an event.
+        """
+        factor = self._speed / speed
+        if self._anchor is not None:
+            first_ns, start_ns = self._anchor
+            self._anchor = (first_ns, now_ns + round((start_ns - at_ns) * factor))
+        self._speed = speed
+        due: Int64s = now_ns + np.rint((due_ns - at_ns) * factor).astype(np.int64)
         return due
 
     def _cuts_ns(self, key_ts_ns: Int64s) -> Int64s | int:

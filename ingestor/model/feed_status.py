@@ -1,4 +1,4 @@
-"""What a live feed tells about itself: gaps, drops, silences, alarms. One JSON object each.
+"""What a feed tells about itself: gaps, drops, silences, alarms, changes to a replay, in JSON.
 
 Published on ``ingestor.status.<feed>``, outside of the market's subjects, so that whoever uses
 the data knows what is missing from it. Keys are only ever added.
@@ -44,6 +44,8 @@ class What(StrEnum):
     """A connection said nothing while its market was open, and is made anew."""
     ALARM = "alarm"
     """The vendor refuses or does not answer something; `text` says what."""
+    CONTROL = "control"
+    """A replay was paused, resumed, or told another speed or end; `text` says what."""
     RESTART = "restart"
     """A process of the run died or fell silent and was started again; `text` says which and why."""
 
@@ -70,6 +72,8 @@ class FeedStatus(msgspec.Struct, frozen=True, kw_only=True):
     to_recv_ns: Natural | None = None
     lost_trades: Natural | None = None
     lost_quotes: Natural | None = None
+    generation: Natural | msgspec.UnsetType = msgspec.UNSET
+    """Of a change to a replay, which alone has it: how many were made so far."""
 
     @property
     def subject(self) -> str:

@@ -137,6 +137,11 @@ class Connection:
         return self.failure is None and self._settled.is_set() and self._client.is_connected
 
     @property
+    def client(self) -> GuardedClient:
+        """nats-py's client, for what is built upon it: a micro service."""
+        return self._client
+
+    @property
     def servers(self) -> str:
         """The servers, without secrets."""
         return self._credentials.names

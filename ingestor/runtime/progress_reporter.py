@@ -11,6 +11,7 @@ from typing import IO, Final, Protocol, cast
 
 from ingestor.model.clock import iso_utc
 from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.log import FREE, STDERR, Pen
@@ -78,6 +79,22 @@ class Rate:
         if full:
             self._marked_ns, self._marked, self._young = now_ns, value, False
         return self._per_s
+
+
+class SpeedMeter:
+    """Event time per time of a replay, over about the last `_SMOOTHING_S` seconds."""
+
+    def __init__(self) -> None:
+        self._rate: Rate | None = None
+        self.speed = 0.0
+
+    def update(self, now_ns: int, event_ns: int) -> float:
+        """Return the speed; it is measured from the first event on."""
+        if self._rate is None:
+            self._rate = Rate(now_ns, event_ns) if event_ns else None
+        else:
+            self.speed = self._rate.update(now_ns, event_ns) / NS_PER_S
+        return self.speed
 
 
 class ProgressReporter:
@@ -246,13 +263,19 @@ class ReplaySnapshot:
     waits: str | None = None
     ends_ns: int = 0
     """Event time at which it ends, as far as can be told; 0 before anything is read."""
+    told: float = 0.0
+    """The speed that was told, which the other may fall short of; 0 as fast as possible."""
+    paused: bool = False
 
     def sentence(self) -> str:
         """One line for people."""
         parts = [f"{self.published:,} events", f"{self.rate:,.0f}/s"]
+        if self.paused:
+            parts.insert(0, "paused")
         if self.event_time_ns:
             parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
-            parts.append(f"x{self.speed:,.4g}")
+            told = f" of x{self.told:,.6g}" if self.told else ""
+            parts.append(f"x{self.speed:,.4g}{told}")
         parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
             parts.append(f"{_clock(self.eta_s)} left")
@@ -276,15 +299,21 @@ class ReplayProgress:
         speed: float = 0.0,
         *,
         shortens: bool = False,
+        steered: Callable[[], ReplayState | None] = lambda: None,
     ) -> None:
-        """`speed` 0 is as fast as possible; `shortens` says that holes are cut short."""
+        """`speed` 0 is as fast as possible; `shortens` says that holes are cut short.
+
+        `steered` tells what has been changed since.
+        """
         self._feeds = [row for _, row in feeds]
         self._publisher = publisher
         self._paced_speed = speed
         self._shortens = shortens
+        self._steered = steered
+        self._is_paused = False
         self._started_ns = time.monotonic_ns()
         self._rate = Rate(self._started_ns)
-        self._speed: Rate | None = None
+        self._meter = SpeedMeter()
         self._first_event_ns = 0
 
     def snapshot(self, now_ns: int) -> ReplaySnapshot:
@@ -296,6 +325,8 @@ class ReplayProgress:
             self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
         )
         ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
+        if (state := self._steered()) is not None:
+            self._paced_speed, self._is_paused = state.speed, state.paused
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, ends_ns)
         else:
@@ -306,11 +337,13 @@ class ReplayProgress:
             published,
             self._rate.update(now_ns, published),
             event_ns,
-            self._speed_at(now_ns, event_ns),
+            self._meter.update(now_ns, event_ns),
             share,
             eta_s,
             self._waits(now_ns),
             ends_ns,
+            told=self._paced_speed,
+            paused=self._is_paused,
         )
 
     def _scheduled(self, now_ns: int, event_ns: int, ends_ns: int) -> tuple[float, float | None]:
@@ -343,13 +376,6 @@ class ReplayProgress:
             return None
         hint = "" if self._shortens else "; --max-gap shortens"
         return f"next event in {age_text(left_ns)}: {iso_utc(event_ns)[:16]}Z{hint}"
-
-    def _speed_at(self, now_ns: int, event_ns: int) -> float:
-        """Event time per time; it is measured from the first event on."""
-        if self._speed is None:
-            self._speed = Rate(now_ns, event_ns) if event_ns else None
-            return 0.0
-        return self._speed.update(now_ns, event_ns) / NS_PER_S
 
     def _share(self, published: int) -> float:
         """Of the input, what is read; of that, what is published."""

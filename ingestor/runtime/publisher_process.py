@@ -18,23 +18,25 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 from uuid import uuid4
 
-import numpy as np
 import uvloop
 
-from ingestor.merge.pace import Pacer
 from ingestor.merge.skip import SkipRows
+from ingestor.merge.steering import NEVER
 from ingestor.model.blocks import Block, Runs
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.model.feed_status import FeedStatus
+from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import Begin
 from ingestor.runtime import log as logs
+from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import Hop
@@ -55,6 +57,9 @@ CLOSE_S: Final = 6.0
 """What closing takes at the most, of the time that an orderly stop may take."""
 HOPELESS_FLUSH_S: Final = 0.5
 """How long closing waits for answers of a server that has given none for long."""
+
+REPLAY: Final = "replay"
+"""The feed under which a replay tells what was done to it."""
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +91,7 @@ class Merge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PublisherInputs:
-    """What feeds the publisher: rings by feed index, their doorbell, the order and the pace.
+    """What feeds the publisher: rings by feed index, their doorbell, the order, and who steers it.
 
     A run that is to stop in order leaves what is in the rings (files can be read again), or, with
     `drain_on_stop`, first publishes what the feeds still put in until they have ended (a live feed
@@ -97,7 +102,7 @@ class PublisherInputs:
     rings: Sequence[RingInput]
     doorbell: Doorbell
     merge: Merge
-    pacer: Pacer | None = None
+    steered: Steered | None = None
     drain_on_stop: bool = False
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
@@ -133,7 +138,7 @@ class PublisherProcess:
         self._rings = inputs.rings
         self._doorbell = inputs.doorbell
         self._merge = inputs.merge
-        self._pacer = inputs.pacer
+        self._steered = inputs.steered
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
         self._of_earlier_runs = inputs.skip
@@ -157,6 +162,7 @@ class PublisherProcess:
             inputs.rings, publisher, table, live=inputs.drain_on_stop, run=inputs.run
         )
         self._count_due_ns = 0
+        self._sleeper: asyncio.Future[None] | None = None
 
     def run(self) -> IngestorError | None:
         """Run on a new uvloop loop; what was published is in the table, also when it failed."""
@@ -166,6 +172,8 @@ class PublisherProcess:
         self._doorbell.listen(asyncio.get_running_loop())
         if self._again:
             self._table.go_on(len(self._rings))
+        if self._steered is not None:
+            self._begin_steering(self._steered)
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
@@ -296,22 +304,20 @@ class PublisherProcess:
             return
         if not self._span.started_ns:
             self._span.started_ns = time.monotonic_ns()
-        if self._pacer is None:
+        if self._steered is None:
             await self._hand_over(runs)
             return
-        due_ns = self._pacer.due_ns(runs.key_ts_ns, time.monotonic_ns())
-        done = 0
-        while done < len(runs):
-            self._row[Counter.WAITS_UNTIL_NS] = int(due_ns[done])
-            self._row[Counter.WAITS_FOR_NS] = int(runs.key_ts_ns[done])
-            if not await self._sleep_until(int(due_ns[done])):
+        steering = self._steered.steering
+        steering.load(runs.key_ts_ns, time.monotonic_ns())
+        while steering.done < len(runs):
+            if not await self._until_due(self._steered, runs):
                 return
-            self._row[Counter.WAITS_FOR_NS] = 0
-            # What has come due while this slept goes along: sleeping for each would fall behind.
-            ready = int(np.searchsorted(due_ns, time.monotonic_ns(), "right"))
-            await self._hand_over(runs.part(done, ready))
-            self._lateness.add_each(time.monotonic_ns() - due_ns[done:ready])
-            done = ready
+            # Taken before it is sent: a command that comes meanwhile is told the exact position.
+            rows = steering.take(time.monotonic_ns())
+            due_ns = steering.due_ns(rows)
+            await self._hand_over(runs.part(rows.start, rows.stop))
+            if len(due_ns):
+                self._lateness.add_each(time.monotonic_ns() - due_ns)
 
     async def _hand_over(self, runs: Runs) -> None:
         # Counted before: of a send that is cut short nobody knows what is stored.
@@ -339,17 +345,70 @@ class PublisherProcess:
             if stored < held:
                 self._under_way.appendleft((held - stored, handed_ns))
 
-    async def _sleep_until(self, due_ns: int) -> bool:
-        """Sleep to a due time, to some tens of microseconds; False if the run is to stop."""
-        while (left_ns := due_ns - time.monotonic_ns()) > LOOP_TIMER_ERROR_NS:
+    async def _until_due(self, steered: Steered, runs: Runs) -> bool:
+        """Sleep until the next row is due, to some tens of microseconds; False to stop instead."""
+        steering, generation = steered.steering, -1
+        while True:
+            now_ns = time.monotonic_ns()
+            due_ns = steering.next_due_ns(now_ns)
+            if (left_ns := due_ns - now_ns) <= LOOP_TIMER_ERROR_NS:
+                break
             if self._table.stopping:
                 return False
+            if generation != steering.generation:
+                generation = steering.generation
+                self._tell_changes(steered)
+                held = due_ns == NEVER
+                self._row[Counter.WAITS_UNTIL_NS] = 0 if held else due_ns
+                self._row[Counter.WAITS_FOR_NS] = 0 if held else int(runs.key_ts_ns[steering.done])
             loop_s = (left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S
-            await asyncio.sleep(min(loop_s, IDLE_S))
+            await self._sleep(min(loop_s, IDLE_S))
+        if generation != -1:
+            self._row[Counter.WAITS_FOR_NS] = 0
         if left_ns > 0:
             # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
             time.sleep(left_ns / NS_PER_S)
         return True
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Sleep as asyncio does, or until a command comes."""
+        loop = asyncio.get_running_loop()
+        self._sleeper = loop.create_future()
+        timer = loop.call_later(delay_s, _wake, self._sleeper)
+        try:
+            await self._sleeper
+        finally:
+            timer.cancel()
+
+    def _begin_steering(self, steered: Steered) -> None:
+        controller, steering = steered.controller, steered.steering
+        if (state := controller.state) is not None:
+            # Another publisher was here before, and died.
+            steering.restore(state)
+        controller.show(steering)
+        controller.listen(asyncio.get_running_loop(), partial(self._obey, steered))
+
+    def _obey(self, steered: Steered) -> None:
+        steered.controller.obey(steered.steering)
+        self._tell_changes(steered)
+        if self._sleeper is not None:
+            _wake(self._sleeper)
+
+    def _tell_changes(self, steered: Steered) -> None:
+        """Tell each change that was made, be it by a command or by a bound that was reached."""
+        for change in steered.steering.changes():
+            log.info("replay: %s", change.text)
+            status = FeedStatus(
+                feed=REPLAY,
+                what=What.CONTROL,
+                at_ns=now_ns(),
+                text=change.text,
+                from_event_ns=change.position_ns,
+                generation=change.generation,
+            )
+            self._publisher.statuses.tell(status)
+            self._table.note_status(len(self._rings), status)
+        steered.controller.show(steered.steering)
 
     async def _beat(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -427,3 +486,8 @@ class PublisherProcess:
 
 def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return {subject: one.get(subject, 0) + other.get(subject, 0) for subject in {**one, **other}}
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -25,12 +25,15 @@ from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.format import Market
 from ingestor.journal.reader import dates_recorded, find_segments
 from ingestor.merge.ordering import WatermarkMerge
-from ingestor.merge.pace import Pacer
+from ingestor.merge.steering import Steering
 from ingestor.model.blocks import Source
 from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.options import ConnectOptions
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
+from ingestor.runtime.control_service import ControlService
+from ingestor.runtime.controller import Controller, Steered
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
 from ingestor.runtime.job import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
@@ -73,8 +76,6 @@ class ReplayPublisher:
         check_machine(config.process)
         given, sources, source = self._sources()
         feeds = feed_plans(config, sources, source)
-        speed, gap_s = config.replay.speed, config.replay.max_gap_s
-        gap_ns = None if gap_s is None else int(gap_s * NS_PER_S)
         with (
             listening(config.metrics) as listener,
             server_of(config, demo=self._demo) as server,
@@ -96,6 +97,7 @@ class ReplayPublisher:
             keeping = None if own else begin(options, record, config.nats, resume.prepare)
             if keeping is not None and keeping.record.state == "done":
                 return RunReport(summary=_complete(keeping.record))
+            steered = _steered(config, options, record)
             run = Run(
                 feeds,
                 config,
@@ -104,9 +106,13 @@ class ReplayPublisher:
                 ),
                 merge=WatermarkMerge(len(feeds)),
                 progress=lambda rows, publisher: ReplayProgress(
-                    rows, publisher, speed, shortens=gap_ns is not None
+                    rows,
+                    publisher,
+                    config.replay.speed,
+                    shortens=config.replay.max_gap_s is not None,
+                    steered=lambda: steered.controller.state,
                 ),
-                pacer=Pacer(speed, gap_ns) if speed else None,
+                steered=steered,
                 metrics=shown_by(listener, config, options, keeping, live=False, demo=self._demo),
                 keeping=keeping,
             )
@@ -118,6 +124,17 @@ class ReplayPublisher:
         config = demo_config(self._config) if self._demo else self._config
         source = Source.SIM if self._demo else Source.REPLAY
         return config, feed_sources(config, config.replay.data_dir), source
+
+
+def _steered(config: Config, options: ConnectOptions, record: RunRecord) -> Steered:
+    replay, controller = config.replay, Controller()
+    gap_ns = None if replay.max_gap_s is None else int(replay.max_gap_s * NS_PER_S)
+    service = ControlService(controller, options, record)
+    return Steered(
+        Steering(replay.speed, gap_ns, paused=replay.paused),
+        controller,
+        service.serve if replay.control else None,
+    )
 
 
 def _complete(record: RunRecord) -> Summary:

@@ -2,8 +2,8 @@
 
 Live and replay differ in what they plug in here: what a feed's process does, how blocks are
 ordered, whether they are paced, how a run ends, and how its progress is told. Row i of the counter
-table belongs to feed i, the next one to the publisher, and one more to the metrics and to the
-keeper of the record, where these are on.
+table belongs to feed i, the next one to the publisher, and one more to the metrics, to the keeper
+of the record and to the service of control, where these are on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from functools import partial
 from typing import Final
 
 from ingestor.config.schema import Config, FeedName
-from ingestor.merge.pace import Pacer
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import RingReader
+from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import Counter, CounterTable, Role
 from ingestor.runtime.feed_process import FeedContext, FeedMain
 from ingestor.runtime.feed_watch import RingInput
+from ingestor.runtime.keyboard import Keyboard
 from ingestor.runtime.machine import pin
 from ingestor.runtime.metrics import METRICS, MetricsPlan, RunFacts, serve
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
@@ -38,6 +39,7 @@ from ingestor.runtime.run_records import subjects_of
 from ingestor.runtime.supervisor import ChildPlan, Limits, Outcome, Supervisor
 
 PUBLISHER: Final = "publisher"
+CONTROL: Final = "control"
 
 Problem = tuple[ExitCode, Callable[[], str | None]]
 """An exit code, and what answers with a sentence once there is reason for it."""
@@ -61,7 +63,7 @@ class Run:
         config: whose tables `process`, `log` and `nats` are heeded here.
         publisher: makes the publisher, inside its process; told whether it follows one that died.
         merge: the order of rows.
-        pacer: when rows are due; None sends them as fast as the server takes them.
+        steered: how a replay is steered; None sends rows as fast as the server takes them.
         progress: makes what reads from the counters how far the run is.
         live: what the feeds have received is published before the run ends.
         run_s: the run stops by itself after so long, where that is set.
@@ -77,7 +79,7 @@ class Run:
         publisher: Callable[[bool], Publisher],
         merge: Merge,
         progress: MakeProgress,
-        pacer: Pacer | None = None,
+        steered: Steered | None = None,
         live: bool = False,
         run_s: float | None = None,
         metrics: tuple[MetricsPlan, RunFacts] | None = None,
@@ -90,9 +92,14 @@ class Run:
         self._live = live
         self._progress = progress
         self._table = table = CounterTable(
-            len(feeds) + 1 + (metrics is not None) + (keeping is not None)
+            len(feeds)
+            + 1
+            + (metrics is not None)
+            + (keeping is not None)
+            + (steered is not None and steered.service is not None)
         )
         self._keeping = keeping
+        self._steered = steered
         self._doorbell = Doorbell()
         # A ring for every feed: what one leaves in it when it dies concerns no other.
         rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in feeds]
@@ -108,7 +115,7 @@ class Run:
             ],
             self._doorbell,
             merge,
-            pacer,
+            steered,
             drain_on_stop=live,
             busy_poll=process.publisher_spins,
             skip=keeping.skip if keeping is not None else {},
@@ -151,12 +158,20 @@ class Run:
             processes += [(PUBLISHER, Role.PUBLISHER), (METRICS, Role.OTHER)]
             if keeping is not None:
                 processes.append((KEEPER, Role.OTHER))
+            if steered is not None and steered.service is not None:
+                processes.append((CONTROL, Role.OTHER))
             shows = partial(serve, *metrics, processes, table, progress)
             children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
         if keeping is not None:
             keeps = partial(keep, keeping, table, len(feeds), len(children))
             plan = ChildPlan(
                 KEEPER, keeps, log_level=config.log.level, optional=True, restarts=True
+            )
+            children.append(plan)
+        if steered is not None and steered.service is not None:
+            serves = partial(steered.service, table, len(feeds), len(children))
+            plan = ChildPlan(
+                CONTROL, serves, log_level=config.log.level, optional=True, restarts=True
             )
             children.append(plan)
         limits = Limits(process.silence_s, process.stop_s, run_s)
@@ -167,9 +182,14 @@ class Run:
         rows = [(name, self._table.row(index)) for index, name in enumerate(self._names)]
         progress = self._progress(rows, self._table.row(len(rows)))
         reporter = ProgressReporter(progress, self._config.log.progress_s)
+        keyboard = None
+        if self._steered is not None:
+            keyboard = Keyboard(self._steered.controller, self._table.row(len(rows)))
 
         def tick() -> Outcome | None:
             reporter.tick()
+            if keyboard is not None:
+                keyboard.tick()
             kept = self._supervisor.outcomes.get(KEEPER)
             if kept is not None and kept.exit_code == ExitCode.STREAM_IN_USE:
                 return kept
@@ -182,7 +202,11 @@ class Run:
             self._supervisor.run(tick)
         finally:
             reporter.close()
+            if keyboard is not None:
+                keyboard.close()
             self._doorbell.close()
+            if self._steered is not None:
+                self._steered.controller.close()
             if self._keeping is not None:
                 end(self._keeping, self._table, self.report())
 

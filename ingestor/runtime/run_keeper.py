@@ -155,16 +155,18 @@ def keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
     uvloop.run(_keep(keeping, table, feeds, row))
 
 
-async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
+async def beat(table: CounterTable, feeds: int, row: int, ended: asyncio.Event) -> None:
+    """Give signs of life until publisher and feeds have ended."""
     others = [table.row(index) for index in range(feeds + 1)]
-    ended = asyncio.Event()
+    while not (table.stopping and all(other[Counter.ENDED] for other in others)):
+        logs.drain()
+        table.row(row)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
+        await asyncio.sleep(HEARTBEAT_S)
+    ended.set()
 
-    async def beat() -> None:
-        while not (table.stopping and all(other[Counter.ENDED] for other in others)):
-            logs.drain()
-            table.row(row)[Counter.HEARTBEAT_NS] = time.monotonic_ns()
-            await asyncio.sleep(HEARTBEAT_S)
-        ended.set()
+
+async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
+    ended = asyncio.Event()
 
     async def work(connection: Connection) -> None:
         leases = Leases(
@@ -197,7 +199,7 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
                     await ended.wait()
 
     # Before anything that waits for the server: a process that gives no sign of life is killed.
-    heart = asyncio.create_task(beat())
+    heart = asyncio.create_task(beat(table, feeds, row, ended))
     try:
         await connected(keeping.options, work)
     finally:

@@ -20,8 +20,9 @@ from ingestor.config.load import (
     file_layer,
     load,
 )
-from ingestor.config.schema import MIN_SPEED, Config
+from ingestor.config.schema import Config
 from ingestor.model.errors import ConfigurationError
+from ingestor.model.replay_control import MIN_SPEED
 
 
 def file(tmp_path: Path, text: str) -> Path:

@@ -1,0 +1,204 @@
+"""``ingestor ctl``: steers a replay that is running, through the service that it offers on NATS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+
+from ingestor.cli import consuming
+from ingestor.cli.parser import Parser
+from ingestor.model.bounds import printable
+from ingestor.model.errors import (
+    ChildFailedError,
+    ConfigurationError,
+    ExitCode,
+    IngestorError,
+    NoDataError,
+)
+from ingestor.model.replay_control import ControlAnswer, Do
+from ingestor.nats.answers import NobodyListensError
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
+from ingestor.runtime import log as logs
+from ingestor.runtime.control_service import SERVICE, SUBJECT
+
+PROG: Final = "ingestor-ctl"
+
+DISCOVERY_S: Final = 2.0
+"""How long the first replay has to say that it is there; where there is none the server says so."""
+OTHERS_S: Final = 0.3
+"""How long the others have after it."""
+MAX_REPLAYS: Final = 1_000
+"""Answers that are read of those that say so."""
+STEP_POLL_S: Final = 0.05
+
+_ABOUT: Final = """\
+Steer a replay that is running: pause and resume it, change its speed, step through it, stop it.
+It is found through the NATS server that it publishes to.
+"""
+
+_MORE: Final = """\
+commands:
+  status            how it stands: told and attained speed, where it is
+  pause, resume, toggle
+  speed X           1 real time, 2 twice as fast, 0.5; 0 or max as fast as possible
+  step N            pause, and publish the next N events at once
+  step SPAN         the same with all events of 5s, 250ms, 1m (the word is back when that is done)
+  until TIME        pause before the first event at or after it; `until off` plays to the end
+  stop              end it in order, as SIGTERM does
+  list              which replays there are
+
+times:
+  15:30 or 15:30:01.5 is New York's on the day where the replay is, 2025-12-16T20:30:00Z is UTC
+  (nine digits of a second are read), +10s, +5m and +1h count from where it is
+
+examples:
+  ingestor ctl pause
+  ingestor ctl step 5s
+  ingestor ctl --run 20251216143000-host-4711-ab12 speed 100
+  nats request ingestor.control.20251216143000-host-4711-ab12.speed 100    the same
+  nats micro info ingestor-replay
+
+exit codes:
+  0 done, 2 command line, or several replays and no --run, 3 no such replay, 5 NATS unreachable,
+  6 NATS refused, 9 the replay's publisher does not answer, 130 Ctrl-C
+"""
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A replay as its service tells of it."""
+
+    id: str
+    metadata: dict[str, str]
+
+    @property
+    def run(self) -> str:
+        """What it is named by."""
+        return self.metadata.get("run", "")
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        host, pid, stream = (self.metadata.get(key, "") for key in ("host", "pid", "stream"))
+        return printable(f"{self.run}  stream {stream}, host {host}, pid {pid}")
+
+
+class _Replays:
+    """Takes what services answer."""
+
+    def __init__(self) -> None:
+        self.found: list[Replay] = []
+        self.heard = asyncio.Event()
+
+    def receive(self, frames: list[Frame]) -> None:
+        for _, _, payload in frames:
+            try:
+                replay = msgspec.json.decode(payload, type=Replay)
+            except (msgspec.MsgspecError, ValueError):
+                continue  # another program's service of this name
+            if replay.run and len(self.found) < MAX_REPLAYS:
+                self.found.append(replay)
+                self.heard.set()
+
+    def status(self, _: Status) -> None:
+        # Nobody offers such a service: nothing is to be waited for.
+        self.heard.set()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ingestor ctl``; returns its exit code."""
+    given = _parser().parse_args(arguments)
+    logs.configure(PROG, "WARNING")
+    try:
+        options = ConnectOptions(**consuming.way_in(given))
+    except IngestorError as error:
+        logs.complain(PROG, error)
+        return error.exit_code
+    return consuming.run(PROG, _steer(options, given))
+
+
+async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
+    connection = Connection(options, on_change=lambda: None, open_timeout_s=None, name=PROG)
+    await connection.open()
+    try:
+        if given.command == "list":
+            return _list(await _replays(connection), as_json=given.json)
+        run = given.run or await _only_run(connection)
+        answer = await _command(connection, run, given.command, given.value)
+        while given.command == Do.STEP and answer.state is not None and answer.state.stepping:
+            await asyncio.sleep(STEP_POLL_S)
+            answer = await _command(connection, run, Do.STATUS, [])
+    finally:
+        await connection.close()
+    sys.stdout.write(f"{_text(answer, as_json=given.json)}\n")
+    return ExitCode.OK
+
+
+def _list(found: Sequence[Replay], *, as_json: bool) -> int:
+    lines = [msgspec.json.encode(one.metadata).decode() if as_json else one.line for one in found]
+    if not found and not as_json:
+        lines = ["no replay is running here"]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return ExitCode.OK
+
+
+def _text(answer: ControlAnswer, *, as_json: bool) -> str:
+    if as_json:
+        return msgspec.json.encode(answer).decode()
+    return printable(answer.text)
+
+
+async def _replays(connection: Connection) -> list[Replay]:
+    """Return the replays that say that they are there."""
+    replays = _Replays()
+    inbox, subscription = await connection.tap(replays)
+    await connection.publish(f"$SRV.PING.{SERVICE}", reply=f"{inbox}.replay")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCOVERY_S):
+            await replays.heard.wait()
+            await asyncio.sleep(OTHERS_S if replays.found else 0)
+    await connection.untap(subscription)
+    return sorted(replays.found, key=lambda one: one.run)
+
+
+async def _only_run(connection: Connection) -> str:
+    found = await _replays(connection)
+    if not found:
+        raise NoDataError(f"no replay that can be steered is running at {connection.servers}")
+    if len(found) > 1:
+        listed = "\n  ".join(one.line for one in found)
+        raise ConfigurationError(f"several replays are running; name one with --run:\n  {listed}")
+    return found[0].run
+
+
+async def _command(
+    connection: Connection, run: str, command: str, values: Sequence[str]
+) -> ControlAnswer:
+    subject = f"{SUBJECT}.{run}.{command}"
+    try:
+        message = await connection.request("the replay", subject, " ".join(values).encode())
+    except NobodyListensError:
+        raise NoDataError(f"there is no replay {run} at {connection.servers}") from None
+    headers = message.headers or {}
+    if (code := headers.get(ERROR_CODE_HEADER)) is not None:
+        kind = ConfigurationError if code == "400" else ChildFailedError
+        raise kind(printable(headers.get(ERROR_HEADER, "")))
+    return msgspec.json.decode(message.data, type=ControlAnswer)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(PROG, _ABOUT, _MORE)
+    consuming.add_server(parser)
+    parser.add_argument("--run", metavar="RUN", help="which replay, where there are several")
+    parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    parser.add_argument("command", choices=[*Do, "list"], metavar="COMMAND", help="see below")
+    parser.add_argument("value", nargs="*", metavar="VALUE", help="what it takes")
+    return parser

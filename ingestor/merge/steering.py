@@ -1,0 +1,297 @@
+"""Steering a replay: whether it runs, how fast, and how far. No clock is read: time comes in.
+
+Rows come a block at a time, in publishing order. `next_due_ns` says when the next of them may go,
+`ready` up to which one at a given moment; a row that was taken is on its way whatever is commanded
+afterwards. So a command is in force between two rows, and the position it is answered with is
+exact.
+
+A pause stops the schedule where it stands, which is up to the next event: an event that was due in
+3 s is due in 3 s when it goes on. Where sending has fallen behind, what was late is forgiven at a
+change, or a slower speed would be reached only once all of it was made up for. Every change that is
+made counts as a generation, and is told in a sentence (`changes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ingestor.merge.pace import Pacer
+from ingestor.model.blocks import Int64s
+from ingestor.model.clock import iso_utc
+from ingestor.model.replay_control import (
+    ControlAnswer,
+    Do,
+    ReplayCommand,
+    ReplayState,
+    place_text,
+    span_text,
+    speed_text,
+)
+from ingestor.model.units import INT64_MAX
+
+NEVER: Final = INT64_MAX
+"""When a row is due that waits for a command."""
+
+_NO_ROWS: Final = np.zeros(0, np.int64)
+
+
+class Change(NamedTuple):
+    """A change that was made, and where: before every row that was not taken then."""
+
+    generation: int
+    position_ns: int | None
+    text: str
+
+
+class Steering:
+    """The state of one replay, and of the block that it is in.
+
+    Attributes:
+        speed: As told: seconds of event time a second, 0 as fast as possible.
+        position_ns: Event time of the last row that was taken, None before the first.
+        generation: Changes made so far.
+    """
+
+    def __init__(
+        self, speed: float = 0.0, max_gap_ns: int | None = None, *, paused: bool = False
+    ) -> None:
+        """A replay that begins `paused` waits before its first row."""
+        self.speed = speed
+        self.position_ns: int | None = None
+        self.generation = 0
+        self._max_gap_ns = max_gap_ns
+        self._pacer = Pacer(speed, max_gap_ns) if speed else None
+        self._paused = paused
+        self._stands_ns: int | None = None
+        """While paused, the moment up to which the schedule has come."""
+        self._until_ns: int | None = None
+        self._step_rows = 0
+        self._step_span_ns = 0
+        """Of a step that begins at the first row of all, which is not known yet."""
+        self._step_until_ns: int | None = None
+        self._stepped_to_ns = 0
+        self._keys = self._due = _NO_ROWS
+        self._done = 0
+        self._changes: list[Change] = []
+
+    @property
+    def state(self) -> ReplayState:
+        """Return how it stands."""
+        return ReplayState(
+            paused=self._paused,
+            stepping=self._stepping,
+            speed=self.speed,
+            until_ns=self._until_ns,
+            position_ns=self.position_ns,
+            generation=self.generation,
+        )
+
+    def restore(self, state: ReplayState) -> None:
+        """Go on as another process did that died: before the first block."""
+        self._paused, self._until_ns = state.paused, state.until_ns
+        self.position_ns, self.generation = state.position_ns, state.generation
+        self.speed = state.speed
+        self._pacer = Pacer(state.speed, self._max_gap_ns) if state.speed else None
+
+    def changes(self) -> Sequence[Change]:
+        """Return the changes made since it was last asked."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    # The block.
+
+    def load(self, key_ts_ns: Int64s, now_ns: int) -> None:
+        """Take the keys of the next block, whose rows are then numbered from 0."""
+        self._keys, self._done = key_ts_ns, 0
+        if self._step_span_ns:
+            self._step_until_ns = self._step_end_ns(int(key_ts_ns[0]), self._step_span_ns)
+            self._step_span_ns = 0
+        if self._pacer is not None:
+            if not self._pacer.anchored:
+                # There is no schedule yet that a pause could have stopped.
+                self._stands_ns = None
+            self._due = self._pacer.due_ns(key_ts_ns, now_ns)
+
+    @property
+    def done(self) -> int:
+        """Rows of the block that were taken."""
+        return self._done
+
+    def next_due_ns(self, now_ns: int) -> int:
+        """Return when the next row is due, of which there must be one; `NEVER` while it is held.
+
+        Where a bound holds it, that is reached here: the replay is paused, or its step done.
+        """
+        if self._limit() == self._done:
+            self._reach(now_ns)
+        if self._stepping:
+            return 0
+        if self._paused:
+            return NEVER
+        return 0 if self._pacer is None else int(self._due[self._done])
+
+    def take(self, now_ns: int) -> slice:
+        """Return the rows that may go now; they count as taken."""
+        first, stop = self._done, self._limit()
+        if not self._stepping:
+            if self._paused:
+                stop = first
+            elif self._pacer is not None:
+                # What has come due meanwhile goes along: sleeping for each would fall behind.
+                stop = min(stop, int(np.searchsorted(self._due, now_ns, "right")))
+        if stop > first:
+            self._note_taken(stop)
+        return slice(first, max(stop, first))
+
+    def due_ns(self, rows: slice) -> Int64s:
+        """Return when rows of the block are due; nothing where they do not go by a schedule."""
+        return _NO_ROWS if self._pacer is None or self._paused else self._due[rows]
+
+    @property
+    def _stepping(self) -> bool:
+        return bool(self._step_rows or self._step_span_ns) or self._step_until_ns is not None
+
+    def _limit(self) -> int:
+        """Return the row of the block before which bounds make it stop; its length for none."""
+        stop = len(self._keys)
+        if self._until_ns is not None:
+            stop = min(stop, int(np.searchsorted(self._keys, self._until_ns, "left")))
+        if self._step_rows:
+            stop = min(stop, self._done + self._step_rows)
+        if self._step_until_ns is not None:
+            stop = min(stop, int(np.searchsorted(self._keys, self._step_until_ns, "left")))
+        return max(stop, self._done)
+
+    def _note_taken(self, stop: int) -> None:
+        if self._step_rows:
+            self._step_rows -= stop - self._done
+        if self._paused and self._pacer is not None:
+            # A step moves the schedule along: the next row comes after its distance from this one.
+            self._stands_ns = max(self._stands_ns or 0, int(self._due[stop - 1]))
+        self._done = stop
+        self.position_ns = int(self._keys[stop - 1])
+
+    def _reach(self, now_ns: int) -> None:
+        """Stop at the bound that holds the next row."""
+        next_ns = int(self._keys[self._done])
+        if self._step_until_ns is not None and next_ns >= self._step_until_ns:
+            self._end_step()
+        if self._until_ns is not None and next_ns >= self._until_ns:
+            until = iso_utc(self._until_ns)
+            self._until_ns = None
+            self._end_step()
+            self._pause(now_ns)
+            self._note(f"paused {place_text(self.position_ns)}: played until {until}")
+
+    def _end_step(self) -> None:
+        self._step_rows, self._step_span_ns, self._step_until_ns = 0, 0, None
+
+    # Commands.
+
+    def apply(self, command: ReplayCommand, now_ns: int) -> ControlAnswer:
+        """Do what is commanded; what is so already changes nothing and is no new generation."""
+        match command.do:
+            case Do.PAUSE:
+                text = self._hold(now_ns)
+            case Do.RESUME:
+                text = self._resume(now_ns)
+            case Do.TOGGLE:
+                text = self._resume(now_ns) if self._paused else self._hold(now_ns)
+            case Do.SPEED:
+                text = self._change_speed(command.speed or 0.0, now_ns)
+            case Do.STEP:
+                text = self._step(command, now_ns)
+            case Do.UNTIL:
+                text = self._play_until(command.at_ns)
+            case _:
+                text = self.state.sentence()
+        return ControlAnswer(ok=True, text=text, state=self.state)
+
+    def _note(self, text: str) -> str:
+        self.generation += 1
+        self._changes.append(Change(self.generation, self.position_ns, text))
+        return text
+
+    def _hold(self, now_ns: int) -> str:
+        if self._paused and not self._stepping:
+            return f"it is paused already, {place_text(self.position_ns)}"
+        self._end_step()
+        self._pause(now_ns)
+        return self._note(f"paused {place_text(self.position_ns)}")
+
+    def _pause(self, now_ns: int) -> None:
+        if not self._paused:
+            self._paused, self._stands_ns = True, now_ns
+
+    def _resume(self, now_ns: int) -> str:
+        if not self._paused:
+            return f"it runs already, {place_text(self.position_ns)}"
+        self._end_step()
+        self._go_on(self.speed, now_ns, self._stands_ns)
+        self._paused, self._stands_ns = False, None
+        return self._note(f"resumed {place_text(self.position_ns)}, {speed_text(self.speed)}")
+
+    def _change_speed(self, speed: float, now_ns: int) -> str:
+        if speed == self.speed:
+            return f"the speed is {speed_text(speed)} already"
+        # While it is paused the schedule stands where it is, and is only measured anew.
+        at_ns = self._stands_ns if self._paused else now_ns
+        self._go_on(speed, now_ns, at_ns)
+        if self._paused and self._stands_ns is not None:
+            self._stands_ns = now_ns
+        return self._note(f"{speed_text(speed)} from here on, {place_text(self.position_ns)}")
+
+    def _go_on(self, speed: float, now_ns: int, at_ns: int | None) -> None:
+        """Go on at a speed; the schedule has come to the moment `at_ns`, None for the next row."""
+        left = self._due[self._done :]
+        self.speed = speed
+        if not speed:
+            self._pacer, self._due = None, _NO_ROWS
+        elif self._pacer is None:
+            self._pacer = Pacer(speed, self._max_gap_ns)
+            keys = self._keys[self._done :]
+            self._due = self._from_here(self._pacer.due_ns(keys, now_ns))
+        else:
+            # What is late is not made up for: the schedule has come to the next row at the most.
+            if len(left):
+                at_ns = int(left[0]) if at_ns is None else min(at_ns, int(left[0]))
+            due = self._pacer.reschedule(left, speed, now_ns, now_ns if at_ns is None else at_ns)
+            self._due = self._from_here(due)
+
+    def _from_here(self, due_ns: Int64s) -> Int64s:
+        """Return due times of the whole block; rows that were taken are due no more."""
+        return np.concatenate((np.zeros(self._done, np.int64), due_ns))
+
+    def _step(self, command: ReplayCommand, now_ns: int) -> str:
+        self._pause(now_ns)
+        # A step that is under way goes on: two presses of a key are two events.
+        rows, waiting_ns = self._step_rows, self._step_span_ns
+        self._end_step()
+        if command.events is not None:
+            what = f"{command.events:,} event{'s' if command.events > 1 else ''}"
+            self._step_rows = rows + command.events
+        if command.span_ns is not None:
+            what = f"all events within {span_text(command.span_ns)}"
+            if self.position_ns is not None:
+                self._step_until_ns = self._step_end_ns(self.position_ns, command.span_ns)
+            elif len(self._keys):
+                self._step_until_ns = self._step_end_ns(int(self._keys[0]), command.span_ns)
+            else:
+                self._step_span_ns = waiting_ns + command.span_ns
+        return self._note(f"a step of {what}, {place_text(self.position_ns)}")
+
+    def _step_end_ns(self, position_ns: int, span_ns: int) -> int:
+        # From where the step before it ended, be it in a hole: steps follow on one another.
+        begin_ns = max(position_ns, self._stepped_to_ns)
+        self._stepped_to_ns = min(begin_ns + span_ns, INT64_MAX)
+        return self._stepped_to_ns
+
+    def _play_until(self, at_ns: int | None) -> str:
+        if at_ns == self._until_ns:
+            return "that is so already"
+        self._until_ns = at_ns
+        how_far = "to the end" if at_ns is None else f"until {iso_utc(at_ns)}"
+        return self._note(f"plays {how_far}, {place_text(self.position_ns)}")

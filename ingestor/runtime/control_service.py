@@ -1,0 +1,166 @@
+"""The service by which a replay is steered over NATS: ``nats micro`` lists it (ADR-32).
+
+It is one process beside the others, with a connection of its own, so that nobody who asks stands in
+the way of data. Each command is an endpoint, ``ingestor.control.<run>.<command>``, and takes as
+text what is typed behind its word. A server that does not let us subscribe costs the service alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import uvloop
+from nats.micro.request import Request, ServiceError
+from nats.micro.service import Service, ServiceConfig
+
+from ingestor import __version__
+from ingestor.model.errors import ConfigurationError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.replay_control import (
+    MAX_COMMAND_BYTES,
+    ControlAnswer,
+    Do,
+    parse_command,
+)
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.runtime.controller import Controller
+from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.progress_reporter import SpeedMeter
+from ingestor.runtime.run_keeper import beat
+from ingestor.runtime.run_records import RunRecord
+
+SERVICE: Final = "ingestor-replay"
+SUBJECT: Final = "ingestor.control"
+
+RETRY_S: Final = 1.0
+"""How often a server that is not there yet is looked for."""
+MEASURE_S: Final = 0.2
+LAST_WORD_S: Final = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlService:
+    """The service of one run: whom it speaks for, and where it is offered."""
+
+    controller: Controller
+    options: ConnectOptions
+    record: RunRecord
+
+    def serve(self, table: CounterTable, feeds: int, row: int) -> None:
+        """Offer the service until publisher and feeds have ended."""
+        uvloop.run(self._serve(table, feeds, row))
+
+    async def _serve(self, table: CounterTable, feeds: int, row: int) -> None:
+        ended = asyncio.Event()
+        heart = asyncio.create_task(beat(table, feeds, row, ended))
+        try:
+            while not ended.is_set():
+                try:
+                    await self._offer(table, feeds, ended)
+                except NatsUnreachableError:
+                    # The publisher tells who does not come; this one is there when it does.
+                    await _pause(ended, RETRY_S)
+        except NatsRefusedError as refused:
+            log.warning("this replay cannot be steered over NATS: %s", refused)
+        finally:
+            heart.cancel()
+
+    async def _offer(self, table: CounterTable, feeds: int, ended: asyncio.Event) -> None:
+        connection = Connection(
+            self.options, on_change=lambda: None, open_timeout_s=None, name="ingestor.control"
+        )
+        await connection.open()
+        try:
+            meter = SpeedMeter()
+            await self._begin(connection, meter, ended)
+            while not ended.is_set():
+                if connection.failure is not None:
+                    raise connection.failure
+                meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
+                await _pause(ended, MEASURE_S)
+            # Who asked just now has an answer before the connection goes: else he waits for it.
+            await connection.answers(LAST_WORD_S)
+        finally:
+            await connection.close()
+
+    async def _begin(self, connection: Connection, meter: SpeedMeter, ended: asyncio.Event) -> None:
+        record = self.record
+        service = Service(
+            connection.client,
+            ServiceConfig(
+                name=SERVICE,
+                version=__version__,
+                description="steers a replay: pause, resume, speed, step, until, stop",
+                metadata={
+                    "run": record.run,
+                    "stream": record.stream,
+                    "subjects": " ".join(record.subjects),
+                    "host": record.host,
+                    "pid": str(record.pid),
+                },
+                stats_handler=lambda _: self._figures(meter),
+            ),
+        )
+        await service.start()
+        for do in Do:
+
+            async def handle(request: Request, do: Do = do) -> None:
+                answer = await self._answered(do, request.data, meter, ended)
+                await request.respond(msgspec.json.encode(answer))
+
+            subject = f"{SUBJECT}.{record.run}.{do}"
+            await service.add_endpoint(name=do.value, subject=subject, handler=handle)
+
+    async def _answered(
+        self, do: Do, payload: bytes, meter: SpeedMeter, ended: asyncio.Event
+    ) -> ControlAnswer:
+        """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
+        state = self.controller.state
+        if len(payload) > MAX_COMMAND_BYTES:
+            raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
+        try:
+            words = payload.decode(errors="replace").split()
+            command = parse_command([do, *words], None if state is None else state.position_ns)
+        except ConfigurationError as error:
+            raise ServiceError("400", str(error)) from None
+        answer = await _before(ended, self.controller.ask(command))
+        if answer is None:
+            raise ServiceError("503", "the replay has come to its end")
+        if not answer.ok:
+            raise ServiceError("503", answer.text)
+        if do is Do.STATUS and answer.state is not None:
+            text = answer.state.sentence(meter.speed)
+            answer = msgspec.structs.replace(answer, text=text)
+        return msgspec.structs.replace(answer, attained_speed=meter.speed)
+
+    def _figures(self, meter: SpeedMeter) -> object:
+        """Return what ``nats micro stats`` shows besides its own."""
+        state = self.controller.state
+        figures = {} if state is None else msgspec.to_builtins(state)
+        return figures | {"attained_speed": meter.speed}
+
+
+async def _before(
+    ended: asyncio.Event, asking: Coroutine[Any, Any, ControlAnswer]
+) -> ControlAnswer | None:
+    """Return an answer, None where the run ends before it comes."""
+    answer, end = asyncio.create_task(asking), asyncio.create_task(ended.wait())
+    await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+    end.cancel()
+    answer.cancel()
+    return answer.result() if answer.done() else None
+
+
+async def _pause(ended: asyncio.Event, pause_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await ended.wait()

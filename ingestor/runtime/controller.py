@@ -1,0 +1,164 @@
+"""From the doors of a replay to its publisher: commands through a pipe, answers in shared memory.
+
+Doors are the keys of a terminal (in the supervisor), a service on the server (in a process of its
+own) and the page's buttons (in the metrics process). Any of them may die at any moment, so there is
+no lock: a line of at most PIPE_BUF bytes goes into a pipe as a whole, however many write, and the
+publisher, who alone reads, looks when its event loop tells it to. It shows the state, and its last
+answers by the number of the command, in one slot that it alone writes. So steering costs a row
+nothing, and a publisher that follows one that died goes on as that one stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from ingestor.merge.steering import Steering
+from ingestor.model.replay_control import (
+    ControlAnswer,
+    Do,
+    ReplayCommand,
+    ReplayState,
+)
+from ingestor.model.units import NS_PER_S
+from ingestor.runtime.counters import CounterTable, Slots
+
+ANSWER_TIMEOUT_S: Final = 2.0
+"""A command that the publisher has not seen by then is not done any more."""
+
+MAX_ANSWERS: Final = 16
+"""Answers that are shown; a door looks every `POLL_S`, so that none is overtaken."""
+POLL_S: Final = 0.005
+
+_READ_BYTES: Final = 64 * 1024
+"""All that a pipe holds, so that what is read ends with a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What a replay is steered by: its state, the way on which commands come, and its service.
+
+    The service runs in a process of its own, which is given the shared memory, the number of feeds
+    and its row.
+    """
+
+    steering: Steering
+    controller: Controller
+    service: Callable[[CounterTable, int, int], None] | None = None
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    """A line in the pipe; a command that is older than its door waits is not done."""
+
+    number: str
+    by_ns: int
+    command: ReplayCommand
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    state: ReplayState
+    answers: dict[str, ControlAnswer]
+
+
+class Controller:
+    """Both ends of the way; made before the processes fork, by the one that a signal stops."""
+
+    def __init__(self) -> None:
+        self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._slot = Slots(1)
+        self._answers: deque[tuple[str, ControlAnswer]] = deque(maxlen=MAX_ANSWERS)
+        self._supervisor_pid = os.getpid()
+
+    @property
+    def state(self) -> ReplayState | None:
+        """How the replay stood after the last change; None before the publisher's first word."""
+        shown = self._shown()
+        return None if shown is None else shown.state
+
+    # The doors' end.
+
+    def apply(self, command: ReplayCommand) -> ControlAnswer:
+        """Have a command done, and return the answer, after `ANSWER_TIMEOUT_S` at the latest."""
+        asking = self._asking(command)
+        while (answer := next(asking)) is None:
+            time.sleep(POLL_S)
+        return answer
+
+    async def ask(self, command: ReplayCommand) -> ControlAnswer:
+        """Do as `apply` on an event loop."""
+        asking = self._asking(command)
+        while (answer := next(asking)) is None:
+            await asyncio.sleep(POLL_S)
+        return answer
+
+    def send(self, command: ReplayCommand) -> None:
+        """Send a command whose answer nobody waits for."""
+        next(self._asking(command))
+
+    def _asking(self, command: ReplayCommand) -> Iterator[ControlAnswer | None]:
+        """Send a command; yield None until there is an answer."""
+        if command.do is Do.STOP:
+            # A stop is the signal that stops a run, so that there is one way to end in order.
+            os.kill(self._supervisor_pid, signal.SIGTERM)
+            yield ControlAnswer(ok=True, text="stopping in order", state=self.state)
+        number, by_ns = uuid4().hex[:12], time.monotonic_ns() + int(ANSWER_TIMEOUT_S * NS_PER_S)
+        line = msgspec.json.encode(_Sent(number, by_ns, command)) + b"\n"
+        sent, shown = False, None
+        while time.monotonic_ns() < by_ns:
+            sent = sent or self._write(line)
+            shown = self._shown()
+            if shown is not None and number in shown.answers:
+                yield msgspec.structs.replace(shown.answers[number], state=shown.state)
+            yield None
+        state = None if shown is None else shown.state
+        text = f"the publisher has not answered for {ANSWER_TIMEOUT_S:g} s: nothing is changed"
+        yield ControlAnswer(ok=False, text=text, state=state)
+
+    def _write(self, line: bytes) -> bool:
+        """Put a line in the pipe; False while it is full, which takes 300 that nobody has read."""
+        try:
+            return bool(os.write(self._write_fd, line))
+        except BlockingIOError:
+            return False
+
+    def _shown(self) -> _Shown | None:
+        data = self._slot.get(0)
+        return None if data is None else msgspec.json.decode(data, type=_Shown)
+
+    # The publisher's end.
+
+    def listen(self, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+        """Have `heard`, which is to `obey`, called on the loop whenever there are commands."""
+        loop.add_reader(self._read_fd, heard)
+
+    def obey(self, steering: Steering) -> None:
+        """Do what has been commanded."""
+        for sent in self._arrived():
+            now_ns = time.monotonic_ns()
+            if now_ns < sent.by_ns:
+                answer = steering.apply(sent.command, now_ns)
+                self._answers.append((sent.number, msgspec.structs.replace(answer, state=None)))
+
+    def show(self, steering: Steering) -> None:
+        """Show how it stands; for the publisher alone."""
+        self._slot.put(0, msgspec.json.encode(_Shown(steering.state, dict(self._answers))))
+
+    def close(self) -> None:
+        """Release the pipe."""
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+
+    def _arrived(self) -> Iterator[_Sent]:
+        with contextlib.suppress(BlockingIOError):
+            for line in os.read(self._read_fd, _READ_BYTES).splitlines():
+                yield msgspec.json.decode(line, type=_Sent)

@@ -1,0 +1,154 @@
+"""Commands from any process to the publisher's event loop, and answers back, without a lock."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ingestor.merge.steering import Steering
+from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
+from ingestor.runtime import controller as module
+from ingestor.runtime.controller import MAX_ANSWERS, Controller
+
+PAUSE = ReplayCommand(do=Do.PAUSE)
+STATUS = ReplayCommand(do=Do.STATUS)
+
+
+@pytest.fixture
+def controller() -> Iterator[Controller]:
+    made = Controller()
+    yield made
+    made.close()
+
+
+@contextmanager
+def publishing(controller: Controller, steering: Steering) -> Iterator[None]:
+    """Obey on an event loop in a thread, as the publisher's process does."""
+    loop = asyncio.new_event_loop()
+    controller.show(steering)
+
+    def heard() -> None:
+        controller.obey(steering)
+        controller.show(steering)
+
+    loop.call_soon(controller.listen, loop, heard)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_command_is_done_and_answered_with_the_state_after_it(controller: Controller) -> None:
+    before = controller.state
+    with publishing(controller, Steering(2)):
+        answer = controller.apply(PAUSE)
+        assert (answer.ok, answer.text) == (True, "paused before the first event")
+        assert answer.state == ReplayState(paused=True, speed=2, generation=1)
+        assert controller.state == answer.state
+        again = asyncio.run(controller.ask(ReplayCommand(do=Do.SPEED, speed=3.0)))
+        assert again.state == ReplayState(paused=True, speed=3, generation=2)
+    assert before is None
+
+
+def test_each_of_many_doors_gets_the_answer_to_its_own_command(controller: Controller) -> None:
+    steering, wrong = Steering(), multiprocessing.Value("i", 0)
+    ready = multiprocessing.Event()
+
+    def door(number: int) -> None:
+        ready.wait()
+        for turn in range(20):
+            told = float(1 + number * 100 + turn)
+            answer = controller.apply(ReplayCommand(do=Do.SPEED, speed=told))
+            if f"x{told:g} from here on" not in answer.text:
+                wrong.value += 1
+
+    context = multiprocessing.get_context("fork")
+    doors = [context.Process(target=door, args=(number,)) for number in range(4)]
+    for one in doors:
+        one.start()
+    with publishing(controller, steering):
+        ready.set()
+        for one in doors:
+            one.join()
+    assert (wrong.value, steering.generation) == (0, 80)
+
+
+def test_a_door_that_is_killed_leaves_the_others_their_way(controller: Controller) -> None:
+    def door() -> None:
+        while True:
+            controller.send(STATUS)
+
+    process = multiprocessing.get_context("fork").Process(target=door)
+    process.start()
+    steering = Steering()
+    with publishing(controller, steering):
+        while not steering.generation:
+            controller.apply(ReplayCommand(do=Do.TOGGLE))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        assert controller.apply(STATUS).ok
+
+
+def test_where_nobody_obeys_that_is_said_and_the_command_is_not_done_later(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 0.05)
+    answer = controller.apply(PAUSE)
+    assert (answer.ok, answer.state) == (False, None)
+    assert answer.text == "the publisher has not answered for 0.05 s: nothing is changed"
+    steering = Steering()
+    with publishing(controller, steering):
+        monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 5.0)
+        assert controller.apply(STATUS).ok
+    assert steering.generation == 0
+
+
+def test_a_pipe_that_is_full_keeps_nobody_waiting(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 0.05)
+    began = time.monotonic()
+    for _ in range(3_000):
+        controller.send(STATUS)
+    assert not controller.apply(PAUSE).ok
+    assert time.monotonic() - began < 5
+    steering = Steering()
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 5.0)
+    with publishing(controller, steering):
+        assert controller.apply(STATUS).ok
+    assert steering.generation == 0
+
+
+def test_all_answers_that_are_shown_fit_their_place(controller: Controller) -> None:
+    steering = Steering()
+    longest = ReplayCommand(do=Do.STEP, span_ns=2**62 + 1)
+    for _ in range(MAX_ANSWERS + 1):
+        controller.send(longest)
+    with publishing(controller, steering):
+        state = controller.apply(ReplayCommand(do=Do.UNTIL, at_ns=2**63 - 1)).state
+    assert state is not None
+    assert (state.generation, controller.state) == (MAX_ANSWERS + 2, state)
+
+
+def test_a_stop_is_the_signal_that_stops_a_run() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    controller = Controller()
+    try:
+        answer = controller.apply(ReplayCommand(do=Do.STOP))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        controller.close()
+    assert (answer.ok, answer.text, heard) == (True, "stopping in order", [signal.SIGTERM])
