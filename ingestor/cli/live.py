@@ -22,6 +22,13 @@ ENVIRONMENT: Final = {
 _HOW: Final = (
     Flag("--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"),
     Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
+    Flag(
+        "--standby",
+        "live.standby",
+        "",
+        "wait, ready, until the run that writes now has died, and follow it",
+        const=True,
+    ),
     NO_LEASE,
 )
 

@@ -20,6 +20,7 @@ from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_fil
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
+from ingestor.runtime.run_keeper import Keeping
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -60,12 +61,17 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
 
 
 def make_publisher(
-    config: Config, options: ConnectOptions, *, give_up_after_s: float, again: bool = False
+    config: Config,
+    options: ConnectOptions,
+    keeping: Keeping | None,
+    *,
+    give_up_after_s: float,
+    again: bool = False,
 ) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
     `give_up_after_s` holds where the configuration says nothing; `again` one that follows another
-    that died also waits so long for a server at first.
+    that died also waits so long for a server at first. A run that keeps leases is fenced.
     """
     give_up_after_s = config.nats.give_up_after_s or give_up_after_s
     publisher = Publisher(
@@ -74,6 +80,7 @@ def make_publisher(
         stream=_stream(config.nats),
         give_up_after_s=give_up_after_s,
         open_timeout_s=min(give_up_after_s, LONGEST_OPEN_S) if again else OPEN_TIMEOUT_S,
+        check_lease=keeping.check_lease if keeping is not None and keeping.leases else None,
     )
     publisher.statuses.stream = replace(
         STATUS_SETTINGS, name=config.nats.status_stream, replicas=config.nats.replicas

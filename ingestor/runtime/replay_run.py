@@ -100,7 +100,7 @@ class ReplayPublisher:
                 feeds,
                 config,
                 publisher=lambda again: make_publisher(
-                    config, options, give_up_after_s=GIVE_UP_AFTER_S, again=again
+                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
                 ),
                 merge=WatermarkMerge(len(feeds)),
                 progress=lambda rows, publisher: ReplayProgress(
