@@ -122,8 +122,8 @@ class StreamLink:
                     await settle(self.connection)
                 state = await set_up(self._api, self.settings)
                 inbox, _ = await self.connection.tap(self)
-                # A run that was frozen as a whole may have been followed by another meanwhile. Asked
-                # last: the fence holds from the end of the stream that was read before.
+                # A run that was frozen as a whole may have been followed by another meanwhile.
+                # Asked last: the fence holds from the end of the stream that was read before.
                 if settle is not None:
                     await self.check_lease()
                 break
