@@ -31,12 +31,12 @@ from ingestor.publish.reconcile import find_stored, mapped_subject
 ANSWER_S: Final = 0.5
 """A leader that is there answers a question within this time, or is asked again."""
 
-Settle = Callable[[Connection], Awaitable[None]]
-"""Waits until nothing more of a publisher that died can arrive."""
-
 CheckLease = Callable[[Connection], Awaitable[None]]
 """Asks whether the subjects are still ours to write to. Raises StreamInUseError when they are not,
 and what asking raises."""
+
+Settle = Callable[[Connection], Awaitable[None]]
+"""Waits until nothing more of a publisher that died can arrive."""
 
 log = logging.getLogger(__name__)
 

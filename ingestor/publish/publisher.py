@@ -137,8 +137,8 @@ class Publisher:
             connect_options=connect_options,
             settings=stream,
             on_acknowledged=on_acknowledged,
-            open_timeout_s=open_timeout_s,
             check_lease=check_lease,
+            open_timeout_s=open_timeout_s,
         )
         self._connection = self._link.connection
         self._recovery = Recovery(self._link, give_up_after_s=give_up_after_s)

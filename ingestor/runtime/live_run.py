@@ -57,7 +57,7 @@ class StreamIngestor:
         # Before anything is bound, locked or started: a wrong configuration changes nothing.
         check(self._config)
         # Importing the calendar takes 0.1 to 0.6 s: here it is done before the feeds fork, and one
-        # that is started again has it.
+        # that is started again has it, as a standby has.
         MarketHours(OPTIONS)
         if not self._config.live.standby:
             return self._run()
