@@ -122,6 +122,10 @@ class StreamLink:
                     await settle(self.connection)
                 state = await set_up(self._api, self.settings)
                 inbox, _ = await self.connection.tap(self)
+                # A run that was frozen as a whole may have been followed by another meanwhile.
+                # Asked last: the fence holds from the end of the stream that was read before.
+                if settle is not None:
+                    await self.check_lease()
                 break
             except (TimeoutError, RefusedError) as error:
                 # Whom a run has known is waited for as long as it would be amid the run.

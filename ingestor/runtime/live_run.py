@@ -56,6 +56,9 @@ class StreamIngestor:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
         # Before anything is bound, locked or started: a wrong configuration changes nothing.
         check(self._config)
+        # Importing the calendar takes 0.1 to 0.6 s: here it is done before the feeds fork, and one
+        # that is started again has it, as a standby has.
+        MarketHours(OPTIONS)
         if not self._config.live.standby:
             return self._run()
         while True:
@@ -73,9 +76,6 @@ class StreamIngestor:
     def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
         """Stream until stopped, with leases of these revisions taken from whoever holds them."""
         config = self._config
-        # Importing the calendar takes 0.1 to 0.6 s: here it is done before the feeds fork, and one
-        # that is started again has it.
-        MarketHours(OPTIONS)
         with (
             demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
             journals(config) as frame_logs,
