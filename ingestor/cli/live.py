@@ -19,8 +19,12 @@ ENVIRONMENT: Final = {
     "POLYGON_OPTIONS_URL": "polygon.options_url",
 }
 
+RECORD: Final = Flag(
+    "--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"
+)
+
 _HOW: Final = (
-    Flag("--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"),
+    RECORD,
     Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
     NO_LEASE,
 )

@@ -83,6 +83,11 @@ class ServerInfo(msgspec.Struct, frozen=True):
     jetstream: bool = False
     server_name: str = ""
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether a run of ours started it."""
+        return self.server_name.startswith(_NAME)
+
 
 def server_info(port: int) -> ServerInfo | None:
     """What listens on a loopback port; None when nothing does. Raises NotNatsError."""
@@ -276,7 +281,8 @@ class EmbeddedServer:
             "-P": folder / "nats-server.pid",
             "--ports_file_dir": folder,
         }
-        program = [_executable(), "-js", *(str(one) for pair in arguments.items() for one in pair)]
+        flags = [str(one) for pair in arguments.items() for one in pair]
+        program = [server_program(), "-js", *flags]
         users = str(server_keeper.users_file(folder))
         keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
@@ -352,7 +358,7 @@ def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     if info is None:
         return None
     folder = None
-    if info.server_name.startswith(_NAME):
+    if info.is_embedded:
         folder = Path(unquote(info.server_name.removeprefix(_NAME)))
         try:
             stack.callback(server_keeper.Use(folder).end)
@@ -436,8 +442,8 @@ def _locked(data_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _executable() -> str:
-    """The nats-server of this environment, else one on PATH."""
+def server_program() -> str:
+    """Return the nats-server of this environment, else one on PATH. Raises EmbeddedServerError."""
     found = shutil.which("nats-server", path=str(Path(sys.executable).parent))
     found = found or shutil.which("nats-server")
     if found is None:

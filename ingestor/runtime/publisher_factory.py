@@ -64,7 +64,7 @@ def make_publisher(config: Config, options: ConnectOptions, *, give_up_after_s: 
     publisher = Publisher(
         make_encoder(config.publish.encoding),
         connect_options=options,
-        stream=_stream(config.nats),
+        stream=stream_settings(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
     )
     publisher.statuses.stream = replace(
@@ -73,7 +73,8 @@ def make_publisher(config: Config, options: ConnectOptions, *, give_up_after_s: 
     return publisher
 
 
-def _stream(nats: Nats) -> StreamSettings:
+def stream_settings(nats: Nats) -> StreamSettings:
+    """Return the stream as the configuration wants it."""
     return StreamSettings(
         name=nats.stream,
         max_age_s=nats.max_age_s,
@@ -100,7 +101,7 @@ def _check_consumers(nats: Nats, options: ConnectOptions) -> None:
     A stream that is there may hold more than we publish, or under other subjects: where that
     decides, it is asked. Where nobody answers, the publisher asks once somebody does.
     """
-    stream = _stream(nats)
+    stream = stream_settings(nats)
     if unreached_filter(stream, {}) is None:
         return
     try:
