@@ -53,8 +53,8 @@ examples:
 
 columns:
   dates are UTC's of files and New York's of a journal; time is what a file's header says, or a
-  journal's first event; in stream: all, part, or nothing as far as the records of runs tell, which
-  hold what ran in the last 90 days.
+  journal's first event; in stream: all, part or none, as the records of runs tell, which hold what
+  ran in the last 90 days; unknown where there is no record, or no server.
 
 exit codes:
   0 done, 2 configuration, 3 no such folder, 4 a file that was named is no DBN file
@@ -150,7 +150,7 @@ def _cells(day: Day) -> tuple[str, ...]:
         _size(day.size_bytes),
         _time(day),
         (named or "-") + (f" and {more:,} more" if more > 0 else ""),
-        day.held or "-",
+        day.held,
     )
 
 

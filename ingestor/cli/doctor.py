@@ -159,7 +159,7 @@ class _Teller:
     def __call__(self, finding: Finding) -> None:
         from rich.text import Text  # noqa: PLC0415
 
-        line = Text(f"{finding.mark:<5}", _STYLES[finding.mark])
+        line = Text().append(f"{finding.mark:<5}", _STYLES[finding.mark])
         line.append(f"{finding.code:<{_CODE_CHARS}}  ", "bold")
         line.append(logs.plain(finding.found))
         self._console.print(line)

@@ -57,7 +57,8 @@ def days_check(days: Sequence[Day], places: Sequence[Path], *, needed: bool) -> 
         return _nothing(f"there is no DBN file in {where} and below", needed=needed)
     feeds = sorted({day.feed for day in days})
     size = sum(day.size_bytes for day in days) / 1e9
-    text = f"{', '.join(feeds)}: {len({day.date for day in days})} days, {size:,.2f} GB"
+    dates = len({day.date for day in days})
+    text = f"{', '.join(feeds)}: {dates:,} day{'' if dates == 1 else 's'}, {size:,.2f} GB"
     return passed("DATA", text)
 
 

@@ -115,7 +115,7 @@ async def _connected_checks(
         text = f"{error}: start it with -js, or with jetstream {{}} in its configuration"
         yield failed("JETSTREAM", text, ExitCode.STREAM)
         return
-    yield passed("JETSTREAM", f"on, {account.get('streams', 0)} streams")
+    yield passed("JETSTREAM", f"on, streams: {account.get('streams', 0)}")
     yield limits_check(account)
     yield sync_check(credentials.servers)
     try:

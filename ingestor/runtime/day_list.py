@@ -28,8 +28,8 @@ from ingestor.nats.connection import Connection
 from ingestor.runtime.replay_run import MARKETS, SCHEMAS
 from ingestor.runtime.run_records import LIVE_JOB, RunRecord, records, runs_bucket
 
-Held = Literal["all", "part", ""]
-"""What of a day a stream holds."""
+Held = Literal["all", "part", "none", "unknown"]
+"""What of a day a stream holds; unknown where no run has left a record of what it wrote."""
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     first_ns: int | None = None
     end_ns: int | None = None
     names: tuple[str, ...] = ()
-    held: Held = ""
+    held: Held = "unknown"
 
 
 def days_of_files(catalog: Catalog) -> list[Day]:
@@ -117,7 +117,7 @@ async def with_what_is_held(
 
 def held_of(day: Day, kept: Sequence[RunRecord], first_seq: int) -> Held:
     """Return what of a day is in a stream that begins at `first_seq`."""
-    best: Held = ""
+    best: Held = "none" if kept else "unknown"
     for record in kept:
         if record.last_seq is None or record.last_seq < first_seq or not _is_of(record, day):
             continue

@@ -34,7 +34,7 @@ def test_a_day_of_files_is_right(tmp_path: Path) -> None:
     found = findings(tmp_path)
     for code in ("DATA_FILES", "DATA", "DATA_DATES"):
         assert_right(found[code], code)
-    assert found["DATA"].found.startswith("trades: 1 days")
+    assert found["DATA"].found.startswith("trades: 1 day, ")
 
 
 @pytest.mark.parametrize("needed", [True, False])
