@@ -121,9 +121,11 @@ class Recovery:
         if isinstance(batch, FastBatch) and not batch.ended:
             await self._probe(batch)
         if not batch.ended:
-            # A batch is ended by its probe; single messages may still be read from a connection
-            # that was lost, behind what is sent on the next: 0.2 s late with a 2.10 server.
-            if isinstance(batch, AckBatch) and not await link.connection.former_closed(FORMER_S):
+            # A batch that lives is ended by its probe, and a dead one takes nothing. What does not
+            # need one may still be read from a lost connection, behind what is sent on the next
+            # (0.2 s late with a 2.10 server): single messages, and the first one of a batch.
+            begins = isinstance(batch, AckBatch) or not batch.acked
+            if begins and not await link.connection.former_closed(FORMER_S):
                 log.debug("the server still reads from a lost connection: going on")
             # Answers go on coming while the stream is asked; see `Ledger.note_stored`.
             acked = batch.acked

@@ -1,16 +1,17 @@
-"""A doorbell between processes: an eventfd that wakes an event loop without polling."""
+"""A doorbell between processes: an eventfd that wakes an event loop, or a sleeper, without polling."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import select
 
 from ingestor.model.errors import ConfigurationError
 
 
 class Doorbell:
-    """Created before the processes fork; any of them may ring, one event loop listens."""
+    """Created before the processes fork; any of them may ring, one event loop or sleeper listens."""
 
     def __init__(self) -> None:
         """Raises ConfigurationError where the kernel gives none."""
@@ -21,6 +22,8 @@ class Doorbell:
                 f"the kernel gives no eventfd, by which feeds wake the publisher: {error.strerror}"
             ) from error
         self._rung: asyncio.Event | None = None
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
 
     def ring(self) -> None:
         """Wake the listener; ringing again before it looks costs nothing more."""
@@ -40,6 +43,11 @@ class Doorbell:
                 await self._rung.wait()
         # Cleared after the wait, before the rings are looked at: a ring in between is kept.
         self._rung.clear()
+
+    def sleep(self, timeout_s: float) -> None:
+        """Block until it has rung since the last sleep, or for `timeout_s`."""
+        if self._poll.poll(timeout_s * 1000):
+            os.eventfd_read(self._fd)
 
     def close(self) -> None:
         """Release the descriptor."""

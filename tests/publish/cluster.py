@@ -84,8 +84,12 @@ class Cluster:
 
     async def led_since_s(self, stream: str = "MARKET_DATA") -> float:
         """When its leader became it, by the wall clock: an election takes the servers 4 to 9 s."""
-        cluster = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"]
-        return dt.datetime.fromisoformat(cluster["leader_since"]).timestamp()
+        while True:
+            # Between two leaders there is none, and no such time.
+            cluster = (await self.ask(f"STREAM.INFO.{stream}"))["cluster"]
+            if since := cluster.get("leader_since"):
+                return dt.datetime.fromisoformat(since).timestamp()
+            await asyncio.sleep(0.05)
 
     async def leader(self, stream: str = "MARKET_DATA") -> str:
         """The name of the server that leads a stream."""

@@ -57,9 +57,9 @@ class Proxy:
         """Keep what clients say from now on over the connections that there are."""
         self._held = {server: bytearray() for server in self._servers}
 
-    def held_bytes(self) -> int:
+    def held(self) -> bytes:
         """What is kept."""
-        return sum(map(len, self._held.values()))
+        return b"".join(self._held.values())
 
     async def cut_and_deliver(self, late_s: float) -> None:
         """Reset the connections to clients, and give the server the rest of them so much later.

@@ -107,8 +107,8 @@ def test_what_a_lost_connection_still_brings_after_the_next_one_began_is_stored_
 
             async def deliver_late() -> None:
                 proxy.hold()
-                await until(lambda: proxy.held_bytes() > HELD_BYTES)
-                held.append(proxy.held_bytes())
+                await until(lambda: len(proxy.held()) > HELD_BYTES)
+                held.append(len(proxy.held()))
                 await proxy.cut_and_deliver(late_s)
 
             publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
@@ -119,6 +119,32 @@ def test_what_a_lost_connection_still_brings_after_the_next_one_began_is_stored_
 
     asyncio.run(run())
     assert len(held) == 2
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_batch_that_has_not_begun_when_its_connection_is_lost_is_stored_once(
+    any_nats_server: NatsServer, before: int
+) -> None:
+    """The stream knows nothing of it, and its first message is on the way all the same."""
+
+    async def run() -> None:
+        async with Proxy(any_nats_server.port) as proxy:
+            publishing = publisher(any_nats_server, connect_options=ConnectOptions(url=proxy.url))
+            await publishing.open()
+            if before:
+                await publishing.send(trades(0, before))
+                await publishing.flush()
+            proxy.hold()
+            sending = asyncio.create_task(publishing.send(trades(before, ROWS)))
+            await until(lambda: b"PUB market." in proxy.held())
+            late = asyncio.create_task(proxy.cut_and_deliver(1.0))
+            await sending
+            await publishing.flush()
+            await late
+            await publishing.close()
+        assert await stored(any_nats_server) == list(range(before + ROWS))
+
+    asyncio.run(run())
 
 
 def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(

@@ -8,7 +8,13 @@ import pytest
 from ingestor.model.blocks import Frames, Runs
 from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
-from ingestor.publish.ledger import MAX_UNACKED_BYTES, MAX_WRITE_ROWS, Ledger, StoredPrefix
+from ingestor.publish.ledger import (
+    MAX_FOREIGN_MESSAGES,
+    MAX_UNACKED_BYTES,
+    MAX_WRITE_ROWS,
+    Ledger,
+    StoredPrefix,
+)
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
@@ -190,7 +196,7 @@ def test_the_leader_is_asked_when_a_sequence_first_says_that_others_write() -> N
     assert books.note_stored(StoredPrefix(1, last_seq=190), acked=0) == 1
     books.restart()
     books.add(trades(1, 2))
-    for seq, number in ((300, 1), (2**50, 2)):
+    for seq, number in ((300, 1), (301 + MAX_FOREIGN_MESSAGES + 1, 2)):
         while not books.batch.sent:
             books.batch.closing = True
             send(books, limit=1)

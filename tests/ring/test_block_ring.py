@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,6 +50,18 @@ def test_a_full_ring_says_so_and_takes_more_once_emptied() -> None:
     assert not ring.put(b"y" * 200, timeout_s=0.01)
     assert ring.take(10) == [b"x" * 900]
     assert ring.put(b"y" * 200)
+
+
+def test_a_putter_sleeps_until_half_of_the_ring_is_free() -> None:
+    ring = BlockRing(Doorbell(), size_bytes=10_000)
+    while ring.put(b"x" * 900):
+        pass
+    with ThreadPoolExecutor(1) as others:
+        putting = others.submit(ring.put, b"y" * 900, 60.0)
+        while ring.used_bytes > 5_000:
+            assert not putting.done()
+            assert len(ring.take(1)) == 1
+        assert putting.result(10)
 
 
 def test_an_empty_ring_gives_nothing_and_does_not_wait() -> None:
