@@ -382,7 +382,8 @@ def await_consumer(server: NatsServer) -> None:
             stream = client.jetstream()
             while True:
                 found = await stream.consumers_info("MARKET_DATA")
-                if found and found[0].num_pending == 0 and found[0].delivered.consumer_seq:
+                delivered = found[0].delivered if found else None
+                if delivered is not None and delivered.stream_seq == 5:
                     return
                 await asyncio.sleep(0.01)
 

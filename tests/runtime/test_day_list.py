@@ -21,24 +21,22 @@ DAY_OF_TRADES = Day(date=DAY, feed="trades", files=1, size_bytes=1, names=("a.db
 def run(**values: Any) -> RunRecord:
     """A replay of `DAY_OF_TRADES` that is done, in sequences 10 to 20."""
     what = {"files": [{"name": "a.dbn", "size": 1}], "dates": []}
-    return RunRecord(
-        **{
-            "run": "r",
-            "kind": "replay",
-            "host": "h",
-            "pid": 1,
-            "started_ns": DAY_NS,
-            "updated_ns": DAY_NS,
-            "state": "done",
-            "stream": "MARKET_DATA",
-            "feeds": ("trades",),
-            "job": "j",
-            "first_seq": 10,
-            "last_seq": 20,
-            "what": what,
-        }
-        | values
-    )
+    made: dict[str, Any] = {
+        "run": "r",
+        "kind": "replay",
+        "host": "h",
+        "pid": 1,
+        "started_ns": DAY_NS,
+        "updated_ns": DAY_NS,
+        "state": "done",
+        "stream": "MARKET_DATA",
+        "feeds": ("trades",),
+        "job": "j",
+        "first_seq": 10,
+        "last_seq": 20,
+        "what": what,
+    } | values
+    return RunRecord(**made)
 
 
 def test_a_day_of_a_feed_says_what_its_files_say(tmp_path: Path) -> None:
