@@ -24,6 +24,8 @@ from ingestor.config.load import (
     environment_layer,
     file_layer,
     load,
+    secret_file_cautions,
+    secret_files_layer,
     show,
 )
 from ingestor.config.schema import Config
@@ -166,6 +168,8 @@ def settings_of(
         layers.append(file_layer(path))
         warned = cautions(path, layers[0])
     layers.append(environment_layer(os.environ, environment))
+    layers.append(secret_files_layer(os.environ))
+    warned += secret_file_cautions(os.environ)
     # The last layer wins: a flag beats the environment, which beats the file.
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)

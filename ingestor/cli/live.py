@@ -48,7 +48,8 @@ It reconnects by itself; what was missed is logged, counted and published. Ctrl-
 order: the vendor is told, what has come in is published, the report is printed. Twice stops now.
 
 environment (a flag beats it, it beats the file):
-  POLYGON_API_KEY, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL
+  POLYGON_API_KEY or POLYGON_API_KEY_FILE, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL,
+  NATS_PASSWORD_FILE, NATS_TOKEN_FILE
 
 exit codes:
   0 done (--for, --demo), 2 configuration, 5 NATS unreachable (worth a restart), 6 NATS refused,

@@ -78,7 +78,7 @@ def endpoints(config: Config) -> dict[LiveFeedName, str]:
 def key_check(key: str | None, *, needed: bool) -> Finding:
     """Judge the key without showing any of it."""
     if key is None:
-        text = "there is no key: POLYGON_API_KEY is not set"
+        text = "there is no key: neither POLYGON_API_KEY nor POLYGON_API_KEY_FILE is set"
         if needed:
             return failed("KEY", text, ExitCode.VENDOR_REFUSED, _KEY_FILE)
         return warned("KEY", f"{text}; only a live run needs it", _KEY_FILE)

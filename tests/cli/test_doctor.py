@@ -83,6 +83,17 @@ def test_a_key_is_never_shown(tmp_path: Path) -> None:
     assert "pa55word" not in ended.stdout + ended.stderr
 
 
+def test_a_key_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("abcdefghijklmnopqrstuvwxyz_12345\n")
+    (tmp_path / "key").chmod(0o600)
+    url = "ws://127.0.0.1:1/stocks"
+    feeds = {"POLYGON_STOCKS_URL": url, "POLYGON_OPTIONS_URL": url}
+    words = ("live", "--json", "--nats", "nats://127.0.0.1:1")
+    ended = doctor(*words, cwd=tmp_path, POLYGON_API_KEY_FILE="key", **feeds)
+    found = {one["code"]: one for one in json.loads(ended.stdout)["findings"]}
+    assert (found["KEY"]["mark"], "SECRETS" in found) == ("ok", False)
+
+
 def test_a_wrong_setting_ends_the_looking_at_what_it_concerns(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text("[nats]\nstraem = 'X'\n")
     ended = doctor("--config", "wrong.toml", cwd=tmp_path)
