@@ -30,7 +30,7 @@ from ingestor.config.load import (
 )
 from ingestor.config.schema import Config
 from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.runtime.log import complain, configure, hide, say
+from ingestor.runtime.log import Target, complain, configure, hide, say
 from ingestor.runtime.report import RunReport, as_json, as_text
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,20 @@ NO_LEASE: Final = Flag(
     "write even what another run is writing: for those who know",
     const=False,
 )
+
+
+LOG: Final = (
+    Flag("--quiet", "log.level", "", "only warnings and errors, no progress", const="WARNING"),
+    Flag("--verbose", "log.level", "", "everything that is known", const="DEBUG"),
+    Flag("--log-format", "log.format", "text|json", "lines for people, or an object a line"),
+    Flag("--log-file", "log.file", "FILE", "where the log goes instead of standard error"),
+)
+
+
+def configure_log(label: str, config: Config) -> None:
+    """Send the log of this process, and of those it forks, where the configuration says."""
+    log_ = config.log
+    configure(label, log_.level, Target(log_.format, log_.file, log_.file_bytes, log_.files_kept))
 
 
 def parser_of(prog: str, about: str, more: str) -> Parser:
@@ -141,7 +155,7 @@ def run(
             return ExitCode.OK
         # Before the first line of the log, which may already name a server.
         hide_secrets(loaded.config)
-        configure("ingestor", loaded.config.log.level)
+        configure_log("ingestor", loaded.config)
         for caution in loaded.cautions:
             log.warning("%s", caution)
         report = program(loaded.config)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, parser_of, run
+from ingestor.cli.command_line import LOG, NO_LEASE, Flag, add, add_summary, parser_of, run
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given,
         lambda config: StreamIngestor(config, demo=given.demo).run(),
         environment=ENVIRONMENT,
-        flags=_HOW,
+        flags=(*_HOW, *LOG),
         leave_out=REPLAY_ONLY,
     )
 
@@ -83,6 +83,7 @@ def live_parser() -> argparse.ArgumentParser:
         help="stream from the simulator that comes with this program; needs no key",
     )
     add_summary(how)
+    add(parser.add_argument_group("log"), LOG)
     for name in ("--api-key", "--key"):
         parser.add_argument(name, action=_RefuseKey, nargs="?", help=argparse.SUPPRESS)
     return parser

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, commas, parser_of, run
+from ingestor.cli.command_line import LOG, NO_LEASE, Flag, add, add_summary, commas, parser_of, run
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.runtime.replay_run import ReplayPublisher
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given,
         lambda config: ReplayPublisher(config, demo=given.demo).run(),
         environment=REPLAY_ENVIRONMENT,
-        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW),
+        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW, *LOG),
         leave_out=LIVE_ONLY,
     )
 
@@ -123,4 +123,5 @@ def replay_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     add(how, REPLAY_HOW)
     add_summary(how)
+    add(parser.add_argument_group("log"), LOG)
     return parser

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from ingestor.model.errors import ExitCode
+from tests.dbn_files import dbn_path, trades, write_dbn
+from tests.nats_servers import NatsServer
+from tests.replay_cli import replay
 
 SECRET = "s3cret-of-a-vendor"
 
@@ -39,3 +44,25 @@ def test_no_line_of_a_run_shows_a_key_or_a_password_of_its_configuration() -> No
     assert SECRET not in done.stderr + done.stdout
     assert "p4ssword" not in done.stderr + done.stdout
     assert done.returncode == ExitCode.STREAM
+
+
+def test_the_log_goes_where_and_how_it_is_told(nats_server: NatsServer, tmp_path: Path) -> None:
+    write_dbn(dbn_path(tmp_path / "dbn-data", "trades"), trades(5), schema="trades")
+    flags = ("--nats", nats_server.url, "--feeds", "trades", "--again")
+
+    def told(*more: str) -> str:
+        finished = replay(*flags, *more, cwd=tmp_path)
+        assert finished.exit_code == ExitCode.OK, finished.err
+        assert finished.out.startswith("published     5 events")
+        return finished.err
+
+    (tmp_path / "dbn-data" / "job.zip").write_bytes(b"")
+    passed_over = "passed over dbn-data/job.zip: is an archive: unpack it"
+    assert f" INFO    ingestor: {passed_over}\n" in told()
+    assert told("--quiet") == ""
+    assert passed_over in told("--verbose")
+    assert told("--log-file", "log/of.log") == ""
+    assert passed_over in (tmp_path / "log" / "of.log").read_text()
+    (line,) = (json.loads(line) for line in told("--log-format", "json").splitlines())
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "INFO", "process": "ingestor", "message": passed_over}

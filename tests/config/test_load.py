@@ -271,7 +271,7 @@ def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes) -> Non
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"NATS_TOKEN_FILE:.*{path}"):
         secret_files_layer({"NATS_TOKEN_FILE": str(path)})
-    with pytest.raises(ConfigurationError, match="NATS_PASSWORD_FILE:.*cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"NATS_PASSWORD_FILE:.*cannot be read"):
         secret_files_layer({"NATS_PASSWORD_FILE": str(tmp_path / "none")})
 
 
