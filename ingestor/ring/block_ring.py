@@ -92,6 +92,8 @@ class BlockRing:
             raise ValueError(f"a message of {len(message)} bytes cannot fit in this ring")
         deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
         while not self._try_put(message):
+            # A taker that found the lock held by this vain attempt waits for the bell.
+            self._doorbell.ring()
             left_s = deadline_s - time.monotonic() if timeout_s else 0.0
             if left_s <= 0:
                 return False
@@ -108,7 +110,8 @@ class BlockRing:
     def take(self, max_messages: int) -> Sequence[Message]:
         """Take up to `max_messages`, about `TAKE_BYTES`, without waiting; none when there are none.
 
-        They stay as they are; nobody writes there again.
+        They stay as they are; nobody writes there again. Wait for the bell only once there are
+        none: it need not ring for what is left.
         """
         # `get_many` would take the ring's lock only to raise `Empty`. While a putter has the lock
         # there is nothing either: it rings when it is done.

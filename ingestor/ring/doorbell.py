@@ -1,4 +1,4 @@
-"""A doorbell between processes: an eventfd that wakes an event loop, or a sleeper, without polling."""
+"""A doorbell between processes: an eventfd that wakes an event loop or a sleeper; no polling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ingestor.model.errors import ConfigurationError
 
 
 class Doorbell:
-    """Created before the processes fork; any of them may ring, one event loop or sleeper listens."""
+    """Created before the processes fork; any may ring, one event loop or sleeper listens."""
 
     def __init__(self) -> None:
         """Raises ConfigurationError where the kernel gives none."""
