@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
+
+from setproctitle import setproctitle
 
 from ingestor.cli.parser import Parser
 from ingestor.config.load import (
@@ -29,6 +32,7 @@ from ingestor.config.load import (
     show,
 )
 from ingestor.config.schema import Config
+from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime.log import Target, complain, configure, hide, say
 from ingestor.runtime.report import RunReport, as_json, as_text
@@ -155,6 +159,8 @@ def run(
             return ExitCode.OK
         # Before the first line of the log, which may already name a server.
         hide_secrets(loaded.config)
+        # A password in --nats would else be seen by whoever lists processes.
+        setproctitle(without_logins(" ".join([prog, *sys.argv[1:]])))
         configure_log("ingestor", loaded.config)
         for caution in loaded.cautions:
             log.warning("%s", caution)

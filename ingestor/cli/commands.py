@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "days": ("ingestor.cli.days", "list the days of data that there are, and what a stream holds"),
     "runs": ("ingestor.cli.runs", "list the runs that have written to a server's streams"),
     "doctor": ("ingestor.cli.doctor", "look at all that a run needs, and say what mends it"),
+    "completion": ("ingestor.cli.completion", "print what a shell needs to complete commands"),
     "sim": ("ingestor.sim.polygon.__main__", "simulate the Polygon feeds on loopback"),
     "bench": ("ingestor.cli.bench", "measure a replay on this machine"),
     "schema": ("ingestor.encode.schemas", "print the JSON Schemas of the events"),

@@ -67,7 +67,7 @@ _DATA_DIR: Final = Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN f
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor days``; returns its exit code."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     try:
         loaded = settings_of(given, REPLAY_ENVIRONMENT, (*FILES, _DATA_DIR, _JOURNAL))
         if given.show_config:
@@ -201,7 +201,8 @@ def _stream(holds: StreamContents | None, name: str) -> list[str]:
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor days``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     what = parser.add_argument_group("what")
     add(what, (*FILES, _DATA_DIR, _JOURNAL))

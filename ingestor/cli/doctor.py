@@ -83,7 +83,7 @@ _CODE_CHARS: Final = max(map(len, RIGHT))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor doctor``; returns its exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     sections = frozenset().union(*(SECTIONS[name] for name in given.sections or SECTIONS))
     logs.configure(PROG, "ERROR")
     findings: list[Finding] = []
@@ -222,7 +222,8 @@ def _section(name: str) -> str:
     return name
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor doctor``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     parser.add_argument(
         "sections",

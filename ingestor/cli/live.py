@@ -60,7 +60,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
-    given = live_parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     return run(
         PROG,
         given,
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def live_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-live``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     how = parser.add_argument_group("how")

@@ -97,7 +97,7 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     # Files may stand between the flags, as a shell's globs put them.
-    given = replay_parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     return run(
         "ingestor-replay",
         given,
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def replay_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
     parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")

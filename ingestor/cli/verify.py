@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor verify``; returns its exit code."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     try:
         flags = (*FILES, *REPLAY_WHAT, *REPLAY_HOW, *LOG)
         loaded = settings_of(given, REPLAY_ENVIRONMENT, flags)
@@ -131,7 +131,8 @@ def _as_text(verdict: Verdict, stream: str) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor verify``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     what = parser.add_argument_group("what it ought to hold: the options of the replay")
     add(what, FILES)

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S
 from tests.dbn_files import dbn_path, trades, write_dbn
+from tests.live_cli import stored, until
 from tests.nats_servers import NatsServer
-from tests.replay_cli import replay
+from tests.replay_cli import replay, start
 
 SECRET = "s3cret-of-a-vendor"
 
@@ -23,7 +27,7 @@ def echo(config):
     logging.getLogger("ingestor").warning("lost nats://me:%s@host", "p4ssword")
     raise StreamError("given up")
 
-given = live.live_parser().parse_args([])
+given = live.parser().parse_args([])
 raise SystemExit(command_line.run(
     "ingestor-live", given, echo, environment=live.ENVIRONMENT, flags=(), leave_out=()))
 """
@@ -66,3 +70,22 @@ def test_the_log_goes_where_and_how_it_is_told(nats_server: NatsServer, tmp_path
     (line,) = (json.loads(line) for line in told("--log-format", "json").splitlines())
     assert line.pop("time").endswith("Z")
     assert line == {"level": "INFO", "process": "ingestor", "message": passed_over}
+
+
+def test_processes_bear_their_names_and_show_no_password(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    day = trades(500, step_ns=NS_PER_S)
+    write_dbn(dbn_path(tmp_path / "dbn-data", "trades"), day, schema="trades")
+    url = nats_server.url.replace("nats://", "nats://me:pa55word@")
+    process = start("--nats", url, "--feeds", "trades", "--speed", "1", cwd=tmp_path)
+    try:
+        until(lambda: stored(nats_server.url) > 0, "an event is stored")
+        run = psutil.Process(process.pid)
+        titles = [" ".join(one.cmdline()) for one in (run, *run.children())]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert titles[0].startswith("ingestor-replay --nats (hidden)@127.0.0.1:")
+    assert {"ingestor: trades", "ingestor: publisher"} <= set(titles[1:])
+    assert not [title for title in titles if "pa55word" in title]

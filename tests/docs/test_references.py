@@ -13,9 +13,10 @@ from typing import Final
 
 import pytest
 
+from ingestor.cli import live, replay
 from ingestor.cli.commands import COMMANDS
-from ingestor.cli.live import ENVIRONMENT, live_parser
-from ingestor.cli.replay import REPLAY_ENVIRONMENT, replay_parser
+from ingestor.cli.live import ENVIRONMENT
+from ingestor.cli.replay import REPLAY_ENVIRONMENT
 from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
 from ingestor.doctor.finding import RIGHT
 from tests.docs.pages import PAGES, ROOT, commands, prose_of
@@ -154,7 +155,7 @@ def test_the_page_of_settings_tells_which_flag_and_which_variable_sets_which() -
     }
     for variable, key in {**ENVIRONMENT, **REPLAY_ENVIRONMENT, **SECRET_FILES}.items():
         assert told[variable] == key
-    for parser in (live_parser(), replay_parser()):
+    for parser in (live.parser(), replay.parser()):
         for action in parser._actions:
             for flag in action.option_strings:
                 if "." in action.dest:
