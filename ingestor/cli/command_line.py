@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from ingestor.config.schema import Config
 from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.runtime.log import Target, complain, configure, hide, say
+from ingestor.runtime.publisher_factory import is_watched
 from ingestor.runtime.report import RunReport, as_json, as_text
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,11 @@ WHERE: Final = (
     Flag("--nats", "nats.url", "URL", "NATS server (default: a local or an embedded one)"),
     Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
 )
+
+PAGE_PORT: Final = 9464
+"""Of exporters for Prometheus; a demo shows its page there if nobody else has it."""
+DEMO_SPEED: Final = 1_000.0
+DEMO_MAX_GAP_S: Final = 60.0
 
 NO_LEASE: Final = Flag(
     "--no-lease",
@@ -153,7 +160,7 @@ def run(
     Prints the final report, and what went wrong; returns the exit code.
     """
     try:
-        loaded = settings_of(given, environment, flags)
+        loaded = settings_of(given, environment, flags, demo_layer() if given.demo else {})
         if given.show_config:
             print(show(loaded, leave_out=leave_out))
             return ExitCode.OK
@@ -178,21 +185,47 @@ def run(
 
 
 def settings_of(
-    given: argparse.Namespace, environment: Mapping[str, str], flags: Sequence[Flag]
+    given: argparse.Namespace,
+    environment: Mapping[str, str],
+    flags: Sequence[Flag],
+    base: Layer | None = None,
 ) -> Loaded:
-    """Lay file, environment and flags over the defaults. Raises ConfigurationError."""
-    layers: list[Layer] = []
+    """Lay file, environment and flags over a base and the defaults. Raises ConfigurationError."""
+    layers: list[Layer] = [base or {}]
     warned: list[str] = []
     if given.config:
         path = Path(given.config)
         layers.append(file_layer(path))
-        warned = cautions(path, layers[0])
+        warned = cautions(path, layers[-1])
     layers.append(environment_layer(os.environ, environment))
     layers.append(secret_files_layer(os.environ))
     warned += secret_file_cautions(os.environ)
     # The last layer wins: a flag beats the environment, which beats the file.
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)
+
+
+def demo_layer() -> Layer:
+    """Return what a demo has instead of the defaults: the page, and time to look at it."""
+    # Where somebody has the usual port, it is shown on another one.
+    port = PAGE_PORT if _is_free(PAGE_PORT) else _any_port()
+    shown = {"metrics.listen": Setting(f"127.0.0.1:{port}", "demo")}
+    if not is_watched():
+        return shown
+    # At full speed the day is over before one has looked. A minute without an event is too long.
+    paced = {"replay.speed": DEMO_SPEED, "replay.max_gap_s": DEMO_MAX_GAP_S}
+    return shown | {key: Setting(value, "demo") for key, value in paced.items()}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _any_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def hide_secrets(config: Config) -> None:

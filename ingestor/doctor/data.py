@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config
-from ingestor.doctor.finding import Finding, failed, passed, program, warned
+from ingestor.doctor.finding import Finding, failed, passed, warned
 from ingestor.feeds.databento.candidates import front_of
 from ingestor.feeds.databento.files import Listing
 from ingestor.feeds.databento.selection import Catalog
@@ -16,6 +16,7 @@ from ingestor.model.bounds import printable
 from ingestor.model.clock import dates_text
 from ingestor.model.errors import BadDataError, ExitCode, NoDataError
 from ingestor.runtime.day_list import Day, days_of_files, days_of_journal, holes
+from ingestor.runtime.machine import program
 
 MAX_NAMED: Final = 3
 """Files that a finding names; the rest are counted."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-import ingestor
 from ingestor.model.errors import ExitCode
 
 
@@ -117,18 +115,3 @@ def failed(
 def unknown(code: str, found: str, mend: str = "") -> Finding:
     """Nobody can tell, for the reason that `found` says."""
     return Finding(code=code, mark=Mark.UNKNOWN, found=found, right=RIGHT[code], mend=mend)
-
-
-def checkout() -> Path | None:
-    """Return the root of the checkout that this program runs from; None where it is installed."""
-    root = Path(ingestor.__file__).resolve().parents[1]
-    return root if (root / "bin" / "ingestor").is_file() else None
-
-
-def program() -> str:
-    """Return what one types to run this program here."""
-    root = checkout()
-    if root is None:
-        return "ingestor"
-    here = Path.cwd()
-    return "bin/ingestor" if (here / "bin" / "ingestor").exists() else str(root / "bin/ingestor")

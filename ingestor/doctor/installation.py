@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Final
 
-from ingestor.doctor.finding import Finding, checkout, failed, passed, program, warned
+from ingestor.doctor.finding import Finding, failed, passed, warned
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.model.errors import EmbeddedServerError, ExitCode
 from ingestor.runtime.embedded_server import server_program
+from ingestor.runtime.machine import checkout, program
 
 COMPILED: Final = ("ingestor.encode._fast", "ingestor.encode._parse", "ingestor.model._keys")
 _OLDEST: Final = (3, 11)

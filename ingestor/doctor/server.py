@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ingestor.config.schema import Config
-from ingestor.doctor.finding import Finding, failed, passed, program, unknown, warned
+from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, printable
 from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError, NatsRefusedError
@@ -29,6 +29,7 @@ from ingestor.runtime.embedded_server import (
     NotNatsError,
     server_info,
 )
+from ingestor.runtime.machine import program
 from ingestor.runtime.publisher_factory import stream_settings
 from ingestor.runtime.run_records import holders
 

@@ -22,7 +22,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from ingestor.config.schema import Config, LiveFeedName
-from ingestor.doctor.finding import Finding, failed, passed, program, unknown, warned
+from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
 from ingestor.feeds.polygon.commands import Fail, Report, Send, channel_names, shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
@@ -32,6 +32,7 @@ from ingestor.model.bounds import printable
 from ingestor.model.clock import new_york_date, now_ns
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
+from ingestor.runtime.machine import program
 
 WAY_TIMEOUT_S: Final = 5.0
 SLOW_CONNECT_S: Final = 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,11 +16,13 @@ from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError, IngestorError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, Json
-from ingestor.nats.options import ConnectOptions, resolve
+from ingestor.nats.options import ConnectOptions, resolve, without_secrets
 from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_filter
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
+from ingestor.runtime.log import STDERR
+from ingestor.runtime.machine import program
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -54,6 +57,18 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
     if demo and store == Embedded().data_dir:
         store = DEMO_DIR / "nats"
     return local_server(config.nats.url, store, own=demo)
+
+
+def tell_demo(url: str | Sequence[str]) -> None:
+    """Say how to look at what a demo publishes; on a terminal it goes on until Ctrl-C."""
+    ends = ", and Ctrl-C here to end it" if is_watched() else ""
+    look = f"{program()} tail --nats {without_secrets(url)}"
+    log.info("demo: type in another terminal: %s%s", look, ends)
+
+
+def is_watched() -> bool:
+    """Whether a person sees what is said while running."""
+    return os.isatty(STDERR)
 
 
 def make_publisher(config: Config, options: ConnectOptions, *, give_up_after_s: float) -> Publisher:

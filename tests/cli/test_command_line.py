@@ -90,4 +90,4 @@ def test_processes_bear_their_names_and_show_no_password(
         process.communicate(timeout=30)
     assert titles[0].startswith("ingestor-replay --nats (hidden)@127.0.0.1:")
     assert "pa55word" not in titles[0]
-    assert titles[1] == "ingestor: publisher"
+    assert titles[1].strip() == "ingestor: publisher"
