@@ -68,7 +68,7 @@ run() {
 # comes while it starts: they are blocked until the program lets them in, as its first act.
 run_from_first_line() {
     need run
-    local block=(env --block-signal=INT,TERM,HUP)
+    local block=(env --block-signal=INT,TERM,HUP,USR1)
     "${block[@]}" true 2>/dev/null || block=() # GNU coreutils before 8.31, BusyBox
     exec "${block[@]}" "$venv/bin/python" -P -m "$@"
 }

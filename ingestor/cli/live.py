@@ -26,6 +26,13 @@ RECORD: Final = Flag(
 _HOW: Final = (
     RECORD,
     Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
+    Flag(
+        "--standby",
+        "live.standby",
+        "",
+        "wait, ready, until the run that writes now has died, and follow it",
+        const=True,
+    ),
     NO_LEASE,
 )
 

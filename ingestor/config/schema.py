@@ -131,6 +131,8 @@ class Live(Table, frozen=True, kw_only=True):
 
     stop_after_s: Seconds | None = None
     """The run ends by itself after so long; unset runs until it is stopped."""
+    standby: bool = False
+    """Wait, ready, while another run writes the same subjects, and follow it when it dies."""
 
 
 # From 1 on: port 0 would listen where nobody finds it.

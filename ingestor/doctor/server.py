@@ -25,6 +25,7 @@ from ingestor.nats.options import ConnectOptions, Credentials, resolve
 from ingestor.nats.stream import DEFAULT_SUBJECTS, FIXED, planned_changes
 from ingestor.runtime.embedded_server import (
     DEFAULT_PORT,
+    EMBEDDED_NAME,
     LOOPBACK,
     NotNatsError,
     server_info,
@@ -99,7 +100,7 @@ def default_server_check() -> Finding:
     if info is None:
         text = f"none is named and none listens on {where}: a run starts one of its own"
         return passed("NATS_SERVER", text)
-    kind = "an embedded server" if info.is_embedded else "a server"
+    kind = "an embedded server" if info.server_name.startswith(EMBEDDED_NAME) else "a server"
     return passed("NATS_SERVER", f"none is named: {kind} {info.version} on {where} is used")
 
 

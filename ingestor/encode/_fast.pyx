@@ -46,7 +46,9 @@ from ingestor.encode._text cimport (
 
 import numpy as np
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Frames
+from ingestor.model.blocks import (
+    FENCE_BYTES, FENCE_DIGITS, FENCE_OPENING, SEQUENCE_DIGITS, Frames
+)
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.encode.packed import ALIGNMENT, HEAD, MAX_ROW_BYTES, MAX_ROWS
 from ingestor.encode.packed import entry, fitting_rows, opening
@@ -70,8 +72,10 @@ cdef enum:
     LIMIT_BYTES = 2048
 
 cdef struct Shape:
-    # One rtype: how its frames begin, and how long its records are (0: no rtype of ours).
+    # One rtype: how its frames begin, without and with a header, and how long its records are (0:
+    # no rtype of ours).
     Text head
+    Text fenced_head
     Py_ssize_t row_bytes
 
 cdef struct Rows:
@@ -93,10 +97,27 @@ cdef struct Written:
     const Level* levels
     Py_ssize_t begins[N_LEVELS + 1]
 
+cdef struct Command:
+    # One frame: where its length is to be written, where its payload begins, and the bytes of the
+    # headers in front of that.
+    char* length_at
+    char* payload
+    uint32_t header_bytes
+
 cdef Py_ssize_t MANY = 4096
 ONE_EACH = np.arange(1, MANY + 1, dtype=np.int64)
 ONE_EACH.flags.writeable = False
-assert (SEQUENCE_DIGITS, LENGTH_DIGITS) == (12, 8), "put_frame writes these widths"
+assert (SEQUENCE_DIGITS, LENGTH_DIGITS) == (12, 8), "put_command writes these widths"
+
+cdef enum:
+    # The header of a fence.
+    HEADER_BYTES = 59
+    # A frame apart from its texts and its payload: sequence, length, two line ends; and what a
+    # fence adds, a letter, a number and the header.
+    FRAME_BYTES = 12 + 8 + 2 + 2 + 1 + 3 + HEADER_BYTES
+
+cdef uint64_t NO_SEQUENCE = 2**64 - 1
+assert (FENCE_BYTES, FENCE_DIGITS) == (HEADER_BYTES, 16), "put_command writes these widths"
 
 ROW_BYTES = {
     FUTURES_TRADE: sizeof(FuturesTrade),
@@ -161,19 +182,26 @@ cdef class Shapes:
     cdef Shape by_rtype[N_RTYPES]
     cdef int64_t counts[N_RTYPES]
     cdef Py_ssize_t max_payload_bytes
-    cdef Text tail
+    cdef Text tail, fenced_tail, fence
+    # The next frame that bears a header, one in how many does, and what message 1 is to follow.
+    cdef uint64_t next_fenced, every, behind
     cdef object reply
     cdef list kept
 
     def __cinit__(self, reply):
         self.reply = reply
-        tail = reply.suffix + b" "
-        self.tail = text_of(tail)
-        self.kept = [tail]
+        tail, fenced_tail = reply.suffix + b" ", b"%b %d " % (reply.suffix, FENCE_BYTES)
+        self.tail, self.fenced_tail = text_of(tail), text_of(fenced_tail)
+        self.fence = text_of(FENCE_OPENING)
+        self.kept = [tail, fenced_tail]
+        self.behind, self.every = reply.fence or (0, 0)
         for kind in EVENT_TYPES:
             head = b"PUB %b %b" % (kind.subject.encode(), reply.prefix)
-            self.kept.append(head)
-            self.by_rtype[<uint8_t>kind.rtype] = Shape(text_of(head), ROW_BYTES[kind.rtype])
+            fenced = b"H" + head
+            self.kept += head, fenced
+            self.by_rtype[<uint8_t>kind.rtype] = Shape(
+                text_of(head), text_of(fenced), ROW_BYTES[kind.rtype]
+            )
 
     cdef inline int check(self, uint8_t rtype, Py_ssize_t row_bytes) except -1:
         """Raise `BadDataError` unless records of this rtype are so long."""
@@ -186,12 +214,18 @@ cdef class Shapes:
         return {kind: self.counts[kind] for kind in ROW_BYTES if self.counts[kind]}
 
 
-cdef Shapes shapes_for(Shapes known, reply, Py_ssize_t max_payload_bytes):
+cdef Shapes shapes_for(
+    Shapes known, reply, Py_ssize_t max_payload_bytes, uint64_t first_sequence
+):
     """Return those of a reply subject, the known ones where they are of the same, counts at 0."""
     if known is None or known.reply is not reply:
         known = Shapes(reply)
     memset(known.counts, 0, sizeof(known.counts))
     known.max_payload_bytes = max_payload_bytes
+    known.next_fenced = NO_SEQUENCE
+    if known.every:
+        # The first from here on that follows a multiple of `every`.
+        known.next_fenced = (first_sequence + known.every - 2) // known.every * known.every + 1
     return known
 
 
@@ -399,18 +433,29 @@ cdef inline char* put_event(char* at, char* base, Written* book, const char* row
 
 # --- frames --------------------------------------------------------------------------------------
 
-cdef enum:
-    # A frame apart from its texts and its payload: sequence, length, two line ends.
-    FRAME_BYTES = 12 + 8 + 2 + 2
-
-cdef inline char* put_command(
+cdef inline Command put_command(
     char* at, Shapes shapes, const Shape* shape, uint64_t sequence
 ) noexcept:
-    """Write a frame up to its payload's length, which has eight digits."""
-    at = put_text(at, shape.head)
+    """Write a frame up to its payload, but for the eight digits of its length."""
+    cdef bint fenced = sequence == shapes.next_fenced
+    cdef Command command
+    cdef uint64_t follows
+    at = put_text(at, shape.fenced_head) if fenced else put_text(at, shape.head)
     put_four(at, <uint32_t>(sequence // 100000000))
     put_eight(at + 4, sequence % 100000000)
-    return put_text(at + 12, shapes.tail)
+    at = put_text(at + 12, shapes.fenced_tail) if fenced else put_text(at + 12, shapes.tail)
+    command.length_at = at
+    command.payload = put(at + 8, b"\r\n")
+    command.header_bytes = 0
+    if fenced:
+        shapes.next_fenced += shapes.every
+        follows = shapes.behind + sequence - 1
+        at = put_text(command.payload, shapes.fence)
+        put_eight(at, <uint32_t>(follows // 100000000))
+        put_eight(at + 8, follows % 100000000)
+        command.payload = put(at + 16, b"\r\n\r\n")
+        command.header_bytes = HEADER_BYTES
+    return command
 
 
 cdef int put_frame(
@@ -420,13 +465,13 @@ cdef int put_frame(
     cdef const Shape* shape = &shapes.by_rtype[(<const Head*>row).rtype]
     cdef Py_ssize_t texts = shape.head.size + shapes.tail.size + source.name.size
     cdef char* start = output.reserve(LIMIT_BYTES + texts + source.instrument.size)
-    cdef char* length_at = put_command(start, shapes, shape, sequence)
-    cdef char* payload = put(length_at + 8, b"\r\n")
-    cdef char* at = put_envelope(payload, source, row)
+    cdef Command command = put_command(start, shapes, shape, sequence)
+    cdef char* at = put_envelope(command.payload, source, row)
     at = put(put_event(at, start - output.size, &output.book, row), b"}")
-    if at - payload > shapes.max_payload_bytes:
-        check_payload(at - payload, shapes.max_payload_bytes)
-    put_eight(length_at, <uint32_t>(at - payload))
+    cdef Py_ssize_t payload_bytes = at - command.payload
+    if payload_bytes > shapes.max_payload_bytes:
+        check_payload(payload_bytes, shapes.max_payload_bytes)
+    put_eight(command.length_at, command.header_bytes + <uint32_t>payload_bytes)
     output.size += put(at, b"\r\n") - start
     return 0
 
@@ -474,7 +519,7 @@ cdef class FastJsonEncoder:
         count = min(len(runs), max(max_messages, 0))
         check_sequences(first_sequence, count)
         output = Output(_expected_bytes(runs, count))
-        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes)
+        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes, first_sequence)
         names = [b',"source":"%b",' % one.source.value.encode() for one in runs.blocks]
         blocks = Blocks(runs.blocks, names, self.texts, json_of)
         cdef const int64_t[:] block, start, stop

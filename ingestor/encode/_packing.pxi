@@ -211,10 +211,11 @@ cdef int put_message(
         shape.head.size + shapes.tail.size + FRAME_BYTES + blocks.header_bytes
         + (0 if viewed else data.size)
     )
-    cdef char* length_at = put_command(start, shapes, shape, rows.sequence)
-    put_eight(length_at, <uint32_t>(blocks.header_bytes + data.size))
-    cdef char* payload = put(length_at + 8, b"\r\n")
-    cdef char* at = blocks.put_header(payload, source, first.rtype, rows.count)
+    cdef Command command = put_command(start, shapes, shape, rows.sequence)
+    put_eight(
+        command.length_at, command.header_bytes + <uint32_t>(blocks.header_bytes + data.size)
+    )
+    cdef char* at = blocks.put_header(command.payload, source, first.rtype, rows.count)
     if viewed:
         parts.output.size += at - start
         parts.put_view(blocks.records(source, rows[0]).view(np.uint8).data)
@@ -244,7 +245,7 @@ cdef class FastPackedEncoder:
         blocks, and `ValueError` for records with gaps between them.
         """
         check_sequences(first_sequence, 0)
-        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes)
+        self.shapes = shapes_for(self.shapes, reply, self.max_payload_bytes, first_sequence)
         blocks = PackedBlocks(runs.blocks, self.texts)
         parts = Parts()
         cdef const int64_t[:] block, start, stop

@@ -1,9 +1,10 @@
 r"""The reference JSON encoder: says, in plain Python on msgspec, what the bytes are.
 
 The compiled encoder must equal this one byte for byte, and this one serves where there is no
-compiler. A frame is ``PUB <subject> <reply> <length>\r\n<payload>\r\n``. Sequence and length
-are zero padded, so that the head of a frame has one width per subject and can be written before
-its payload is known; the server reads both padded (it takes up to nine digits of length).
+compiler. A frame is ``PUB <subject> <reply> <length>\r\n<payload>\r\n``, or, with a header,
+``HPUB <subject> <reply> <header length> <length of both>\r\n<header><payload>\r\n``. Sequence and
+length are zero padded, so that the head of a frame has one width per subject and can be written
+before its payload is known; the server reads both padded (it takes up to nine digits of length).
 """
 
 from __future__ import annotations
@@ -86,8 +87,11 @@ def check_payload(payload_bytes: int, max_payload_bytes: int) -> None:
 
 
 def frame_head(subject: str, reply: Reply, sequence: int, payload_bytes: int) -> bytes:
-    """Return a ``PUB`` command up to its payload."""
+    """Return a ``PUB`` or ``HPUB`` command up to its payload."""
     reply_to = b"%b%0*d%b" % (reply.prefix, SEQUENCE_DIGITS, sequence, reply.suffix)
+    if reply.fence is not None and (header := reply.fence.header(sequence)):
+        lengths = b"%d %0*d" % (len(header), LENGTH_DIGITS, len(header) + payload_bytes)
+        return b"HPUB %b %b %b\r\n%b" % (subject.encode(), reply_to, lengths, header)
     return b"PUB %b %b %0*d\r\n" % (subject.encode(), reply_to, LENGTH_DIGITS, payload_bytes)
 
 

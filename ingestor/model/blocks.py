@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -141,12 +141,39 @@ def whole_block(block: Block) -> Runs:
     return Runs([block], at, at, at + rows, block.records["ts_event_ns"].astype(np.int64))
 
 
+class Fence(NamedTuple):
+    """Has the stream refuse messages that do not stand where they are to stand.
+
+    Message 1 of a batch is to follow stream sequence `behind`, message 2 that one, and so on. Of
+    every `every` messages the first, from 1 on, bears a header that says so.
+    """
+
+    behind: int
+    every: int
+
+    def header(self, sequence: int) -> bytes:
+        """Return the headers of message number `sequence`; empty where it bears none."""
+        if (sequence - 1) % self.every:
+            return b""
+        return b"%b%0*d\r\n\r\n" % (FENCE_OPENING, FENCE_DIGITS, self.behind + sequence - 1)
+
+
+FENCE_OPENING: Final = b"NATS/1.0\r\nNats-Expected-Last-Sequence: "
+FENCE_DIGITS: Final = 16
+"""Zero-padded width of a stream sequence."""
+FENCE_BYTES: Final = len(FENCE_OPENING) + FENCE_DIGITS + len(b"\r\n\r\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply subject of every message: prefix, sequence in `SEQUENCE_DIGITS` digits, suffix."""
+    """The reply subject of every message: prefix, sequence in `SEQUENCE_DIGITS` digits, suffix.
+
+    Where there is a `fence`, those messages that it names bear its header.
+    """
 
     prefix: bytes
     suffix: bytes
+    fence: Fence | None = None
 
 
 SEQUENCE_DIGITS = 12
@@ -155,7 +182,7 @@ SEQUENCE_DIGITS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """Finished ``PUB`` commands, as `parts` to be sent one after the other.
+    """Finished ``PUB`` or ``HPUB`` commands, as `parts` to be sent one after the other.
 
     A part may be a view of records, which are then not copied. ``rows_stop`` (int64, one per
     message) is the number of rows that the messages up to and including this one carry; for one
@@ -178,7 +205,7 @@ class Frames:
 
     @property
     def messages(self) -> int:
-        """Number of ``PUB`` commands."""
+        """Number of commands."""
         return len(self.rows_stop)
 
 
@@ -186,9 +213,9 @@ class Encoder(Protocol):
     """Ordered runs in, finished bytes out."""
 
     max_payload_bytes: int
-    """No message is longer, its headers included: what the server takes. Set between calls only,
-    and only once what was sent under the old bound is settled: the bound decides how rows are cut
-    into messages."""
+    """No payload is longer: what the server takes, less what a fence's header takes of it. Set
+    between calls only, and only once what was sent under the old bound is settled: the bound
+    decides how rows are cut into messages."""
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages."""

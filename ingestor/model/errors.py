@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     EMBEDDED_SERVER = 10
     STREAM_IN_USE = 11
     INTERRUPTED = 130
+    HANDED_OVER = 138
     TERMINATED = 143
 
 

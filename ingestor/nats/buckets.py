@@ -7,6 +7,8 @@ by a follower, and a lease that is read late is no lease.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Final
 
 import msgspec
@@ -23,7 +25,7 @@ from ingestor.nats.answers import (
     RefusedError,
     parse_answer,
 )
-from ingestor.nats.connection import Connection
+from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi, Json, StoredMessage
 
 NEW: Final = 0
@@ -31,6 +33,9 @@ NEW: Final = 0
 
 _PLAIN_PREFIX: Final = "$JS.API"
 _DUPLICATE_WINDOW_S: Final = 120
+
+_HEARD_OF_S: Final = 0.05
+_HEARD_OF_ATTEMPTS: Final = 40
 
 
 class WrongRevisionError(StreamError):
@@ -52,10 +57,17 @@ class Bucket:
     """
 
     def __init__(
-        self, connection: Connection, name: str, *, ttl_s: float, replicas: int | None = None
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        ttl_s: float,
+        replicas: int | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         self._connection = connection
-        self._api = JetStreamApi(connection)
+        self._timeout_s = timeout_s
+        self._api = JetStreamApi(connection, timeout_s=timeout_s)
         self._name = name
         self._stream = f"KV_{name}"
         self._ttl_s = ttl_s
@@ -76,7 +88,7 @@ class Bucket:
             return await self._publish(key, value, revision, {})
         except NobodyListensError:
             await self._make()
-            return await self._publish(key, value, revision, {})
+            return await self._publish_first(key, value, revision)
         except WrongRevisionError:
             # What a deleted key leaves has a revision too, and the key is new all the same.
             left = await self._last(key) if revision == NEW else None
@@ -100,6 +112,14 @@ class Bucket:
             found += [Entry(value, revision) for revision, value in chunk if value]
         return found
 
+    async def grow(self) -> None:
+        """Have a bucket that is there kept by as many servers as are asked for."""
+        info = await self._api.stream_info(self._stream) if self._replicas > 1 else None
+        if info is None or info["config"]["num_replicas"] >= self._replicas:
+            return
+        config = info["config"] | {"num_replicas": self._replicas}
+        await self._api.call(f"bucket {self._name}", f"STREAM.UPDATE.{self._stream}", config)
+
     async def _last(self, key: str) -> StoredMessage | None:
         try:
             return await self._api.message(self._stream, last_by_subj=f"$KV.{self._name}.{key}")
@@ -118,7 +138,9 @@ class Bucket:
         subject = f"$KV.{self._name}.{key}"
         subject = subject if prefix == _PLAIN_PREFIX else f"{prefix}.{subject}"
         what = f"bucket {self._name}"
-        answer = await self._connection.request(what, subject, value, headers=headers or None)
+        answer = await self._connection.request(
+            what, subject, value, timeout_s=self._timeout_s, headers=headers or None
+        )
         match parse_answer(answer.data):
             case PubAck(stream_seq=sequence):
                 return sequence
@@ -127,6 +149,14 @@ class Bucket:
             case Refusal(error):
                 raise RefusedError(what, error)
         raise StreamError(f"{what}: the answer is no acknowledgement")
+
+    async def _publish_first(self, key: str, value: bytes, revision: int | None) -> int:
+        # The servers of a cluster learn one after the other who listens to a stream that was made.
+        for _ in range(_HEARD_OF_ATTEMPTS):
+            with contextlib.suppress(NobodyListensError):
+                return await self._publish(key, value, revision, {})
+            await asyncio.sleep(_HEARD_OF_S)
+        return await self._publish(key, value, revision, {})
 
     async def _make(self) -> None:
         ttl_ns = int(self._ttl_s * NS_PER_S)
@@ -145,7 +175,8 @@ class Bucket:
         }
         what = f"bucket {self._name}"
         try:
-            await self._api.call(what, f"STREAM.CREATE.{self._stream}", config)
+            # Three replicas that have just been chosen take longer than a value that is written.
+            await JetStreamApi(self._connection).call(what, f"STREAM.CREATE.{self._stream}", config)
         except RefusedError as refused:
             # Another program has made it in between, perhaps with other settings.
             if refused.error.err_code != STREAM_EXISTS:

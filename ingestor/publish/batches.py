@@ -13,6 +13,10 @@ is committed with its last event, or left to expire, which the server does after
 What is under way is kept as references to records, never as bytes (`Window`): what has to be sent
 again is encoded again.
 
+A batch may be *fenced* (`Fence`): the stream then refuses what does not follow what it is to
+follow. It protects against ourselves: a process that was stopped for long, and whose work another
+one has taken over, wakes up in the middle of whatever it was doing, and goes on sending.
+
 No I/O here: what a message's reply subject is, and what an answer to it means.
 Reply subjects: ``<prefix>.<flow>.fail.<sequence>.<operation>.$FI`` and ``<prefix>.<sequence>``.
 """
@@ -23,15 +27,16 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Frames, Int64s, Reply, Runs
+from ingestor.model.blocks import SEQUENCE_DIGITS, Fence, Frames, Int64s, Reply, Runs
 from ingestor.nats.answers import (
     BATCH_UNKNOWN,
     NO_RESPONDERS,
+    WRONG_LAST_SEQUENCE,
     Answer,
     ApiError,
     FlowAck,
@@ -68,8 +73,11 @@ class Batch:
     flow: int
     """The stream acknowledges by itself after this many messages, or fewer."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, fence: Fence | None = None) -> None:
         self.prefix = prefix
+        self.fence = fence
+        self.rested = False
+        """Nothing was sent for a while: what is sent next must be fenced, all of it."""
         self.sent = 0
         self.acked = 0
         self.last_seq: int | None = None
@@ -90,6 +98,12 @@ class Batch:
         """Answers that no server would give; ignored."""
 
     @property
+    def fenced_out(self) -> bool:
+        """Whether the stream holds something else where a message of ours was to stand."""
+        refused = self.refusal is not None and self.refusal.number in WRONG_LAST_SEQUENCE
+        return refused and self.fence is not None
+
+    @property
     def room(self) -> int:
         """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
         raise NotImplementedError
@@ -102,6 +116,7 @@ class Batch:
     def note_sent(self, messages: int) -> None:
         """Note that `messages` messages were sent under `reply`."""
         self.sent += messages
+        self.rested = False
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; `tail` is its subject after the prefix and a dot."""
@@ -129,9 +144,15 @@ class FastBatch(Batch):
     """
 
     def __init__(
-        self, inbox: str, batch_id: str, *, proof: bool = False, flow: int = FLOW_MESSAGES
+        self,
+        inbox: str,
+        batch_id: str,
+        *,
+        proof: bool = False,
+        flow: int = FLOW_MESSAGES,
+        fence: Fence | None = None,
     ) -> None:
-        super().__init__(f"{inbox}.{batch_id}")
+        super().__init__(f"{inbox}.{batch_id}", fence)
         self.flow = flow
         self.closing = proof
         self._id = batch_id
@@ -142,7 +163,7 @@ class FastBatch(Batch):
         self.unknown = False
         """The server has forgotten it, or never knew it: nothing more of it will be stored."""
         self._head = f"{self.prefix}.{flow}.fail.".encode()
-        self._append = self._reply(_APPEND)
+        self._append = Reply(self._head, b".%d.$FI" % _APPEND, fence)
 
     @property
     def room(self) -> int:
@@ -155,8 +176,10 @@ class FastBatch(Batch):
     def reply(self) -> Reply:
         """Reply subject of the next messages."""
         if self.closing:
-            return self._reply(_STORE_AND_COMMIT)
-        return self._append if self.sent else self._reply(_START)
+            return self._fenced(_STORE_AND_COMMIT)
+        if not self.sent:
+            return self._fenced(_START)
+        return self._fenced(_APPEND) if self.rested else self._append
 
     def note_sent(self, messages: int) -> None:
         """Note them; see `Batch`."""
@@ -178,7 +201,7 @@ class FastBatch(Batch):
         refused = self.refusal is not None and self.refusal != NO_RESPONDERS.error
         if refused or self.unknown or self._proof or number > self.sent:
             return None
-        return number, self._reply(_STORE_AND_COMMIT)
+        return number, self._fenced(_STORE_AND_COMMIT)
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; see `Batch`."""
@@ -216,30 +239,56 @@ class FastBatch(Batch):
         self._store(max(ack.count, self.acked) if self.fast_ingest else 1, ack.stream_seq)
         self.broken = self.broken or self.acked < self.sent
 
-    def _reply(self, operation: int) -> Reply:
-        return Reply(self._head, b".%d.$FI" % operation)
+    def _fenced(self, operation: int) -> Reply:
+        """Return the reply subject of messages that bear a fence each, if there is one."""
+        fence = self.fence and self.fence._replace(every=1)
+        return Reply(self._head, b".%d.$FI" % operation, fence)
 
 
 class AckBatch(Batch):
-    """Messages that are acknowledged one by one, a bounded number of them under way."""
+    """Messages that are acknowledged one by one, a bounded number of them under way.
 
-    def __init__(self, inbox: str, batch_id: str, *, window: int = ACK_WINDOW_MESSAGES) -> None:
-        super().__init__(f"{inbox}.{batch_id}")
+    Of those that are under way together only one may be fenced: where the stream refuses it for
+    another message that has come first, the next one follows as many as it is to follow, and would
+    be stored. So a fenced one goes alone, and the next ones when it is acknowledged.
+    """
+
+    def __init__(
+        self,
+        inbox: str,
+        batch_id: str,
+        *,
+        window: int = ACK_WINDOW_MESSAGES,
+        fence: Fence | None = None,
+    ) -> None:
+        super().__init__(f"{inbox}.{batch_id}", fence and fence._replace(every=1))
         self.flow = 1
         self._window = window
+        self._alone = 0
+        """Number of the last message that went alone."""
         self._reply = Reply(f"{self.prefix}.".encode(), b"")
 
     @property
     def room(self) -> int:
         """Messages that may be sent now."""
-        if self.broken or self.ended:
+        if self.broken or self.ended or self.acked < self._alone:
             return 0
-        return self._room(self.acked + self._window)
+        return 1 if self._goes_alone else self._room(self.acked + self._window)
 
     @property
     def reply(self) -> Reply:
         """Reply subject of the next messages."""
-        return self._reply
+        return replace(self._reply, fence=self.fence) if self._goes_alone else self._reply
+
+    def note_sent(self, messages: int) -> None:
+        """Note them; see `Batch`."""
+        if self._goes_alone:
+            self._alone = self.sent + messages
+        super().note_sent(messages)
+
+    @property
+    def _goes_alone(self) -> bool:
+        return self.fence is not None and (self.rested or not self.sent)
 
     def receive(self, tail: str, answer: Answer) -> None:
         """Take an answer; see `Batch`. Answers come in the order of the messages."""

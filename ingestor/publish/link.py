@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ingestor.model.blocks import Encoder
+from ingestor.model.blocks import FENCE_BYTES, Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.clock import now_ns
-from ingestor.model.errors import IngestorError, NatsUnreachableError
-from ingestor.nats.answers import UNAVAILABLE
+from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.nats.answers import UNAVAILABLE, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage
 from ingestor.nats.options import ConnectOptions
@@ -30,12 +31,18 @@ from ingestor.publish.reconcile import find_stored, mapped_subject
 ANSWER_S: Final = 0.5
 """A leader that is there answers a question within this time, or is asked again."""
 
+CheckLease = Callable[[Connection], Awaitable[None]]
+"""Asks whether the subjects are still ours to write to. Raises StreamInUseError when they are not,
+and what asking raises."""
+
 log = logging.getLogger(__name__)
 
 
 def now_s() -> float:
-    """Return the event loop's clock, in seconds."""
-    return asyncio.get_running_loop().time()
+    """Return a clock that never steps back, in seconds."""
+    # Not the event loop's: uvloop reads it once a turn, so that who is stopped amid one, and wakes
+    # up an hour later, would go on as if nothing had been.
+    return time.monotonic()
 
 
 class StreamLink:
@@ -48,6 +55,7 @@ class StreamLink:
         connect_options: ConnectOptions,
         settings: StreamSettings,
         on_acknowledged: Callable[[int], None] | None,
+        check_lease: CheckLease | None = None,
     ) -> None:
         self.encoder = encoder
         self.settings = settings
@@ -59,6 +67,7 @@ class StreamLink:
         self._api = JetStreamApi(self.connection)
         self._leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
         self._on_acknowledged = on_acknowledged
+        self._check_lease = check_lease
         self._ledger: Ledger | None = None
         self._stream_bound_bytes = MAX_PAYLOAD_BYTES
         self._wakeup = asyncio.Event()
@@ -90,6 +99,12 @@ class StreamLink:
         """The longest message, headers included, that server and stream take."""
         return min(self.connection.max_payload_bytes, self._stream_bound_bytes)
 
+    @property
+    def _fence_bytes(self) -> int:
+        """What is kept free in each message; 0 where none is fenced, or would not fit."""
+        spare = self.max_message_bytes - MAX_JSON_EVENT_BYTES
+        return FENCE_BYTES if self._check_lease is not None and spare >= FENCE_BYTES else 0
+
     async def open(self) -> None:
         """Connect, set up the stream and find its end. Raises as `Publisher.open` does."""
         await self.connection.open()
@@ -104,7 +119,8 @@ class StreamLink:
         self._stream_bound_bytes = state.max_message_bytes
         self.bound_messages()
         # Only now: an answer that came before would belong to no message.
-        self._ledger, self.leader_name = Ledger(inbox, state), state.leader
+        self._ledger = Ledger(inbox, state, fenced=self._fence_bytes > 0)
+        self.leader_name = state.leader
 
     async def set_up_again(self) -> StreamState:
         """Make the stream again. Raises TimeoutError, RefusedError."""
@@ -119,6 +135,21 @@ class StreamLink:
         self.heard_s, self.leader_name = now_s(), stored.leader
         return stored
 
+    async def check_lease(self) -> None:
+        """Make sure that nobody else was given what we write to, as far as that can be asked.
+
+        Raises StreamInUseError, and TimeoutError where nobody answers just now.
+        """
+        if self._check_lease is None:
+            return
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._check_lease(self.connection)
+        except (RefusedError, NatsRefusedError) as error:
+            if isinstance(error, RefusedError) and error.transient:
+                raise TimeoutError(f"whose lease it is is not known: {error}") from None
+            log.debug("whose lease it is cannot be asked: %s", error)
+
     async def newest_under(self, subject: str) -> StoredMessage | None:
         """Ask the stream's leader for the newest message that was published to a subject.
 
@@ -132,7 +163,7 @@ class StreamLink:
 
     def bound_messages(self) -> None:
         """Cut messages as server and stream take them, once all sent before is acknowledged."""
-        self.encoder.max_payload_bytes = self.max_message_bytes
+        self.encoder.max_payload_bytes = self.max_message_bytes - self._fence_bytes
 
     async def wait(self, limit_s: float | None = None) -> None:
         """Wait for an answer, a change of the connection, or a failure, which is raised."""

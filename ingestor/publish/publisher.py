@@ -28,7 +28,7 @@ from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S, RETRY_S, AckAction, AckTimer
 from ingestor.publish.batches import FLOW_MESSAGES
-from ingestor.publish.link import StreamLink, now_s
+from ingestor.publish.link import CheckLease, StreamLink, now_s
 from ingestor.publish.reconcile import StreamLostError
 from ingestor.publish.recovery import Recovery
 from ingestor.publish.status import StatusPublisher
@@ -56,6 +56,10 @@ BUSY_BATCH_AGE_S: Final = 10.0
 
 SHARED_BATCH_AGE_S: Final = 1.0
 """The same where others write: what they write to our subjects in this time may have to be read."""
+
+FENCE_REST_S: Final = 0.5
+"""Whoever sends nothing for so long may have been stopped, and may have a successor: the messages
+of its next write are fenced, each of them. No lease is lost in less."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
@@ -93,6 +97,9 @@ class Publisher:
     `on_acknowledged` is called with the number of rows, in the order of sending, that have just
     become known to be stored; it must be quick.
     Nothing acknowledged for `give_up_after_s`, though something is due, ends the run.
+    With `check_lease` the stream refuses what a process sends that was stopped, once another one
+    writes instead, as long as these are the stream's only writers; the run then ends with what
+    `check_lease` raises.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Publisher:
         stream: StreamSettings,
         give_up_after_s: float = GIVE_UP_AFTER_S,
         on_acknowledged: Callable[[int], None] | None = None,
+        check_lease: CheckLease | None = None,
     ) -> None:
         """Raises ConfigurationError for options that cannot work."""
         self._link = StreamLink(
@@ -110,6 +118,7 @@ class Publisher:
             connect_options=connect_options,
             settings=stream,
             on_acknowledged=on_acknowledged,
+            check_lease=check_lease,
         )
         self._connection = self._link.connection
         self._recovery = Recovery(self._link, give_up_after_s=give_up_after_s)
@@ -295,18 +304,26 @@ class Publisher:
     def _room(self) -> int:
         if now_s() - self._written_s > BATCH_IDLE_S:
             self._link.ledger.leave_batch()
-        return self._link.ledger.room()
+        return self._link.ledger.room(rested=self._has_rested())
+
+    def _has_rested(self) -> bool:
+        return now_s() - self._written_s > FENCE_REST_S
 
     def _write(self, runs: Runs, room: int) -> None:
         ledger = self._link.ledger
         batch = ledger.batch
         frames = self._link.encoder.encode(runs, batch.reply, batch.sent + 1, room)
+        # Whoever is stopped is most probably stopped while it encodes: look again.
+        if self._has_rested() and not batch.rested:
+            return
+        written_s = now_s()
         # Nothing is noted before it is written: what was not sent is encoded again, for another
         # batch.
         if not self._connection.write(*frames.parts):
             self._link.needs_recovery.set()
             return
-        self._written_s = now_s()
+        # When it was begun: who is stopped amid the write has rested when it writes again.
+        self._written_s = written_s
         # The age of a batch counts from its first message.
         if not batch.sent:
             self._batch_began_s, self._batch_leader = self._written_s, self._link.leader_name

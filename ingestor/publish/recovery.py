@@ -3,7 +3,8 @@
 Trouble (a lost connection, a gap, a refused message, a second of silence) always ends in the same
 way. A living batch of fast ingest is asked first, with its own next event: its answer is exact
 whatever the stream is like, and puts an end to all that is on its way. Then the stream is asked
-what it holds (see `reconcile`), and the first message that is sent again carries a guard.
+what it holds (see `reconcile`); where somebody else has written, we ask whether we still may; and
+the first message that is sent again carries a guard.
 
 A stream that has lost what it acknowledged, with its server's memory or by somebody's hand, is gone
 on with: made again where it is gone, and the loss is said and counted, never sent again.
@@ -120,6 +121,7 @@ class Recovery:
         # The stream's own count is exact where several equal payloads lie behind the floor.
         if isinstance(batch, FastBatch) and not batch.ended:
             await self._probe(batch)
+        stored = None
         if not batch.ended:
             # A batch that lives is ended by its probe, and a dead one takes nothing. What does not
             # need one may still be read from a lost connection, behind what is sent on the next
@@ -131,8 +133,11 @@ class Recovery:
             acked = batch.acked
             stored = await link.find_stored()
             link.note_acknowledged(ledger.note_stored(stored, acked))
-            if ledger.window.messages:
-                await self._send_guarded(stored)
+        # Whoever was stopped for long comes here before it writes anything that is not fenced.
+        if batch.fenced_out or (stored is not None and stored.end is None):
+            await link.check_lease()
+        if stored is not None and ledger.window.messages:
+            await self._send_guarded(stored)
 
     async def _probe(self, batch: FastBatch) -> None:
         """Ask a living batch with an event of it; once a connection."""
@@ -152,6 +157,8 @@ class Recovery:
             await link.wait_for(
                 lambda: batch.ended or batch.unknown or batch.refusal is not refusal, ANSWER_S
             )
+        if batch.fenced_out:
+            await link.wait_for(lambda: batch.ended, REFUSED_REST_S)
 
     async def _send_guarded(self, stored: StoredPrefix) -> None:
         """Have the next message stored, if nothing has come in between since we asked.

@@ -50,7 +50,7 @@ STOP_TIMEOUT_S: Final = 10.0
 ANY_PORT: Final = -1
 
 _POLL_S: Final = 0.01
-_NAME: Final = "ingestor-embedded:"
+EMBEDDED_NAME: Final = "ingestor-embedded:"
 """With the folder behind it, the name of a server that ends with its last user."""
 _LOG_TAIL_LINES: Final = 8
 
@@ -82,11 +82,6 @@ class ServerInfo(msgspec.Struct, frozen=True):
     version: str
     jetstream: bool = False
     server_name: str = ""
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether a run of ours started it."""
-        return self.server_name.startswith(_NAME)
 
 
 def server_info(port: int) -> ServerInfo | None:
@@ -213,7 +208,7 @@ class EmbeddedServer:
             ) from error
         with _locked(self.data_dir) as lock:
             (self.data_dir / "nats-server.conf").write_text(
-                _CONFIG.format(name=_NAME + quote(str(self.data_dir)))
+                _CONFIG.format(name=EMBEDDED_NAME + quote(str(self.data_dir)))
             )
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._use = _first_use(self.data_dir)
@@ -358,8 +353,8 @@ def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     if info is None:
         return None
     folder = None
-    if info.is_embedded:
-        folder = Path(unquote(info.server_name.removeprefix(_NAME)))
+    if info.server_name.startswith(EMBEDDED_NAME):
+        folder = Path(unquote(info.server_name.removeprefix(EMBEDDED_NAME)))
         try:
             stack.callback(server_keeper.Use(folder).end)
         except BlockingIOError:

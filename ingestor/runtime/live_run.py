@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.commands import shown
 from ingestor.merge.ordering import ArrivalMerge
-from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.model.errors import ConfigurationError, ExitCode, StreamInUseError
 from ingestor.runtime.feed_factory import (
     Journal,
     LiveFeeds,
@@ -35,6 +36,7 @@ from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run
 from ingestor.runtime.run_keeper import begin
 from ingestor.runtime.run_records import new_record, subjects_of
+from ingestor.runtime.standby import wait_for_turn
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -43,6 +45,9 @@ MAX_PORT: Final = 65_535
 
 DEMO_S: Final = 15.0
 """How long a demo runs that is not told, and that nobody watches."""
+
+
+log = logging.getLogger(__name__)
 
 
 class StreamIngestor:
@@ -54,9 +59,25 @@ class StreamIngestor:
 
     def run(self) -> RunReport:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
-        config = self._config
         # Before anything is bound, locked or started: a wrong configuration changes nothing.
-        check(config)
+        check(self._config)
+        if not self._config.live.standby:
+            return self._run()
+        while True:
+            # Nor while it waits: the run that it is to follow may have the same journal and port.
+            over = wait_for_turn(self._config.nats, self._subjects)
+            try:
+                return self._run(over)
+            except StreamInUseError as other:
+                log.info("standby: another one was faster: %s", other)
+
+    @property
+    def _subjects(self) -> tuple[str, ...]:
+        return subjects_of([name for name in FEED_ORDER if name in self._config.polygon.feeds])
+
+    def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
+        """Stream until stopped, with leases of these revisions taken from whoever holds them."""
+        config = self._config
         with (
             demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
             journals(config) as frame_logs,
@@ -69,7 +90,7 @@ class StreamIngestor:
                 "live",
                 config.nats.stream,
                 feeds=tuple(feed.name for feed in feeds),
-                subjects=subjects_of([name for name in FEED_ORDER if name in config.polygon.feeds]),
+                subjects=self._subjects,
                 what={"symbols": list(config.polygon.stocks), "source": vendor.source.value},
             )
             # A demo in a server of its own has nobody to meet there.
@@ -77,11 +98,13 @@ class StreamIngestor:
             demo_s = DEMO_S if self._demo and not is_watched() else None
             if self._demo:
                 tell_demo(server.url)
-            keeping = None if own else begin(options, record, config.nats)
+            keeping = None if own else begin(options, record, config.nats, over=over)
             run = Run(
                 feeds,
                 config,
-                publisher=lambda: make_publisher(config, options, give_up_after_s=math.inf),
+                publisher=lambda: make_publisher(
+                    config, options, keeping, give_up_after_s=math.inf
+                ),
                 merge=ArrivalMerge(len(feeds)),
                 progress=LiveProgress,
                 live=True,
@@ -113,6 +136,11 @@ def check(config: Config) -> None:
     """Refuse settings that do not go together. Raises ConfigurationError."""
     polygon, strikes = config.polygon, config.strikes
     check_machine(config.process)
+    if config.live.standby and not (config.nats.url and config.nats.lease):
+        raise ConfigurationError(
+            "live.standby = true is not allowed: it needs nats.url, the server of the run that it"
+            " is to follow, and nats.lease, by which it knows of it"
+        )
     strike_plan(config)
     _check_port("polygon.stocks_url", polygon.stocks_url)
     _check_port("polygon.options_url", polygon.options_url)

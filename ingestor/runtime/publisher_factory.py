@@ -23,6 +23,7 @@ from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
 from ingestor.runtime.log import STDERR
 from ingestor.runtime.machine import program
+from ingestor.runtime.run_keeper import Keeping
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -71,16 +72,19 @@ def is_watched() -> bool:
     return os.isatty(STDERR)
 
 
-def make_publisher(config: Config, options: ConnectOptions, *, give_up_after_s: float) -> Publisher:
+def make_publisher(
+    config: Config, options: ConnectOptions, keeping: Keeping | None, *, give_up_after_s: float
+) -> Publisher:
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
-    `give_up_after_s` holds where the configuration says nothing.
+    `give_up_after_s` holds where the configuration says nothing. A run that keeps leases is fenced.
     """
     publisher = Publisher(
         make_encoder(config.publish.encoding),
         connect_options=options,
         stream=stream_settings(config.nats),
         give_up_after_s=config.nats.give_up_after_s or give_up_after_s,
+        check_lease=keeping.check_lease if keeping is not None and keeping.leases else None,
     )
     publisher.statuses.stream = replace(
         STATUS_SETTINGS, name=config.nats.status_stream, replicas=config.nats.replicas

@@ -112,7 +112,9 @@ class ReplayPublisher:
             run = Run(
                 feeds,
                 config,
-                publisher=lambda: make_publisher(config, options, give_up_after_s=GIVE_UP_AFTER_S),
+                publisher=lambda: make_publisher(
+                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S
+                ),
                 merge=WatermarkMerge(len(feeds)),
                 progress=lambda rows, publisher: ReplayProgress(
                     rows, publisher, speed, shortens=gap_ns is not None

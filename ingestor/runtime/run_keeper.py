@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -28,6 +28,7 @@ from ingestor.model.errors import (
     StreamInUseError,
 )
 from ingestor.model.records import EventType
+from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
@@ -36,7 +37,6 @@ from ingestor.runtime.counters import Counter, CounterTable, Total
 from ingestor.runtime.report import RunReport
 from ingestor.runtime.run_records import (
     MAX_ERROR_CHARS,
-    RENEW_S,
     Checkpoint,
     Leases,
     RunRecord,
@@ -46,7 +46,12 @@ from ingestor.runtime.run_records import (
 
 KEEPER: Final = "records"
 HEARTBEAT_S: Final = 0.1
-RECORD_S: Final = 1.0
+KEEP_S: Final = 0.5
+"""Leases are renewed, and the record is written, twice a second: a standby takes over what has
+missed three renewals."""
+ANSWER_S: Final = 0.5
+"""A request that is lost with its server must not keep the next renewal waiting; a server that does
+not answer a ping either is left for another one."""
 END_TIMEOUT_S: Final = 3.0
 """What the last word may take: a server that is gone has nothing to be told."""
 
@@ -65,6 +70,10 @@ class Keeping:
     leases: dict[str, int] = field(default_factory=dict)
     skip: dict[EventType, int] = field(default_factory=dict)
     """Rows that earlier runs of the job have stored."""
+
+    async def check_lease(self, connection: Connection) -> None:
+        """Ask whether the leases are still this run's. Raises `StreamInUseError` if not."""
+        await Leases(connection, self.record, revisions=self.leases).check()
 
 
 async def connected(
@@ -88,10 +97,16 @@ says that there is nothing to do."""
 
 
 def begin(
-    options: ConnectOptions, record: RunRecord, nats: Nats, prepare: Prepare | None = None
+    options: ConnectOptions,
+    record: RunRecord,
+    nats: Nats,
+    prepare: Prepare | None = None,
+    *,
+    over: Mapping[str, int] | None = None,
 ) -> Keeping | None:
     """Take the leases and begin the record; None, after a warning, where that is not possible.
 
+    `over` are revisions of leases that are taken whoever holds them.
     Raises `StreamInUseError`, and what `prepare` raises on purpose: `JobExistsError`.
     """
     keeping = Keeping(options, record, nats.replicas)
@@ -99,7 +114,7 @@ def begin(
     async def work(connection: Connection) -> None:
         leases = Leases(connection, record, replicas=nats.replicas)
         if nats.lease:
-            await leases.take()
+            await leases.take(over)
             keeping.leases = leases.revisions
         last_seq = await _note_stream(connection, keeping)
         if prepare is not None:
@@ -153,14 +168,16 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
 
     async def work(connection: Connection) -> None:
         leases = Leases(
-            connection, keeping.record, replicas=keeping.replicas, revisions=keeping.leases
+            connection,
+            keeping.record,
+            replicas=keeping.replicas,
+            revisions=keeping.leases,
+            timeout_s=ANSWER_S,
         )
-        renewed_s = time.monotonic()
+        await _grow(leases.bucket, runs_bucket(connection, keeping.replicas))
         while not ended.is_set():
             try:
-                if time.monotonic() - renewed_s >= RENEW_S:
-                    renewed_s = time.monotonic()
-                    await leases.renew()
+                await leases.renew()
                 if not keeping.record.stream_id:
                     await _note_stream(connection, keeping)
                 note(keeping, table)
@@ -168,11 +185,14 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
             except StreamInUseError:
                 raise
             except IngestorError as error:
-                # A server that is away is the publisher's to tell; the next second tries again.
+                # A server that is away is the publisher's to tell; the next turn tries again.
                 log.debug("the record of this run is late: %s", error)
+                # One that is frozen keeps its socket, and the leases would be lost to a standby.
+                if not await connection.answers(ANSWER_S):
+                    connection.drop()
             with contextlib.suppress(TimeoutError):
                 # A run that makes the stream is to be known as its maker soon.
-                pause_s = RECORD_S if keeping.record.stream_id else HEARTBEAT_S
+                pause_s = KEEP_S if keeping.record.stream_id else HEARTBEAT_S
                 async with asyncio.timeout(pause_s):
                     await ended.wait()
 
@@ -188,7 +208,11 @@ def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:
     """Write how the run ended, and give up its leases; a server that is gone is left alone."""
     if report.exit_code in (ExitCode.NATS_UNREACHABLE, ExitCode.EMBEDDED_SERVER):
         return
-    stopped = report.exit_code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+    stopped = report.exit_code in (
+        ExitCode.INTERRUPTED,
+        ExitCode.TERMINATED,
+        ExitCode.HANDED_OVER,
+    )
     state = "failed" if report.exit_code else "done"
 
     async def work(connection: Connection) -> None:
@@ -242,6 +266,15 @@ def note(keeping: Keeping, table: CounterTable) -> None:
         first_seq=table.total(Total.FIRST_SEQ),
         last_seq=table.total(Total.LAST_SEQ),
     )
+
+
+async def _grow(*buckets: Bucket) -> None:
+    # A lease that one server of three keeps dies with it.
+    try:
+        for bucket in buckets:
+            await bucket.grow()
+    except IngestorError as error:
+        log.warning("leases and records have fewer replicas than nats.replicas: %s", error)
 
 
 async def _write(connection: Connection, keeping: Keeping) -> None:

@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -25,7 +25,7 @@ from ingestor.model.errors import StreamInUseError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType, RType
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.buckets import NEW, Bucket, WrongRevisionError
-from ingestor.nats.connection import Connection
+from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
 
 RUNS: Final = "INGESTOR_RUNS"
 LEASES: Final = "INGESTOR_LEASES"
@@ -34,8 +34,6 @@ RUNS_TTL_S: Final = 90 * 86_400.0
 """How long a record is kept after it was written last."""
 
 LEASE_TTL_S: Final = 8.0
-RENEW_S: Final = 2.0
-"""A lease is renewed so often that three failures in a row do not lose it."""
 
 LOST_AFTER_S: Final = 10.0
 """A run that has written nothing for so long, and no end either, is gone."""
@@ -127,9 +125,21 @@ class Holder(msgspec.Struct, frozen=True):
     start_ticks: int = 0
 
     @property
+    def name(self) -> tuple[str, str, int]:
+        """Run, host and pid."""
+        return self.run, self.host, self.pid
+
+    @property
     def is_dead(self) -> bool:
         """Whether it was a process that this one could see, and is gone."""
         return self.place == _place() != "" and _start_ticks(self.pid) != self.start_ticks
+
+
+class Lease(NamedTuple):
+    """A lease as it is: it may be taken over by whoever knows its revision."""
+
+    revision: int
+    holder: Holder
 
 
 def new_record(kind: Literal["live", "replay"], stream: str, **values: Any) -> RunRecord:
@@ -182,9 +192,12 @@ class Leases:
         *,
         replicas: int | None = None,
         revisions: Mapping[str, int] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         """`revisions` are those of leases that another process of the run has taken."""
-        self._bucket = Bucket(connection, LEASES, ttl_s=LEASE_TTL_S, replicas=replicas)
+        self.bucket = Bucket(
+            connection, LEASES, ttl_s=LEASE_TTL_S, replicas=replicas, timeout_s=timeout_s
+        )
         self._stream = record.stream
         self._subjects = record.subjects
         holder = Holder(
@@ -199,45 +212,72 @@ class Leases:
         self._run = record.run
         self.revisions: dict[str, int] = dict(revisions or {})
 
-    async def take(self) -> None:
-        """Take all, or none. Raises `StreamInUseError` naming who holds one."""
+    async def held(self) -> dict[str, Lease]:
+        """Return those that anybody holds, by key."""
+        entries = {key: await self.bucket.get(key) for key in self._keys}
+        return {
+            key: Lease(entry.revision, _holder(entry.value))
+            for key, entry in entries.items()
+            if entry is not None
+        }
+
+    async def take(self, over: Mapping[str, int] | None = None) -> None:
+        """Take all, or none. Raises `StreamInUseError` naming who holds one.
+
+        `over` are revisions of leases that are to be taken whoever holds them.
+        """
         # In one order for everybody, so that of two that begin at once one gets them all.
-        for subject in sorted(self._subjects):
-            key = f"{self._stream}.{subject}"
+        for key in self._keys:
             try:
-                self.revisions[key] = await self._bucket.put(key, self._value, NEW)
+                self.revisions[key] = await self.bucket.put(
+                    key, self._value, (over or {}).get(key, NEW)
+                )
             except WrongRevisionError:
-                await self._take_over(key, subject)
+                await self._take_over(key)
 
     async def renew(self) -> None:
         """Keep them. Raises `StreamInUseError` when another run has one by now."""
         for key, revision in self.revisions.items():
             try:
-                self.revisions[key] = await self._bucket.put(key, self._value, revision)
+                self.revisions[key] = await self.bucket.put(key, self._value, revision)
             except WrongRevisionError:
-                await self._take_over(key, key.removeprefix(f"{self._stream}."))
+                await self._take_over(key)
+
+    async def check(self) -> None:
+        """Ask whose they are. Raises `StreamInUseError` when another run has one by now."""
+        for key, lease in (await self.held()).items():
+            if lease.holder.run != self._run:
+                raise self._in_use(key, lease.holder)
 
     async def release(self) -> None:
         """Give up those that are still this run's."""
         for key in tuple(self.revisions):
-            entry = await self._bucket.get(key)
+            entry = await self.bucket.get(key)
             if entry is not None and _holder(entry.value).run == self._run:
-                await self._bucket.delete(key, entry.revision)
+                await self.bucket.delete(key, entry.revision)
         self.revisions.clear()
 
-    async def _take_over(self, key: str, subject: str) -> None:
+    @property
+    def _keys(self) -> list[str]:
+        return [f"{self._stream}.{subject}" for subject in sorted(self._subjects)]
+
+    async def _take_over(self, key: str) -> None:
         """Take what has expired, what a dead process left, or what an answer that was lost took."""
-        entry = await self._bucket.get(key)
+        entry = await self.bucket.get(key)
         holder = None if entry is None else _holder(entry.value)
         if entry is None or holder is None or holder.is_dead or holder.run == self._run:
             revision = NEW if entry is None else entry.revision
             try:
-                self.revisions[key] = await self._bucket.put(key, self._value, revision)
+                self.revisions[key] = await self.bucket.put(key, self._value, revision)
             except WrongRevisionError:
-                await self._take_over(key, subject)
+                await self._take_over(key)
             return
         await self.release()
-        raise StreamInUseError(
+        raise self._in_use(key, holder)
+
+    def _in_use(self, key: str, holder: Holder) -> StreamInUseError:
+        subject = key.removeprefix(f"{self._stream}.")
+        return StreamInUseError(
             f"{subject} of stream {self._stream} is being written by run {holder.run} (host"
             f" {holder.host}, pid {holder.pid}, since {iso_utc(holder.since_ns)}): stop it, wait"
             f" {LEASE_TTL_S:g} s if it is dead already, or write all the same with --no-lease"

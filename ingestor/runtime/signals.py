@@ -1,6 +1,7 @@
 """Signals, from the first line of a program to its last; imported before anything heavy.
 
-Theory. What SIGINT, SIGTERM and SIGHUP do depends on what there is to end:
+Theory. What SIGINT, SIGTERM, SIGHUP and SIGUSR1 (hand over to a standby) do depends on what there
+is to end:
 
     LOADING   modules are being imported and nothing is started: the process ends at once
     STARTING  servers and files may be open: `Stopped` is raised wherever the program is, so that
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Final, NoReturn
 
-WANTED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WANTED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 EXIT_BASE: Final = 128
 
 _INTERNAL: Final = 1  # ExitCode.INTERNAL; this module imports nothing of ours

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import TABLES_HELD, JsonEncoder
-from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
+from ingestor.model.blocks import Block, Encoder, Fence, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.records import EVENT_TYPES, MBP10, EventType, RType
 from ingestor.model.units import UINT32_MAX, UINT64_MAX
@@ -52,6 +52,17 @@ def test_equals_the_reference_on_any_runs(runs: Runs, first: int, limit: int) ->
 @given(prefix=st.binary(max_size=80), suffix=st.binary(max_size=80))
 def test_equals_the_reference_under_any_reply_subject(prefix: bytes, suffix: bytes) -> None:
     assert_equal(runs_with(examples.MBP10), Reply(prefix, suffix))
+
+
+@given(
+    runs=strategies.sound_runs(max_size=40),
+    fence=st.builds(Fence, st.integers(0, 10**15), st.integers(1, 12)),
+    first=st.integers(1, 10**12 - 100),
+)
+def test_equals_the_reference_where_some_messages_are_fenced(
+    runs: Runs, fence: Fence, first: int
+) -> None:
+    assert_equal(runs, Reply(b"r.", b".x", fence), first)
 
 
 def test_equals_the_reference_on_every_byte_of_action_side_and_flags() -> None:

@@ -15,7 +15,7 @@ from ingestor.encode.packed import (
     PackedEncoder,
     decode_packed,
 )
-from ingestor.model.blocks import Block, Encoder, Frames, Reply, Runs, Source, whole_block
+from ingestor.model.blocks import Block, Encoder, Fence, Frames, Reply, Runs, Source, whole_block
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPES, EventType, RType
@@ -51,6 +51,12 @@ def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = 
 )
 def test_equals_the_reference_on_any_runs(runs: Runs, first: int, limit: int) -> None:
     assert_equal(runs, REPLY, first, limit)
+
+
+def test_equals_the_reference_where_some_messages_are_fenced() -> None:
+    rows = np.repeat(examples.MBP10, 5000)
+    for first in range(1, 5):
+        assert_equal(runs_with(rows), Reply(b"r.", b".x", Fence(10**15, 3)), first)
 
 
 @given(prefix=st.binary(max_size=80), suffix=st.binary(max_size=80))

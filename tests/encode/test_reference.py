@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ingestor.encode.reference import MAX_SEQUENCE, JsonEncoder, TableTexts, payloads
 from ingestor.model import events
-from ingestor.model.blocks import Block, Runs, Source, whole_block
+from ingestor.model.blocks import Block, Fence, Reply, Runs, Source, whole_block
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_SYMBOL_BYTES
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
@@ -46,6 +46,25 @@ def test_a_frame_is_a_pub_with_padded_sequence_and_padded_length() -> None:
         + b"\r\n"
     )
     assert frames.rows_stop.tolist() == [1]
+
+
+def test_a_fenced_frame_says_which_sequence_it_is_to_follow_and_counts_that_in_its_length() -> None:
+    example = examples.CONTRACT[3]
+    rows = np.repeat(example.record, 5)
+
+    frames = ENCODER.encode(runs_with(rows), Reply(b"r.", b".x", Fence(1000, 4)), 3, 5)
+
+    length = len(example.payload)
+    heads = [line for line in frames.data.split(b"\r\n") if line.startswith((b"PUB", b"HPUB"))]
+    assert heads == [
+        b"PUB market.futures.trades r.000000000003.x %08d" % length,
+        b"PUB market.futures.trades r.000000000004.x %08d" % length,
+        b"HPUB market.futures.trades r.000000000005.x 59 %08d" % (59 + length),
+        b"PUB market.futures.trades r.000000000006.x %08d" % length,
+        b"PUB market.futures.trades r.000000000007.x %08d" % length,
+    ]
+    header = b"NATS/1.0\r\nNats-Expected-Last-Sequence: 0000000000001004\r\n\r\n"
+    assert frames.data.count(header + example.payload + b"\r\n") == 1
 
 
 @given(runs=strategies.runs(), first=st.integers(0, 10**12 - 100))

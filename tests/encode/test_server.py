@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ import pytest
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import decode_packed
 from ingestor.encode.reference import payloads
-from ingestor.model.blocks import Encoder, Reply
+from ingestor.model.blocks import Encoder, Fence, Reply
 from tests.encode import examples
 from tests.encode.examples import runs_with
 
@@ -52,7 +53,9 @@ def _port_of(process: subprocess.Popen[str]) -> int:
 def delivered(port: int, frames: bytes) -> list[tuple[str, str, bytes]]:
     """Publish frames on one connection and return (subject, reply, payload) as delivered to it."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
-        link.sendall(b'CONNECT {"verbose":false}\r\nSUB market.> 1\r\n' + frames + b"PING\r\n")
+        link.sendall(
+            b'CONNECT {"verbose":false,"headers":true}\r\nSUB market.> 1\r\n' + frames + b"PING\r\n"
+        )
         with link.makefile("rb") as stream:
             return list(_read_messages(stream))
 
@@ -62,10 +65,12 @@ def _read_messages(stream: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
         verb, *words = line.decode().split()
         if verb == "PONG":
             return
-        assert verb in ("INFO", "MSG"), line
-        if verb == "MSG":
-            subject, _, reply, size = words
-            yield subject, reply, stream.read(int(size) + 2)[:-2]
+        assert verb in ("INFO", "MSG", "HMSG"), line
+        if verb != "INFO":
+            subject, _, reply, *headers, size = words
+            header = stream.read(sum(map(int, headers)))
+            assert header.startswith(b"NATS/1.0\r\n") == (verb == "HMSG")
+            yield subject, reply, stream.read(int(size) - len(header) + 2)[:-2]
 
 
 @pytest.mark.parametrize("compiled", [False, None], ids=["reference", "best"])
@@ -93,6 +98,18 @@ def test_a_server_delivers_a_block_of_frames_in_order(port: int) -> None:
     assert [reply for _, reply, _ in received] == [
         f"replies.fail.{sequence:012d}.1.$FI" for sequence in range(1, 501)
     ]
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_a_server_delivers_fenced_frames_like_others(port: int, encoding: str) -> None:
+    runs = runs_with(np.repeat(examples.MBP10, 5000))
+    encoder = make_encoder(encoding)
+    plain = encoder.encode(runs, REPLY, 1, 5000)
+
+    fenced = encoder.encode(runs, replace(REPLY, fence=Fence(7, 2)), 1, 5000)
+
+    assert fenced.size_bytes > plain.size_bytes
+    assert delivered(port, fenced.data) == delivered(port, plain.data)
 
 
 def test_a_server_delivers_packed_messages_unchanged(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import nats
 import pytest
@@ -14,6 +15,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from tests.conftest import StartNatsServer
 from tests.nats_servers import NatsServer
+from tests.publish.cluster import Cluster
 
 
 def within(
@@ -116,3 +118,28 @@ def test_who_may_not_write_is_told(start_nats_server: StartNatsServer) -> None:
             await bucket.put("key", b"value")
 
     within(server, work, user="some:some")
+
+
+def test_a_bucket_is_grown_to_as_many_servers_as_are_asked_for(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+
+    async def work() -> None:
+        await cluster.start()
+        connection = Connection(ConnectOptions(cluster.url), on_change=lambda: None)
+        await connection.open()
+        small = Bucket(connection, "THINGS", ttl_s=60)
+        await small.grow()
+        revision = await small.put("key", b"value")
+        await Bucket(connection, "THINGS", ttl_s=60, replicas=3).grow()
+        await small.grow()
+        info = await cluster.ask("STREAM.INFO.KV_THINGS")
+        assert info["config"]["num_replicas"] == 3
+        entry = await small.get("key")
+        assert entry is not None
+        assert (entry.value, entry.revision) == (b"value", revision)
+        await connection.close()
+
+    try:
+        asyncio.run(work())
+    finally:
+        cluster.stop()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from nats.aio.client import Client
 
-from ingestor.model.blocks import SEQUENCE_DIGITS, Block, Frames, Reply, Runs, Source, whole_block
+from ingestor.encode.reference import frame_head
+from ingestor.model.blocks import Block, Frames, Reply, Runs, Source, whole_block
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, FUTURES_TRADE, RType
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
@@ -33,9 +34,7 @@ class PlainEncoder:
         for subject, payload, count in self._messages(runs):
             if len(stops) == max_messages:
                 break
-            sequence = first_sequence + len(stops)
-            reply_to = b"%b%0*d%b" % (reply.prefix, SEQUENCE_DIGITS, sequence, reply.suffix)
-            head = b"PUB %b %b %08d\r\n" % (subject.encode(), reply_to, len(payload))
+            head = frame_head(subject, reply, first_sequence + len(stops), len(payload))
             data += head + payload + b"\r\n"
             rows += count
             stops.append(rows)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.blocks import Block, Frames, Runs, Source
+from ingestor.model.blocks import Block, Fence, Frames, Runs, Source
 from ingestor.model.records import RType
 from ingestor.nats.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
 from ingestor.publish.batches import (
@@ -24,6 +24,7 @@ FULL = Refusal(ApiError(503, 10077, "maximum bytes exceeded"))
 UNKNOWN = Refusal(ApiError(400, 10208, "batch publish ID unknown"))
 APPENDED = "500.fail.000000000002.1.$FI"
 COMMITTED = "500.fail.000000000002.2.$FI"
+OVERTAKEN = Refusal(ApiError(400, 10071, "wrong last sequence: 120"))
 
 
 def started(sent: int) -> FastBatch:
@@ -43,6 +44,40 @@ def test_the_first_message_starts_the_batch_and_the_others_are_appended() -> Non
     assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.200.fail.", b".0.$FI")
     batch.sent = 1
     assert (batch.reply.prefix, batch.reply.suffix) == (b"_INBOX.x.b1.200.fail.", b".1.$FI")
+
+
+def test_a_fenced_batch_fences_its_first_message_every_nth_and_all_after_a_rest() -> None:
+    batch = FastBatch("_INBOX.x", "b1", fence=Fence(100, 40))
+    assert batch.reply.fence == Fence(100, 1)
+    batch.note_sent(1)
+    assert batch.reply.fence == Fence(100, 40)
+    batch.rested = True
+    assert batch.reply.fence == Fence(100, 1)
+    batch.note_sent(3)
+    assert batch.reply.fence == Fence(100, 40)
+    batch.closing = True
+    assert batch.reply.fence == Fence(100, 1)
+
+
+def test_the_probe_of_a_fenced_batch_is_fenced() -> None:
+    batch = FastBatch("_INBOX.x", "b1", fence=Fence(100, 40))
+    batch.note_sent(9)
+    assert batch.probe is not None
+    number, reply = batch.probe
+    assert (number, reply.fence) == (2, Fence(100, 1))
+
+
+def test_a_batch_is_fenced_out_where_the_stream_holds_something_else() -> None:
+    for fence, refusal, out in (
+        (Fence(100, 40), OVERTAKEN, True),
+        (Fence(100, 40), FULL, False),
+        (None, OVERTAKEN, False),
+    ):
+        batch = FastBatch("_INBOX.x", "b1", fence=fence)
+        batch.note_sent(9)
+        assert not batch.fenced_out
+        batch.receive(APPENDED, refusal)
+        assert batch.fenced_out == out
 
 
 def test_the_first_message_goes_alone_and_a_few_more_before_the_first_answer() -> None:
@@ -179,6 +214,26 @@ def test_single_acknowledgements_move_the_window_one_by_one() -> None:
     batch.receive("000000000001", PubAck(51, "", 0))
     batch.receive("000000000002", PubAck(60, "", 0))
     assert (batch.acked, batch.last_seq, batch.room, batch.broken) == (2, 60, A_WHOLE_WRITE, False)
+
+
+def test_a_fenced_message_that_is_acknowledged_by_itself_goes_alone() -> None:
+    batch = AckBatch("_INBOX.x", "b1", fence=Fence(50, 40))
+    assert (batch.room, batch.reply.fence) == (1, Fence(50, 1))
+    batch.note_sent(1)
+    batch.rested = True
+    assert batch.room == 0
+    batch.rested = False
+    assert (batch.room, batch.reply.fence) == (0, None)
+    batch.receive("000000000001", PubAck(51, "", 0))
+    assert batch.room == A_WHOLE_WRITE
+    batch.note_sent(100)
+    batch.rested = True
+    assert (batch.room, batch.reply.fence) == (1, Fence(50, 1))
+    batch.note_sent(1)
+    assert batch.room == 0
+    for number in range(2, 103):
+        batch.receive(f"{number:012d}", PubAck(50 + number, "", 0))
+    assert (batch.room, batch.reply.fence) == (A_WHOLE_WRITE, None)
 
 
 def test_a_refused_message_breaks_the_order_only_if_one_behind_it_is_stored() -> None:

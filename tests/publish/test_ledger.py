@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
-from ingestor.model.blocks import Frames, Runs
+from ingestor.model.blocks import Fence, Frames, Runs
 from ingestor.nats.stream import StreamState
 from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch
 from ingestor.publish.ledger import (
+    FENCE_EVERY,
+    FENCE_EVERY_BYTES,
     MAX_FOREIGN_MESSAGES,
     MAX_UNACKED_BYTES,
+    MAX_UNFENCED_BATCHES,
     MAX_WRITE_ROWS,
     Ledger,
     StoredPrefix,
@@ -18,8 +21,8 @@ from ingestor.publish.ledger import (
 from tests.publish.plain import TRADES, PlainEncoder, trades
 
 
-def ledger(*, fast: bool = True, last_seq: int = 100) -> Ledger:
-    return Ledger("_INBOX.x", StreamState("S", last_seq, fast, "2026"))
+def ledger(*, fast: bool = True, last_seq: int = 100, fenced: bool = False) -> Ledger:
+    return Ledger("_INBOX.x", StreamState("S", last_seq, fast, "2026"), fenced=fenced)
 
 
 def send(books: Ledger, *, pad: int = 0, limit: int = 10**9) -> Frames:
@@ -54,6 +57,48 @@ def test_the_first_batch_proves_fast_ingest_and_the_next_uses_it() -> None:
     books.add(trades(1, 5))
     assert books.room() == 1
     assert books.batch.reply.suffix == b".0.$FI"
+
+
+@pytest.mark.parametrize(
+    ("pad", "every"), [(100, FENCE_EVERY), (8000, 8), (FENCE_EVERY_BYTES + 1, 1)]
+)
+def test_a_fence_stands_where_the_stream_ends_and_spans_some_messages(pad: int, every: int) -> None:
+    books = ledger(fenced=True)
+    assert books.batch.fence == Fence(100, FENCE_EVERY)
+    books.add(trades(0, 1))
+    send(books, pad=pad)
+    answer(books, "500.fail.000000000001.2.$FI", seq=101, batch=batch_id(books), count=1)
+    books.add(trades(1, 5))
+    assert books.room() == 1
+    assert books.batch.fence == Fence(101, every)
+
+
+def test_who_wants_no_fence_has_none() -> None:
+    assert ledger().batch.fence is None
+
+
+def test_others_who_write_put_off_the_next_fence_for_ever_more_batches() -> None:
+    books = ledger(fenced=True)
+    refused = {"code": 400, "err_code": 10071, "description": "wrong last sequence: 120"}
+    books.add(trades(0, 1))
+    end, waits = 100, []
+    for _ in range(12):
+        send(books)
+        answer(books, "500.fail.000000000001.2.$FI", error=refused)
+        end += 20
+        books.note_stored(StoredPrefix(0, last_seq=end), 0)
+        books.restart()
+        assert not books.alone
+        waits.append(0)
+        while books.batch.fence is None:
+            waits[-1] += 1
+            send(books)
+            end += 1
+            answer(books, "500.fail.000000000001.2.$FI", seq=end, batch=batch_id(books), count=1)
+            books.add(trades(0, 1))
+            books.room()
+        assert books.batch.fence.behind == end
+    assert waits == [2**n for n in range(1, 11)] + [MAX_UNFENCED_BATCHES] * 2
 
 
 def test_a_server_without_fast_ingest_gets_single_acknowledgements_from_then_on() -> None:

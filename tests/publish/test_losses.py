@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
+from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from tests.conftest import _old_executable_or_skip
@@ -201,11 +202,18 @@ async def _one_server(table: Table, server: NatsServer) -> None:
     await _make(server, STREAMS[table.kind])
     async with Proxy(server.port) as proxy:
         publishing = publisher(
-            server, connect_options=ConnectOptions(url=proxy.url), give_up_after_s=60.0
+            server,
+            connect_options=ConnectOptions(url=proxy.url),
+            give_up_after_s=60.0,
+            check_lease=_ours,
         )
         losses = _losses_of_one_server(server, proxy, random.Random(table.seed + 1))
         site = Site([server.url], losses, lambda: raw_info(server))
         await _run(table, publishing, site)
+
+
+async def _ours(_: Connection) -> None:
+    """The lease is ours, so writing is fenced, as that of every run."""
 
 
 async def _make(server: NatsServer, config: dict[str, Any]) -> None:
@@ -225,6 +233,7 @@ async def _three_replicas(table: Table, cluster: Cluster) -> None:
         connect_options=ConnectOptions(url=cluster.url),
         stream=StreamSettings(),
         give_up_after_s=60.0,
+        check_lease=_ours,
     )
     losses = _losses_of_a_cluster(cluster, random.Random(table.seed + 1))
     urls = [server.url for server in cluster.servers.values()]
