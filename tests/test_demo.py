@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import pty
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +24,8 @@ from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn
 from tests.live_cli import live, stored
 from tests.nats_servers import NatsServer
 from tests.replay_cli import read_stream, replay
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def day_of(time_ns: int) -> dt.date:
@@ -79,3 +86,53 @@ class Taken:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+
+def test_a_demo_tells_where_its_page_is_and_what_to_type_next(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    finished = live("--demo", "--for", "3", "--nats", nats_server.url, cwd=tmp_path)
+    assert finished.exit_code == 0, finished.err
+    assert re.search(r"the status page are at http://127\.0\.0\.1:\d+/", finished.err)
+    next_command = rf"demo: type in another terminal: \S+ingestor tail --nats {nats_server.url}"
+    assert re.search(next_command, finished.err)
+
+
+def test_a_replay_demo_that_is_watched_stays_until_ctrl_c(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    words = ("--demo", "--feeds", "trades", "--speed", "0", "--nats", nats_server.url)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ingestor", "replay", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"the server stays until Ctrl-C" not in shown:
+        shown += os.read(ours, 65_536)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    os.close(ours)
+    assert process.returncode == 0
+    assert out.startswith("published ")
+
+
+def test_a_demo_that_is_watched_is_paced_and_one_that_is_not_is_not() -> None:
+    command = [sys.executable, "-P", "-m", "ingestor", "replay", "--demo", "--show-config"]
+    ours, theirs = pty.openpty()
+    watched, alone = (
+        subprocess.run(command, stdout=subprocess.PIPE, stderr=err, text=True, check=True).stdout
+        for err in (theirs, subprocess.PIPE)
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert re.search(r"^replay.speed = 1000.0 +# demo$", watched, re.M)
+    assert re.search(r"^replay.speed = 0.0 +# default$", alone, re.M)
+    for shown in (watched, alone):
+        assert re.search(r'^metrics.listen = "127.0.0.1:\d+" +# demo$', shown, re.M)

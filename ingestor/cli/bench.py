@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return latency.main(words[1:])
     if words[:1] == ["consume"]:
         return objects.main(words[1:])
-    parser = _parser()
-    given = parser.parse_args(words)
-    pairs = _pairs(parser, given.cases, given.ways)
+    made = parser()
+    given = made.parse_args(words)
+    pairs = _pairs(made, given.cases, given.ways)
     try:
         with tempfile.TemporaryDirectory(prefix="ingestor-bench-", dir=given.dir) as name:
             turns = _run(Path(name), pairs, given)
@@ -221,7 +221,8 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of ``ingestor bench``."""
     parser = Parser("ingestor-bench", __doc__ or "", _MORE, version=False)
     parser.add_argument("--rounds", type=int, default=5, help="how often each way runs (5)")
     parser.add_argument(

@@ -9,11 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
+
+from setproctitle import setproctitle
 
 from ingestor.cli.parser import Parser
 from ingestor.config.load import (
@@ -24,11 +28,15 @@ from ingestor.config.load import (
     environment_layer,
     file_layer,
     load,
+    secret_file_cautions,
+    secret_files_layer,
     show,
 )
 from ingestor.config.schema import Config
+from ingestor.model.bounds import without_logins
 from ingestor.model.errors import ExitCode, IngestorError
-from ingestor.runtime.log import complain, configure, hide, say
+from ingestor.runtime.log import Target, complain, configure, hide, say
+from ingestor.runtime.publisher_factory import is_watched
 from ingestor.runtime.report import RunReport, as_json, as_text
 
 log = logging.getLogger(__name__)
@@ -58,6 +66,11 @@ WHERE: Final = (
     Flag("--stream", "nats.stream", "NAME", "stream (default MARKET_DATA)"),
 )
 
+PAGE_PORT: Final = 9464
+"""Of exporters for Prometheus; a demo shows its page there if nobody else has it."""
+DEMO_SPEED: Final = 1_000.0
+DEMO_MAX_GAP_S: Final = 60.0
+
 NO_LEASE: Final = Flag(
     "--no-lease",
     "nats.lease",
@@ -65,6 +78,20 @@ NO_LEASE: Final = Flag(
     "write even what another run is writing: for those who know",
     const=False,
 )
+
+
+LOG: Final = (
+    Flag("--quiet", "log.level", "", "only warnings and errors, no progress", const="WARNING"),
+    Flag("--verbose", "log.level", "", "everything that is known", const="DEBUG"),
+    Flag("--log-format", "log.format", "text|json", "lines for people, or an object a line"),
+    Flag("--log-file", "log.file", "FILE", "where the log goes instead of standard error"),
+)
+
+
+def configure_log(label: str, config: Config) -> None:
+    """Send the log of this process, and of those it forks, where the configuration says."""
+    log_ = config.log
+    configure(label, log_.level, Target(log_.format, log_.file, log_.file_bytes, log_.files_kept))
 
 
 def parser_of(prog: str, about: str, more: str) -> Parser:
@@ -133,13 +160,15 @@ def run(
     Prints the final report, and what went wrong; returns the exit code.
     """
     try:
-        loaded = settings_of(given, environment, flags)
+        loaded = settings_of(given, environment, flags, demo_layer() if given.demo else {})
         if given.show_config:
             print(show(loaded, leave_out=leave_out))
             return ExitCode.OK
         # Before the first line of the log, which may already name a server.
         hide_secrets(loaded.config)
-        configure("ingestor", loaded.config.log.level)
+        # A password in --nats would else be seen by whoever lists processes.
+        setproctitle(without_logins(" ".join([prog, *sys.argv[1:]])))
+        configure_log("ingestor", loaded.config)
         for caution in loaded.cautions:
             log.warning("%s", caution)
         report = program(loaded.config)
@@ -156,19 +185,47 @@ def run(
 
 
 def settings_of(
-    given: argparse.Namespace, environment: Mapping[str, str], flags: Sequence[Flag]
+    given: argparse.Namespace,
+    environment: Mapping[str, str],
+    flags: Sequence[Flag],
+    base: Layer | None = None,
 ) -> Loaded:
-    """Lay file, environment and flags over the defaults. Raises ConfigurationError."""
-    layers: list[Layer] = []
+    """Lay file, environment and flags over a base and the defaults. Raises ConfigurationError."""
+    layers: list[Layer] = [base or {}]
     warned: list[str] = []
     if given.config:
         path = Path(given.config)
         layers.append(file_layer(path))
-        warned = cautions(path, layers[0])
+        warned = cautions(path, layers[-1])
     layers.append(environment_layer(os.environ, environment))
+    layers.append(secret_files_layer(os.environ))
+    warned += secret_file_cautions(os.environ)
     # The last layer wins: a flag beats the environment, which beats the file.
     layers.append(_flag_layer(given, flags))
     return replace(load(layers), cautions=warned)
+
+
+def demo_layer() -> Layer:
+    """Return what a demo has instead of the defaults: the page, and time to look at it."""
+    # Where somebody has the usual port, it is shown on another one.
+    port = PAGE_PORT if _is_free(PAGE_PORT) else _any_port()
+    shown = {"metrics.listen": Setting(f"127.0.0.1:{port}", "demo")}
+    if not is_watched():
+        return shown
+    # At full speed the day is over before one has looked. A minute without an event is too long.
+    paced = {"replay.speed": DEMO_SPEED, "replay.max_gap_s": DEMO_MAX_GAP_S}
+    return shown | {key: Setting(value, "demo") for key, value in paced.items()}
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _any_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def hide_secrets(config: Config) -> None:

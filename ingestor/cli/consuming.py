@@ -22,8 +22,14 @@ import uvloop
 from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.consumer import check_start
-from ingestor.config.load import cautions, file_layer, load
-from ingestor.config.schema import MAX_SECONDS, Nats
+from ingestor.config.load import (
+    cautions,
+    file_layer,
+    load,
+    secret_file_cautions,
+    secret_files_layer,
+)
+from ingestor.config.schema import MAX_SECONDS
 from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import INT64_MAX, NS_PER_S
@@ -63,13 +69,14 @@ def add_server(parser: Parser) -> Any:
 def way_in(given: argparse.Namespace) -> dict[str, Any]:
     """Return what `ingestor.client.connect` is to be called with. Raises ConfigurationError."""
     # A consumer needs no configuration; a file only says how to be let in.
-    nats = Nats()
+    layers, warned = [secret_files_layer(os.environ)], secret_file_cautions(os.environ)
     if given.config is not None:
         path = Path(given.config)
-        layer = file_layer(path)
-        nats = load([layer]).config.nats
-        for caution in cautions(path, layer):
-            log.warning("%s", caution)
+        layers.insert(0, file_layer(path))
+        warned += cautions(path, layers[0])
+    nats = load(layers).config.nats
+    for caution in warned:
+        log.warning("%s", caution)
     connect_options = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
     return {field.name: getattr(connect_options, field.name) for field in fields(connect_options)}
 

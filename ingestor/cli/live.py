@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, parser_of, run
+from ingestor.cli.command_line import LOG, NO_LEASE, Flag, add, add_summary, parser_of, run
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 
@@ -19,8 +19,12 @@ ENVIRONMENT: Final = {
     "POLYGON_OPTIONS_URL": "polygon.options_url",
 }
 
+RECORD: Final = Flag(
+    "--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"
+)
+
 _HOW: Final = (
-    Flag("--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"),
+    RECORD,
     Flag("--for", "live.stop_after_s", "SECONDS", "stop by itself after so long"),
     Flag(
         "--standby",
@@ -51,7 +55,8 @@ It reconnects by itself; what was missed is logged, counted and published. Ctrl-
 order: the vendor is told, what has come in is published, the report is printed. Twice stops now.
 
 environment (a flag beats it, it beats the file):
-  POLYGON_API_KEY, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL
+  POLYGON_API_KEY or POLYGON_API_KEY_FILE, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL,
+  NATS_PASSWORD_FILE, NATS_TOKEN_FILE
 
 exit codes:
   0 done (--for, --demo), 2 configuration, 5 NATS unreachable (worth a restart), 6 NATS refused,
@@ -62,18 +67,18 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
-    given = live_parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     return run(
         PROG,
         given,
         lambda config: StreamIngestor(config, demo=given.demo).run(),
         environment=ENVIRONMENT,
-        flags=_HOW,
+        flags=(*_HOW, *LOG),
         leave_out=REPLAY_ONLY,
     )
 
 
-def live_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-live``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     how = parser.add_argument_group("how")
@@ -85,6 +90,7 @@ def live_parser() -> argparse.ArgumentParser:
         help="stream from the simulator that comes with this program; needs no key",
     )
     add_summary(how)
+    add(parser.add_argument_group("log"), LOG)
     for name in ("--api-key", "--key"):
         parser.add_argument(name, action=_RefuseKey, nargs="?", help=argparse.SUPPRESS)
     return parser

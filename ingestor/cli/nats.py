@@ -44,7 +44,7 @@ _WANTED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     logs.configure("ingestor-nats", "WARNING")
     server = EmbeddedServer(given.data_dir, port=given.port)
     try:
@@ -83,7 +83,8 @@ def _port(text: str) -> int:
     return port
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of ``ingestor nats``."""
     parser = Parser("ingestor-nats", _ABOUT, _MORE, version=False)
     parser.add_argument(
         "--data-dir",

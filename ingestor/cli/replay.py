@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.cli.command_line import NO_LEASE, Flag, add, add_summary, commas, parser_of, run
+from ingestor.cli.command_line import LOG, NO_LEASE, Flag, add, add_summary, commas, parser_of, run
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.runtime.replay_run import ReplayPublisher
 
@@ -99,18 +99,18 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-replay``; returns its exit code."""
     # Files may stand between the flags, as a shell's globs put them.
-    given = replay_parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     return run(
         "ingestor-replay",
         given,
         lambda config: ReplayPublisher(config, demo=given.demo).run(),
         environment=REPLAY_ENVIRONMENT,
-        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW),
+        flags=(*FILES, *REPLAY_WHAT, *REPLAY_HOW, *LOG),
         leave_out=LIVE_ONLY,
     )
 
 
-def replay_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of ``ingestor-replay``; a flag's ``dest`` is the dotted key it sets."""
     parser = parser_of("ingestor-replay", _REPLAY_ABOUT, _REPLAY_MORE)
     what = parser.add_argument_group("what to replay")
@@ -125,4 +125,5 @@ def replay_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     add(how, REPLAY_HOW)
     add_summary(how)
+    add(parser.add_argument_group("log"), LOG)
     return parser

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor runs``; returns its exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         loaded = settings_of(given, {"NATS_URL": "nats.url"}, ())
         if given.show_config:
@@ -101,7 +101,8 @@ def _cells(record: RunRecord) -> tuple[str, ...]:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor runs``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     how = parser.add_argument_group("how")
     how.add_argument(

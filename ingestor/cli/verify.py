@@ -12,7 +12,15 @@ from typing import Final
 import msgspec
 
 from ingestor.cli import consuming
-from ingestor.cli.command_line import add, add_summary, hide_secrets, parser_of, settings_of
+from ingestor.cli.command_line import (
+    LOG,
+    add,
+    add_summary,
+    configure_log,
+    hide_secrets,
+    parser_of,
+    settings_of,
+)
 from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
 from ingestor.client import connect
 from ingestor.config.load import show
@@ -55,15 +63,15 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor verify``; returns its exit code."""
-    given = _parser().parse_intermixed_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     try:
-        flags = (*FILES, *REPLAY_WHAT, *REPLAY_HOW)
+        flags = (*FILES, *REPLAY_WHAT, *REPLAY_HOW, *LOG)
         loaded = settings_of(given, REPLAY_ENVIRONMENT, flags)
         if given.show_config:
             print(show(loaded, leave_out=LIVE_ONLY))
             return ExitCode.OK
         hide_secrets(loaded.config)
-        logs.configure(PROG, loaded.config.log.level)
+        configure_log(PROG, loaded.config)
         for caution in loaded.cautions:
             log.warning("%s", caution)
         config = demo_config(loaded.config) if given.demo else loaded.config
@@ -123,11 +131,13 @@ def _as_text(verdict: Verdict, stream: str) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor verify``."""
     parser = parser_of(PROG, _ABOUT, _MORE)
     what = parser.add_argument_group("what it ought to hold: the options of the replay")
     add(what, FILES)
     add(what, (*REPLAY_WHAT, *REPLAY_HOW))
+    add(parser.add_argument_group("log"), LOG)
     what.add_argument(
         "--demo", action="store_true", default=False, help="the sample day, in the demos' store"
     )

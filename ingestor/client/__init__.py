@@ -43,7 +43,7 @@ from ingestor.client.decode import (
 from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
 from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.errors import BadDataError, StreamError
+from ingestor.model.errors import BadDataError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import (
     ALL_SUBJECTS,
     STATUS_STREAM,
@@ -62,6 +62,7 @@ from ingestor.nats.answers import (
     RefusedError,
 )
 from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, StreamContents
 from ingestor.nats.options import ConnectOptions
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "OvertakenError",
     "Since",
     "Start",
+    "StreamContents",
     "Subscription",
     "UnknownSubjectError",
     "What",
@@ -114,7 +116,11 @@ class Client:
     """A connection to the stream; an asynchronous context manager. Made by `connect`."""
 
     def __init__(
-        self, url: str | Sequence[str], streams: tuple[str, str], options: dict[str, Any]
+        self,
+        url: str | Sequence[str],
+        streams: tuple[str, str],
+        options: dict[str, Any],
+        give_up_after_s: float | None = None,
     ) -> None:
         """`streams` are that of the market's data and that of statuses."""
         reach, others = ConnectOptions.from_keywords(url, options)
@@ -129,6 +135,8 @@ class Client:
         self._stream, self._status_stream = streams
         self._skips = Skips()
         self._subscriptions: list[Subscription] = []
+        self._give_up_after_s = give_up_after_s
+        self._giving_up: asyncio.TimerHandle | None = None
 
     @property
     def skipped(self) -> Mapping[Cause, int]:
@@ -176,6 +184,17 @@ class Client:
         )
         self._subscriptions.append(subscription)
         return subscription
+
+    async def contents(self) -> StreamContents:
+        """Return what the stream holds: sequences, sizes, messages by subject.
+
+        Raises StreamError, also when there is no such stream; as `last_status` otherwise.
+        """
+        await self._connection.ready()
+        found = await JetStreamApi(self._connection).stream_contents(self._stream)
+        if found is None:
+            raise StreamError(f"stream {self._stream}: stream not found")
+        return found
 
     async def last_status(self, feed: str) -> FeedStatus | None:
         """Return what a live feed (``stocks``, ``options``) told last, None when it never did.
@@ -274,18 +293,35 @@ class Client:
         # After an error nothing is acknowledged: a durable delivers again what led to it.
         for subscription in tuple(self._subscriptions):
             await subscription.close(in_order=kind is None)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         await self._connection.close()
 
     def _connection_changed(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
         if self._connection.up:
             log.warning("connected to NATS again")
             return
         if self._connection.failure is None:
-            servers = self._connection.servers
-            log.warning("lost the NATS server at %s; connecting again", servers)
+            self._tell_lost()
         # A restarted server has forgotten its ephemeral consumers: each is made again.
         for subscription in self._subscriptions:
             subscription.lose("the connection was lost")
+
+    def _tell_lost(self) -> None:
+        servers, limit_s = self._connection.servers, self._give_up_after_s
+        if limit_s is None:
+            log.warning("lost the NATS server at %s; connecting again", servers)
+            return
+        log.warning(
+            "lost the NATS server at %s; connecting again, for %g s at most", servers, limit_s
+        )
+        sentence = f"the NATS server at {servers} stayed away for {limit_s:g} s"
+        give_up = self._connection.give_up
+        loop = asyncio.get_running_loop()
+        self._giving_up = loop.call_later(limit_s, give_up, NatsUnreachableError(sentence))
 
 
 def connect(
@@ -293,6 +329,7 @@ def connect(
     *,
     stream: str = DEFAULT_STREAM,
     status_stream: str = STATUS_STREAM,
+    give_up_after_s: float | None = None,
     **options: Any,
 ) -> Client:
     """Return a client of a stream, to be used in ``async with``, which connects.
@@ -304,6 +341,7 @@ def connect(
     ``nats.connect``. Raises ConfigurationError for what cannot work.
 
     Entering raises NatsUnreachableError, NatsRefusedError; afterwards a lost connection is made
-    again, however long that takes, unless `max_reconnect_attempts` says otherwise.
+    again, however long that takes, unless `give_up_after_s` says otherwise: what is iterated over
+    then raises NatsUnreachableError.
     """
-    return Client(url, (stream, status_stream), options)
+    return Client(url, (stream, status_stream), options, give_up_after_s)

@@ -30,6 +30,14 @@ from ingestor.nats.options import without_secrets
 DEFAULT_ORIGIN: Final = "default"
 HIDDEN: Final = "(hidden)"
 MAX_CONFIG_BYTES: Final = 256 * 1024
+MAX_SECRET_BYTES: Final = 4_096
+SECRET_FILES: Final = {
+    "POLYGON_API_KEY_FILE": "polygon.api_key",
+    "NATS_PASSWORD_FILE": "nats.password",
+    "NATS_TOKEN_FILE": "nats.token",
+}
+"""Variables that name a file with one secret in it: Docker's secrets, systemd's credentials."""
+
 MAX_DOTS: Final = 16
 """Dots in a line outside its texts: `tomllib` keeps every beginning of a dotted key, which are
 gigabytes for one of 100,000 parts. No key of ours has more than one."""
@@ -161,6 +169,40 @@ def environment_layer(environ: Mapping[str, str], keys: Mapping[str, str]) -> La
         for name, key in keys.items()
         if environ.get(name)
     }
+
+
+def secret_files_layer(environ: Mapping[str, str]) -> Layer:
+    """Read the files that `SECRET_FILES` name; blanks and line ends around a secret do not count.
+
+    Raises ConfigurationError for one that cannot be read, is empty, or is given a second time.
+    """
+    layer: dict[str, Setting] = {}
+    for name, key in SECRET_FILES.items():
+        if not environ.get(name):
+            continue
+        plain = name.removesuffix("_FILE")
+        if environ.get(plain):
+            raise ConfigurationError(f"{plain} and {name} are both set: unset one of them")
+        path = Path(environ[name])
+        data = read_small_file(f"{name}:", path, MAX_SECRET_BYTES)
+        try:
+            text = data.decode("ascii").strip()
+        except UnicodeDecodeError:
+            text = ""
+        if not text:
+            raise ConfigurationError(f"{name}: {path} holds no secret of ASCII text")
+        layer[key] = Setting(text, f"environment {name}")
+    return layer
+
+
+def secret_file_cautions(environ: Mapping[str, str]) -> list[str]:
+    """Return what the operator is to read once: files with a secret that everybody can read."""
+    paths = [Path(environ[name]) for name in SECRET_FILES if environ.get(name)]
+    return [
+        f"every user of this machine can read the secret in {path}: chmod 600 it"
+        for path in paths
+        if others_may_read(path)
+    ]
 
 
 @functools.cache

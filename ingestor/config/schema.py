@@ -313,6 +313,14 @@ class Log(Table, frozen=True, kw_only=True):
     """What is told while running."""
 
     level: LogLevel = "INFO"
+    format: Literal["text", "json"] = "text"
+    """json is one object a line: time, level, process, message, and traceback where there is."""
+    file: Path | None = None
+    """Where the log goes instead of standard error, which then only tells how the run ended."""
+    file_bytes: Annotated[int, Meta(ge=65_536, le=1_073_741_824)] = 16_777_216
+    """From this size on it is set aside as FILE.1, and those before it as FILE.2 and so on."""
+    files_kept: Annotated[int, Meta(ge=0, le=100)] = 5
+    """How many of those are kept."""
     progress_s: Seconds = 10.0
     """How often a line of progress is logged when nobody watches a terminal."""
 

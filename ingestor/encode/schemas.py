@@ -194,24 +194,31 @@ def by_subject(subjects: Sequence[str] = (), *, exact: bool = False) -> dict[str
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the schemas that the command line asks for, as one JSON object by subject."""
+    made = parser()
+    given = made.parse_args(arguments)
     known = [kind.subject for kind in EVENT_TYPES]
-    parser = argparse.ArgumentParser(
+    for subject in given.subjects:
+        if subject not in known:
+            made.error(f"no event has the subject {subject!r}: there are {', '.join(known)}")
+    print(json.dumps(by_subject(given.subjects, exact=given.exact), indent=2))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor schema``."""
+    known = [kind.subject for kind in EVENT_TYPES]
+    made = argparse.ArgumentParser(
         prog="python -m ingestor.encode.schemas",
         description="Prints the JSON Schema of every event type, or of some.",
     )
-    parser.add_argument(
+    made.add_argument(
         "subjects", nargs="*", metavar="SUBJECT", help=f"one of {', '.join(known)}; none means all"
     )
-    parser.add_argument(
+    made.add_argument(
         "--exact",
         action="store_true",
         help="bound the decimals of prices too, for validators that read numbers as decimals",
     )
-    given = parser.parse_args(arguments)
-    for subject in given.subjects:
-        if subject not in known:
-            parser.error(f"no event has the subject {subject!r}: there are {', '.join(known)}")
-    print(json.dumps(by_subject(given.subjects, exact=given.exact), indent=2))
+    return made
 
 
 if __name__ == "__main__":

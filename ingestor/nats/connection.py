@@ -403,13 +403,13 @@ class Connection:
             self._first_errors += 1
             tried = self._first_errors >= len(self._credentials.servers)
             if tried and (refused or self._open_timeout_s is None):
-                self._fail(self._reason(error))
+                self.give_up(self._reason(error))
         elif refused:
             named = _FORBIDDEN_SUBJECT(str(error))
             if named is not None and named[1] in self._forbidden:
                 self._forbidden[named[1]] = error
             else:
-                self._fail(self._reason(error))
+                self.give_up(self._reason(error))
 
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:
@@ -429,11 +429,11 @@ class Connection:
 
     async def _closed(self) -> None:
         if not self._closing:
-            self._fail(self._reason(self._client.last_error or Error("connection closed")))
+            self.give_up(self._reason(self._client.last_error or Error("connection closed")))
 
     def _check_payload(self) -> None:
         if self.max_payload_bytes < self._min_payload_bytes:
-            self._fail(
+            self.give_up(
                 NatsRefusedError(
                     f"the NATS server at {self.servers} takes messages of at most "
                     f"{self.max_payload_bytes} bytes (max_payload); events need "
@@ -441,8 +441,8 @@ class Connection:
                 )
             )
 
-    def _fail(self, failure: IngestorError) -> None:
-        # The first reason is the true one; what follows is a consequence.
+    def give_up(self, failure: IngestorError) -> None:
+        """Have no connection any more, for the first reason given: whoever waits gets that."""
         if self.failure is None:
             self.failure = failure
             self._settled.set()

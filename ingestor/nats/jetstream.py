@@ -73,6 +73,19 @@ class StreamEnd:
     """See `leader_of`."""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamContents:
+    """What a stream holds: times of storing as the server writes them, messages by subject."""
+
+    messages: int
+    size_bytes: int
+    first_seq: int
+    last_seq: int
+    first_stored: str
+    last_stored: str
+    subjects: dict[str, int]
+
+
 class JetStreamApi:
     """What a stream and its consumers are asked, all of it in JSON.
 
@@ -125,6 +138,25 @@ class JetStreamApi:
                 int(state.get("num_deleted", 0)),
                 (str(transform["src"]), str(transform["dest"])) if transform else None,
                 leader_of(info),
+            )
+
+    async def stream_contents(self, stream: str) -> StreamContents | None:
+        """Return what a stream holds, or None when there is no such stream."""
+        what, subject = f"stream {stream}", f"STREAM.INFO.{stream}"
+        info = await self._find(STREAM_NOT_FOUND, what, subject, {"subjects_filter": ">"})
+        if info is None:
+            return None
+        with _sense(what):
+            state = info["state"]
+            subjects = state.get("subjects") or {}
+            return StreamContents(
+                int(state["messages"]),
+                int(state["bytes"]),
+                int(state["first_seq"]),
+                int(state["last_seq"]),
+                str(state["first_ts"]),
+                str(state["last_ts"]),
+                {str(one): int(count) for one, count in sorted(subjects.items())},
             )
 
     async def consumer_info(self, stream: str, consumer: str) -> Json | None:

@@ -21,7 +21,7 @@ DEFAULT_STREAM: Final = "MARKET_DATA"
 DEFAULT_SUBJECTS: Final = ("market.>",)
 DEFAULT_MAX_AGE_S: Final = 86_400.0
 
-_FIXED: Final = ("storage", "persist_mode")
+FIXED: Final = ("storage", "persist_mode")
 """Settings of a stream that the server never changes."""
 
 _OURS: Final = tuple(event.subject for event in EVENT_TYPE_BY_RTYPE.values())
@@ -134,11 +134,8 @@ async def _create(api: JetStreamApi, settings: StreamSettings) -> Json:
 
 async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Json:
     existing: Json = info["config"]
-    wanted = _wanted(settings)
-    # Its operator's subjects stay: another program may publish to them.
-    wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
-    changes = _differences(existing, wanted)
-    for key in _FIXED:
+    changes = planned_changes(settings, existing)
+    for key in FIXED:
         if key in changes:
             log.warning(
                 "stream %s has %s %r and cannot be changed to %r: it stays",
@@ -153,6 +150,14 @@ async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Js
             *(settings.name, key, existing.get(key), changes[key]),
         )
     return updated
+
+
+def planned_changes(settings: StreamSettings, existing: Json) -> Json:
+    """Return what of a stream's configuration is to be changed; what is `FIXED` cannot be."""
+    wanted = _wanted(settings)
+    # Its operator's subjects stay: another program may publish to them.
+    wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)
+    return _differences(existing, wanted)
 
 
 def _wanted(settings: StreamSettings) -> Json:

@@ -50,7 +50,7 @@ STOP_TIMEOUT_S: Final = 10.0
 ANY_PORT: Final = -1
 
 _POLL_S: Final = 0.01
-_NAME: Final = "ingestor-embedded:"
+EMBEDDED_NAME: Final = "ingestor-embedded:"
 """With the folder behind it, the name of a server that ends with its last user."""
 _LOG_TAIL_LINES: Final = 8
 
@@ -208,7 +208,7 @@ class EmbeddedServer:
             ) from error
         with _locked(self.data_dir) as lock:
             (self.data_dir / "nats-server.conf").write_text(
-                _CONFIG.format(name=_NAME + quote(str(self.data_dir)))
+                _CONFIG.format(name=EMBEDDED_NAME + quote(str(self.data_dir)))
             )
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._use = _first_use(self.data_dir)
@@ -276,7 +276,8 @@ class EmbeddedServer:
             "-P": folder / "nats-server.pid",
             "--ports_file_dir": folder,
         }
-        program = [_executable(), "-js", *(str(one) for pair in arguments.items() for one in pair)]
+        flags = [str(one) for pair in arguments.items() for one in pair]
+        program = [server_program(), "-js", *flags]
         users = str(server_keeper.users_file(folder))
         keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
@@ -352,8 +353,8 @@ def _find(port: int, stack: contextlib.ExitStack) -> OtherServer | None:
     if info is None:
         return None
     folder = None
-    if info.server_name.startswith(_NAME):
-        folder = Path(unquote(info.server_name.removeprefix(_NAME)))
+    if info.server_name.startswith(EMBEDDED_NAME):
+        folder = Path(unquote(info.server_name.removeprefix(EMBEDDED_NAME)))
         try:
             stack.callback(server_keeper.Use(folder).end)
         except BlockingIOError:
@@ -436,8 +437,8 @@ def _locked(data_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _executable() -> str:
-    """The nats-server of this environment, else one on PATH."""
+def server_program() -> str:
+    """Return the nats-server of this environment, else one on PATH. Raises EmbeddedServerError."""
     found = shutil.which("nats-server", path=str(Path(sys.executable).parent))
     found = found or shutil.which("nats-server")
     if found is None:

@@ -26,7 +26,13 @@ from ingestor.runtime.feed_factory import (
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import LiveProgress
-from ingestor.runtime.publisher_factory import checked_options, make_publisher, server_of
+from ingestor.runtime.publisher_factory import (
+    checked_options,
+    is_watched,
+    make_publisher,
+    server_of,
+    tell_demo,
+)
 from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run
 from ingestor.runtime.run_keeper import begin
@@ -39,7 +45,7 @@ FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 MAX_PORT: Final = 65_535
 
 DEMO_S: Final = 15.0
-"""How long a demo runs that is not told."""
+"""How long a demo runs that is not told, and that nobody watches."""
 
 
 log = logging.getLogger(__name__)
@@ -93,6 +99,9 @@ class StreamIngestor:
             )
             # A demo in a server of its own has nobody to meet there.
             own = self._demo and config.nats.url is None
+            demo_s = DEMO_S if self._demo and not is_watched() else None
+            if self._demo:
+                tell_demo(server.url)
             keeping = None if own else begin(options, record, config.nats, over=over)
             run = Run(
                 feeds,
@@ -103,7 +112,7 @@ class StreamIngestor:
                 merge=ArrivalMerge(len(feeds)),
                 progress=LiveProgress,
                 live=True,
-                run_s=config.live.stop_after_s or (DEMO_S if self._demo else None),
+                run_s=config.live.stop_after_s or demo_s,
                 metrics=shown_by(listener, config, options, keeping, live=True, demo=self._demo),
                 keeping=keeping,
             )

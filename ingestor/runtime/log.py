@@ -12,6 +12,7 @@ reads them (see `output`).
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -20,12 +21,14 @@ import stat
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 from urllib.parse import quote
 
 from ingestor.model.bounds import MAX_LINE_CHARS, printable
+from ingestor.runtime.log_file import LogFile
 
 MAX_HELD_BYTES: Final = 256 * 1024
 """What one process keeps for a reader that stands still; beyond that lines are lost and counted."""
@@ -43,9 +46,11 @@ Write = Callable[[bytes], int]
 class Pen:
     """Lines for one descriptor, kept in order while nobody reads them."""
 
-    def __init__(self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES) -> None:
+    def __init__(
+        self, fd: int, *, max_held_bytes: int = MAX_HELD_BYTES, write: Write | None = None
+    ) -> None:
         self._fd = fd
-        self._write = _unwaiting(fd)
+        self._write = write or _unwaiting(fd)
         self._max_held_bytes = max_held_bytes
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
@@ -221,9 +226,10 @@ class Repeats:
 class _Handler(logging.Handler):
     """Makes lines of records, and writes them without waiting."""
 
-    def __init__(self, label: str, pen: Pen, before: str) -> None:
+    def __init__(self, label: str, pen: Pen, before: str, form: Form) -> None:
         super().__init__()
         self._label = label
+        self._form = form
         self._pid = os.getpid()
         self._pen = pen
         self._before = before
@@ -239,10 +245,9 @@ class _Handler(logging.Handler):
             message = record.getMessage()
         except (TypeError, ValueError) as error:
             message = f"{record.msg!r} cannot be told with its arguments: {error}"
-        self._write(record.levelno, message.removeprefix(f"{self._label}: "), record.created)
-        if record.exc_info:
-            for line in _traceback(record):
-                self._write(record.levelno, f"  {line}", record.created)
+        trace = _traceback(record) if record.exc_info else []
+        message = message.removeprefix(f"{self._label}: ")
+        self._write(record.levelno, message, record.created, trace)
 
     def drain(self) -> None:
         """Write what waits, and tell what was left out or lost meanwhile."""
@@ -261,12 +266,18 @@ class _Handler(logging.Handler):
             self.drain()
         super().close()
 
-    def _write(self, level: int, message: str, at_s: float) -> bool:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
-        head = f"{at}.{int(at_s % 1 * 1000):03d}Z {logging.getLevelName(level):<7} {self._label}: "
-        line = f"{self._before}{head}{plain(message)}\n"
+    def _write(self, level: int, message: str, at_s: float, trace: Sequence[str] = ()) -> bool:
+        at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at_s))}.{int(at_s % 1 * 1000):03d}Z"
+        name = logging.getLevelName(level)
         lost = self._pen.lost
-        self._pen.put(line.encode(errors="backslashreplace"))
+        if self._form == "json":
+            values = {"time": at, "level": name, "process": self._label, "message": plain(message)}
+            more = {"traceback": [plain(line) for line in trace]} if trace else {}
+            self._pen.put(f"{self._before}{json.dumps(values | more)}\n".encode())
+        else:
+            for line in (message, *(f"  {one}" for one in trace)):
+                text = f"{self._before}{at} {name:<7} {self._label}: {plain(line)}\n"
+                self._pen.put(text.encode(errors="backslashreplace"))
         return self._pen.lost == lost
 
 
@@ -280,9 +291,40 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     return lines
 
 
-def configure(label: str, level: str) -> None:
-    """Send this process's log to standard error; `level` is a name such as ``INFO``."""
-    handler = _Handler(label, Pen(STDERR), _ERASE if os.isatty(STDERR) else "")
+Form = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How lines are written, and where: `file` is appended to and rotated; None: standard error."""
+
+    form: Form = "text"
+    file: Path | None = None
+    file_bytes: int = 16 * 1024 * 1024
+    files_kept: int = 5
+
+
+class _State:
+    """Where this process's lines go, and those of the processes that it forks."""
+
+    target = Target()
+
+
+def configure(label: str, level: str, target: Target | None = None) -> None:
+    """Send this process's log to a target, by default to that of the process that forked it.
+
+    `level` is a name such as ``INFO``. Raises ConfigurationError for a file that cannot be opened.
+    """
+    _State.target = target = target or _State.target
+    before = ""
+    if target.file is None:
+        pen = Pen(STDERR)
+        # Lines of a program that reads them are whole; only people have a line of progress.
+        before = _ERASE if os.isatty(STDERR) and target.form == "text" else ""
+    else:
+        file = LogFile(target.file, target.file_bytes, target.files_kept)
+        pen = Pen(file.fd, write=file.write)
+    handler = _Handler(label, pen, before, target.form)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     logging.getLogger("websockets").setLevel(logging.WARNING)

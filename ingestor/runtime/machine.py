@@ -7,10 +7,12 @@ import logging
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+import ingestor
 from ingestor.config.schema import Process
 from ingestor.model.errors import ConfigurationError, IngestorError
 
@@ -35,6 +37,21 @@ _TIMER_SLACK_NS: Final = 1
 """The kernel may delay every sleep by this; its default of 50 us is half of a paced send."""
 
 log = logging.getLogger(__name__)
+
+
+def checkout() -> Path | None:
+    """Return the root of the checkout that this program runs from; None where it is installed."""
+    root = Path(ingestor.__file__).resolve().parents[1]
+    return root if (root / "bin" / "ingestor").is_file() else None
+
+
+def program() -> str:
+    """Return what one types to run this program here."""
+    root = checkout()
+    if root is None:
+        return "ingestor"
+    here = Path.cwd()
+    return "bin/ingestor" if (here / "bin" / "ingestor").exists() else str(root / "bin/ingestor")
 
 
 def check_machine(process: Process) -> None:

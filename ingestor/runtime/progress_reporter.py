@@ -104,7 +104,7 @@ class ProgressReporter:
         self._progress = progress
         self._interval_ns = int(interval_s * NS_PER_S)
         self._told_ns = time.monotonic_ns()
-        self._watched = os.isatty(STDERR)
+        self._watched = os.isatty(STDERR) and log.isEnabledFor(logging.INFO)
         self._line: _Line | None = None
 
     def tick(self) -> None:

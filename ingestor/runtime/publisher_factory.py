@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,11 +16,13 @@ from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError, IngestorError
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi, Json
-from ingestor.nats.options import ConnectOptions, resolve
+from ingestor.nats.options import ConnectOptions, resolve, without_secrets
 from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_filter
 from ingestor.publish.publisher import Publisher
 from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
+from ingestor.runtime.log import STDERR
+from ingestor.runtime.machine import program
 from ingestor.runtime.run_keeper import Keeping
 
 DEMO_DIR: Final = Path(".data/demo")
@@ -60,6 +63,18 @@ def server_of(config: Config, *, demo: bool) -> AbstractContextManager[Server]:
     return local_server(config.nats.url, store, own=demo)
 
 
+def tell_demo(url: str | Sequence[str]) -> None:
+    """Say how to look at what a demo publishes; on a terminal it goes on until Ctrl-C."""
+    ends = ", and Ctrl-C here to end it" if is_watched() else ""
+    look = f"{program()} tail --nats {without_secrets(url)}"
+    log.info("demo: type in another terminal: %s%s", look, ends)
+
+
+def is_watched() -> bool:
+    """Whether a person sees what is said while running."""
+    return os.isatty(STDERR)
+
+
 def make_publisher(
     config: Config,
     options: ConnectOptions,
@@ -77,7 +92,7 @@ def make_publisher(
     publisher = Publisher(
         make_encoder(config.publish.encoding),
         connect_options=options,
-        stream=_stream(config.nats),
+        stream=stream_settings(config.nats),
         give_up_after_s=give_up_after_s,
         open_timeout_s=min(give_up_after_s, LONGEST_OPEN_S) if again else OPEN_TIMEOUT_S,
         check_lease=keeping.check_lease if keeping is not None and keeping.leases else None,
@@ -88,7 +103,8 @@ def make_publisher(
     return publisher
 
 
-def _stream(nats: Nats) -> StreamSettings:
+def stream_settings(nats: Nats) -> StreamSettings:
+    """Return the stream as the configuration wants it."""
     return StreamSettings(
         name=nats.stream,
         max_age_s=nats.max_age_s,
@@ -115,7 +131,7 @@ def _check_consumers(nats: Nats, options: ConnectOptions) -> None:
     A stream that is there may hold more than we publish, or under other subjects: where that
     decides, it is asked. Where nobody answers, the publisher asks once somebody does.
     """
-    stream = _stream(nats)
+    stream = stream_settings(nats)
     if unreached_filter(stream, {}) is None:
         return
     try:

@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -39,12 +40,20 @@ from ingestor.runtime.job import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import ReplayProgress
-from ingestor.runtime.publisher_factory import DEMO_DIR, checked_options, make_publisher, server_of
+from ingestor.runtime.publisher_factory import (
+    DEMO_DIR,
+    checked_options,
+    is_watched,
+    make_publisher,
+    server_of,
+    tell_demo,
+)
 from ingestor.runtime.report import RunReport, Summary
 from ingestor.runtime.resume import Resume
 from ingestor.runtime.run import FeedPlan, Run
 from ingestor.runtime.run_keeper import begin
 from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
+from ingestor.runtime.signals import noted
 from ingestor.runtime.verification import Opening
 from ingestor.sim.sample_day import write_sample_day
 
@@ -59,6 +68,8 @@ MARKETS: Final[dict[FeedName, Market]] = {"stocks": Market.STOCKS, "options": Ma
 
 SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
 DEMO_DATE: Final = dt.date(2025, 12, 16)
+
+_LOOK_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +103,8 @@ class ReplayPublisher:
             )
             # A demo in a server of its own has nobody to meet there.
             own = self._demo and config.nats.url is None
+            if self._demo:
+                tell_demo(server.url)
             opening = Opening(source, packed=config.publish.encoding == "packed")
             resume = Resume(sources, opening, config.replay.existing)
             keeping = None if own else begin(options, record, config.nats, resume.prepare)
@@ -117,6 +130,10 @@ class ReplayPublisher:
                 keeping=keeping,
             )
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
+            report = run.report()
+            if self._demo and is_watched() and not report.exit_code:
+                _stay(report)
+                return report
         return run.report()
 
     def _sources(self) -> tuple[Config, dict[FeedName, FeedSource], Source]:
@@ -135,6 +152,14 @@ def _steered(config: Config, options: ConnectOptions, record: RunRecord) -> Stee
         controller,
         service.serve if replay.control else None,
     )
+
+
+def _stay(report: RunReport) -> None:
+    """Leave a demo's server there for whoever looks at it, until a signal."""
+    events = f"{report.summary.published:,}"
+    log.info("demo: all %s events are published; the server stays until Ctrl-C", events)
+    while not noted():
+        time.sleep(_LOOK_S)
 
 
 def _complete(record: RunRecord) -> Summary:

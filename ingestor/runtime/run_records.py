@@ -175,6 +175,13 @@ async def records(bucket: Bucket, job: str = "") -> list[RunRecord]:
     return sorted(found, key=lambda record: record.started_ns)
 
 
+async def holders(connection: Connection, stream: str) -> list[Holder]:
+    """Return who holds the leases of a stream, each run once; dead ones are left out."""
+    entries = await Bucket(connection, LEASES, ttl_s=LEASE_TTL_S).values(f"{stream}.>")
+    found = {holder.run: holder for holder in (_holder(entry.value) for entry in entries)}
+    return [holder for holder in found.values() if not holder.is_dead]
+
+
 class Leases:
     """The leases of one run: one for each subject that it writes to."""
 

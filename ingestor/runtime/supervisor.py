@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from setproctitle import setproctitle
 
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
@@ -113,6 +114,7 @@ def _run(plan: ChildPlan, outcomes: Connection, parent_pid: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if not die_with_parent(parent_pid):
         os._exit(ExitCode.CHILD_FAILED)
+    setproctitle(f"ingestor: {plan.name}")
     with contextlib.suppress(OSError):
         # What `ps -o comm` and `top` show, cut to 15 characters by the kernel.
         Path("/proc/self/comm").write_text(plan.name)

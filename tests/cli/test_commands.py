@@ -47,6 +47,25 @@ def test_an_unknown_subcommand_is_named_with_what_may_be_meant(word: str, hint: 
     assert f"ingestor: there is no subcommand '{word}'; {hint}" in told.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("replay", "--speeed", "0"), "unrecognized arguments: --speeed; did you mean --speed?"),
+        (("live", "--recrod=x"), "did you mean --record?"),
+        (("replay", "--summary", "jsn"), "did you mean json?"),
+        (("replay", "--encoding", "pakced"), "did you mean packed?"),
+        (("replay", "--natss", "nats://me:pa55word@host"), "did you mean --nats?"),
+    ],
+)
+def test_a_mistyped_flag_or_choice_is_told_with_what_may_be_meant(
+    words: tuple[str, ...], hint: str
+) -> None:
+    told = run("ingestor", *words)
+    assert told.returncode == 2
+    assert hint in told.stderr
+    assert "pa55word" not in told.stderr
+
+
 def test_a_flag_that_belongs_to_a_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--demo"])

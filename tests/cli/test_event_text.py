@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ingestor.cli.tail import is_of_symbol, line_of, symbol_of
+from ingestor.cli.event_text import is_of_symbol, line_of, symbol_of
 from ingestor.client import Message, decode
 from ingestor.model.events import Event
 from tests.encode import examples

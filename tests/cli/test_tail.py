@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import nats
 import pytest
 
 from ingestor.cli import tail
@@ -100,6 +109,11 @@ def test_a_bad_message_is_named_and_passed(nats_server: NatsServer, capfd: Captu
         ["more"],
         ["--status", "--symbol", "SPY"],
         ["--status", "--subject", "market.>"],
+        ["--last", "5", "--new"],
+        ["--last", "5", "--bars", "1m"],
+        ["--bars", "7s"],
+        ["--parquet", "x", "--json"],
+        ["--give-up", "-1"],
     ],
 )
 def test_a_wrong_command_line_is_said(flags: list[str], capsys: Captured) -> None:
@@ -127,7 +141,7 @@ def test_help_teaches_by_examples(capsys: Captured) -> None:
     assert ending.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text
-    for flag in ("--since", "--new", "--count", "--symbol", "--no-follow", "--json"):
+    for flag in ("--since", "--new", "--count", "--symbol", "--no-follow", "--json", "--bars"):
         assert flag in text
 
 
@@ -190,3 +204,187 @@ def test_a_closed_pipe_ends_it_without_a_word(nats_server: NatsServer) -> None:
     assert process.wait(1) == ExitCode.OK
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def seqs_of(lines: list[str]) -> list[int]:
+    return [json.loads(line)["seq"] for line in lines]
+
+
+def test_the_last_events_come_first_and_then_what_is_new(nats_server: NatsServer) -> None:
+    store(nats_server, *as_json(trades(25)), *packed(trades(5, first=25)))
+    with following(nats_server, "--json") as process:
+        assert seqs_of([read_line(process) for _ in range(20)]) == [*range(10, 30)]
+        store(nats_server, *as_json(trades(2, first=30)))
+        assert seqs_of([read_line(process) for _ in range(2)]) == [30, 31]
+
+
+def test_the_last_of_a_symbol_are_found_far_behind_others(
+    nats_server: NatsServer, capsys: Captured
+) -> None:
+    spy = [one for one in examples.CONTRACT if one.subject == "market.stocks.trades"]
+    store(nats_server, *((one.subject, one.payload) for one in spy), *as_json(trades(300)))
+    lines = printed(nats_server, capsys, "--symbol", "SPY", "--last", "2")
+    assert [line.split()[1] for line in lines] == ["StockTrade"]
+    subject = ("--subject", "market.stocks.trades", "--last", "1")
+    assert printed(nats_server, capsys, *subject) == lines
+
+
+def test_the_last_lie_inside_of_a_packed_message(nats_server: NatsServer, capsys: Captured) -> None:
+    store(nats_server, *packed(trades(50)))
+    assert seqs_of(printed(nats_server, capsys, "--json", "--last", "3")) == [47, 48, 49]
+
+
+def test_what_is_not_there_is_said_with_what_is(nats_server: NatsServer, capsys: Captured) -> None:
+    store(nats_server, *as_json(trades(3)), *as_json(depth(2)))
+    flags = ["--nats", nats_server.url, "--no-follow", "--last", "5"]
+    assert tail.main([*flags, "--symbol", "QQQ"]) == ExitCode.OK
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.endswith(
+        "ingestor-tail: no event of QQQ among the last ones; there are ES.c.0\n"
+    )
+    assert tail.main([*flags, "--subject", "market.stocks.quotes"]) == ExitCode.OK
+    assert capsys.readouterr().err.endswith(
+        "no message on market.stocks.quotes in stream MARKET_DATA; there are"
+        " market.futures.mbp10 (2), market.futures.trades (3)\n"
+    )
+
+
+def test_an_empty_stream_is_said_to_be_empty(nats_server: NatsServer, capsys: Captured) -> None:
+    store(nats_server)
+    assert tail.main(["--nats", nats_server.url, "--no-follow", "--last", "5"]) == ExitCode.OK
+    assert capsys.readouterr().err.endswith("stream MARKET_DATA is empty\n")
+
+
+def test_a_bad_message_among_the_last_counts_once(nats_server: NatsServer, capfd: Captured) -> None:
+    store(nats_server, *as_json(trades(60)), (TRADES, b"{}"), *as_json(trades(3)))
+    flags = ["--nats", nats_server.url, "--no-follow", "--symbol", "QQQ", "--last", "5"]
+    assert tail.main(flags) == ExitCode.BAD_DATA
+    assert capfd.readouterr().err.endswith("ingestor-tail: messages skipped: invalid 1\n")
+
+
+def test_a_server_that_stays_away_ends_it_when_that_was_asked_for(
+    nats_server: NatsServer,
+) -> None:
+    store(nats_server, *as_json(trades(1)))
+    with following(nats_server, "--give-up", "1") as process:
+        read_line(process)
+        nats_server.kill()
+        out, err = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("", ExitCode.NATS_UNREACHABLE)
+    assert "connecting again, for 1 s at most" in err
+    assert err.splitlines()[-1].endswith("stayed away for 1 s")
+
+
+def test_a_server_that_comes_back_in_time_is_followed_again(nats_server: NatsServer) -> None:
+    store(nats_server, *as_json(trades(1)))
+    with following(nats_server, "--json", "--give-up", "15") as process:
+        read_line(process)
+        nats_server.restart()
+        store(nats_server, *as_json(trades(1, first=1)))
+        assert seqs_of([read_line(process)]) == [1]
+
+
+def test_a_terminal_gets_a_header_columns_and_colours(nats_server: NatsServer) -> None:
+    option, trade = (
+        next((one.subject, one.payload) for one in examples.CONTRACT if one.subject == subject)
+        for subject in ("market.options.trades", "market.futures.trades")
+    )
+    store(nats_server, option, trade)
+    shown = on_a_terminal(command(nats_server, "--no-follow"))
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.splitlines()]
+    assert lines[0].split()[:4] == ["time", "(UTC)", "event", "symbol"]
+    assert lines[1].index("1.23") + 4 == lines[2].index("6870.0") + 6
+    assert "\x1b[32m" in shown.splitlines()[2]
+    plain = on_a_terminal(command(nats_server, "--no-follow"), NO_COLOR="1")
+    assert "\x1b" not in plain
+
+
+def test_bars_are_lines_below_a_header(nats_server: NatsServer, capsys: Captured) -> None:
+    store(nats_server, *as_json(trades(3)))
+    header, bar = printed(nats_server, capsys, "--bars", "1m")
+    assert header.split()[:3] == ["time", "(UTC)", "symbol"]
+    assert bar.split() == [
+        *("2025-12-16", "14:30:00", "ES.c.0", "6870", "6870", "6870", "6870", "81", "3", "-")
+    ]
+
+
+def test_events_are_written_as_tables(
+    nats_server: NatsServer, capsys: Captured, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store(nats_server, *as_json(trades(3)), *packed(trades(2, first=3)), *as_json(depth(4)))
+    assert printed(nats_server, capsys, "--parquet", str(tmp_path / "all.parquet")) == []
+    table = parquet.read_table(tmp_path / "all.futures.trades.parquet")
+    assert table.column("sequence").to_pylist() == [0, 1, 2, 3, 4]
+    assert parquet.read_table(tmp_path / "all.futures.mbp10.parquet").num_rows == 4
+    one = str(tmp_path / "one.parquet")
+    flags = ("--parquet", one, "--subject", TRADES)
+    printed(nats_server, capsys, *flags)
+    assert parquet.read_table(one).num_rows == 5
+    assert tail.main(["--nats", nats_server.url, "--no-follow", *flags]) == ExitCode.CONFIGURATION
+    assert "one.parquet cannot be made: File exists" in capsys.readouterr().err
+
+
+def test_a_table_that_is_interrupted_is_whole(nats_server: NatsServer, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store(nats_server, *as_json(trades(5)))
+    path = tmp_path / "some.parquet"
+    with following(nats_server, "--parquet", str(path), "--subject", TRADES) as process:
+        assert process.stderr is not None
+        # Written when it ends: a consumer that has read all asks for more.
+        await_consumer(nats_server)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert err == f"5 rows in {path}\n"
+    assert parquet.read_table(path).num_rows == 5
+
+
+@contextmanager
+def following(server: NatsServer, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(server, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def on_a_terminal(words: list[str], **environment: str) -> str:
+    ours, theirs = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        words, stdout=theirs, env=clean | {"TERM": "xterm-256color"} | environment
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal whose other side has ended
+        while piece := os.read(ours, 65_536):
+            shown += piece
+    os.close(ours)
+    assert process.wait(20) == ExitCode.OK
+    return shown.decode()
+
+
+def await_consumer(server: NatsServer) -> None:
+    """Wait until a consumer has been sent all that the stream holds."""
+
+    async def work() -> None:
+        async with await nats.connect(server.url) as client:
+            stream = client.jetstream()
+            while True:
+                found = await stream.consumers_info("MARKET_DATA")
+                delivered = found[0].delivered if found else None
+                if delivered is not None and delivered.stream_seq == 5:
+                    return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(work(), 20))

@@ -19,6 +19,8 @@ from ingestor.config.load import (
     environment_layer,
     file_layer,
     load,
+    secret_file_cautions,
+    secret_files_layer,
 )
 from ingestor.config.schema import Config
 from ingestor.model.errors import ConfigurationError
@@ -246,3 +248,38 @@ def test_the_slowest_speed_is_allowed_and_a_slower_one_is_not() -> None:
     assert slowest.config.replay.speed == MIN_SPEED
     with pytest.raises(ConfigurationError, match=r"replay\.speed"):
         load([{"replay.speed": Setting(MIN_SPEED / 2, "file x", typed=True)}])
+
+
+def test_a_secret_is_read_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
+    path = file(tmp_path, "  k3y\r\n")
+    layer = secret_files_layer({"POLYGON_API_KEY_FILE": str(path), "NATS_TOKEN_FILE": ""})
+    loaded = load([layer])
+    assert loaded.config.polygon.api_key == "k3y"
+    assert loaded.origins == {"polygon.api_key": "environment POLYGON_API_KEY_FILE"}
+
+
+def test_a_secret_beside_a_file_with_one_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, "k3y")
+    environ = {"POLYGON_API_KEY_FILE": str(path), "POLYGON_API_KEY": "an0ther"}
+    with pytest.raises(ConfigurationError, match="both set: unset one of them") as refused:
+        secret_files_layer(environ)
+    assert "an0ther" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"x" * 5_000])
+def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"NATS_TOKEN_FILE:.*{path}"):
+        secret_files_layer({"NATS_TOKEN_FILE": str(path)})
+    with pytest.raises(ConfigurationError, match=r"NATS_PASSWORD_FILE:.*cannot be read"):
+        secret_files_layer({"NATS_PASSWORD_FILE": str(tmp_path / "none")})
+
+
+def test_a_file_with_a_secret_that_everybody_can_read_is_cautioned_of(tmp_path: Path) -> None:
+    path = file(tmp_path, "k3y")
+    path.chmod(0o644)
+    (caution,) = secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)})
+    assert caution.endswith(f"{path}: chmod 600 it")
+    path.chmod(0o600)
+    assert secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)}) == []

@@ -13,10 +13,12 @@ from typing import Final
 
 import pytest
 
+from ingestor.cli import live, replay
 from ingestor.cli.commands import COMMANDS
-from ingestor.cli.live import ENVIRONMENT, live_parser
-from ingestor.cli.replay import REPLAY_ENVIRONMENT, replay_parser
-from ingestor.config.load import defaults, file_layer, load, values
+from ingestor.cli.live import ENVIRONMENT
+from ingestor.cli.replay import REPLAY_ENVIRONMENT
+from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
+from ingestor.doctor.finding import RIGHT
 from tests.docs.pages import PAGES, ROOT, commands, prose_of
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
@@ -126,7 +128,8 @@ def test_a_variable_of_the_environment_is_one_that_is_read(page: Path) -> None:
     scripts = "".join(path.read_text() for path in (ROOT / "bin").iterdir())
     for code in code_in(page):
         if re.fullmatch(r"(NATS|REPLAY|DBN|POLYGON|INGESTOR)_(?!STATUS|RUNS|LEASES)[A-Z_]+", code):
-            assert code in ENVIRONMENT or code in REPLAY_ENVIRONMENT or code in scripts, code
+            known = {*ENVIRONMENT, *REPLAY_ENVIRONMENT, *SECRET_FILES, *RIGHT}
+            assert code in known or code in scripts, code
 
 
 def test_the_page_of_settings_names_every_one_with_its_default(tmp_path: Path) -> None:
@@ -150,9 +153,9 @@ def test_the_page_of_settings_tells_which_flag_and_which_variable_sets_which() -
         for names, keys in rows
         for name, key in zip(_CODE.findall(names), _CODE.findall(keys), strict=False)
     }
-    for variable, key in {**ENVIRONMENT, **REPLAY_ENVIRONMENT}.items():
+    for variable, key in {**ENVIRONMENT, **REPLAY_ENVIRONMENT, **SECRET_FILES}.items():
         assert told[variable] == key
-    for parser in (live_parser(), replay_parser()):
+    for parser in (live.parser(), replay.parser()):
         for action in parser._actions:
             for flag in action.option_strings:
                 if "." in action.dest:

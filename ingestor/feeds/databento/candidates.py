@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -55,6 +56,8 @@ _TS_EVENT: Final = slice(8, 16)
 _LENGTH: Final = slice(4, 8)
 _OPENINGS: Final = tuple(MAGIC + bytes([version]) for version in VERSIONS)
 _CONTENTS_HELD: Final = 4096
+SYMBOLS_HELD: Final = 8
+"""Symbols that are kept for people: a header may list 200,000."""
 
 Lane = Sequence[DbnFile]
 Days = frozenset[dt.date]
@@ -85,11 +88,18 @@ class Contents:
         instruments: Ids, or symbols where it maps none; None when it may hold any.
         names: Those and their symbols; empty when it may hold any.
         record: The first bytes behind the header, empty when they are not looked at.
+        symbols: What was asked for, the first `SYMBOLS_HELD` of `symbol_count`.
+        start_ns: Start of the time range asked for, int ns UTC; None where it is left open.
+        end_ns: Its end, which lies outside; None likewise.
     """
 
     instruments: frozenset[str] | None
     names: frozenset[str]
     record: bytes
+    symbols: tuple[str, ...] = ()
+    symbol_count: int = 0
+    start_ns: int | None = None
+    end_ns: int | None = None
 
     @property
     def date(self) -> dt.date | None:
@@ -272,7 +282,15 @@ def contents_of(path: Path) -> Contents:
     ids = ones if header.stype_in == "instrument_id" else others
     instruments = (ids - {""}) or frozenset(header.symbols) or None
     record = opening.content[header.size_bytes : header.size_bytes + _RECORD_BYTES]
-    return Contents(instruments, ones | others, record)
+    return Contents(
+        instruments,
+        ones | others,
+        record,
+        tuple(islice(header.symbols, SYMBOLS_HELD)),
+        len(header.symbols),
+        header.start_ns,
+        header.end_ns,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ def _commands_help() -> str:
     return "\n".join(lines)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Every option, with the defaults of `SimulatorSettings`."""
     parser = argparse.ArgumentParser(
         prog="ingestor-sim",
@@ -354,7 +354,7 @@ def read_settings(argv: Sequence[str]) -> tuple[SimulatorSettings, bool]:
         ConfigurationError: a value is out of range, or the address is not loopback.
         SystemExit: ``--help``, or what argparse itself refuses.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if not _is_loopback(arguments.host):
         raise ConfigurationError(
             f"--host {arguments.host}: the simulator listens on loopback only (127.0.0.1, ::1)"

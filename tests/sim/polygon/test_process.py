@@ -14,7 +14,7 @@ import pytest
 
 from ingestor.model.errors import ChildFailedError, ConfigurationError, ExitCode
 from ingestor.model.units import NS_PER_S
-from ingestor.sim.polygon.__main__ import Directive, build_parser, main, parse_script, read_settings
+from ingestor.sim.polygon.__main__ import Directive, main, parse_script, parser, read_settings
 from ingestor.sim.polygon.control_handler import COMMANDS
 from ingestor.sim.polygon.server_session import Market
 from ingestor.sim.polygon.simulator import PricePath, SimulatorSettings
@@ -131,11 +131,11 @@ def test_with_a_script_the_markets_are_quiet_unless_asked() -> None:
 
 
 def test_help_names_every_control_command_and_every_option() -> None:
-    parser = build_parser()
-    text = parser.format_help()
+    made = parser()
+    text = made.format_help()
     for command in COMMANDS:
         assert f'"do":"{command.__struct_config__.tag}"' in text
-    for action in parser._actions:
+    for action in made._actions:
         assert isinstance(action, argparse._HelpAction) or action.option_strings[0] in text
 
 

@@ -1,0 +1,121 @@
+"""Bars of trades, as a table: open, high, low, close, volume, and the mean spread of quotes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ingestor.cli.event_text import symbol_of
+from ingestor.model.bounds import printable
+from ingestor.model.clock import iso_utc
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.events import Event
+from ingestor.model.units import NS_PER_DAY, NS_PER_S
+
+MAX_BARS_OPEN: Final = 20_000
+"""Symbols with a bar that is not over; of more, the oldest bar is given out as it is."""
+
+_SPAN: Final = re.compile(r"(\d{1,5})([smh])").fullmatch
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
+_HEAD: Final = (
+    "time (UTC)           symbol             open       high        low      close"
+    "       volume   trades     spread"
+)
+
+
+def bar_ns(text: str) -> int:
+    """Return the length of a bar, ``30s``, ``1m`` or ``1h``, in ns. Raises ConfigurationError."""
+    found = _SPAN(text)
+    length_ns = int(found[1]) * _UNITS_S[found[2]] * NS_PER_S if found else 0
+    # Bars begin at whole multiples of their length since midnight UTC.
+    if not length_ns or NS_PER_DAY % length_ns:
+        raise ConfigurationError(
+            f"--bars is {text!r}; allowed are 1s, 30s, 1m, 5m, 1h and what else divides a day"
+        )
+    return length_ns
+
+
+@dataclass(slots=True)
+class Bar:
+    """One symbol's trades within a span of event time; `start_ns` is int ns UTC."""
+
+    symbol: str
+    start_ns: int
+    open: float | None = None
+    high: float = 0.0
+    low: float = 0.0
+    close: float = 0.0
+    volume: int = 0
+    trades: int = 0
+    spreads: float = 0.0
+    quotes: int = 0
+
+    def add(self, event: Any) -> None:
+        """Count an event."""
+        bid, ask = _best(event)
+        if bid is not None and ask is not None:
+            self.spreads += ask - bid
+            self.quotes += 1
+        price = getattr(event, "price", None)
+        if price is None:
+            return
+        if self.open is None:
+            self.open = self.high = self.low = price
+        self.high, self.low, self.close = max(self.high, price), min(self.low, price), price
+        self.volume += event.size
+        self.trades += 1
+
+    @property
+    def spread(self) -> float | None:
+        """Ask less bid, the mean of all quotes and books; None where there was none."""
+        return self.spreads / self.quotes if self.quotes else None
+
+
+class Bars:
+    """Bars of `length_ns`, each given out when its symbol's next one begins."""
+
+    def __init__(self, length_ns: int) -> None:
+        self._length_ns = length_ns
+        self._open: dict[str, Bar] = {}
+
+    def add(self, event: Event) -> Bar | None:
+        """Count an event; return the bar that is over by it, if it had any trade."""
+        symbol = symbol_of(event)
+        start_ns = event.ts_event_ns - event.ts_event_ns % self._length_ns
+        bar, over = self._open.get(symbol), None
+        # A late print belongs to a bar that was given out: it counts in the one that is open.
+        if bar is None or start_ns > bar.start_ns:
+            over = self._open.pop(symbol, None)
+            if len(self._open) >= MAX_BARS_OPEN:
+                over = self._open.pop(next(iter(self._open)))
+            bar = self._open[symbol] = Bar(symbol, start_ns)
+        bar.add(event)
+        return over if over is not None and over.trades else None
+
+    def rest(self) -> Iterator[Bar]:
+        """Yield the bars that are not over, where they have a trade."""
+        yield from (bar for bar in self._open.values() if bar.trades)
+
+
+def bar_header() -> str:
+    """Return the names of the columns of `bar_line`."""
+    return _HEAD
+
+
+def bar_line(bar: Bar) -> str:
+    """Return a bar as a line below `bar_header`."""
+    time = iso_utc(bar.start_ns)[:19].replace("T", " ")
+    prices = (bar.open or 0.0, bar.high, bar.low, bar.close)
+    shown = " ".join(f"{price:>10.10g}" for price in prices)
+    spread = "-" if bar.spread is None else f"{bar.spread:.4g}"
+    symbol = printable(bar.symbol)
+    return f"{time}  {symbol:<12} {shown} {bar.volume:>12,} {bar.trades:>8,} {spread:>10}"
+
+
+def _best(event: Any) -> tuple[float | None, float | None]:
+    """Return best bid and ask of a quote or a book; None, None of a trade."""
+    if hasattr(event, "levels"):
+        event = event.levels[0]
+    return getattr(event, "bid_px", None), getattr(event, "ask_px", None)
