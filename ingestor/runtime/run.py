@@ -161,7 +161,10 @@ class Run:
             if steered is not None and steered.service is not None:
                 processes.append((CONTROL, Role.OTHER))
             shows = partial(serve, *metrics, processes, table, progress)
-            children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
+            plan = ChildPlan(
+                METRICS, shows, log_level=config.log.level, optional=True, restarts=True
+            )
+            children.append(plan)
         if keeping is not None:
             keeps = partial(keep, keeping, table, len(feeds), len(children))
             plan = ChildPlan(
