@@ -52,6 +52,8 @@ FAULTS_A_JOB: Final = 14
 """After these it is left alone."""
 RUN_SHARE: Final = 0.5
 """Of the faults that take the whole run; its processes die with it."""
+LATE_SERVER_SHARE: Final = 0.15
+"""Of the starts that find no server yet, as after a power cut."""
 _OTHER: Final = INSTRUMENT + 1
 _ONE_DAY: Final = dt.timedelta(days=1)
 _OPEN_NS: Final = DAY_NS + 52_200 * NS_PER_S
@@ -165,7 +167,7 @@ class ReplayCampaign:
     def _complete(self, command: Command, server: NatsServer) -> None:
         faults = self._rng.randint(FAULTS_A_JOB // 2, FAULTS_A_JOB)
         for _ in range(STARTS_AT_MOST):
-            command.start("--speed", self._rng.choice(SPEEDS) if faults else "0")
+            self._start(command, server, calm=not faults)
             while faults and self._hit(command, server):
                 faults -= 1
             try:
@@ -179,6 +181,17 @@ class ReplayCampaign:
             if code not in (-9, ExitCode.NATS_UNREACHABLE):
                 self.tally.findings.append(f"a replay ended with {code}:\n{command.log()}")
         raise BrokenError(f"not complete after {STARTS_AT_MOST} starts:\n{command.log()}")
+
+    def _start(self, command: Command, server: NatsServer, *, calm: bool) -> None:
+        """Start a run, some of them before their server."""
+        is_late = not calm and self._rng.random() < LATE_SERVER_SHARE
+        if is_late:
+            server.kill()
+        command.start("--speed", "0" if calm else self._rng.choice(SPEEDS))
+        if is_late:
+            self.tally.faults[f"{NATS} late"] += 1
+            time.sleep(self._rng.uniform(0.5, 3))
+            server.start()
 
     def _hit(self, command: Command, server: NatsServer) -> bool:
         """Hit a run at some moment; whether it runs on."""
