@@ -1,7 +1,7 @@
-"""What became of every event that the vendor sent: a second reading, plain and slow, of all sides.
+"""What became of every event that the vendor sent: a plain second reading of all sides.
 
-Nothing of the program is used here but the texts of its formats: the vendor's elements, the events of
-the contract, the statuses, and the journal as its format says.
+Nothing of the program is used here but what its formats say: the vendor's elements, the events of
+the contract, the statuses, the journal.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -105,18 +106,21 @@ class ReplayCampaign:
         self.missing = self.doubled = self.disordered = 0
         self._folder, self._seed, self._seconds = folder, seed, seconds
         self._rng = random.Random(seed)
+        self._end_s = 0.0
         self._data = folder / "data"
         self._rows = rows
 
     def run(self) -> None:
         """Run to the end. Raises `BrokenError` when a job never gets complete."""
         write_days(self._data, self._rows)
-        undisturbed = {name: self._undisturbed(name) for name in JOBS}
-        end_s = time.monotonic() + self._seconds
-        while time.monotonic() < end_s:
-            for name in JOBS:
-                if time.monotonic() < end_s:
-                    self._compare(name, undisturbed[name])
+        undisturbed: dict[str, Orders] = {}
+        for name in cycle(JOBS):
+            if name not in undisturbed:
+                undisturbed[name] = self._undisturbed(name)
+            self._end_s = self._end_s or time.monotonic() + self._seconds
+            self._compare(name, undisturbed[name])
+            if time.monotonic() > self._end_s:
+                return
 
     def lines(self) -> list[str]:
         """Return the report."""
@@ -167,6 +171,8 @@ class ReplayCampaign:
     def _complete(self, command: Command, server: NatsServer) -> None:
         faults = self._rng.randint(FAULTS_A_JOB // 2, FAULTS_A_JOB)
         for _ in range(STARTS_AT_MOST):
+            if time.monotonic() > self._end_s:
+                faults = 0
             self._start(command, server, calm=not faults)
             while faults and self._hit(command, server):
                 faults -= 1
@@ -195,7 +201,7 @@ class ReplayCampaign:
 
     def _hit(self, command: Command, server: NatsServer) -> bool:
         """Hit a run at some moment; whether it runs on."""
-        time.sleep(self._rng.uniform(0, 2.5))
+        time.sleep(self._rng.uniform(0, 1.8))
         if command.exit_code is not None:
             return False
         if self._rng.random() < RUN_SHARE:
@@ -205,10 +211,10 @@ class ReplayCampaign:
         target = self._rng.choice(list(TARGETS))
         fault = Fault(target, self._rng.choice(TARGETS[target]), 0.0, self._rng.uniform(0, 2))
         child = command.child(target) if target in PROCESSES else None
-        if target in PROCESSES:
-            # It is not there yet, not there any more, or has died often enough.
-            if child is None or (fault.is_death and not command.may_die(target)):
-                return command.exit_code is None
+        is_there = child is not None and (not fault.is_death or command.may_die(target))
+        # It may be not there yet, or not any more, or have died often enough.
+        if target in PROCESSES and not is_there:
+            return command.exit_code is None
         self.tally.faults[fault.label] += 1
         begin, end = acts_of(fault, command, server)
         perform([(0.0, begin), *([(fault.for_s, end)] if end is not None else [])])

@@ -1,4 +1,4 @@
-"""A command that is run, hit and run again, as a supervisor of services would; and what is counted."""
+"""A command that is run, hit and run again, as by a supervisor of services; and what is counted."""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ def test_quotes_and_options_are_known_too_but_not_quotes_of_options(tmp_path: Pa
     event = {"ts_event_ns": T_MS * 10**6, "symbol": "SPY", "bid_px": 1.2, "ask_px": 1.25}
     event |= {"bid_sz": 3, "ask_sz": 4, "bid_exch": 5, "ask_exch": 6, "seq": 7}
     account.take_message(STOCK_QUOTES, json.dumps(event).encode())
-    account.take_message(OPTION_TRADES, message(9, option_symbol=CALL, conditions=[]))
+    account.take_message(
+        OPTION_TRADES, message(9, option_symbol=CALL, exchange=None, conditions=[])
+    )
     found = account.verdicts()
     assert found == {"stocks": Verdict(sent=1, stored=1), "options": Verdict(sent=1, stored=1)}
 
@@ -121,7 +123,9 @@ def test_a_journal_is_read_but_for_notes_and_damage(tmp_path: Path, is_compresse
     parts = [entry_head(one, seed_of(header)) + one.payload for one in entries]
     parts[2] = parts[2][:-1] + b"?"
     data = header + b"".join(parts)
-    name, data = ("a.journal.zst", zstandard.compress(data)) if is_compressed else ("a.journal", data)
+    name, data = (
+        ("a.journal.zst", zstandard.compress(data)) if is_compressed else ("a.journal", data)
+    )
     (tmp_path / name).write_bytes(data)
     assert list(recorded_frames(tmp_path)) == [frames[0], frames[2]]
 

@@ -31,8 +31,8 @@ def live(folder: Path, *, seed: int, seconds: float, rate: int, journal: bool = 
         assert not verdict.broken, name
 
 
-def replays(folder: Path, *, seed: int, seconds: float) -> None:
-    campaign = ReplayCampaign(folder, seed=seed, seconds=seconds)
+def replays(folder: Path, *, seed: int, seconds: float, rows: int) -> None:
+    campaign = ReplayCampaign(folder, seed=seed, seconds=seconds, rows=rows)
     try:
         campaign.run()
     finally:
@@ -49,7 +49,7 @@ def test_a_live_run_under_faults_loses_nothing_untold_and_stores_nothing_twice(
 
 
 def test_replays_under_faults_leave_the_streams_of_undisturbed_ones(tmp_path: Path) -> None:
-    replays(tmp_path, seed=SEED, seconds=SHORT_S)
+    replays(tmp_path, seed=SEED, seconds=SHORT_S, rows=3_000)
 
 
 @pytest.mark.faults
@@ -62,4 +62,4 @@ def test_nor_does_a_live_run_under_faults_for_hours(tmp_path: Path, journal: boo
 @pytest.mark.faults
 @pytest.mark.timeout(0)
 def test_so_do_replays_under_faults_for_hours(tmp_path: Path) -> None:
-    replays(tmp_path, seed=LONG_SEED, seconds=LONG_S)
+    replays(tmp_path, seed=LONG_SEED, seconds=LONG_S, rows=12_000)

@@ -95,7 +95,10 @@ def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
 ) -> None:
     envelope = '{"ts_event_ns":%d,"ts_recv_ns":9,"source":"replay","symbol":"SPY",'
     trade = envelope + '"price":1.0,"size":1,"exchange":1,"conditions":[],"seq":1,"aggressor":0}'
-    quote = envelope + '"bid_px":1.0,"ask_px":1.0,"bid_sz":1,"ask_sz":1,"bid_exch":1,"ask_exch":1,"seq":1}'
+    quote = (
+        envelope
+        + '"bid_px":1.0,"ask_px":1.0,"bid_sz":1,"ask_sz":1,"bid_exch":1,"ask_exch":1,"seq":1}'
+    )
     subjects = ("market.stocks.trades", "market.stocks.quotes")
 
     async def work(table: CounterTable) -> None:
