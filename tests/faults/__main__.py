@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from tests.faults.live import LiveCampaign
 from tests.faults.replay import ReplayCampaign
 from tests.faults.runs import BrokenError
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise BrokenError(f"stopped by {signal.Signals(number).name}")
 
 
 def main() -> int:
@@ -21,6 +27,9 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=2_500, help="events a second of each market")
     parser.add_argument("--no-journal", action="store_true")
     chosen = parser.parse_args()
+    # What a campaign has started does not die with it, but with its last word.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="ingestor-faults-") as name:
         folder, seed, seconds = Path(name), chosen.seed, chosen.seconds
         campaign: LiveCampaign | ReplayCampaign

@@ -146,7 +146,7 @@ class ReplayCampaign:
         command = self._command(name, folder, server)
         try:
             command.start("--speed", "0")
-            if code := command.process.wait(RECOVERED_WITHIN_S):
+            if code := command.wait():
                 raise BrokenError(f"undisturbed, a replay ended with {code}:\n{command.log()}")
             return orders_of(server)
         finally:
@@ -176,10 +176,7 @@ class ReplayCampaign:
             self._start(command, server, calm=not faults)
             while faults and self._hit(command, server):
                 faults -= 1
-            try:
-                code = command.process.wait(RECOVERED_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                raise BrokenError(f"it does not end, seed {self._seed}:\n{command.log()}") from None
+            code = command.wait()
             if code == ExitCode.OK:
                 return
             if code != -9:

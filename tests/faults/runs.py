@@ -134,6 +134,13 @@ class Command:
         deaths.append(now_s)
         return True
 
+    def wait(self) -> int:
+        """Wait for its end; return the exit code. Raises `BrokenError` when it does not end."""
+        try:
+            return self.process.wait(RECOVERED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            raise BrokenError(f"it does not end:\n{self.log()}") from None
+
     def kill(self) -> None:
         """Kill the supervisor; its processes die with it."""
         self.process.kill()
