@@ -125,7 +125,8 @@ class LiveCampaign:
             if fault.target in PROCESSES and fault.is_death and not command.may_die(fault.target):
                 continue
             if fault.target == VENDOR:
-                begin, end = partial(_trouble, vendor, fault), None
+                begin: Act = partial(_trouble, vendor, fault)
+                end: Act | None = None
             else:
                 begin, end = acts_of(fault, command, server)
             child = command.child(fault.target) if fault.is_death else None

@@ -72,7 +72,7 @@ class Command:
         self._folder = folder
         ours = ("NATS_URL", "POLYGON_", "REPLAY_", "DBN_DATA_DIR")
         clean = {name: one for name, one in os.environ.items() if not name.startswith(ours)}
-        self._environment = clean | {"PYTHONPATH": str(ROOT)} | environment
+        self._environment = {**clean, "PYTHONPATH": str(ROOT), **environment}
         self._log = folder / "run.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths: defaultdict[str, list[float]] = defaultdict(list)
