@@ -2,7 +2,7 @@
 
 It is made of the shared memory alone and knows two clocks, which it is given. A `Finding` that is
 `bad` makes a run unhealthy; others are what people would otherwise take for a fault: a market that
-is closed, a hole in the data of a replay.
+is closed, a hole in the data of a replay, one that somebody has paused.
 
 A vendor that says nothing is judged by the regular hours of its market, in which a subscribed stock
 or the options around its price are quoted many times a second; before and after them, minutes
@@ -19,6 +19,7 @@ from typing import Final
 from ingestor.config.schema import Metrics
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours, TradingHours
 from ingestor.model.clock import iso_utc
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.progress_reporter import LONG_WAIT_NS, age_text
@@ -119,13 +120,25 @@ class Health:
             at = iso_utc(row[Counter.WAITS_FOR_NS])[:19]
             text = f"a hole in the data: the next event, of {at}Z, is due in {age_text(waits_ns)}"
             yield Finding("hole", name, 0.0, text, bad=False)
+        state = self._view.steered()
+        if state is not None and state.paused and not state.stepping:
+            yield Finding("paused", name, 0.0, _paused(state), bad=False)
+
+
+def _paused(state: ReplayState) -> str:
+    if state.position_ns is None:
+        return "the replay is paused before its first event"
+    return f"the replay is paused at {iso_utc(state.position_ns)[:19]}Z"
 
 
 def told(findings: list[Finding]) -> str:
-    """Return the body of /healthz: ``ok``, or who is unwell by what is wrong, and why."""
+    """Return the body of /healthz: who is unwell by what is wrong, and why.
+
+    Where nobody is: ``ok``, and what people would take for a fault, a sentence a line.
+    """
     bad = [finding for finding in findings if finding.bad]
     if not bad:
-        return "ok\n"
+        return "\n".join(["ok", *(finding.text for finding in findings)]) + "\n"
     lines = []
     for what in dict.fromkeys(finding.what for finding in bad):
         who = (f"{one.process} for {one.age_s:.1f} s" for one in bad if one.what == what)

@@ -229,6 +229,7 @@ class Page:
                 "version": __version__,
                 "started": facts.started_ns // NS_PER_MS,
                 "stopping": view.table.stopping,
+                "steerable": facts.steerable,
             },
             "well": not any(finding.bad for finding in findings),
             "findings": [{"bad": one.bad, "text": one.text} for one in findings],
@@ -299,12 +300,14 @@ class Page:
         }
 
     def _replay(self, snapshot: ReplaySnapshot) -> Json:
-        density = self._density
+        density, state = self._density, self._view.steered()
         return {
             "share": snapshot.share,
             "left_s": snapshot.eta_s,
             "speed": snapshot.speed,
-            "wanted": self._view.facts.speed,
+            "wanted": snapshot.told,
+            "paused": snapshot.paused,
+            "until": state.until_ns // NS_PER_MS if state is not None and state.until_ns else None,
             "event": snapshot.event_time_ns // NS_PER_MS,
             "end": snapshot.ends_ns // NS_PER_MS,
             "first": density.first_ns // NS_PER_MS,

@@ -115,7 +115,7 @@ function showHead() {
 
 function showHealth(lost) {
   const box = $("health");
-  let verdict = "All is well";
+  let verdict = state && state.replay && state.replay.paused ? "Paused, and all is well" : "All is well";
   let findings = state ? state.findings : [];
   if (lost && state && state.run.stopping) {
     verdict = "The run has ended";
@@ -420,13 +420,16 @@ function showDay() {
   $("day").hidden = !replay;
   if (!replay) return;
   const at = replay.event;
-  const left = replay.left_s === null || !at ? "" : `, ${span(replay.left_s * 1000)} left`;
+  const left = replay.left_s === null || !at || replay.paused ? "" : `, ${span(replay.left_s * 1000)} left`;
   set($("day-title"), at ? `Replay of ${date.format(new Date(at))}` : "Replay");
   set($("place"), at
     ? `${Math.floor(replay.share * 100)} % done, at ${newYork(at)} New York (${utc(at)} UTC)${left}`
-    : "reading up to the first event");
+    : replay.paused ? "before the first event" : "reading up to the first event");
   const wanted = replay.wanted ? `×${speedText(replay.wanted)} asked for` : "as fast as possible";
-  set($("speed"), replay.waits ? wanted : `${wanted}, ×${speedText(replay.speed)} attained`);
+  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York`;
+  const attained = replay.waits || replay.paused ? "" : `, ×${speedText(replay.speed)} attained`;
+  set($("speed"), `${replay.paused ? "paused; " : ""}${wanted}${attained}${until}`);
+  showControls();
   const { pen, width, height } = surface($("density"));
   if (!at) return;
   const end = Math.max(replay.end, at, replay.first + 1);
@@ -446,11 +449,98 @@ function showDay() {
   });
   pen.fillStyle = colour("--c1");
   pen.fillRect(Math.min(reached * width, width - 2), 0, 2, bottom);
+  if (replay.until !== null && replay.until < end) {
+    pen.fillStyle = colour("--note");
+    pen.fillRect(((replay.until - replay.first) / (end - replay.first)) * width, 0, 2, bottom);
+  }
   pen.fillStyle = colour("--faint");
   pen.textAlign = "left"; pen.fillText(newYork(replay.first), 0, height - 4);
   pen.textAlign = "right";
   pen.fillText(`${newYork(end)} New York${state.feeds.every((feed) => feed.ended) ? "" : ", estimated"}`, width, height - 4);
 }
+
+// Steering a replay. The token is in the address that the run tells; from there it goes into the
+// memory of this tab, so that it stays in no history and is not shown to whoever looks on.
+
+const TOKEN = "ingestor-token";
+const SURE_MS = 4000;
+
+if (new URLSearchParams(location.search).has("token")) {
+  sessionStorage.setItem(TOKEN, new URLSearchParams(location.search).get("token"));
+  history.replaceState(null, "", location.pathname);
+}
+
+// Returns whether it was done; what became of it is told in a sentence.
+async function steer(...words) {
+  let answer;
+  try {
+    const response = await fetch("control", {
+      method: "POST", body: words.join(" "), cache: "no-store",
+      headers: { Authorization: `token ${sessionStorage.getItem(TOKEN)}`, "Content-Type": "text/plain" },
+    });
+    answer = await response.json();
+    if (response.status === 403) sessionStorage.removeItem(TOKEN);
+  } catch {
+    answer = { ok: false, text: "the run does not answer" };
+  }
+  set($("answer"), answer.text);
+  mark($("answer"), "bad", !answer.ok);
+  // Before the run's next word comes, a second press is to mean what it says.
+  if (answer.state && state.replay) {
+    state.replay.paused = answer.state.paused;
+    state.replay.wanted = answer.state.speed;
+  }
+  show();
+  return answer.ok;
+}
+
+function showControls() {
+  const { replay, run } = state;
+  $("controls").hidden = !run.steerable || run.stopping;
+  const known = sessionStorage.getItem(TOKEN) !== null;
+  $("steer").hidden = !known;
+  $("token-box").hidden = known;
+  set($("pause"), replay.paused ? "Resume" : "Pause");
+  $("faster").disabled = !replay.wanted;
+  $("slower").disabled = !replay.wanted && replay.speed < 1;
+}
+
+$("pause").addEventListener("click", () => steer(state.replay.paused ? "resume" : "pause"));
+for (const button of document.querySelectorAll("[data-steer]")) {
+  button.addEventListener("click", () => steer(button.dataset.steer));
+}
+$("faster").addEventListener("click", () => steer("speed", state.replay.wanted * 2));
+$("slower").addEventListener("click", () => {
+  const { wanted, speed } = state.replay;
+  // As fast as possible has no half: it becomes the next power of two below what it was.
+  steer("speed", wanted ? wanted / 2 : 2 ** Math.floor(Math.log2(speed)));
+});
+$("stop").addEventListener("click", () => {
+  const button = $("stop");
+  if (button.dataset.sure) {
+    steer("stop");
+    return;
+  }
+  // It cannot be taken back, and stands beside what is pressed often.
+  button.dataset.sure = "yes";
+  set(button, "Stop the run? Press again");
+  setTimeout(() => { delete button.dataset.sure; set(button, "Stop"); }, SURE_MS);
+});
+
+function onEntered(id, act) {
+  $(id).addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const input = $(id).elements.value;
+    if (await act(input.value.trim())) input.value = "";
+  });
+}
+onEntered("to-speed", (value) => steer("speed", value));
+onEntered("to-time", async (value) =>
+  await steer("until", value) && (!state.replay.paused || steer("resume")));
+onEntered("token-box", (value) => {
+  sessionStorage.setItem(TOKEN, value);
+  return steer("status");
+});
 
 // What the server sends.
 
