@@ -132,6 +132,19 @@ def test_a_server_that_is_frozen_and_one_whose_disk_is_full(trouble: str | None,
     ]
 
 
+def test_a_feed_that_receives_more_than_is_stored() -> None:
+    judged = Judged()
+    stocks = judged.run.row("stocks")
+    stocks[Counter.HELD] = 500
+    assert judged.text() == "ok\n"
+    stocks[Counter.HELD] = 501
+    assert judged.text().splitlines() == [
+        "behind: stocks for 0.0 s",
+        "stocks falls behind: 501 events wait for room in its ring, and are dropped when there are"
+        " too many",
+    ]
+
+
 def test_a_journal_whose_disk_is_full() -> None:
     judged = Judged()
     judged.run.table.note_trouble(0, "No space left on device")
