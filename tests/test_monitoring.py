@@ -68,7 +68,12 @@ def metrics_in(expression: str) -> set[str]:
 
 def known() -> set[str]:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) ", metrics_page(), re.M)
-    parts = {f"{name}_{part}" for name, kind in rows for part in _MADE_BY_PROMETHEUS if kind == "histogram"}
+    parts = {
+        f"{name}_{part}"
+        for name, kind in rows
+        for part in _MADE_BY_PROMETHEUS
+        if kind == "histogram"
+    }
     return {name for name, _ in rows} | parts
 
 
@@ -107,7 +112,9 @@ def test_each_alarm_is_raised_by_what_it_is_for_and_by_nothing_else() -> None:
             [PROMTOOL, command, "rules", str(file)], capture_output=True, text=True, check=False
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    tested = re.findall(r'alertname="(\w+)"\}\', value', (ROOT / "tests" / "alerts_test.yml").read_text())
+    tested = re.findall(
+        r'alertname="(\w+)"\}\', value', (ROOT / "tests" / "alerts_test.yml").read_text()
+    )
     assert set(tested) == set(alarms())
 
 
@@ -187,7 +194,13 @@ def test_a_real_prometheus_has_an_answer_for_every_panel_and_raises_an_alarm(
         vendor = stack.enter_context(live_cli.simulator("--rate", "500", "--options-rate", "100"))
         where = ("--nats", nats_server.url)
         live = live_cli.start(
-            *where, "--config", "live.toml", "--record", "journal", cwd=tmp_path, env=feeds_of(vendor)
+            *where,
+            "--config",
+            "live.toml",
+            "--record",
+            "journal",
+            cwd=tmp_path,
+            env=feeds_of(vendor),
         )
         stack.enter_context(ended_with(live))
         replay = replay_cli.start(

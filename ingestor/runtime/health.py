@@ -27,8 +27,8 @@ from ingestor.runtime.progress_reporter import LONG_WAIT_NS, age_text
 from ingestor.runtime.run_view import RunView, heartbeat_age_s, since_s
 
 BEHIND: Final = 0.5
-"""A feed that holds more of its backlog's rows falls behind. By `polygon.backlog_bytes` its room may
-end sooner: at 80 bytes a record after four fifths of the rows."""
+"""A feed that holds more of its backlog's rows falls behind. By `polygon.backlog_bytes` its room
+may end sooner: at 80 bytes a record after four fifths of the rows."""
 STOCKS_REGULAR: Final = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 
 

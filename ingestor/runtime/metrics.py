@@ -1,9 +1,10 @@
 """The metrics process: metrics, a health check and a page about a run, over HTTP.
 
 It reads shared memory and costs the run nothing, and the run goes on without it should it fail. A
-replay may be steered from its page by whoever has the token that stands behind its address. Its socket is bound before anything starts: a port that is taken is a wrong
-configuration. What is served is in `ingestor.runtime.web`, which is imported there alone: other
-processes do not pay for its libraries.
+replay may be steered from its page by whoever has the token that stands behind its address. Its
+socket is bound before anything starts: a port that is taken is a wrong configuration. What is
+served is in `ingestor.runtime.web`, which is imported there alone: other processes do not pay for
+its libraries.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def shown_by(
 def listening(metrics: Metrics, *, steerable: bool = False) -> Iterator[MetricsPlan | None]:
     """Bind the configured address for as long as the run lasts; None where there is none.
 
-    The address of a run that is `steerable` is told with its token, as Jupyter does. Raises ConfigurationError when it cannot be bound.
+    The address of a run that is `steerable` is told with its token, as Jupyter does. Raises
+    ConfigurationError when it cannot be bound.
     """
     if metrics.listen is None:
         yield None
@@ -121,6 +123,7 @@ def serve(
     processes: Sequence[tuple[str, Role]],
     table: CounterTable,
     progress: MakeProgress,
+    *,
     controller: Controller | None = None,
 ) -> None:
     """Serve until feeds and publisher have ended; `processes` are those of the table's rows.

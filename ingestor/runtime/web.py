@@ -6,9 +6,9 @@
     /healthz   200, or 503 and who is unwell, and why
     /control   a command for a replay, posted by one who has the token of the run
 
-Nothing else can be changed from here. A client is bounded in what it can hold: `MAX_CONNECTIONS` are open at once, beyond
-which the oldest makes way; one that sends no request is closed; one that reads slowly gets the
-newest state when it has read the one before. Nothing is queued for anybody.
+Nothing else can be changed from here. A client is bounded in what it can hold: `MAX_CONNECTIONS`
+are open at once, beyond which the oldest makes way; one that sends no request is closed; one that
+reads slowly gets the newest state when it has read the one before. Nothing is queued for anybody.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Served:
         table = self.run.table
 
         def serves() -> None:
-            serve(plan, FACTS, processes, table, LiveProgress, controller)
+            serve(plan, FACTS, processes, table, LiveProgress, controller=controller)
 
         self.child: Child = start_child(ChildPlan("metrics", serves))
 
