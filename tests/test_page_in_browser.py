@@ -51,9 +51,10 @@ class Run:
         self.port = port
         self.tab = tab
 
-    def look(self, *, width: int = LAPTOP, dark: bool = False) -> None:
+    def look(self, *, address: str = "", width: int = LAPTOP, dark: bool = False) -> None:
         """Load the page and wait until it shows the run."""
-        self.tab.open(f"http://127.0.0.1:{self.port}/", width=width, dark=dark)
+        address = address or f"http://127.0.0.1:{self.port}/"
+        self.tab.open(address, width=width, dark=dark)
         self.tab.until("document.querySelectorAll('#feeds li').length > 0")
 
     def until_told(self, verdict: str, finding: str, code: int) -> float:
@@ -305,7 +306,7 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
 ) -> None:
     with replaying(tmp_path, tab, nats_server, "--speed", "20") as run:
         tab.faults.clear()
-        tab.open(address_of(run))
+        run.look(address=address_of(run))
         tab.until("$('speed').innerText.includes('\u00d720 asked for')")
         assert tab.value("location.href") == f"http://127.0.0.1:{run.port}/"
         run.picture("replay-controls")
