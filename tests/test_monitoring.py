@@ -141,7 +141,11 @@ class Prometheus:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        fetch_when_up(self._port, "/-/ready")
+        fetch_when_up(self._port, "/-/healthy")
+        until(self.is_ready, self.is_ready)
+
+    def is_ready(self) -> bool:
+        return fetch(self._port, "/-/ready").code == 200
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples that an expression has now."""

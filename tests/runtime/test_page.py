@@ -27,7 +27,7 @@ from ingestor.runtime.page import (
     frame,
 )
 from ingestor.runtime.progress_reporter import LiveProgress, ReplayProgress
-from tests.runtime.views import NOW_NS, ROLES, Looked, looked
+from tests.runtime.views import NAMES, NOW_NS, ROLES, Looked, looked
 
 WALL_NS = 1_765_940_400_000_000_000
 """At night: nobody need be received from."""
@@ -122,6 +122,16 @@ def test_latencies_are_those_of_the_last_ten_seconds() -> None:
     recorder.flush()
     [hop] = watched.pass_s(1)["hops"]
     assert hop["p99"] == pytest.approx(50_000, rel=1 / 16)
+
+
+def test_what_is_done_to_a_replay_is_history_and_no_fault() -> None:
+    watched = Watched()
+    text = "paused before the first event"
+    done = FeedStatus(feed="replay", what=What.CONTROL, at_ns=WALL_NS, text=text, generation=1)
+    assert watched.run.table.note_status(NAMES.index("publisher"), done)
+    watched.pass_s()
+    note = watched.page.notes[-1]
+    assert (note["who"], note["what"], note["bad"]) == ("replay", "control", False)
 
 
 def test_statuses_restarts_and_troubles_become_history_once_each() -> None:

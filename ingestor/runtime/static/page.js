@@ -101,6 +101,8 @@ const shownIn = (timeZone) => {
 const utc = shownIn("UTC");
 const newYork = shownIn("America/New_York");
 const date = new Intl.DateTimeFormat("en-CA", { timeZone: "America/New_York" });
+// Nanoseconds that are zeros.
+const short = (text) => text.replace(/\.(\d*?)0*Z/g, (_, digits) => (digits ? `.${digits}Z` : "Z"));
 const speedText = (speed) => (speed >= 100 ? whole(speed) : String(+speed.toPrecision(3)));
 
 // The head and whether all is well.
@@ -276,7 +278,7 @@ function addNotes(notes, isWhole) {
     const time = make("time", "", utc(note.at));
     time.dateTime = new Date(note.at).toISOString();
     const head = note.text.includes(note.who) ? note.what : `${note.who} ${note.what}`;
-    const text = make("span", "", make("b", "", head), ` ${note.text}`);
+    const text = make("span", "", make("b", "", head), ` ${short(note.text)}`);
     box.prepend(make("li", note.bad ? "bad" : "", time, text));
   }
   while (box.children.length > 200) box.lastElementChild.remove();
@@ -483,7 +485,7 @@ async function steer(...words) {
   } catch {
     answer = { ok: false, text: "the run does not answer" };
   }
-  set($("answer"), answer.text);
+  set($("answer"), short(answer.text));
   mark($("answer"), "bad", !answer.ok);
   // Before the run's next word comes, a second press is to mean what it says.
   if (answer.state && state.replay) {
