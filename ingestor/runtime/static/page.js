@@ -186,7 +186,8 @@ function showFeed(node, feed) {
   if (feed.restarts) past.push(count(feed.restarts, "restart", "restarts"));
   // A replay reads ahead as far as the ring holds: only of a live feed is a full one bad.
   mark(node.children[1], "full", feed.live && share > 0.8);
-  mark(node, "bad", feed.live && !feed.connected && !feed.ended);
+  const behind = feed.live && feed.held[0] > feed.held[1] / 2;
+  mark(node, "bad", feed.live && !feed.ended && (!feed.connected || behind));
   mark(node, "over", feed.ended);
   showNode(node, feed.name, rate(feed.rate), share, lines, troubles, past);
 }
@@ -314,7 +315,7 @@ function plot(id, read, { log = false, text }) {
   const canvas = $(id);
   const { pen, width, height } = surface(canvas);
   const names = [...new Set(samples.flatMap((sample) => Object.keys(read(sample))))];
-  const left = 58, top = 8, bottom = height - 20, right = width - 6;
+  const top = 8, bottom = height - 20, right = width - 6;
   const shown = samples.slice(-Math.max(60, Math.min(KEPT, samples.length)));
   const end = shown.length ? shown[shown.length - 1].at : 0;
   const begin = Math.min(shown.length ? shown[0].at : 0, end - 60000);
@@ -323,6 +324,7 @@ function plot(id, read, { log = false, text }) {
   const least = values.length ? Math.min(...values) : 1;
   const high = log ? 10 ** Math.ceil(Math.log10(most)) : niceTop(most);
   const low = log ? 10 ** Math.min(Math.floor(Math.log10(least)), Math.log10(high) - 1) : 0;
+  const left = Math.max(58, pen.measureText(text(high)).width + 12);
   const x = (at) => left + ((at - begin) / (end - begin || 1)) * (right - left);
   const y = (value) => {
     const share = log ? Math.log10(Math.max(value, low) / low) / Math.log10(high / low) : value / high;
@@ -432,8 +434,9 @@ function showDay() {
   const attained = replay.waits || replay.paused ? "" : `, ×${speedText(replay.speed)} attained`;
   set($("speed"), `${replay.paused ? "paused; " : ""}${wanted}${attained}${until}`);
   showControls();
-  const { pen, width, height } = surface($("density"));
+  $("density").hidden = !at;
   if (!at) return;
+  const { pen, width, height } = surface($("density"));
   const end = Math.max(replay.end, at, replay.first + 1);
   // In a hole of the data a paced replay goes on though no event is sent.
   const reached = replay.wanted ? replay.share : (at - replay.first) / (end - replay.first);
