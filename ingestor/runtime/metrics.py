@@ -9,6 +9,7 @@ its libraries.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -101,16 +102,19 @@ def shown_by(
 
 
 @contextmanager
-def listening(metrics: Metrics, *, steerable: bool = False) -> Iterator[MetricsPlan | None]:
+def listening(
+    metrics: Metrics, *, demo: bool = False, steerable: bool = False
+) -> Iterator[MetricsPlan | None]:
     """Bind the configured address for as long as the run lasts; None where there is none.
 
-    The address of a run that is `steerable` is told with its token, as Jupyter does. Raises
-    ConfigurationError when it cannot be bound.
+    A demo takes any other port where somebody has this one. The address of a run that is
+    `steerable` is told with its token, as Jupyter does. Raises ConfigurationError when it cannot be
+    bound.
     """
     if metrics.listen is None:
         yield None
         return
-    with _bound(metrics.listen) as listener:
+    with _bound(metrics.listen, or_any=demo) as listener:
         token = secrets.token_urlsafe(_TOKEN_BYTES) if steerable else None
         address = f"http://{_shown(listener)}/" + (f"?token={token}" if token else "")
         log.info("metrics and the status page are at %s", address)
@@ -141,7 +145,7 @@ def serve(
     run(plan, view, progress(feeds, table.row(len(feeds))), names.index(METRICS), controller)
 
 
-def _bound(listen: str) -> socket.socket:
+def _bound(listen: str, *, or_any: bool) -> socket.socket:
     host, _, port = listen.rpartition(":")
     if int(port) > _MAX_PORT:
         raise ConfigurationError(f"metrics.listen = {listen!r}: there are ports up to {_MAX_PORT}")
@@ -151,6 +155,8 @@ def _bound(listen: str) -> socket.socket:
         # Bound before the run starts, and inherited: a port that is taken costs no run.
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
+        if or_any and error.errno == errno.EADDRINUSE:
+            return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         reason = error.strerror or str(error)
         raise ConfigurationError(
             f"metrics.listen = {listen!r} cannot be listened on: {reason}"
