@@ -58,7 +58,7 @@ def whole(run: OnTerminal) -> list[str]:
     ("columns", "shown"),
     [
         (40, r"[\d,]+/s, x[\d.]+, \d+% done, 0:00:\d\d left"),
-        (80, r"[\d,]+ events, [\d,]+/s, at [\d:]{8}Z, x[\d.]+, \d+% done, 0:00:\d\d left"),
+        (80, r"[\d,]+ events, [\d,]+/s, at [\d:]{8}Z, x[\d.]+ of x1, \d+% done, 0:00:\d\d left"),
         (160, r"━*─* [\d,]+ events, [\d,]+/s, at [-\dT:]+Z, x[\d.]+ of x1, \d+% done, 0:.* left"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from ingestor.model.errors import ExitCode
 from tests import live_cli, replay_cli
 from tests.dbn_files import dbn_path, trades, write_dbn
-from tests.live_cli import feeds_of, simulator
+from tests.live_cli import feeds_of, simulator, subscriptions
 from tests.nats_servers import NatsServer
 from tests.processes import named
 from tests.replay_cli import finish
@@ -72,8 +72,7 @@ def test_a_live_run_is_ready_when_it_is_subscribed_and_alive_until_it_has_stoppe
         environment = feeds_of(vendor, NATS_URL=nats_server.url) | systemd.environment
         process = live_cli.start(cwd=tmp_path, env=environment)
         systemd.until("READY=1")
-        subscribed = vendor.control("stats")["stocks"]["connections"][0]["subscriptions"]
-        assert {"T.SPY", "Q.SPY"} <= set(subscribed)
+        assert {"T.SPY", "Q.SPY"} <= subscriptions(vendor, "stocks")
         systemd.until("WATCHDOG=1", 8)
         systemd.until("STATUS=", 3)
         assert any(" events, " in line and "; stocks " in line for _, line in systemd.lines)

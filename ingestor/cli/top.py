@@ -112,7 +112,7 @@ class Shown:
     turned: bool = False
     paused: bool = False
     trouble: str = ""
-    """Why there is no newer answer."""
+    """Why there is no newer answer, where there is none."""
 
     def picture(self) -> RenderableType:
         """Return all of it for `rich`."""
@@ -129,12 +129,12 @@ class Shown:
         speed, share = now.one("ingestor_replay_speed"), now.one("ingestor_replay_done_ratio")
         if speed is not None and share is not None:
             text.append(f"\nx{speed:,.4g}, {share:.0%} done")
-        lines = self.health.splitlines()[:MAX_HEALTH_LINES]
-        well = lines == ["ok"] and not self.trouble
-        text.append(f"\n{'all is well' if well else ''}", style="green")
-        if not well:
-            told = [self.trouble] if self.trouble else []
-            text.append("\n".join(told + [line for line in lines if line != "ok"]), style="bold red")
+        told = [self.trouble, *self.health.splitlines()[:MAX_HEALTH_LINES]]
+        wrong = [printable(line) for line in told if line not in ("", "ok")]
+        if wrong:
+            text.append("\n" + "\n".join(wrong), style="bold red")
+        else:
+            text.append("\nall is well", style="green")
         return text.append("\n")
 
     def _processes(self) -> Table:
@@ -198,7 +198,7 @@ def _latency(value_s: float | None) -> str:
     return f"{value_s * 1e6:,.0f} us" if value_s < 1e-3 else f"{value_s * 1e3:,.1f} ms"
 
 
-class Run:
+class MetricsUrl:
     """The run behind a URL. Raises ConfigurationError for one that cannot be."""
 
     def __init__(self, url: str) -> None:
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor top``; returns its exit code."""
     given = parser().parse_args(arguments)
     try:
-        run = Run(given.url)
+        run = MetricsUrl(given.url)
         if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
             _once(run, given)
         else:
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ExitCode.OK
 
 
-def _first(run: Run, given: argparse.Namespace) -> Shown:
+def _first(run: MetricsUrl, given: argparse.Namespace) -> Shown:
     """Look twice: there is no rate before the second time."""
     before, _ = run.look()
     time.sleep(given.interval)
@@ -261,12 +261,12 @@ def _first(run: Run, given: argparse.Namespace) -> Shown:
     return Shown(before, now, wall_ns(), health, given.sort)
 
 
-def _once(run: Run, given: argparse.Namespace) -> None:
+def _once(run: MetricsUrl, given: argparse.Namespace) -> None:
     width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
     Console(width=width).print(_first(run, given).picture())
 
 
-def _watch(run: Run, given: argparse.Namespace) -> None:
+def _watch(run: MetricsUrl, given: argparse.Namespace) -> None:
     shown = _first(run, given)
     with _keys() as pressed, Live(screen=True, auto_refresh=False) as screen:
         due_s = time.monotonic() + given.interval
@@ -293,7 +293,7 @@ def _obey(shown: Shown, key: str) -> None:
         shown.paused = not shown.paused
 
 
-def _look_again(run: Run, shown: Shown) -> None:
+def _look_again(run: MetricsUrl, shown: Shown) -> None:
     try:
         now, health = run.look()
     except IngestorError as error:

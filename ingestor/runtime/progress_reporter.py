@@ -289,8 +289,7 @@ class ReplaySnapshot:
             parts.insert(0, "paused")
         if self.event_time_ns:
             parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
-            told = f" of x{self.told:,.6g}" if self.told else ""
-            parts.append(f"x{self.speed:,.4g}{told}")
+        parts += self._speeds()
         parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
             parts.append(f"{_clock(self.eta_s)} left")
@@ -299,25 +298,31 @@ class ReplaySnapshot:
         return ", ".join(parts)
 
     def sentences(self) -> Sequence[str]:
-        """Return that line, one without date and told speed, and one without place and total."""
-        paused = ["paused"] if self.paused else []
+        """Return that line, one without the date, and ever shorter ones."""
         total, rate = f"{self.published:,} events", f"{self.rate:,.0f}/s"
-        at = [f"at {iso_utc(self.event_time_ns)[11:19]}Z"] if self.event_time_ns else []
-        speed = [f"x{self.speed:,.4g}"] if self.event_time_ns else []
-        left = [f"{_clock(self.eta_s)} left"] if self.eta_s is not None else []
         done = f"{self.share:.0%} done"
         if self.waits is not None:
             # What people would take for a fault comes before how fast it was.
-            waits, short = self.waits, self.waits.partition(":")[0]
-            shorter = [[total, done, waits], [done, waits], [done, short], [short]]
+            short = self.waits.partition(":")[0]
+            shorter = [[total, done, self.waits], [done, self.waits], [done, short], [short]]
         else:
+            paused = ["paused"] if self.paused else []
+            at = [f"at {iso_utc(self.event_time_ns)[11:19]}Z"] if self.event_time_ns else []
+            left = [f"{_clock(self.eta_s)} left"] if self.eta_s is not None else []
             shorter = [
-                [*paused, total, rate, *at, *speed, done, *left],
-                [*paused, rate, *speed, done, *left],
+                [*paused, total, rate, *at, *self._speeds(), done, *left],
+                [*paused, rate, *self._speeds(), done, *left],
+                [*paused, rate, *self._speeds(told=False), done, *left],
                 [*paused, done, *left],
                 [*paused, done],
             ]
         return self.sentence(), *(", ".join(parts) for parts in shorter)
+
+    def _speeds(self, *, told: bool = True) -> list[str]:
+        if not self.event_time_ns:
+            return []
+        wanted = f" of x{self.told:,.6g}" if told and self.told else ""
+        return [f"x{self.speed:,.4g}{wanted}"]
 
 
 class ReplayProgress:

@@ -21,7 +21,7 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from ingestor.cli.top import MAX_BYTES, Run, Shown, main
+from ingestor.cli.top import MAX_BYTES, MetricsUrl, Shown, main
 from ingestor.cli.run_figures import Scrape
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import NS_PER_S
@@ -203,7 +203,7 @@ def test_nobody_there_is_told_with_what_turns_it_on() -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:x", "https://127.0.0.1:1"])
 def test_an_address_that_cannot_be_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--url"):
-        Run(url)
+        MetricsUrl(url)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_is_no_run_is_refused_within_bounds(answer: bytes, told: str) -> No
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(BadDataError, match=told):
-            Run(f"127.0.0.1:{port}").look()
+            MetricsUrl(f"127.0.0.1:{port}").look()
         server.join()
 
 

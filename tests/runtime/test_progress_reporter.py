@@ -148,9 +148,9 @@ REPLAY = ReplaySnapshot(
             "━" * 20 + "─" * 20 + " 1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z,"
             " x120 of x240, 50% done, 1:02:05 left",
         ),
-        (79, "1,234,567 events, 98,765/s, at 00:00:00Z, x120, 50% done, 1:02:05 left"),
-        (70, "1,234,567 events, 98,765/s, at 00:00:00Z, x120, 50% done, 1:02:05 left"),
-        (69, "━" * 15 + "─" * 15 + " 98,765/s, x120, 50% done, 1:02:05 left"),
+        (78, "1,234,567 events, 98,765/s, at 00:00:00Z, x120 of x240, 50% done, 1:02:05 left"),
+        (77, "━" * 15 + "─" * 15 + " 98,765/s, x120 of x240, 50% done, 1:02:05 left"),
+        (46, "98,765/s, x120 of x240, 50% done, 1:02:05 left"),
         (39, "98,765/s, x120, 50% done, 1:02:05 left"),
         (22, "50% done, 1:02:05 left"),
         (21, "━━━━━━────── 50% done"),
@@ -165,6 +165,7 @@ def test_a_narrow_terminal_is_told_less_and_never_half_a_number(room: int, line:
 def test_a_narrow_terminal_is_told_what_a_pause_or_a_wait_is_for() -> None:
     paused = replace(REPLAY, paused=True)
     assert line_of(paused, 49) == "paused, 98,765/s, x120, 50% done, 1:02:05 left"
+    assert line_of(paused, 30) == "paused, 50% done, 1:02:05 left"
     waiting = replace(REPLAY, waits="next event in 12 h: 2025-12-17T00:00Z; --max-gap shortens")
     assert line_of(waiting, 39).endswith("─ 50% done, next event in 12 h")
     assert line_of(waiting, 70) == f"50% done, {waiting.waits}"
