@@ -15,7 +15,7 @@ from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.terminal import OnTerminal, Screen
 
-LOGGED = re.compile(r"20\d\d-\d\d-\d\dT[\d:.]+Z (INFO|WARNING) +\w+: ")
+LOGGED = re.compile(r"20\d\d-\d\d-\d\dT[\d:.]+Z (INFO|WARNING) ")
 LEFT_OVER = re.compile(r"% done|[━─]|\d/s")
 PROGRESS = re.compile(r"(paused, )?(\d[\d,]* events|\d+% done|\d+/s|[━─]+ )")
 

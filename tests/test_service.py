@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from ingestor.model.errors import ExitCode
@@ -78,7 +79,7 @@ def test_a_live_run_is_ready_when_it_is_subscribed_and_alive_until_it_has_stoppe
         assert any(" events, " in line and "; stocks " in line for _, line in systemd.lines)
         assert ended(process) == ExitCode.TERMINATED
         fed = systemd.at_s("WATCHDOG=1")
-        gaps = [later - earlier for earlier, later in zip(fed, fed[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(fed)]
         assert max(gaps) < WATCHDOG_S
         assert len(systemd.at_s("READY=1")) == len(systemd.at_s("STOPPING=1")) == 1
 
@@ -116,7 +117,7 @@ def test_a_run_whose_publisher_stands_still_is_not_called_alive(
         publisher = named(process.pid, "publisher")
         os.kill(publisher.pid, signal.SIGSTOP)
         frozen_s = time.monotonic()
-        # Two spans: systemd would have killed it. The supervisor does after 5 s, and starts another.
+        # Systemd would have ended the run. The supervisor kills it after 5 s, and starts another.
         systemd.until("STATUS=", len(systemd.at_s("STATUS=")) + 4)
         fed = systemd.at_s("WATCHDOG=1")
         assert max(fed) < frozen_s + WATCHDOG_S
@@ -129,9 +130,7 @@ def test_a_standby_tells_that_it_waits(tmp_path: Path, nats_server: NatsServer) 
         environment = feeds_of(vendor, NATS_URL=nats_server.url)
         leader = live_cli.start(cwd=tmp_path, env=environment)
         live_cli.until(lambda: live_cli.stored(nats_server.url) > 0, "events of the leader")
-        standby = live_cli.start(
-            "--standby", cwd=tmp_path, env=environment | systemd.environment
-        )
+        standby = live_cli.start("--standby", cwd=tmp_path, env=environment | systemd.environment)
         systemd.until("STATUS=standby: ")
         assert ended(leader) == ExitCode.TERMINATED
         systemd.until("READY=1")

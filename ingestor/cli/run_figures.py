@@ -1,4 +1,4 @@
-"""What /metrics of a run says, as figures by process: rates, fills and quantiles between two looks."""
+"""What /metrics of a run says, in figures: rates, fills and quantiles between two looks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Scrape:
     @property
     def info(self) -> dict[str, str]:
         """What runs, and where to."""
-        return {key: printable(text) for key, text in self._samples["ingestor_run_info"][0][0].items()}
+        return {
+            key: printable(text) for key, text in self._samples["ingestor_run_info"][0][0].items()
+        }
 
     def buckets(self, hop: Hop) -> list[tuple[float, float]]:
         """Return a hop's upper edges in seconds, and how many events were within each, ascending.
@@ -75,8 +77,10 @@ def quantile_s(
     for edge, count in counted:
         if count >= wanted:
             # Nobody knows how long those beyond the last edge took: at least as long as that.
-            return lower if edge == float("inf") else lower + (edge - lower) * (
-                (wanted - below) / (count - below)
+            return (
+                lower
+                if edge == float("inf")
+                else lower + (edge - lower) * ((wanted - below) / (count - below))
             )
         below, lower = count, edge
     return lower
@@ -115,7 +119,10 @@ def processes(before: Scrape, now: Scrape, wall_ns: int) -> list[ProcessFigures]
         }
 
     event_rates, cpu = rates("ingestor_records_total"), rates("ingestor_process_cpu_seconds_total")
-    events, memory = now.by("ingestor_records_total"), now.by("ingestor_process_resident_memory_bytes")
+    events, memory = (
+        now.by("ingestor_records_total"),
+        now.by("ingestor_process_resident_memory_bytes"),
+    )
     times, restarts = now.by("ingestor_event_time_seconds"), now.by("ingestor_restarts_total")
     used, held = now.by("ingestor_ring_used_bytes"), now.by("ingestor_ring_bytes")
     states = _states(now)

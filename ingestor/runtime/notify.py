@@ -95,10 +95,10 @@ class RunNotifier:
         if lines and self._way.send(*lines):
             self._told.update(lines)
         watchdog_ns = self._way.watchdog_ns
-        if watchdog_ns and now_ns >= self._alive_due_ns and self._moves(now_ns, watchdog_ns // 2):
-            # Twice as often as is asked for: a tick may be late.
-            if self._way.send("WATCHDOG=1"):
-                self._alive_due_ns = now_ns + watchdog_ns // 4
+        is_due = watchdog_ns > 0 and now_ns >= self._alive_due_ns
+        if is_due and self._moves(now_ns, watchdog_ns // 2) and self._way.send("WATCHDOG=1"):
+            # Twice as often as sd_notify(3) advises: a tick may be late.
+            self._alive_due_ns = now_ns + watchdog_ns // 4
         if now_ns >= self._status_due_ns:
             self._status_due_ns = now_ns + STATUS_NS
             self._way.status(self._progress.snapshot(now_ns).sentence())
@@ -129,4 +129,3 @@ def _watchdog_ns(environment: Mapping[str, str]) -> int:
         return 0
     span = environment.get("WATCHDOG_USEC", "")
     return int(span) * NS_PER_US if span.isdecimal() else 0
-

@@ -214,7 +214,9 @@ class LiveSnapshot:
 
     def sentences(self) -> Sequence[str]:
         """Return that line, one without ages, and one that tells of losses alone."""
-        rates = (", ".join((f"{feed.name} {feed.rate:,.0f}/s", *feed.losses)) for feed in self.feeds)
+        rates = (
+            ", ".join((f"{feed.name} {feed.rate:,.0f}/s", *feed.losses)) for feed in self.feeds
+        )
         lost = (f"{feed.name} {', '.join(feed.losses)}" for feed in self.feeds if feed.losses)
         shorter = "; ".join((self._published, *rates))
         return self.sentence(), shorter, "; ".join((self._published, *lost)), self._published

@@ -20,14 +20,14 @@ from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pytest
+from rich.console import Console
 
-from ingestor.cli.top import MAX_BYTES, MetricsUrl, Shown, main
 from ingestor.cli.run_figures import Scrape
+from ingestor.cli.top import MAX_BYTES, MetricsUrl, Shown, main
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.run_view import exposition
-from rich.console import Console
 from tests.dbn_files import dbn_path, depth, write_dbn
 from tests.nats_servers import NatsServer
 from tests.ports import free_port

@@ -70,6 +70,6 @@ def test_prometheus_accepts_its_configuration() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed here")
-    command = [promtool, "check", "config", ROOT / "configs" / "prometheus.yml"]
+    command = [promtool, "check", "config", str(ROOT / "configs" / "prometheus.yml")]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
