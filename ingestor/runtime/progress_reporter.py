@@ -26,9 +26,9 @@ _MINUTE_NS: Final = 60 * NS_PER_S
 _HOUR_NS: Final = 60 * _MINUTE_NS
 
 _LOSSES: Final = {
-    Counter.DROPPED_TRADES: "trades dropped",
-    Counter.DROPPED_QUOTES: "quotes dropped",
-    Counter.GAPS: "gaps",
+    Counter.DROPPED_TRADES: ("trade", " dropped"),
+    Counter.DROPPED_QUOTES: ("quote", " dropped"),
+    Counter.GAPS: ("gap", ""),
 }
 DEFAULT_COLUMNS: Final = 80
 """Of a terminal that does not tell."""
@@ -223,7 +223,7 @@ class LiveSnapshot:
 
     @property
     def _published(self) -> str:
-        return f"{self.published:,} events, {self.rate:,.0f}/s"
+        return f"{counted(self.published, 'event')}, {self.rate:,.0f}/s"
 
 
 class LiveProgress:
@@ -246,10 +246,23 @@ class LiveProgress:
                     name,
                     rate.update(now_ns, row[Counter.RECORDS]),
                     wall_ns() - event_ns if event_ns else None,
-                    tuple(f"{row[one]:,} {what}" for one, what in _LOSSES.items() if row[one]),
+                    tuple(
+                        f"{counted(row[one], noun)}{what}"
+                        for one, (noun, what) in _LOSSES.items()
+                        if row[one]
+                    ),
                 )
             )
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "gap"), counted(1_000, "event")
+    ('1 gap', '1,000 events')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def age_text(age_ns: int) -> str:
@@ -286,7 +299,7 @@ class ReplaySnapshot:
 
     def sentence(self) -> str:
         """One line for people."""
-        parts = [f"{self.published:,} events", f"{self.rate:,.0f}/s"]
+        parts = [counted(self.published, "event"), f"{self.rate:,.0f}/s"]
         if self.paused:
             parts.insert(0, "paused")
         if self.event_time_ns:
@@ -301,7 +314,7 @@ class ReplaySnapshot:
 
     def sentences(self) -> Sequence[str]:
         """Return that line, one without the date, and ever shorter ones."""
-        total, rate = f"{self.published:,} events", f"{self.rate:,.0f}/s"
+        total, rate = counted(self.published, "event"), f"{self.rate:,.0f}/s"
         done = f"{self.share:.0%} done"
         if self.waits is not None:
             # What people would take for a fault comes before how fast it was.

@@ -76,10 +76,10 @@ def test_where_a_terminal_watches_the_line_is_drawn_and_nothing_is_logged(
 
 
 def test_a_snapshot_of_a_live_run_reads_as_one_line() -> None:
-    stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped", "1 gaps"))
+    stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped", "1 gap"))
     snapshot = LiveSnapshot(1_234_567, 1_030.0, (stocks, FeedSnapshot("options", 0.0, None)))
     assert snapshot.sentence() == (
-        "1,234,567 events, 1,030/s; stocks 1,020/s, 7 ms old, 12 quotes dropped, 1 gaps;"
+        "1,234,567 events, 1,030/s; stocks 1,020/s, 7 ms old, 12 quotes dropped, 1 gap;"
         " options 0/s, no event yet"
     )
 
