@@ -60,7 +60,7 @@ def whole(run: OnTerminal) -> list[str]:
         (40, r"[\d,]+/s, x[\d.]+( of x1)?, \d+% done, 0:00:\d\d left"),
         (
             80,
-            r"[\d,]+ events?, [\d,]+/s, at ([-\d]+T)?[\d:]{8}Z, x[\d.]+ of x1, \d+% done, 0:.* left",
+            r"[\d,]+ events?, [\d,]+/s, at ([-\d]+T)?[\d:]{8}Z, x[\d.]+ of x1, \d+% done, 0:.*",
         ),
         (160, r"━*─* [\d,]+ events?, [\d,]+/s, at [-\dT:]+Z, x[\d.]+ of x1, \d+% done, 0:.* left"),
     ],

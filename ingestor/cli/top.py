@@ -139,7 +139,9 @@ class Shown:
 
     def _processes(self) -> Table:
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        marks = {self.order: " ^" if self.turned else " v"}
+        # Unsorted, the order is that of the data path and needs no mark.
+        sorted_ = self.turned or self.order in SORTS
+        marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
         for number, name in enumerate(COLUMNS):
             title = f"{name}{marks.get(name, '')}"
             table.add_column(title, justify="left" if number < 2 else "right", no_wrap=True)

@@ -240,7 +240,14 @@ def test_a_unit_is_one_that_systemd_understands(unit: Path, tmp_path: Path) -> N
     told = subprocess.run(
         [verify, "verify", "--man=no", copy], capture_output=True, text=True, check=False
     )
-    assert unit.stem.partition("@")[0] not in told.stderr, told.stderr
+    # Systemd before 254 passes over what slows restarts down.
+    newer = re.compile(r"Unknown key '(RestartSteps|RestartMaxDelaySec)' in section")
+    wrong = [
+        line
+        for line in told.stderr.splitlines()
+        if unit.stem.partition("@")[0] in line and not newer.search(line)
+    ]
+    assert not wrong
 
 
 def service_of(unit: Path) -> dict[str, str]:
