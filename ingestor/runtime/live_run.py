@@ -25,6 +25,7 @@ from ingestor.runtime.feed_factory import (
 )
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
+from ingestor.runtime.notify import NotifySocket
 from ingestor.runtime.progress_reporter import LiveProgress
 from ingestor.runtime.publisher_factory import (
     checked_options,
@@ -67,8 +68,10 @@ class StreamIngestor:
         MarketHours(OPTIONS)
         if not self._config.live.standby:
             return self._run()
+        systemd = NotifySocket()
         while True:
             # Nor while it waits: the run that it is to follow may have the same journal and port.
+            systemd.status("standby: ready to follow the run that writes now")
             over = wait_for_turn(self._config.nats, self._subjects)
             try:
                 return self._run(over)

@@ -144,8 +144,12 @@ FREE: Final = {"free": True}
 
 STDERR: Final = 2
 
-_ERASE: Final = "\r\x1b[2K"
-"""A terminal may show a line of progress, which the supervisor draws again."""
+ERASE: Final = "\r\x1b[J"
+"""Clears the line of progress that a terminal may show, which the supervisor draws again.
+
+Everything from the cursor on: a terminal that was made narrower shows the line as several, and the
+cursor, which stands before its first character, moves with that.
+"""
 
 _CLOSE_S: Final = 0.5
 _LOST: Final = "%d lines of this log were lost: nobody read them, or they could not be written"
@@ -320,7 +324,7 @@ def configure(label: str, level: str, target: Target | None = None) -> None:
     if target.file is None:
         pen = Pen(STDERR)
         # Lines of a program that reads them are whole; only people have a line of progress.
-        before = _ERASE if os.isatty(STDERR) and target.form == "text" else ""
+        before = ERASE if os.isatty(STDERR) and target.form == "text" else ""
     else:
         file = LogFile(target.file, target.file_bytes, target.files_kept)
         pen = Pen(file.fd, write=file.write)

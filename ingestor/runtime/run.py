@@ -8,6 +8,7 @@ of the record and to the service of control, where these are on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from ingestor.runtime.feed_watch import RingInput
 from ingestor.runtime.keyboard import Keyboard
 from ingestor.runtime.machine import pin
 from ingestor.runtime.metrics import METRICS, MetricsPlan, RunFacts, serve
+from ingestor.runtime.notify import NotifySocket, RunNotifier
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
 from ingestor.runtime.publisher_process import (
     Merge,
@@ -183,12 +185,17 @@ class Run:
         rows = [(name, self._table.row(index)) for index, name in enumerate(self._names)]
         progress = self._progress(rows, self._table.row(len(rows)))
         reporter = ProgressReporter(progress, self._config.log.progress_s)
+        systemd = NotifySocket()
+        notifier = RunNotifier(
+            systemd, self._table, rows, self._table.row(len(rows)), progress, live=self._live
+        )
         keyboard = None
         if self._steered is not None:
             keyboard = Keyboard(self._steered.controller, self._table.row(len(rows)))
 
         def tick() -> Outcome | None:
             reporter.tick()
+            notifier.tick(time.monotonic_ns())
             if keyboard is not None:
                 keyboard.tick()
             kept = self._supervisor.outcomes.get(KEEPER)
@@ -203,6 +210,7 @@ class Run:
             self._supervisor.run(tick)
         finally:
             reporter.close()
+            systemd.close()
             if keyboard is not None:
                 keyboard.close()
             self._doorbell.close()
