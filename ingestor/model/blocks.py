@@ -50,6 +50,12 @@ class Block:
     put_ns: int = 0
 
 
+def ranges(start: Int64s, stop: Int64s) -> Int64s:
+    """Return the numbers of all ranges one after another, without a Python step a range."""
+    lengths = stop - start
+    return np.arange(int(lengths.sum())) + np.repeat(stop - np.cumsum(lengths), lengths)
+
+
 @dataclass(frozen=True, eq=False)
 class Runs:
     """Rows of several blocks in publishing order.
@@ -116,11 +122,7 @@ class Runs:
                 runs = self.block_of_run == index
                 start = self.start[runs]
                 stop = self.stop[runs]
-                # The rows of all runs one after another, without a Python step a run.
-                lengths = stop - start
-                ends = np.cumsum(lengths)
-                rows_of_block = np.arange(int(lengths.sum())) + np.repeat(stop - ends, lengths)
-                counts.update(rtype_counts(self.blocks[index].records[rows_of_block]))
+                counts.update(rtype_counts(self.blocks[index].records[ranges(start, stop)]))
             else:
                 counts[sole] += int(rows)
         return dict(counts)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from ingestor.merge.ordering import WatermarkMerge
-from ingestor.model.blocks import Block, Int64s, Runs
+from ingestor.model.blocks import Block, Runs, ranges
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import SymbolTable
@@ -409,11 +409,6 @@ def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     ]
     lengths = high - low
     shift = (np.cumsum(lengths) - lengths - low)[runs.block_of_run]
-    rows = _ranges(runs.start + shift, runs.stop + shift)
+    rows = ranges(runs.start + shift, runs.stop + shift)
     gathered: np.ndarray[tuple[int], np.dtype[np.void]] = np.concatenate(parts)[rows]
     return gathered
-
-
-def _ranges(start: Int64s, stop: Int64s) -> Int64s:
-    lengths = stop - start
-    return np.arange(int(lengths.sum())) + np.repeat(stop - np.cumsum(lengths), lengths)

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime.control_service import ControlService
 from ingestor.runtime.controller import Controller, Steered
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
-from ingestor.runtime.job import job_of, key_of, told
+from ingestor.runtime.resume import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import ReplayProgress
@@ -50,8 +51,8 @@ from ingestor.runtime.publisher_factory import (
 )
 from ingestor.runtime.report import RunReport, Summary
 from ingestor.runtime.resume import Resume
-from ingestor.runtime.run import FeedPlan, Run
-from ingestor.runtime.run_keeper import begin
+from ingestor.runtime.run import FeedPlan, Run, RunPlan
+from ingestor.runtime.run_keeper import Keeping, begin
 from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
 from ingestor.runtime.signals import noted
 from ingestor.runtime.verification import Opening
@@ -92,48 +93,22 @@ class ReplayPublisher:
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
-            job = job_of(given, sources, source)
-            record = new_record(
-                "replay",
-                config.nats.stream,
-                feeds=tuple(sources),
-                subjects=subjects_of(tuple(sources)),
-                what=told(job),
-                job=key_of(job),
-            )
-            # A demo in a server of its own has nobody to meet there.
-            own = self._demo and config.nats.url is None
+            record = _record_of(given, sources, source)
             if self._demo:
                 tell_demo(server.url)
             opening = Opening(source, packed=config.publish.encoding == "packed")
             resume = Resume(sources, opening, config.replay.existing)
+            # A demo in a server of its own has nobody to meet there.
+            own = self._demo and config.nats.url is None
             keeping = None if own else begin(options, record, config.nats, resume.prepare)
             if keeping is not None and keeping.record.state == "done":
-                return RunReport(summary=_complete(keeping.record))
-            steered = _steered(config, options, record)
-            run = Run(
-                feeds,
-                config,
-                publisher=lambda again: make_publisher(
-                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
-                ),
-                merge=WatermarkMerge(len(feeds)),
-                progress=lambda rows, publisher: ReplayProgress(
-                    rows,
-                    publisher,
-                    config.replay.speed,
-                    shortens=config.replay.max_gap_s is not None,
-                    steered=lambda: steered.controller.state,
-                ),
-                steered=steered,
-                metrics=shown_by(listener, config, options, keeping, live=False, demo=self._demo),
-                keeping=keeping,
-            )
+                return RunReport(summary=Summary(stream=keeping.record.stream))
+            plan = _run_plan(config, feeds, options, keeping, _steered(config, options, record))
+            metrics = shown_by(listener, config, options, keeping, live=False, demo=self._demo)
+            run = Run(replace(plan, metrics=metrics))
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
-            report = run.report()
-            if self._demo and is_watched() and not report.exit_code:
-                _stay(report)
-                return report
+            if self._demo and is_watched() and not run.report().exit_code:
+                _stay(run.report())
         return run.report()
 
     def _sources(self) -> tuple[Config, dict[FeedName, FeedSource], Source]:
@@ -141,6 +116,47 @@ class ReplayPublisher:
         config = demo_config(self._config) if self._demo else self._config
         source = Source.SIM if self._demo else Source.REPLAY
         return config, feed_sources(config, config.replay.data_dir), source
+
+
+def _record_of(
+    config: Config, sources: Mapping[FeedName, FeedSource], source: Source
+) -> RunRecord:
+    """Return the record of a run that has just begun: its job, and the subjects that it writes."""
+    job = job_of(config, sources, source)
+    return new_record(
+        "replay",
+        config.nats.stream,
+        feeds=tuple(sources),
+        subjects=subjects_of(tuple(sources)),
+        what=told(job),
+        job=key_of(job),
+    )
+
+
+def _run_plan(
+    config: Config,
+    feeds: Sequence[FeedPlan],
+    options: ConnectOptions,
+    keeping: Keeping | None,
+    steered: Steered,
+) -> RunPlan:
+    return RunPlan(
+        feeds=feeds,
+        config=config,
+        publisher=lambda again: make_publisher(
+            config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
+        ),
+        merge=WatermarkMerge(len(feeds)),
+        progress=lambda rows, publisher: ReplayProgress(
+            rows,
+            publisher,
+            config.replay.speed,
+            shortens=config.replay.max_gap_s is not None,
+            steered=lambda: steered.controller.state,
+        ),
+        steered=steered,
+        keeping=keeping,
+    )
 
 
 def _steered(config: Config, options: ConnectOptions, record: RunRecord) -> Steered:
@@ -160,11 +176,6 @@ def _stay(report: RunReport) -> None:
     log.info("demo: all %s events are published; the server stays until Ctrl-C", events)
     while not noted():
         time.sleep(_LOOK_S)
-
-
-def _complete(record: RunRecord) -> Summary:
-    """Return the summary of a run that had nothing to do."""
-    return Summary(stream=record.stream)
 
 
 def demo_config(config: Config) -> Config:

@@ -11,7 +11,7 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
-from ingestor.feeds.databento.progress import FileIssues, Progress
+from ingestor.feeds.databento.record_filter import FileIssues, Progress
 from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
 from ingestor.feeds.databento.record_filter import RecordFilter
 from ingestor.feeds.databento.selection import find_files
@@ -21,7 +21,7 @@ from ingestor.feeds.databento.symbology import (
     SymbologyNames,
     SymbolTables,
 )
-from ingestor.feeds.windows import EVERYTHING, DailyWindows, Session, Window
+from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import ConfigurationError, NoDataError
@@ -198,7 +198,7 @@ class DBNIngestor:
 
     def _windows(self, file: DbnFile, dates: set[dt.date]) -> Sequence[Window] | DailyWindows:
         """The file of one day is read whole; of a longer one each day's records count by day."""
-        session = Session(self.start, self.end)
+        session = SessionTimes(self.start, self.end)
         limits = Window(
             EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
             EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
@@ -206,7 +206,7 @@ class DBNIngestor:
         # The file of one day is published whole, also its records of other days (the contract).
         if file.last is None:
             return session.of_file(file.date, dates, limits)
-        if file.days is None and session == Session():
+        if file.days is None and session == SessionTimes():
             return [limits]
         return DailyWindows(
             lambda day: (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.progress import TEXTS_TOLD, FileIssues, Progress
+from ingestor.feeds.databento.record_filter import TEXTS_TOLD, FileIssues, Progress
 from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
 from ingestor.feeds.databento.record_filter import RecordFilter, invalid
 from ingestor.feeds.databento.symbology import HeaderNames, SymbolFilter, SymbolTables

@@ -15,7 +15,7 @@ from faster_fifo import Queue
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.robust_lock import RobustLock
+from ingestor.ring.block_ring import RobustLock
 
 FORK = multiprocessing.get_context("fork")
 SIZES = (1, 100, 30_000)
