@@ -138,7 +138,8 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             answer = await _command(connection, run, Do.STATUS, [])
     finally:
         await connection.close()
-    sys.stdout.write(f"{_text(answer, as_json=given.json)}\n")
+    text = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
+    sys.stdout.write(f"{text}\n")
     return ExitCode.OK
 
 
@@ -150,10 +151,6 @@ def _list(found: Sequence[Replay], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _text(answer: ControlAnswer, *, as_json: bool) -> str:
-    if as_json:
-        return msgspec.json.encode(answer).decode()
-    return printable(answer.text)
 
 
 async def _replays(connection: Connection) -> list[Replay]:

@@ -69,7 +69,9 @@ class Bar:
 
     def add(self, event: Any) -> None:
         """Count an event."""
-        bid, ask = _best(event)
+        # Of a book its best level counts; a trade has neither side.
+        best = event.levels[0] if hasattr(event, "levels") else event
+        bid, ask = getattr(best, "bid_px", None), getattr(best, "ask_px", None)
         if bid is not None and ask is not None:
             self.spreads += ask - bid
             self.quotes += 1
@@ -127,13 +129,6 @@ def bar_line(bar: Bar) -> str:
     spread = "-" if bar.spread is None else f"{bar.spread:.4g}"
     symbol = printable(bar.symbol)
     return f"{time}  {symbol:<12} {shown} {bar.volume:>12,} {bar.trades:>8,} {spread:>10}"
-
-
-def _best(event: Any) -> tuple[float | None, float | None]:
-    """Return best bid and ask of a quote or a book; None, None of a trade."""
-    if hasattr(event, "levels"):
-        event = event.levels[0]
-    return getattr(event, "bid_px", None), getattr(event, "ask_px", None)
 
 
 class ParquetFiles:

@@ -223,7 +223,9 @@ async def tail(given: argparse.Namespace, start: Start | None) -> int:
                 return _exit_code(client.skipped)
         subscription = client.subscribe(subject, start=start, follow=given.follow)
         async for message in subscription.messages():
-            if not printer.print(_wanted(message, symbols, subscription.skips.add)):
+            events = _events(message, subscription.skips.add)
+            wanted = [one for one in events if not symbols or is_of_symbol(one, symbols)]
+            if not printer.print([(message, one) for one in wanted]):
                 break
             # Once nothing waits: a pipe's reader sees each event at once, and bulk pays no flush a
             # line.
@@ -371,13 +373,6 @@ def _events(message: Message, skip: Callable[[BadMessageError], None]) -> list[E
     except BadMessageError as bad:
         skip(bad)
         return []
-
-
-def _wanted(
-    message: Message, symbols: frozenset[str], skip: Callable[[BadMessageError], None]
-) -> list[tuple[Message, Event]]:
-    events = _events(message, skip)
-    return [(message, one) for one in events if not symbols or is_of_symbol(one, symbols)]
 
 
 def _exit_code(skipped: Mapping[Cause, int]) -> ExitCode:

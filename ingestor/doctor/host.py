@@ -112,6 +112,7 @@ def host_checks(host: Host, config: Config, feeds: int) -> Iterator[Finding]:
 def cpus_check(host: Host, allowed: int) -> Finding:
     """Judge how many CPUs a run may use, by affinity and by the control group's quota."""
     cpus = float(allowed)
+    # A container may see all CPUs of its host and have half of one: the quota says so.
     quota, _, period = (host.read("sys/fs/cgroup/cpu.max") or "max").partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
         cpus = min(cpus, int(quota) / int(period))
@@ -147,6 +148,7 @@ def governor_check(host: Host) -> Finding:
     """Judge the CPUs' frequency governors."""
     folders = sorted((host.root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     names = {(folder / "scaling_governor").read_text().strip() for folder in folders}
+    # Guests have no governors, nor do machines whose firmware decides.
     if not names:
         return unknown("GOVERNOR", "the host decides how fast these CPUs run")
     text = f"the CPUs' governor is {', '.join(sorted(names))}"
@@ -162,6 +164,7 @@ def steal_check(before: str | None, after: str | None) -> Finding:
     """Judge how much of the CPUs' time the host gave to others between two looks."""
     then, now = _ticks(before), _ticks(after)
     passed_ticks = sum(now) - sum(then)
+    # A container may be shown no such file, or a shorter line.
     if passed_ticks <= 0 or len(now) <= _STEAL_FIELD:
         return unknown("STEAL", "/proc/stat does not tell")
     share = (now[_STEAL_FIELD] - then[_STEAL_FIELD]) / passed_ticks
@@ -177,6 +180,7 @@ def memory_check(host: Host, feeds: int, ring_bytes: int) -> Finding:
     free = available * 1024
     most, used = (host.read(f"sys/fs/cgroup/memory.{name}") or "" for name in ("max", "current"))
     if most.isdigit() and used.isdigit():
+        # The group kills at its own limit, however much the machine has left.
         free = min(free, int(most) - int(used))
     wanted = feeds * ring_bytes + (feeds + 2) * PROCESS_BYTES
     text = f"{free // _MIB:,} MiB are free, {wanted // _MIB:,} MiB may be used"
@@ -187,6 +191,8 @@ def shared_memory_check(host: Host, wanted_bytes: int) -> Finding:
     """Judge the room in /dev/shm: containers have 64 MB unless told otherwise."""
     folder = host.root / "dev/shm"
     try:
+        # What is mapped is taken from here only when it is touched: a ring that is too large would
+        # be a SIGBUS in the middle of a run.
         status = os.statvfs(folder)
     except OSError as error:
         text = f"{folder} cannot be looked at: {error.strerror}"
@@ -224,6 +230,7 @@ def swap_check(host: Host) -> Finding:
     total = host.kib("SwapTotal")
     if not total:
         return passed("SWAP", "there is no swap")
+    # 60 is the kernel's default, where a container hides the file.
     swappiness = int(host.read("proc/sys/vm/swappiness") or 60)
     text = f"{total // 1024:,} MiB of swap, vm.swappiness {swappiness}"
     if swappiness <= MAX_SWAPPINESS:
@@ -233,6 +240,7 @@ def swap_check(host: Host) -> Finding:
 
 def open_files_check(soft: int, hard: int) -> Finding:
     """Judge how many files a process may open."""
+    # RLIM_INFINITY is -1 in Python, so that it cannot be compared by size.
     if soft == resource.RLIM_INFINITY or soft >= WANTED_OPEN_FILES:
         return passed("OPEN_FILES", f"{'any number of' if soft < 0 else f'{soft:,}'} files")
     mend = f"ulimit -n {WANTED_OPEN_FILES}"
@@ -273,6 +281,8 @@ def clock_check(clock: KernelClock | None) -> Finding:
     """Judge the clock: every latency that is told has its error."""
     if clock is None:
         return unknown("CLOCK", "this system does not let us ask its clock")
+    # The error that the kernel estimates grows while nobody corrects it, and says so hours before
+    # the flag does.
     if not clock.synchronised or clock.error_us > MAX_ERROR_US:
         return warned("CLOCK", "nothing keeps this machine's clock right", _NTP, as_root=True)
     text = f"off by {abs(clock.offset_us):,.0f} us, at most {clock.error_us:,} us"
@@ -311,8 +321,10 @@ class _Timex(ctypes.Structure):
 def kernel_clock() -> KernelClock | None:
     """Ask the kernel about its clock; None where that is forbidden."""
     values = _Timex()
+    # modes = 0 asks only; containers may forbid even that.
     if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(values)) < 0:
         return None
+    # The unit depends on a flag that whoever sets the clock chooses.
     offset = values.offset / 1_000 if values.status & _NANO else values.offset
     return KernelClock(not values.status & _UNSYNCHRONISED, offset, values.maxerror)
 

@@ -63,6 +63,7 @@ class Pen:
 
     def put(self, line: bytes) -> bool:
         """Write a line, or keep it for later; False when it is lost."""
+        # The newest goes: what led to the trouble was said first.
         if self._held_bytes + len(line) > self._max_held_bytes:
             self.lost += 1
             return False
@@ -114,15 +115,18 @@ def say(text: str, fd: int = 1, timeout_s: float = _REPORT_S) -> bool:
 def _unwaiting(fd: int) -> Write:
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
+        # A flag of the call, since O_NONBLOCK would hold for whoever else has the socket.
         own = socket.socket(fileno=os.dup(fd))
         return lambda data: own.send(data, socket.MSG_DONTWAIT)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        # Opened anew: O_NONBLOCK belongs to the open file, which a shell and other processes share.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
         # Not where a terminal is somebody else's (su), or where the pipe has no reader any more.
         with contextlib.suppress(OSError):
             again = os.open(f"/proc/self/fd/{fd}", flags)
             return lambda data: os.write(again, data)
         return lambda data: _write_if_ready(fd, data)
+    # A file on a disk never says that it would block.
     return lambda data: os.write(fd, data)
 
 
@@ -130,6 +134,7 @@ def _write_if_ready(fd: int, data: bytes) -> int:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):
+        # As the kernel would say it of a descriptor that does not wait.
         raise BlockingIOError
     return os.write(fd, data)
 
@@ -167,9 +172,11 @@ class _Secrets:
     def add(self, secrets: Iterable[str | None]) -> None:
         for secret in secrets:
             if secret and len(secret) >= MIN_SECRET_CHARS:
+                # As it is written in a URL as well, by either rule.
                 self._known |= {secret, quote(secret), quote(secret, safe="")}
 
     def hidden(self, text: str) -> str:
+        # The longest first: one may be a part of another.
         for secret in sorted(self._known, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
@@ -185,6 +192,7 @@ def hide(*secrets: str | None) -> None:
 
 def plain(text: str, limit: int = MAX_LINE_CHARS) -> str:
     """Return foreign text as it may be shown: one line, cut, without secrets."""
+    # Cut before it is searched, so that a message of megabytes costs little.
     return printable(_secrets.hidden(text[: 4 * limit]), limit)
 
 
@@ -209,6 +217,7 @@ class Repeats:
         """Count a line; whether it is to be told."""
         spell = self._spells.get(place)
         if spell is None:
+            # Bounded by telling more, not less: a line of a new place may be the one that matters.
             if len(self._spells) >= MAX_PLACES:
                 return True
             spell = self._spells[place] = _Spell(now_s)
@@ -265,6 +274,7 @@ class _Handler(logging.Handler):
 
     def close(self) -> None:
         """Write what waits, in bounded time; what a parent has not written is the parent's."""
+        # After a fork the child has a copy of what waits: written twice it would be a lie.
         if self._pid == os.getpid():
             self._pen.drain_within(_CLOSE_S)
             self.drain()
@@ -291,6 +301,7 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     lines = text.splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         half = MAX_TRACEBACK_LINES // 2
+        # The ends of an endless recursion tell where it began and what it ran into.
         lines = [*lines[:half], "...", *lines[-half:]]
     return lines
 

@@ -86,7 +86,10 @@ class ReplayPublisher:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
         config = self._config
         check_machine(config.process)
-        given, sources, source = self._sources()
+        # A demo replays the made-up day, whatever else lies there.
+        given = demo_config(config) if self._demo else config
+        source = Source.SIM if self._demo else Source.REPLAY
+        sources = feed_sources(given, given.replay.data_dir)
         feeds = feed_plans(config, sources, source)
         with (
             listening(config.metrics) as listener,
@@ -110,12 +113,6 @@ class ReplayPublisher:
             if self._demo and is_watched() and not run.report().exit_code:
                 _stay(run.report())
         return run.report()
-
-    def _sources(self) -> tuple[Config, dict[FeedName, FeedSource], Source]:
-        """Return what is replayed; a demo is the made-up day, whatever else lies there."""
-        config = demo_config(self._config) if self._demo else self._config
-        source = Source.SIM if self._demo else Source.REPLAY
-        return config, feed_sources(config, config.replay.data_dir), source
 
 
 def _record_of(
@@ -257,7 +254,12 @@ def _wanted(replay: Replay, catalog: Catalog | None, places: Sequence[Path]) -> 
     found = recorded | {
         name: [] if catalog is None else catalog.dates(schema) for name, schema in SCHEMAS.items()
     }
-    wanted = [name for name in FEED_ORDER if _any_of(replay.dates, found[name])]
+    asked = set(replay.dates)
+    wanted = [
+        name
+        for name in FEED_ORDER
+        if (asked.intersection(found[name]) if asked else found[name])
+    ]
     if not any(name in MARKETS for name in wanted):
         raise NoDataError(_nothing_recorded(replay.journal_dir, replay.dates, recorded))
     left_out = [name for name in FEED_ORDER if name not in wanted]
@@ -286,10 +288,6 @@ def _named(replay: Replay) -> list[FeedName]:
             " with --journal or replay.journal_dir"
         )
     return [name for name in FEED_ORDER if name in replay.feeds]
-
-
-def _any_of(wanted: Sequence[dt.date], there: Sequence[dt.date]) -> bool:
-    return not set(wanted).isdisjoint(there) if wanted else bool(there)
 
 
 def _nothing_recorded(
@@ -354,12 +352,7 @@ def _files(
     ]
     if len(sources) == 1:
         return sources[0]
-    return MergedFiles(sources, block_bytes, lambda: _check_seen(symbol_filter))
-
-
-def _check_seen(symbol_filter: SymbolFilter) -> None:
-    if symbol_filter.missing:
-        raise NoDataError(symbol_filter.complaint())
+    return MergedFiles(sources, block_bytes, symbol_filter.check)
 
 
 def _journal(config: Config, name: FeedName) -> FeedSource:

@@ -145,6 +145,7 @@ class Lease(NamedTuple):
 def new_record(kind: Literal["live", "replay"], stream: str, **values: Any) -> RunRecord:
     """Return the record of a run of this process that begins now."""
     now, host = now_ns(), socket.gethostname()
+    # The time comes first, so that names sort by age; chance at the end, since pids come again.
     began = re.sub(r"\D", "", iso_utc(now))[:14]
     run = f"{began}-{_UNSAFE.sub('_', host)}-{os.getpid()}-{uuid4().hex[:4]}"
     return RunRecord(
@@ -178,6 +179,7 @@ async def records(bucket: Bucket, job: str = "") -> list[RunRecord]:
 async def holders(connection: Connection, stream: str) -> list[Holder]:
     """Return who holds the leases of a stream, each run once; dead ones are left out."""
     entries = await Bucket(connection, LEASES, ttl_s=LEASE_TTL_S).values(f"{stream}.>")
+    # A run has a lease for each subject; people ask for runs.
     found = {holder.run: holder for holder in (_holder(entry.value) for entry in entries)}
     return [holder for holder in found.values() if not holder.is_dead]
 
@@ -246,6 +248,7 @@ class Leases:
     async def check(self) -> None:
         """Ask whose they are. Raises `StreamInUseError` when another run has one by now."""
         for key, lease in (await self.held()).items():
+            # One that has expired is nobody's: what is written then is still fenced by the stream.
             if lease.holder.run != self._run:
                 raise self._in_use(key, lease.holder)
 
@@ -254,6 +257,7 @@ class Leases:
         for key in tuple(self.revisions):
             entry = await self.bucket.get(key)
             if entry is not None and _holder(entry.value).run == self._run:
+                # With its revision: between look and deletion it may have been taken over.
                 await self.bucket.delete(key, entry.revision)
         self.revisions.clear()
 
@@ -295,6 +299,7 @@ def _place() -> str:
     """Name this machine's boot and its namespace of processes; empty where that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # A container has pids of its own; the boot tells a pid from the same one before a restart.
         return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return ""

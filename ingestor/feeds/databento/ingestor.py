@@ -24,7 +24,7 @@ from ingestor.feeds.databento.symbology import (
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import ConfigurationError, NoDataError
+from ingestor.model.errors import ConfigurationError
 from ingestor.model.events import MBP10, FuturesTrade, events_of
 
 BLOCK_BYTES: Final = 1020 * 1024
@@ -158,8 +158,8 @@ class DBNIngestor:
             yield from self._blocks_of_file(file, schema, windows, shared)
             # By its size: with it the bytes of all files add up to `bytes_total`.
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
-        if self.symbol_filter is None and shared.symbol_filter.missing:
-            raise NoDataError(shared.symbol_filter.complaint())
+        if self.symbol_filter is None:
+            shared.symbol_filter.check()
 
     def _blocks_of_file(
         self,

@@ -198,7 +198,8 @@ class Tally:
         if kind in self._told or len(self._told) >= MAX_KINDS:
             return
         self._told.add(kind)
-        self._notices.append(Notice(kind, f"{verdict}, {kind}; sample: {_shown(sample)}"))
+        shown = printable(sample if isinstance(sample, bytes) else str(sample), SAMPLE_CHARS)
+        self._notices.append(Notice(kind, f"{verdict}, {kind}; sample: {shown}"))
 
     def take(self) -> tuple[Mapping[Skip, int], Mapping[Oddity, int], tuple[Notice, ...]]:
         """Return counts of skips, counts of oddities and notices, and begin anew."""
@@ -332,7 +333,3 @@ def _cause(error: Exception) -> tuple[Skip, str]:
     if field is None or field[1] == "ev":
         return Skip.NOT_AN_EVENT, text
     return _CAUSE_OF_FIELD.get(field[1], Skip.FIELD), text
-
-
-def _shown(sample: object) -> str:
-    return printable(sample if isinstance(sample, bytes) else str(sample), SAMPLE_CHARS)

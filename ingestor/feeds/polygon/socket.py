@@ -161,9 +161,11 @@ class FeedSocket(asyncio.Protocol):
                 )
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
         except OSError as error:
-            return Ended(
-                self._why_not_open(error), opened=False, unreachable=self._is_unreachable(error)
-            )
+            # A handshake that fails or breaks off was with somebody. `ConnectionRefusedError` is
+            # none of these: nobody listens there.
+            broken = (ssl.SSLError, ConnectionResetError, ConnectionAbortedError)
+            unreachable = not isinstance(error, broken) and self._transport is None
+            return Ended(self._why_not_open(error), opened=False, unreachable=unreachable)
         return None
 
     def send(self, text: str) -> None:
@@ -308,12 +310,6 @@ class FeedSocket(asyncio.Protocol):
             self._transport.abort()
 
     # Words for the log.
-
-    def _is_unreachable(self, error: OSError) -> bool:
-        """A handshake that fails or breaks off was with somebody."""
-        # `ConnectionRefusedError` is none of these: nobody listens there.
-        somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
-        return not somebody and self._transport is None
 
     def _why_not_open(self, error: OSError) -> str:
         # The kernel's own timeout has arguments, `asyncio.timeout` has none.
