@@ -11,6 +11,7 @@ import msgspec
 import uvloop
 
 from ingestor.cli.command_line import Flag, add, hide_secrets, parser_of, settings_of
+from ingestor.cli.event_text import aligned
 from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
@@ -132,17 +133,8 @@ def _held(config: Config, days: list[Day]) -> tuple[StreamContents | None, list[
 def _table(days: Sequence[Day]) -> list[str]:
     if not days:
         return ["there is no day of data"]
-    rows = [_HEAD, *map(_cells, days)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     # Numbers stand under each other by their last digit.
-    right = {2, 3}
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned([_HEAD, *map(_cells, days)], right={2, 3})
 
 
 def _cells(day: Day) -> tuple[str, ...]:

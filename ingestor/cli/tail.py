@@ -130,6 +130,26 @@ def parser() -> Parser:
     consuming.add_where(made)
     # None, since the default depends on --status.
     made.set_defaults(stream=None)
+    _add_what(made)
+    how = made.add_argument_group("how")
+    how.add_argument("--json", action="store_true", help="print each event's JSON instead")
+    how.add_argument(
+        "--bars", metavar="SPAN", help="open, high, low, close, volume and spread by 30s, 1m, 1h"
+    )
+    how.add_argument(
+        "--parquet", metavar="FILE", type=Path, help="write a table, one for each type of event"
+    )
+    how.add_argument(
+        "--give-up",
+        metavar="SECONDS",
+        type=_give_up,
+        default=GIVE_UP_AFTER_S,
+        help="end when the server stays away for so long (default 60; 0: wait for ever)",
+    )
+    return made
+
+
+def _add_what(made: Parser) -> None:
     what = made.add_argument_group("what")
     what.add_argument(
         "--subject",
@@ -165,22 +185,6 @@ def parser() -> Parser:
         default=True,
         help="go on with what is new, or stop where the stream ends",
     )
-    how = made.add_argument_group("how")
-    how.add_argument("--json", action="store_true", help="print each event's JSON instead")
-    how.add_argument(
-        "--bars", metavar="SPAN", help="open, high, low, close, volume and spread by 30s, 1m, 1h"
-    )
-    how.add_argument(
-        "--parquet", metavar="FILE", type=Path, help="write a table, one for each type of event"
-    )
-    how.add_argument(
-        "--give-up",
-        metavar="SECONDS",
-        type=_give_up,
-        default=GIVE_UP_AFTER_S,
-        help="end when the server stays away for so long (default 60; 0: wait for ever)",
-    )
-    return made
 
 
 def _give_up(text: str) -> float | None:

@@ -117,15 +117,13 @@ class PolygonFeed:
         self._sink = sink
         self._frame_log = frame_log
         self._target = Target(settings.url, settings.socket)
-        self._session = Session(
-            settings.api_key, names, random=random.random, limits=settings.session
-        )
+        limits = settings.session
+        self._session = Session(settings.api_key, names, random=random.random, limits=limits)
         hours = MarketHours(settings.hours)
         self._watchdog = Watchdog(hours, settings.silence_limit_ns)
-        patience_ns = settings.session.unfollowed_ns
-        self._follower = (
-            None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
-        )
+        self._follower: OptionFollower | None = None
+        if strikes is not None:
+            self._follower = OptionFollower(strikes, self._session, hours, limits.unfollowed_ns)
         self._connect_log = ConnectLog(settings.name, self._target.shown)
         self._stats = FeedStats()
         self._reporter = StatusReporter(settings.name, sink, self._stats)
@@ -150,9 +148,7 @@ class PolygonFeed:
         )
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
-        self._next_beat_ns = 0
-        self._last_sign_ns = 0
-        self._next_log_tick_ns = 0
+        self._next_beat_ns = self._last_sign_ns = self._next_log_tick_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Stream until `stopping` turns true; then close the socket and hand on what is held.
