@@ -73,7 +73,7 @@ exit codes:
 """
 
 
-class Replay(msgspec.Struct, frozen=True):
+class RunningReplay(msgspec.Struct, frozen=True):
     """A replay as its service tells of it."""
 
     id: str
@@ -95,13 +95,13 @@ class _Replays:
     """Takes what services answer."""
 
     def __init__(self) -> None:
-        self.found: list[Replay] = []
+        self.found: list[RunningReplay] = []
         self.heard = asyncio.Event()
 
     def receive(self, frames: list[Frame]) -> None:
         for _, _, payload in frames:
             try:
-                replay = msgspec.json.decode(payload, type=Replay)
+                replay = msgspec.json.decode(payload, type=RunningReplay)
             except (msgspec.MsgspecError, ValueError):
                 continue  # another program's service of this name
             if replay.run and len(self.found) < MAX_REPLAYS:
@@ -143,7 +143,7 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _list(found: Sequence[Replay], *, as_json: bool) -> int:
+def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
     lines = [msgspec.json.encode(one.metadata).decode() if as_json else one.line for one in found]
     if not found and not as_json:
         lines = ["no replay is running here"]
@@ -153,7 +153,7 @@ def _list(found: Sequence[Replay], *, as_json: bool) -> int:
 
 
 
-async def _replays(connection: Connection) -> list[Replay]:
+async def _replays(connection: Connection) -> list[RunningReplay]:
     """Return the replays that say that they are there."""
     replays = _Replays()
     inbox, subscription = await connection.tap(replays)

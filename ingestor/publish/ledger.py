@@ -32,7 +32,7 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, Window
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, SendWindow
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Most bytes under way; the server drops messages once 128 MiB wait."""
@@ -142,7 +142,7 @@ class Ledger:
         self._unsent: deque[Runs] = deque()
         self._exact_acked = 0
         self._odd_answers = 0
-        self.window = Window()
+        self.window = SendWindow()
         self.batch: Batch = self._new_batch()
         self.first_seq: int | None = None
         """Stream sequence of the first message, once it is known to be stored."""

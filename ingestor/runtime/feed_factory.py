@@ -26,7 +26,7 @@ from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
@@ -358,7 +358,7 @@ class LiveFeeds:
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
             sink,
             frame_log=frame_log,
-            strikes=Strikes(
+            strikes=FollowedStrikes(
                 manager=manager,
                 price=price_of(self.config, context),
                 quotes=self.config.polygon.option_quotes,

@@ -149,7 +149,7 @@ class FileIssues:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class NumberedRecords:
     """Records, and of each (int64) its number in its file, from 0."""
 
     records: Records
@@ -159,9 +159,9 @@ class Batch:
         """Number of records."""
         return len(self.records)
 
-    def where(self, kept: Mask) -> Batch:
+    def where(self, kept: Mask) -> NumberedRecords:
         """Return a copy of some of the records."""
-        return Batch(self.records[kept], self.numbers[kept])
+        return NumberedRecords(self.records[kept], self.numbers[kept])
 
     def days(self) -> Int64s:
         """Return the UTC date of each record's ``ts_recv``, in days since 1970."""
@@ -219,15 +219,15 @@ class RecordFilter:
             if self._progress.records == before:
                 yield Block(self._feed, self._reader.nothing, {}, self._source)
 
-    def _numbered(self, chunk: Framed) -> Batch:
+    def _numbered(self, chunk: Framed) -> NumberedRecords:
         for cause, places in chunk.others.items():
             if cause in self._other_feeds:
                 self._progress.filtered += len(places)
             else:
                 self._skip(cause, places + self._reader.found)
-        return Batch(chunk.records, chunk.numbers + self._reader.found)
+        return NumberedRecords(chunk.records, chunk.numbers + self._reader.found)
 
-    def _valid(self, batch: Batch) -> Batch:
+    def _valid(self, batch: NumberedRecords) -> NumberedRecords:
         if not len(batch):
             return batch
         bad = np.zeros(len(batch), np.bool_)
@@ -244,7 +244,7 @@ class RecordFilter:
         skipped[cause] = skipped.get(cause, 0) + len(numbers)
         self._issues.skipped(cause, len(numbers), int(numbers[0]))
 
-    def _of_time(self, batch: Batch, windows: Sequence[Window] | DailyWindows) -> Batch:
+    def _of_time(self, batch: NumberedRecords, windows: Sequence[Window] | DailyWindows) -> NumberedRecords:
         if not len(batch):
             return batch
         event_ns = batch.records["ts_event_ns"]
@@ -254,7 +254,7 @@ class RecordFilter:
             kept = inside(event_ns, windows)
         return batch if kept is None else self._keep(batch, kept)
 
-    def _keep(self, batch: Batch, kept: Mask) -> Batch:
+    def _keep(self, batch: NumberedRecords, kept: Mask) -> NumberedRecords:
         result = batch.where(kept)
         self._progress.filtered += len(batch) - len(result)
         return result
@@ -278,7 +278,7 @@ class RecordFilter:
             self._progress.control += 1
         return mappings
 
-    def _named(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+    def _named(self, batch: NumberedRecords, mappings: Sequence[Mapping]) -> Iterator[Block]:
         # The way of nearly every block: one day and no mapping, so one name an instrument.
         day = batch.sole_day() if len(batch) and not mappings else None
         if day is not None:
@@ -289,7 +289,7 @@ class RecordFilter:
             for mapping in mappings:
                 self._tables.hear(mapping.instrument, mapping.names)
 
-    def _named_by_day(self, batch: Batch, day: int) -> Iterator[Block]:
+    def _named_by_day(self, batch: NumberedRecords, day: int) -> Iterator[Block]:
         # Before any look-up: what is known of days gone by is forgotten, so memory is bounded.
         self._tables.of_days([day])
         instruments = batch.records["instrument_id"]
@@ -307,7 +307,7 @@ class RecordFilter:
             table = self._tables.table(wanted)
             yield Block(self._feed, batch.records, table, self._source, in_order)
 
-    def _named_by_record(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+    def _named_by_record(self, batch: NumberedRecords, mappings: Sequence[Mapping]) -> Iterator[Block]:
         instruments = batch.records["instrument_id"].astype(np.int64)
         # A live capture: names change between two records of one chunk.
         heard = _newest(mappings, instruments, batch.numbers)
@@ -357,7 +357,7 @@ class RecordFilter:
                 names[place] = self._tables.name(heard.instrument, codes[place] >> _CODE_BITS)
         return names
 
-    def _counted(self, batch: Batch) -> bool:
+    def _counted(self, batch: NumberedRecords) -> bool:
         """Count records; whether their keys rise, as they nearly always do."""
         self._progress.records += len(batch)
         if self._order.follows(batch.records):

@@ -31,10 +31,10 @@ from ingestor.feeds.polygon.commands import (
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
-from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, FollowedStrikes
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Endpoint
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
@@ -104,7 +104,7 @@ class PolygonFeed:
         names: Iterable[str] = (),
         frame_log: FrameLog | None = None,
         reference: ReferencePrice | None = None,
-        strikes: Strikes | None = None,
+        strikes: FollowedStrikes | None = None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
 
@@ -116,7 +116,7 @@ class PolygonFeed:
         self._settings = settings
         self._sink = sink
         self._frame_log = frame_log
-        self._target = Target(settings.url, settings.socket)
+        self._target = Endpoint(settings.url, settings.socket)
         limits = settings.session
         self._session = Session(settings.api_key, names, random=random.random, limits=limits)
         hours = MarketHours(settings.hours)

@@ -92,7 +92,7 @@ class Receiver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Endpoint:
     """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
 
     url: str
@@ -115,7 +115,7 @@ class Target:
 class FeedSocket(asyncio.Protocol):
     """One connection; `run` it once. `clock` is the wall clock in nanoseconds."""
 
-    def __init__(self, target: Target, receiver: Receiver, clock: Callable[[], int]) -> None:
+    def __init__(self, target: Endpoint, receiver: Receiver, clock: Callable[[], int]) -> None:
         self._uri = parse_uri(target.url)
         self._limits = target.limits
         self._receiver = receiver
