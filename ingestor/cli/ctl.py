@@ -109,7 +109,7 @@ class _Replays:
                 self.heard.set()
 
     def status(self, _: Status) -> None:
-        # Nobody offers such a service: nothing is to be waited for.
+        # Nobody offers such a service: there is nothing to wait for.
         self.heard.set()
 
 

@@ -99,7 +99,7 @@ def _days(config: Config) -> list[Day]:
     try:
         files = days_of_files(Catalog(replay.files or (replay.data_dir,)))
     except NoDataError:
-        # Who has only a journal has no folder of files, and has not asked for one.
+        # With a journal alone there need be no folder of files.
         if replay.journal_dir is None or replay.files:
             raise
         files = []

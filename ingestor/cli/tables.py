@@ -37,7 +37,7 @@ _HEAD: Final = (
 )
 
 ROWS_AT_ONCE: Final = 65_536
-"""A row group: rows are kept until there are so many, or the end comes."""
+"""A row group: rows are kept until there are this many, or the end comes."""
 
 
 def bar_ns(text: str) -> int:

@@ -233,7 +233,7 @@ class SkipRows:
 
     @property
     def done(self) -> bool:
-        """Whether everything that is to be dropped has been."""
+        """Whether all that was stored before has been dropped."""
         return not self._left
 
     def rest(self, runs: Runs) -> Runs:
@@ -254,7 +254,7 @@ class SkipRows:
 
 
 def _kept(runs: Runs, drops: Mapping[int, int]) -> Runs:
-    """Return the rows that follow the first so many of each type, each as a run of its own."""
+    """Return the rows behind the first `drops` of each type, each as a run of its own."""
     block_of_row = np.repeat(runs.block_of_run, runs.stop - runs.start)
     row = ranges(runs.start, runs.stop)
     rtypes = np.concatenate([records["rtype"] for _, records in runs.pieces()])

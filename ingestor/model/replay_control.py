@@ -45,7 +45,7 @@ _MOMENTS_TOLD: Final = (
 
 
 class Do(StrEnum):
-    """What is to be done; the words that an operator types."""
+    """What a command does; the words that an operator types."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -53,7 +53,7 @@ class Do(StrEnum):
     """Pause, or resume where it is paused."""
     SPEED = "speed"
     STEP = "step"
-    """Pause, and publish so much more, at once."""
+    """Pause, and publish a number of events or a span more, at once."""
     UNTIL = "until"
     """Pause before the first event at or after `at_ns`; without one nothing pauses it any more."""
     STOP = "stop"
@@ -76,7 +76,7 @@ class ReplayCommand(
     """Of `SPEED`: seconds of event time a second, 0 as fast as possible."""
     events: MaybeEvents = None
     span_ns: MaybeEvents = None
-    """Of `STEP`: so many events, or all within so much event time."""
+    """Of `STEP`: a number of events, or all within a span of event time."""
     at_ns: MaybeTime = None
     """Of `UNTIL`."""
 

@@ -184,7 +184,7 @@ class FastBatch(Batch):
     def note_sent(self, messages: int) -> None:
         """Note them; see `Batch`."""
         super().note_sent(messages)
-        # Only fast ingest knows commits: an `AckBatch` goes on however often it is to be closed.
+        # Only fast ingest knows commits: an `AckBatch` goes on however often it is closed.
         self.committed = self.closing
 
     @property

@@ -1,7 +1,7 @@
 """One ring: a feed process puts messages in, the publisher process takes them out.
 
 The ring is a faster-fifo queue that moves bytes as they are, and copies each twice, into the ring
-and out of it. To put, it is given the address of what is to be copied. To take, it has one buffer
+and out of it. To put, it is given the address of what it copies. To take, it has one buffer
 that it fills again and again; ours is given away with the messages in it where they fill most of
 it, and replaced.
 
@@ -55,7 +55,7 @@ DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
 """Shared memory per feed: four blocks of 1 MiB."""
 
 TAKE_BYTES: Final = 256 * 1024
-"""Messages taken at a time; the last may go beyond. What is taken is to be still in the CPU's cache
+"""Messages taken at a time; the last may go beyond. What is taken should still be in the CPU's cache
 when it is worked on."""
 
 LOCK_WAIT_S: Final = 0.002
@@ -130,7 +130,7 @@ class RobustLock:
         _libc.pthread_mutex_unlock(self._lock)
 
     def clear(self) -> None:
-        """Forget all messages; for who holds the lock."""
+        """Forget all messages; only while holding the lock."""
         state = self._state
         state.head = state.tail = state.size_bytes = state.messages = 0
 
@@ -140,7 +140,7 @@ class RobustLock:
         size = 0
         for _ in range(state.messages):
             size += LENGTH_BYTES + self._length_at((state.head + size) % capacity)
-            # Only one that died while it took leaves such; whoever follows it clears the queue.
+            # Only a taker that died in `take` leaves this; its successor clears the queue.
             if size > capacity:
                 self.clear()
                 return
@@ -210,7 +210,7 @@ class BlockRing:
             raise ValueError(f"a message of {len(message)} bytes cannot fit in this ring")
         deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
         while not self._try_put(message):
-            # A taker that found the lock held by this vain attempt waits for the bell.
+            # A taker that found the lock held by this failed attempt waits for the bell.
             self._doorbell.ring()
             left_s = deadline_s - time.monotonic() if timeout_s else 0.0
             if left_s <= 0:

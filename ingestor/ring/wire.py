@@ -3,7 +3,7 @@
 Records need no words around them. They begin with their length in 4-byte words, which is never
 below 4, then their rtype; of a block, the first record's rtype tells the dtype of all (stock
 quotes and trades may mix). A live feed's records are followed by the time at which they were put
-(i8, CLOCK_MONOTONIC in ns): no dtype has so few bytes. Whatever else there is to say begins with a
+(i8, CLOCK_MONOTONIC in ns): no dtype has so few bytes. Every other message begins with a
 smaller byte:
 
     1 symbols   then MessagePack ``[[instrument_id, text]]``: additions to the feed's table, in

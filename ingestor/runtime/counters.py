@@ -246,7 +246,7 @@ class CounterTable:
         return CounterRow(self._rows[process], self._bases[process])
 
     def note_death(self, process: int, cause: str) -> None:
-        """Count a process that is to be started again, and show why; for the supervisor alone."""
+        """Count a process that died and starts again, and show why; for the supervisor alone."""
         self.row(process).add(Counter.RESTARTS)
         self._causes.put(process, cause.encode())
 

@@ -397,7 +397,7 @@ def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
 
 @contextlib.contextmanager
 def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
-    """Yield what records each feed, nothing where nothing is to be recorded.
+    """Yield what records each feed; empty when recording is off.
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """

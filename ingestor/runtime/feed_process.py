@@ -290,7 +290,7 @@ MIN_LANE_BYTES: Final = 64 * 1024
 
 
 def lane_bytes(block_bytes: int, lanes: int) -> int:
-    """Return how large the blocks of each of so many lanes are."""
+    """Return the size of each lane's blocks."""
     return min(block_bytes, max(MIN_LANE_BYTES, block_bytes // lanes))
 
 

@@ -74,7 +74,7 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.1
 
 TAKEOVER_S: Final = 1.5
-"""A lease that stands still for so long has missed two renewals, and the third is due."""
+"""A lease that stands still this long has missed two renewals, and the third is due."""
 
 RETRY_S: Final = 1.0
 """Pause before a server that is not there is asked again."""

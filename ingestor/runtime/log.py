@@ -214,7 +214,7 @@ class Repeats:
         self._spells: dict[Place, _Spell] = {}
 
     def told(self, place: Place, now_s: float) -> bool:
-        """Count a line; whether it is to be told."""
+        """Count a line; return whether to write it."""
         spell = self._spells.get(place)
         if spell is None:
             # Bounded by telling more, not less: a line of a new place may be the one that matters.

@@ -48,8 +48,8 @@ COUNT_NS: Final = 20_000_000
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 LOOP_TIMER_ERROR_NS: Final = 2_000_000
-"""An event loop's timer counts milliseconds; the last two are slept exactly, and block nothing
-that cannot wait so long."""
+"""An event loop's timer counts milliseconds; the last two are slept exactly, and block only
+what can wait for 2 ms."""
 STALLED_S: Final = 3.0
 """An orderly stop goes on while the server stores something at least this often."""
 CLOSE_S: Final = 6.0
@@ -205,7 +205,7 @@ class PublisherProcess:
         self._before = former.stored
         if self._again:
             self._go_on(position)
-        # Before anything is sent: whoever follows is to know where this publisher began.
+        # Before anything is sent: a successor must know where this publisher began.
         self._count()
         if self._again:
             self._watch.hand_on_again()
@@ -247,7 +247,7 @@ class PublisherProcess:
         work.cancel()
 
     def _is_over(self) -> bool:
-        """Whether the run is to stop and nothing more comes that is to be published first."""
+        """Whether the run stops and nothing that must be published first is still to come."""
         if not self._table.stopping or not self._drain_on_stop:
             return self._table.stopping
         ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
@@ -267,7 +267,7 @@ class PublisherProcess:
                 elif isinstance(item, FeedStatus):
                     self._watch.on_status(feed, item)
                 elif isinstance(item, Begin) and self._watch.on_begin(feed, item):
-                    # Before its rows are sent: whoever follows is to know whose they are.
+                    # Before its rows are sent: a successor must know whose they are.
                     self._count()
             if source.reader.ended:
                 self._merge.end(feed)

@@ -52,12 +52,12 @@ from ingestor.runtime.feed_process import FeedSource, MergedFiles
 from ingestor.runtime.run_records import subjects_of
 
 QUIET_S: Final = 0.2
-"""A stream that has not grown for so long has taken what a dead publisher had sent."""
+"""A stream that has not grown for this long has taken all that a dead publisher had sent."""
 
 log = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 65_536
-"""So much of a file's beginning is digested."""
+"""How much of a file's beginning is digested."""
 
 MAX_FILES_TOLD: Final = 100
 """Files that a record lists; its key is made of all of them."""

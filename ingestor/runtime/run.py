@@ -67,7 +67,7 @@ class RunPlan:
         progress: Makes what reads from the counters how far the run is.
         steered: How a replay is steered; None sends rows as fast as the server takes them.
         live: What the feeds have received is published before the run ends.
-        run_s: The run stops by itself after so long, where that is set.
+        run_s: The run stops by itself after this time, where it is set.
         metrics: Where metrics are served, and what they say the run is.
         keeping: The run's record and leases, where it has any, and what it goes on behind.
     """

@@ -3,7 +3,7 @@
 A record is one JSON object in the bucket `RUNS`, under ``<job>.<run>``; it is written at the start,
 about every second, and at the end. A run that is killed leaves it as it stood: its checkpoint says
 how far everything was stored for certain. A lease is one entry in the bucket `LEASES` for each
-subject of a stream that a run writes to; who does not renew it loses it after `LEASE_TTL_S`.
+subject of a stream that a run writes to; a run that does not renew it loses it after `LEASE_TTL_S`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RUNS_TTL_S: Final = 90 * 86_400.0
 LEASE_TTL_S: Final = 8.0
 
 LOST_AFTER_S: Final = 10.0
-"""A run that has written nothing for so long, and no end either, is gone."""
+"""A run that has written nothing for this long, and no end either, is gone."""
 
 LIVE_JOB: Final = "live"
 MAX_ERROR_CHARS: Final = 500
@@ -226,7 +226,7 @@ class Leases:
     async def take(self, over: Mapping[str, int] | None = None) -> None:
         """Take all, or none. Raises `StreamInUseError` naming who holds one.
 
-        `over` are revisions of leases that are to be taken whoever holds them.
+        `over` are revisions of leases to take whoever holds them.
         """
         # In one order for everybody, so that of two that begin at once one gets them all.
         for key in self._keys:

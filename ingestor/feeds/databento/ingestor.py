@@ -95,7 +95,7 @@ class DBNIngestor:
         """Return the records of `schema`, file after file, in the order of the files.
 
         The records of a block are a view of a buffer that is used again: **they are valid until
-        the next block is asked for**. Copy what is to be kept (``records.tobytes()``,
+        the next block is asked for**. Copy what you keep (``records.tobytes()``,
         ``records.copy()``). A block's symbol table names every instrument in it. Blocks share a
         table, which may grow, until an instrument gets another name.
 

@@ -38,7 +38,7 @@ import msgspec
 from ingestor.model.bounds import printable
 
 PIECE_BYTES: Final = 256 * 1024
-"""A frame of more bytes is read in pieces of at most so many, some 1,600 trades."""
+"""A larger frame is read in pieces of at most this size, some 1,600 trades."""
 
 DEPTH: Final = 4
 """Brackets within brackets that an element may have; the vendor's have two."""
@@ -253,7 +253,7 @@ class FrameReader(Generic[M]):
         return messages
 
     def _read_apart(self, data: bytes) -> list[M]:
-        # Only what cannot be cut is so long here; as objects it takes a hundred times its size.
+        # Only what cannot be cut is this long; as objects it takes a hundred times its size.
         if len(data) > MAX_PIECE_BYTES:
             self._tally.skip(Skip.NOT_JSON, f"more than {MAX_PIECE_BYTES} bytes", data)
             return []

@@ -32,7 +32,7 @@ from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"
 SLICE_BYTES: Final = 64 * 1024
-"""Of what was read at once, so much is parsed at a time: it may hold half as many frames."""
+"""Bytes of a read that are parsed at a time: they may hold half as many frames."""
 
 NOBODY_BEHIND: Final = frozenset((502, 503, 504))
 """HTTP statuses of a door-keeper with nobody behind it."""
