@@ -38,8 +38,8 @@ class Block:
     """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type.
 
     `in_order` says that no key is below the one before it, so that the last is the watermark of
-    all; a producer that has not looked leaves it False, and a reader that needs to know looks. `put_ns` is when a live
-    feed put it in its ring (CLOCK_MONOTONIC), 0 where nobody noted it.
+    all; a producer that has not looked leaves it False, and a reader that needs to know looks.
+    `put_ns` is when a live feed put it in its ring (CLOCK_MONOTONIC), 0 where nobody noted it.
     """
 
     feed: int

@@ -10,7 +10,7 @@ Every message of a batch is an event. Fast ingest knows commands without one, a 
 and they would go out on a market subject, where a core subscriber takes them for data: so a batch
 is committed with its last event, or left to expire, which the server does after ten seconds.
 
-What is under way is kept as references to records, never as bytes (`SendWindow`): what has to be sent
+What is under way is kept as references to records, never as bytes (`SendWindow`): what must be sent
 again is encoded again.
 
 A batch may be *fenced* (`Fence`): the stream then refuses what does not follow what it is to

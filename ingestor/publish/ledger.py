@@ -53,7 +53,7 @@ FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
 FENCE_EVERY: Final = 64
-"""One message in this many is fenced at most: what a process had handed to its socket when it was
+"""At most one message in this many is fenced: what a process had handed to its socket when it was
 stopped gets no further. A fence costs the server 1 us, a third of a message: on each it takes 27 to
 36 % of the throughput, on one in 64 nothing that can be measured (eight pairs of 300,000)."""
 

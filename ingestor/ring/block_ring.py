@@ -55,8 +55,8 @@ DEFAULT_RING_BYTES: Final = 4 * 1024 * 1024
 """Shared memory per feed: four blocks of 1 MiB."""
 
 TAKE_BYTES: Final = 256 * 1024
-"""Messages taken at a time; the last may go beyond. What is taken should still be in the CPU's cache
-when it is worked on."""
+"""Messages taken at a time; the last may go beyond. What is taken should still be in the CPU's
+cache when it is worked on."""
 
 LOCK_WAIT_S: Final = 0.002
 """A taker has the lock for the copy of what it takes; one that has it longer does not run."""
