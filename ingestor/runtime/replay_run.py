@@ -92,7 +92,7 @@ class ReplayPublisher:
         sources = feed_sources(given, given.replay.data_dir)
         feeds = feed_plans(config, sources, source)
         with (
-            listening(config.metrics) as listener,
+            listening(config.metrics, demo=self._demo) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
