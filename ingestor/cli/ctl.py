@@ -151,8 +151,6 @@ def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-
-
 async def _replays(connection: Connection) -> list[RunningReplay]:
     """Return the replays that say that they are there."""
     replays = _Replays()

@@ -6,25 +6,22 @@ A bar has open, high, low, close, volume, and the mean spread of the quotes in i
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
-
-from ingestor.cli.event_text import symbol_of
-from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
-from ingestor.model.errors import ConfigurationError
-from ingestor.model.events import Event
-from ingestor.model.units import NS_PER_DAY, NS_PER_S
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from ingestor.cli.event_text import symbol_of
 from ingestor.client import Batch, Subscription
 from ingestor.client.decode import SUBJECTS
+from ingestor.model.bounds import printable
+from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError
+from ingestor.model.events import Event
 from ingestor.model.records import overlap
+from ingestor.model.units import NS_PER_DAY, NS_PER_S
 
 MAX_BARS_OPEN: Final = 20_000
 """Symbols with a bar that is not over; of more, the oldest bar is given out as it is."""

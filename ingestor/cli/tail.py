@@ -15,10 +15,9 @@ from typing import Final
 import msgspec
 
 from ingestor.cli import consuming
-from ingestor.cli.tables import Bars, bar_header, bar_line, bar_ns
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
-from ingestor.cli.tables import ParquetFiles, write
 from ingestor.cli.parser import Parser
+from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
 from ingestor.client import (
     DEFAULT_STREAM,
     EVERYTHING,

@@ -9,8 +9,9 @@ import ctypes
 import os
 import resource
 import shlex
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,16 +20,6 @@ from ingestor.config.schema import Config
 from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine
-import os
-import shlex
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Final
-
-from ingestor.doctor.finding import Finding, failed, passed, warned
-from ingestor.model.errors import ExitCode
 
 MIN_CPUS: Final = 2
 WANTED_OPEN_FILES: Final = 1_024

@@ -14,7 +14,7 @@ wait: ended feeds and empty feeds do not count.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -22,11 +22,6 @@ import numpy as np
 
 from ingestor.model.blocks import Block, Int64s, Runs, ranges
 from ingestor.model.keys import Keys, RunningKey
-from collections.abc import Mapping
-
-import numpy as np
-
-from ingestor.model.blocks import Int64s, Runs
 from ingestor.model.records import EventType
 
 MAX_PENDING_BLOCKS: Final = 8

@@ -30,9 +30,6 @@ from ingestor.model.replay_control import (
     speed_text,
 )
 from ingestor.model.units import INT64_MAX
-import numpy as np
-
-from ingestor.model.blocks import Int64s
 
 NEVER: Final = INT64_MAX
 """When a row is due that waits for a command."""

@@ -77,7 +77,11 @@ class Bucket:
         """Return the value of a key, None when there is none, or no bucket yet."""
         stored = await self._last(key)
         # A key that was deleted leaves a message without a value; ours are never empty.
-        return BucketValue(stored.payload, stored.seq) if stored is not None and stored.payload else None
+        return (
+            BucketValue(stored.payload, stored.seq)
+            if stored is not None and stored.payload
+            else None
+        )
 
     async def put(self, key: str, value: bytes, revision: int | None = None) -> int:
         """Write a key, and return its new revision; `revision` is the one it must have, or `NEW`.

@@ -29,7 +29,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError
 
 from ingestor.model.bounds import printable
-from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.errors import IngestorError, NatsRefusedError
 from ingestor.nats.answers import (
     UNAVAILABLE,
     ApiError,

@@ -15,7 +15,9 @@ then knows that it is to put again what that taker still needs.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+import os
 import time
 from collections.abc import Sequence
 from queue import Empty, Full
@@ -26,15 +28,6 @@ from faster_fifo import Queue
 
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.doorbell import Doorbell
-import ctypes
-import errno
-import os
-import time
-from typing import Final
-
-from faster_fifo import Queue
-
-from ingestor.model.errors import ConfigurationError
 
 LENGTH_BYTES: Final = ctypes.sizeof(ctypes.c_size_t)
 """faster-fifo stores the length before each message."""

@@ -10,17 +10,31 @@ lease to expire.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.config.schema import Config, LiveFeedName
+import uvloop
+
+from ingestor.config.schema import Config, LiveFeedName, Nats
 from ingestor.feeds.polygon.commands import shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.merge.ordering import ArrivalMerge
-from ingestor.model.errors import ConfigurationError, ExitCode, StreamInUseError
+from ingestor.model.blocks import Source
+from ingestor.model.errors import (
+    ConfigurationError,
+    ExitCode,
+    IngestorError,
+    NatsRefusedError,
+    NatsUnreachableError,
+    StreamInUseError,
+)
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.feed_factory import (
     Journal,
     LiveFeeds,
@@ -43,23 +57,8 @@ from ingestor.runtime.publisher_factory import (
 )
 from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
-from ingestor.runtime.run_keeper import Keeping, begin
-from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
-from ingestor.model.blocks import Source
-from ingestor.nats.options import ConnectOptions
-import asyncio
-import logging
-import time
-from collections.abc import Mapping
-from typing import Final
-
-import uvloop
-
-from ingestor.config.schema import Nats
-from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.connection import Connection
-from ingestor.runtime.run_keeper import ANSWER_S, connected
-from ingestor.runtime.run_records import Lease, Leases, new_record
+from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
+from ingestor.runtime.run_records import Lease, Leases, RunRecord, new_record, subjects_of
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""

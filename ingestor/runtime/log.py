@@ -12,6 +12,7 @@ reads them (see `output`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -28,10 +29,6 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from ingestor.model.bounds import MAX_LINE_CHARS, printable
-import fcntl
-import os
-from pathlib import Path
-
 from ingestor.model.errors import ConfigurationError
 
 MAX_HELD_BYTES: Final = 256 * 1024

@@ -37,7 +37,6 @@ from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime.control_service import ControlService
 from ingestor.runtime.controller import Controller, Steered
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
-from ingestor.runtime.resume import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import ReplayProgress
@@ -50,7 +49,7 @@ from ingestor.runtime.publisher_factory import (
     tell_demo,
 )
 from ingestor.runtime.report import RunReport, Summary
-from ingestor.runtime.resume import Resume
+from ingestor.runtime.resume import Resume, job_of, key_of, told
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import Keeping, begin
 from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
@@ -115,9 +114,7 @@ class ReplayPublisher:
         return run.report()
 
 
-def _record_of(
-    config: Config, sources: Mapping[FeedName, FeedSource], source: Source
-) -> RunRecord:
+def _record_of(config: Config, sources: Mapping[FeedName, FeedSource], source: Source) -> RunRecord:
     """Return the record of a run that has just begun: its job, and the subjects that it writes."""
     job = job_of(config, sources, source)
     return new_record(
@@ -256,9 +253,7 @@ def _wanted(replay: Replay, catalog: Catalog | None, places: Sequence[Path]) -> 
     }
     asked = set(replay.dates)
     wanted = [
-        name
-        for name in FEED_ORDER
-        if (asked.intersection(found[name]) if asked else found[name])
+        name for name in FEED_ORDER if (asked.intersection(found[name]) if asked else found[name])
     ]
     if not any(name in MARKETS for name in wanted):
         raise NoDataError(_nothing_recorded(replay.journal_dir, replay.dates, recorded))

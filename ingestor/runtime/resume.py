@@ -13,30 +13,8 @@ of its first bytes, in which its header stands.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator, Mapping
-from typing import Final
-
-import msgspec
-
-from ingestor.config.schema import FeedName
-from ingestor.model.clock import iso_utc
-from ingestor.model.errors import JobExistsError
-from ingestor.nats.answers import STREAM_NOT_FOUND, RefusedError
-from ingestor.nats.connection import Connection
-from ingestor.nats.jetstream import JetStreamApi, StreamEnd
-from ingestor.runtime.comparison import Item
-from ingestor.runtime.feed_process import FeedSource
-from ingestor.runtime.run_records import (
-    Checkpoint,
-    RunRecord,
-    records,
-    runs_bucket,
-    subjects_of,
-    types_of,
-)
-from ingestor.runtime.verification import Expected, Opening, items_of
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -48,8 +26,22 @@ from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
 from ingestor.journal.reader import find_segments
 from ingestor.model.blocks import Source
+from ingestor.model.clock import iso_utc
+from ingestor.model.errors import JobExistsError
+from ingestor.nats.answers import STREAM_NOT_FOUND, RefusedError
+from ingestor.nats.connection import Connection
+from ingestor.nats.jetstream import JetStreamApi, StreamEnd
+from ingestor.runtime.comparison import Item
 from ingestor.runtime.feed_process import FeedSource, MergedFiles
-from ingestor.runtime.run_records import subjects_of
+from ingestor.runtime.run_records import (
+    Checkpoint,
+    RunRecord,
+    records,
+    runs_bucket,
+    subjects_of,
+    types_of,
+)
+from ingestor.runtime.verification import Expected, Opening, items_of
 
 QUIET_S: Final = 0.2
 """A stream that has not grown for this long has taken all that a dead publisher had sent."""

@@ -23,8 +23,7 @@ from ingestor.client.pull import Chunk
 from ingestor.config.schema import FeedName
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import is_packed, read_header, take_apart
-from ingestor.merge.ordering import WatermarkMerge
-from ingestor.merge.ordering import SkipRows
+from ingestor.merge.ordering import SkipRows, WatermarkMerge
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType

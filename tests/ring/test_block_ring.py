@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingestor.ring.block_ring import TAKE_BYTES, BlockRing, Message
+from ingestor.ring.block_ring import LENGTH_BYTES, TAKE_BYTES, BlockRing, Message
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.block_ring import LENGTH_BYTES
 
 FORK = multiprocessing.get_context("fork")
 

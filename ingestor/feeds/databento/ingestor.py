@@ -11,9 +11,8 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
-from ingestor.feeds.databento.record_filter import FileIssues, Progress
 from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
-from ingestor.feeds.databento.record_filter import RecordFilter
+from ingestor.feeds.databento.record_filter import FileIssues, Progress, RecordFilter
 from ingestor.feeds.databento.selection import find_files
 from ingestor.feeds.databento.symbology import (
     HeaderNames,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +25,6 @@ from ingestor.feeds.databento.header import PRELUDE_BYTES, Header, header_bytes,
 from ingestor.files.streams import ByteStream
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import FUTURES_TRADE, HEAD, MBP10, Records, RType
-from enum import IntEnum
-from typing import Final
-
-from ingestor.model.records import HEAD
 
 RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}
 DTYPES: Final = {DbnSchema.TRADES: FUTURES_TRADE, DbnSchema.MBP10: MBP10}

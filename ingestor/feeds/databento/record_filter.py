@@ -16,30 +16,32 @@ does not end at midnight: names seldom change there, and records may go to and f
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.feeds.databento.reader import HEARTBEAT, ControlRType, mapping_of, text_of
-from ingestor.feeds.databento.reader import DbnReader, Framed, rtype_cause
+from ingestor.feeds.databento.reader import (
+    HEARTBEAT,
+    ControlRType,
+    DbnReader,
+    Framed,
+    mapping_of,
+    rtype_cause,
+    text_of,
+)
 from ingestor.feeds.databento.symbology import SymbolTables
 from ingestor.feeds.windows import DailyWindows, Window, inside
 from ingestor.model.blocks import Block, Source
-from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.bounds import MAX_TIME_NS, printable
 from ingestor.model.keys import RunningKey
 from ingestor.model.records import FUTURES_TRADE, Records
 from ingestor.model.units import NS_PER_DAY, UNDEF_PRICE
-import logging
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-
-from ingestor.model.bounds import printable
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +246,9 @@ class RecordFilter:
         skipped[cause] = skipped.get(cause, 0) + len(numbers)
         self._issues.skipped(cause, len(numbers), int(numbers[0]))
 
-    def _of_time(self, batch: NumberedRecords, windows: Sequence[Window] | DailyWindows) -> NumberedRecords:
+    def _of_time(
+        self, batch: NumberedRecords, windows: Sequence[Window] | DailyWindows
+    ) -> NumberedRecords:
         if not len(batch):
             return batch
         event_ns = batch.records["ts_event_ns"]
@@ -307,7 +311,9 @@ class RecordFilter:
             table = self._tables.table(wanted)
             yield Block(self._feed, batch.records, table, self._source, in_order)
 
-    def _named_by_record(self, batch: NumberedRecords, mappings: Sequence[Mapping]) -> Iterator[Block]:
+    def _named_by_record(
+        self, batch: NumberedRecords, mappings: Sequence[Mapping]
+    ) -> Iterator[Block]:
         instruments = batch.records["instrument_id"].astype(np.int64)
         # A live capture: names change between two records of one chunk.
         heard = _newest(mappings, instruments, batch.numbers)

@@ -366,5 +366,5 @@ class SymbolTables:
 
 def _distance(name: str, asked: Collection[str]) -> tuple[int, int, str]:
     """Names that begin alike are near, then names of one length."""
-    alike = max(len(commonprefix((name, other))) for other in asked)
+    alike = max(len(commonprefix((name, other))) for other in asked)  # noqa: RUF071  (no paths)
     return -alike, min(abs(len(name) - len(other)) for other in asked), name

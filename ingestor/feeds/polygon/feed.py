@@ -31,10 +31,10 @@ from ingestor.feeds.polygon.commands import (
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
-from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, FollowedStrikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Endpoint
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source

@@ -15,7 +15,7 @@ import uvloop
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.option_follower import ReferencePrice, FollowedStrikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.socket import SocketLimits, Endpoint
+from ingestor.feeds.polygon.socket import Endpoint, SocketLimits
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive

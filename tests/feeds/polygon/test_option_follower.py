@@ -6,7 +6,7 @@ from typing import Any
 from ingestor.feeds.polygon.commands import Command, Report, ReportKind, Send
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.option_follower import OptionFollower, FollowedStrikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
 from ingestor.model.clock import new_york_ns

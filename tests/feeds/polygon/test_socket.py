@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Endpoint
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.model.clock import now_ns
 
 

@@ -19,7 +19,7 @@ import pytest
 import uvloop
 from websockets.utils import accept_key
 
-from ingestor.feeds.polygon.socket import FeedSocket, SocketLimits, Endpoint
+from ingestor.feeds.polygon.socket import Endpoint, FeedSocket, SocketLimits
 from ingestor.model.clock import now_ns
 
 if TYPE_CHECKING:
