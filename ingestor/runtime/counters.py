@@ -335,7 +335,6 @@ class CounterTable:
             index = SUBJECTS.index(subject)
             self._stored[index] = rows
             if not self._rank[index]:
-                # After the count: whoever reads a rank finds rows with it.
                 self._rank[index] = self._rank.max() + 1
 
     @property

@@ -89,7 +89,6 @@ def server_info(port: int) -> ServerInfo | None:
     try:
         with socket.create_connection((LOOPBACK, port), ANSWER_TIMEOUT_S) as connection:
             return _read_info(connection.makefile("rb"))
-    # Refused means that nobody listens; a timeout may be a server that is only slow.
     except ConnectionRefusedError:
         return None
     except OSError as error:
@@ -111,7 +110,6 @@ def jetstream_answers(port: int) -> bool:
 
 
 def _read_info(lines: IO[bytes]) -> ServerInfo:
-    # A server speaks first in NATS; one of HTTP waits for us, which the timeout ends.
     line = lines.readline(MAX_LINE_BYTES)
     if not line.startswith(b"INFO "):
         raise NotNatsError("it does not greet as a NATS server does")
@@ -214,7 +212,6 @@ class EmbeddedServer:
             (self.data_dir / "nats-server.conf").write_text(
                 _CONFIG.format(name=EMBEDDED_NAME + quote(str(self.data_dir)))
             )
-            # The log is appended to: what an earlier server said is no reason why this one fails.
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._use = _first_use(self.data_dir)
             try:
@@ -235,14 +232,12 @@ class EmbeddedServer:
         use, self._use = self._use, None
         keeper, self._keeper = self._keeper, None
         pid, self.pid = self.pid, None
-        # The lock that tells it is given up here: the keeper then ends a server without users.
         last = use.end() if use is not None else True
         if keeper is None:
             return
         if not last:
             log.warning("another run uses the NATS server at %s: it ends with that", self.url)
             return
-        # The keeper ends the server once its last user is gone; here it is only waited for.
         if not _ended_within(keeper, STOP_TIMEOUT_S):
             log.warning("the embedded NATS server (pid %s) did not stop: killing it", pid)
             if pid is not None:
@@ -286,7 +281,6 @@ class EmbeddedServer:
         }
         flags = [str(one) for pair in arguments.items() for one in pair]
         program = [server_program(), "-js", *flags]
-        # A process between us and the server outlives a run that is killed, and ends the server.
         users = str(server_keeper.users_file(folder))
         keeper = [sys.executable, "-I", "-S", server_keeper.__file__, users, str(lock)]
         with self.log_path.open("ab") as output:
@@ -318,8 +312,6 @@ class EmbeddedServer:
     def _is_ready(self) -> bool:
         """Whether the server answers; it writes a file, named by its pid, when it listens."""
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-            # The file is written before JetStream is up, and one of a killed server may still lie
-            # there.
             for path in self.data_dir.glob("nats-server_*.ports"):
                 urls = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])["nats"]
                 port = int(urls[0].rpartition(":")[2])
