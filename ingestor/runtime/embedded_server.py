@@ -162,8 +162,6 @@ class OtherServer:
         if self.data_dir is None:
             return None
         try:
-            # The server holds the lock of its folder while it lives: who gets it knows that it is
-            # gone.
             with _locked(self.data_dir):
                 return f"the embedded NATS server of {self.data_dir} has ended; see its log there"
         except (StoreInUseError, OSError):
