@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.commands import shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
+from ingestor.feeds.polygon.spool import left_in
+from ingestor.journal.format import Market
 from ingestor.merge.ordering import ArrivalMerge
 from ingestor.model.errors import ConfigurationError, ExitCode, StreamInUseError
+from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.feed_factory import (
     Journal,
     LiveFeeds,
@@ -38,6 +41,7 @@ from ingestor.runtime.run import FeedPlan, Run
 from ingestor.runtime.run_keeper import begin
 from ingestor.runtime.run_records import new_record, subjects_of
 from ingestor.runtime.standby import wait_for_turn
+from ingestor.runtime.stored_ends import Ends, stored_ends
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -76,8 +80,12 @@ class StreamIngestor:
                 log.info("standby: another one was faster: %s", other)
 
     @property
+    def _names(self) -> tuple[LiveFeedName, ...]:
+        return tuple(name for name in FEED_ORDER if name in self._config.polygon.feeds)
+
+    @property
     def _subjects(self) -> tuple[str, ...]:
-        return subjects_of([name for name in FEED_ORDER if name in self._config.polygon.feeds])
+        return subjects_of(self._names)
 
     def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
         """Stream until stopped, with leases of these revisions taken from whoever holds them."""
@@ -89,11 +97,10 @@ class StreamIngestor:
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
-            feeds = self._feeds(vendor, frame_logs)
             record = new_record(
                 "live",
                 config.nats.stream,
-                feeds=tuple(feed.name for feed in feeds),
+                feeds=self._names,
                 subjects=self._subjects,
                 what={"symbols": list(config.polygon.stocks), "source": vendor.source.value},
             )
@@ -103,6 +110,8 @@ class StreamIngestor:
             if self._demo:
                 tell_demo(server.url)
             keeping = None if own else begin(options, record, config.nats, over=over)
+            # Only now: whoever wrote before writes no more.
+            feeds = self._feeds(vendor, frame_logs, self._unfinished(options, vendor))
             run = Run(
                 feeds,
                 config,
@@ -122,17 +131,35 @@ class StreamIngestor:
             )
         return run.report()
 
-    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
+    def _unfinished(self, options: ConnectOptions, vendor: Vendor) -> dict[LiveFeedName, Ends]:
+        """Return where what is stored of each feed ends that an earlier run has a journal of."""
+        directory = self._config.record.dir
+        if directory is None:
+            return {}
+        left = [name for name in self._names if left_in(directory, Market[name.upper()])]
+        if not left:
+            return {}
+        return stored_ends(options, self._config.nats.stream, left, vendor.source)
+
+    def _feeds(
+        self,
+        vendor: Vendor,
+        frame_logs: Mapping[LiveFeedName, Journal],
+        ends: Mapping[LiveFeedName, Ends],
+    ) -> list[FeedPlan]:
         process = self._config.process
-        made = LiveFeeds(self._config, vendor)
+        made = LiveFeeds(self._config, vendor, ends)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
             FeedPlan(
-                name, live_feed_main(mains[name], frame_logs.get(name)), vendor.source, cpus[name]
+                name,
+                live_feed_main(mains[name], frame_logs.get(name)),
+                vendor.source,
+                cpus[name],
+                spooled=name in ends,
             )
-            for name in FEED_ORDER
-            if name in self._config.polygon.feeds
+            for name in self._names
         ]
 
 

@@ -47,12 +47,16 @@ Problem = tuple[ExitCode, Callable[[], str | None]]
 
 @dataclass(frozen=True, slots=True)
 class FeedPlan:
-    """A feed: its name, what its process does, its ``source``, its CPUs."""
+    """A feed: its name, what its process does, its ``source``, its CPUs.
+
+    One that is `spooled` begins with what a journal holds and the stream does not.
+    """
 
     name: FeedName
     main: FeedMain
     source: Source
     cpus: tuple[int, ...] = ()
+    spooled: bool = False
 
 
 class Run:
@@ -119,6 +123,7 @@ class Run:
             drain_on_stop=live,
             busy_poll=process.publisher_spins,
             skip=keeping.skip if keeping is not None else {},
+            spooled=frozenset(index for index, feed in enumerate(feeds) if feed.spooled),
         )
 
         def publish() -> IngestorError | None:
