@@ -1,7 +1,7 @@
 """A whole run is killed with what nobody has stored: the next one publishes it from the journal.
 
-`ingestor verify` compares stream and journal, event by event. The server stands still before all
-processes are killed, so that the journal holds more than the stream, and surely all of it.
+`ingestor verify` compares stream and journal, event by event. The server is killed before the run
+is, so that the journal holds more than the stream, and surely all of it.
 """
 
 from __future__ import annotations
@@ -66,18 +66,20 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 def kill_with_unstored(process: subprocess.Popen[str], server: NatsServer, cwd: Path) -> None:
     """Kill all processes of a run once its journal holds more than its server has taken."""
     before = stored(server.url)
-    until(partial(more_stored, server, before + 1_000), "events stored")
-    server.pause()
+    until(partial(more_stored, server, before + 100), "events stored")
+    # Not paused: what it has in its sockets it would store when it goes on.
+    server.kill()
     held = recorded(cwd)
     until(lambda: recorded(cwd) > held + UNSTORED_BYTES, "events recorded that are not stored")
     kill_all(process)
-    server.resume()
+    server.start()
 
 
-def stop_behind_spool(process: subprocess.Popen[str], server: NatsServer) -> Finished:
+def stop_later(process: subprocess.Popen[str], server: NatsServer, cwd: Path) -> Finished:
     """Stop a run in order, some thousand events after it has begun."""
-    before = stored(server.url)
-    until(partial(more_stored, server, before + 10_000), "the run goes on")
+    before, held = stored(server.url), recorded(cwd)
+    until(partial(more_stored, server, before + 100), "events are stored")
+    until(lambda: recorded(cwd) > held + UNSTORED_BYTES, "the run goes on")
     process.send_signal(signal.SIGTERM)
     return finish(process)
 
@@ -110,7 +112,7 @@ def receipts(cwd: Path, market: Market) -> list[int]:
 
 def check_equal(server: NatsServer, cwd: Path) -> None:
     counts = verdict(server, cwd)
-    assert counts.pop("equal") > 10_000
+    assert counts.pop("equal") > 5_000
     assert counts == dict.fromkeys(counts, 0)
 
 
@@ -120,9 +122,11 @@ def test_what_a_killed_run_had_received_and_not_stored_is_published_by_the_next(
 ) -> None:
     with simulator(*RATES) as vendor:
         kill_with_unstored(begun(vendor, nats_server, tmp_path, encoding), nats_server, tmp_path)
-        finished = stop_behind_spool(begun(vendor, nats_server, tmp_path, encoding), nats_server)
+        finished = stop_later(begun(vendor, nats_server, tmp_path, encoding), nats_server, tmp_path)
     assert finished.exit_code == 143, finished.err
-    assert "that were not stored are published from the journal" in finished.err
+    told = [line for line in finished.err.splitlines() if "published from the journal" in line]
+    print(*told, sep="\n")
+    assert len(told) == 2
     check_equal(nats_server, tmp_path)
     for market in Market:
         (gap,) = gaps(nats_server, market.feed_name)
@@ -137,16 +141,7 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_stream_as_the_journal_s
     with simulator(*RATES) as vendor:
         for _ in range(kills):
             kill_with_unstored(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
-        # Amid what it publishes from the journal, perhaps.
-        process = begun(vendor, nats_server, tmp_path)
-        before = stored(nats_server.url)
-        until(partial(more_stored, nats_server, before), "it has begun to publish")
-        nats_server.pause()
-        held = recorded(tmp_path)
-        until(lambda: recorded(tmp_path) > held + UNSTORED_BYTES, "events recorded")
-        kill_all(process)
-        nats_server.resume()
-        finished = stop_behind_spool(begun(vendor, nats_server, tmp_path), nats_server)
+        finished = stop_later(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
     assert finished.exit_code == 143, finished.err
     check_equal(nats_server, tmp_path)
 
@@ -159,10 +154,11 @@ def test_of_a_run_that_is_killed_beside_its_server_nothing_that_is_recorded_is_m
         process = begun(vendor, nats_server, tmp_path)
         until(partial(more_stored, nats_server, 5_000), "events stored")
         kill_all(process)
-        finished = stop_behind_spool(begun(vendor, nats_server, tmp_path), nats_server)
+        finished = stop_later(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
     assert finished.exit_code == 143, finished.err
     counts = verdict(nats_server, tmp_path)
-    assert counts["equal"] > 10_000
+    print(f"killed beside its server: {counts}")
+    assert counts["equal"] > 5_000
     assert {counts[name] for name in ("missing", "repeated", "changed", "wrong_order")} == {0}
     # 200 ms of both feeds at the most, and some for a machine that is busy.
     assert counts["extra"] < 3_000
