@@ -552,7 +552,8 @@ def test_a_run_that_is_killed_leaves_nothing_behind(
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     finish(process)
-    assert len(family) == len(("simulator", "stocks", "options", "publisher", "records"))
+    names = ("simulator", "stocks", "options", "publisher", "metrics", "records")
+    assert len(family) == len(names)
     assert all(ended(one) for one in family)
 
 

@@ -65,7 +65,7 @@ def test_a_replay_is_scraped_while_it_runs_and_gone_when_it_has_ended(
     process = paced(data, nats_server, port)
     families = until_published(port, more_than=20)
     names = {dict(labels)["process"] for labels in families["ingestor_ended"].samples}
-    assert names == {"trades", "mbp10", "publisher", "metrics", "records"}
+    assert names == {"trades", "mbp10", "publisher", "metrics", "records", "control"}
     assert families["ingestor_records_total"].of("trades") == 10
     assert families["ingestor_ended"].of("trades") == 1
     assert fetch(port, "/healthz").code == 200

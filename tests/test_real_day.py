@@ -181,6 +181,8 @@ def test_the_summary_says_what_is_in_the_stream(
     old = any_nats_server.executable == old_executable()
     assert summary.pop("elapsed_s") > 0
     assert summary.pop("events_per_s") > 0
+    stored = summary.pop("latency").pop("publish_to_stored")
+    assert (stored["rows"], stored["p50_ns"] <= stored["max_ns"]) == (43_011, True)
     assert summary == {
         "published": 43_011,
         "by_subject": {TRADES: 2_973, DEPTH: 40_038},

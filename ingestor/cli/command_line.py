@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -207,25 +206,12 @@ def settings_of(
 
 def demo_layer() -> Layer:
     """Return what a demo has instead of the defaults: the page, and time to look at it."""
-    # Where somebody has the usual port, it is shown on another one.
-    port = PAGE_PORT if _is_free(PAGE_PORT) else _any_port()
-    shown = {"metrics.listen": Setting(f"127.0.0.1:{port}", "demo")}
+    shown = {"metrics.listen": Setting(f"127.0.0.1:{PAGE_PORT}", "demo")}
     if not is_watched():
         return shown
     # At full speed the day is over before one has looked. A minute without an event is too long.
     paced = {"replay.speed": DEMO_SPEED, "replay.max_gap_s": DEMO_MAX_GAP_S}
     return shown | {key: Setting(value, "demo") for key, value in paced.items()}
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _any_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def hide_secrets(config: Config) -> None:

@@ -115,7 +115,7 @@ class _Replays:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor ctl``; returns its exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     logs.configure(PROG, "WARNING")
     try:
         options = ConnectOptions(**consuming.way_in(given))
@@ -194,11 +194,12 @@ async def _command(
     return msgspec.json.decode(message.data, type=ControlAnswer)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(PROG, _ABOUT, _MORE)
-    consuming.add_server(parser)
-    parser.add_argument("--run", metavar="RUN", help="which replay, where there are several")
-    parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
-    parser.add_argument("command", choices=[*Do, "list"], metavar="COMMAND", help="see below")
-    parser.add_argument("value", nargs="*", metavar="VALUE", help="what it takes")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``ingestor ctl``."""
+    made = Parser(PROG, _ABOUT, _MORE)
+    consuming.add_server(made)
+    made.add_argument("--run", metavar="RUN", help="which replay, where there are several")
+    made.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    made.add_argument("command", choices=[*Do, "list"], metavar="COMMAND", help="see below")
+    made.add_argument("value", nargs="*", metavar="VALUE", help="what it takes")
+    return made

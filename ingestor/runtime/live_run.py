@@ -93,7 +93,7 @@ class StreamIngestor:
         with (
             demo_vendor() if self._demo else real_vendor(config.polygon) as vendor,
             journals(config) as frame_logs,
-            listening(config.metrics) as listener,
+            listening(config.metrics, demo=self._demo) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)

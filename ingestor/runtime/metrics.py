@@ -8,6 +8,7 @@ processes do not pay for its libraries.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -92,15 +93,16 @@ def shown_by(
 
 
 @contextmanager
-def listening(metrics: Metrics) -> Iterator[MetricsPlan | None]:
+def listening(metrics: Metrics, *, demo: bool = False) -> Iterator[MetricsPlan | None]:
     """Bind the configured address for as long as the run lasts; None where there is none.
 
-    Raises ConfigurationError when it cannot be bound.
+    A demo takes any other port where somebody has this one. Raises ConfigurationError when it
+    cannot be bound.
     """
     if metrics.listen is None:
         yield None
         return
-    with _bound(metrics.listen) as listener:
+    with _bound(metrics.listen, or_any=demo) as listener:
         log.info("metrics and the status page are at http://%s/", _shown(listener))
         yield MetricsPlan(listener, metrics)
 
@@ -123,7 +125,7 @@ def serve(
     run(plan, view, progress(feeds, table.row(len(feeds))), names.index(METRICS))
 
 
-def _bound(listen: str) -> socket.socket:
+def _bound(listen: str, *, or_any: bool) -> socket.socket:
     host, _, port = listen.rpartition(":")
     if int(port) > _MAX_PORT:
         raise ConfigurationError(f"metrics.listen = {listen!r}: there are ports up to {_MAX_PORT}")
@@ -133,6 +135,8 @@ def _bound(listen: str) -> socket.socket:
         # Bound before the run starts, and inherited: a port that is taken costs no run.
         return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
     except OSError as error:
+        if or_any and error.errno == errno.EADDRINUSE:
+            return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         reason = error.strerror or str(error)
         raise ConfigurationError(
             f"metrics.listen = {listen!r} cannot be listened on: {reason}"

@@ -25,3 +25,11 @@ def test_an_address_that_cannot_be_had_is_a_wrong_configuration() -> None:
     for listen in ("127.0.0.1:65536", "192.0.2.1:80", "no.such.host.invalid:80"):
         with pytest.raises(ConfigurationError, match=listen), listening(Metrics(listen=listen)):
             pass
+
+
+def test_a_demo_takes_another_port_where_its_own_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with listening(Metrics(listen=listen), demo=True) as plan:
+            assert plan is not None
+            assert plan.listener.getsockname() != taken.getsockname()
