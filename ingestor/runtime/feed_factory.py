@@ -30,13 +30,15 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePri
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
+from ingestor.feeds.polygon.spool import MakeSpool, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
+from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
 from ingestor.model.feed_status import FeedStatus
-from ingestor.model.records import OPTION_TRADE
+from ingestor.model.records import OPTION_TRADE, RType
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT, parse_option_ticker
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.ring.kept import KeptRows, KeptStatuses
@@ -332,10 +334,14 @@ def _warn_of_plain_text(url: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LiveFeeds:
-    """Makes the feeds of one configuration and one vendor, each inside its process."""
+    """Makes the feeds of one configuration and one vendor, each inside its process.
+
+    `ends` are those of what is stored of feeds that an earlier run has left a journal of.
+    """
 
     config: Config
     vendor: Vendor
+    ends: Mapping[LiveFeedName, Mapping[RType, StoredEnd]] = field(default_factory=dict)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
@@ -347,6 +353,7 @@ class LiveFeeds:
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
+            make_spool=self._spool("stocks", context),
         )
 
     def options(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
@@ -363,7 +370,18 @@ class LiveFeeds:
                 price=price_of(self.config, context),
                 quotes=self.config.polygon.option_quotes,
             ),
+            make_spool=self._spool("options", context),
         )
+
+    def _spool(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
+        """Return what makes the spool of a feed, if it has one."""
+        directory, ends = self.config.record.dir, self.ends.get(name)
+        # How far the process that died has come with it the stream alone knows: the next run asks.
+        if directory is None or ends is None or context.again:
+            return None
+        # Before the first frame of this run is recorded.
+        segments = left_in(directory, Market[name.upper()])
+        return lambda symbols: Spool(name, segments, ends, symbols)
 
     def _settings(
         self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours

@@ -23,6 +23,8 @@ import uvloop
 from ingestor.config.schema import Config, LiveFeedName, Nats
 from ingestor.feeds.polygon.commands import shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
+from ingestor.feeds.polygon.spool import left_in
+from ingestor.journal.format import Market
 from ingestor.merge.ordering import ArrivalMerge
 from ingestor.model.blocks import Source
 from ingestor.model.errors import (
@@ -60,6 +62,7 @@ from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
 from ingestor.runtime.run_records import Lease, Leases, RunRecord, new_record, subjects_of
+from ingestor.runtime.stored_ends import Ends, stored_ends
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -107,8 +110,12 @@ class StreamIngestor:
                 log.info("standby: another one was faster: %s", other)
 
     @property
+    def _names(self) -> tuple[LiveFeedName, ...]:
+        return tuple(name for name in FEED_ORDER if name in self._config.polygon.feeds)
+
+    @property
     def _subjects(self) -> tuple[str, ...]:
-        return subjects_of([name for name in FEED_ORDER if name in self._config.polygon.feeds])
+        return subjects_of(self._names)
 
     def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
         """Stream until stopped, with leases of these revisions taken from whoever holds them."""
@@ -120,13 +127,14 @@ class StreamIngestor:
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
-            feeds = self._feeds(vendor, frame_logs)
             if self._demo:
                 tell_demo(server.url)
             # A demo in a server of its own has nobody to meet there.
             own = self._demo and config.nats.url is None
-            record = self._record(feeds, vendor.source)
+            record = self._record(vendor.source)
             keeping = None if own else begin(options, record, config.nats, over=over)
+            # Only now: whoever wrote before writes no more.
+            feeds = self._feeds(vendor, frame_logs, self._unfinished(options, vendor))
             metrics = shown_by(listener, config, options, keeping, live=True, demo=self._demo)
             run = Run(self._run_plan(feeds, options, keeping, metrics))
             run.to_the_end(
@@ -135,11 +143,11 @@ class StreamIngestor:
             )
         return run.report()
 
-    def _record(self, feeds: Sequence[FeedPlan], source: Source) -> RunRecord:
+    def _record(self, source: Source) -> RunRecord:
         return new_record(
             "live",
             self._config.nats.stream,
-            feeds=tuple(feed.name for feed in feeds),
+            feeds=self._names,
             subjects=self._subjects,
             what={"symbols": list(self._config.polygon.stocks), "source": source.value},
         )
@@ -167,17 +175,35 @@ class StreamIngestor:
             keeping=keeping,
         )
 
-    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
+    def _unfinished(self, options: ConnectOptions, vendor: Vendor) -> dict[LiveFeedName, Ends]:
+        """Return where what is stored of each feed ends that an earlier run has a journal of."""
+        directory = self._config.record.dir
+        if directory is None:
+            return {}
+        left = [name for name in self._names if left_in(directory, Market[name.upper()])]
+        if not left:
+            return {}
+        return stored_ends(options, self._config.nats.stream, left, vendor.source)
+
+    def _feeds(
+        self,
+        vendor: Vendor,
+        frame_logs: Mapping[LiveFeedName, Journal],
+        ends: Mapping[LiveFeedName, Ends],
+    ) -> list[FeedPlan]:
         process = self._config.process
-        made = LiveFeeds(self._config, vendor)
+        made = LiveFeeds(self._config, vendor, ends)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
             FeedPlan(
-                name, live_feed_main(mains[name], frame_logs.get(name)), vendor.source, cpus[name]
+                name,
+                live_feed_main(mains[name], frame_logs.get(name)),
+                vendor.source,
+                cpus[name],
+                spooled=name in ends,
             )
-            for name in FEED_ORDER
-            if name in self._config.polygon.feeds
+            for name in self._names
         ]
 
 

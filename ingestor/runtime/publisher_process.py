@@ -84,6 +84,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
+    spooled: frozenset[int] = frozenset()
+    """Live feeds that begin with what a journal holds and the stream does not."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -131,7 +133,12 @@ class PublisherProcess:
         self._again = self._row[Counter.RESTARTS] > 0
         self._before = Stored()
         self._watch = FeedWatch(
-            inputs.rings, publisher, table, live=inputs.drain_on_stop, run=inputs.run
+            inputs.rings,
+            publisher,
+            table,
+            live=inputs.drain_on_stop,
+            run=inputs.run,
+            spooled=inputs.spooled,
         )
         self._count_due_ns = self._acked_rows = 0
         self._sleeper: asyncio.Future[None] | None = None

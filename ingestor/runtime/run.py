@@ -49,12 +49,16 @@ Problem = tuple[ExitCode, Callable[[], str | None]]
 
 @dataclass(frozen=True, slots=True)
 class FeedPlan:
-    """A feed: its name, what its process does, its ``source``, its CPUs."""
+    """A feed: its name, what its process does, its ``source``, its CPUs.
+
+    One that is `spooled` begins with what a journal holds and the stream does not.
+    """
 
     name: FeedName
     main: FeedMain
     source: Source
     cpus: tuple[int, ...] = ()
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +208,7 @@ def _publisher_child(
         drain_on_stop=plan.live,
         busy_poll=process.publisher_spins,
         skip=plan.keeping.skip if plan.keeping is not None else {},
+        spooled=frozenset(index for index, feed in enumerate(plan.feeds) if feed.spooled),
     )
 
     def publish() -> IngestorError | None:

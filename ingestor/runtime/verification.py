@@ -127,7 +127,10 @@ def _json_items(frames: bytes) -> list[Item]:
 
 
 def items_of(subject: bytes, payload: bytes) -> list[Item]:
-    """Return the rows of a packed message: subject, source, symbol, bytes; else the message."""
+    """Return the rows of a packed message: subject, source, symbol, bytes; else the message.
+
+    Ids are left out of the bytes: which one a live run gives a symbol is not in its journal.
+    """
     try:
         opening, rows = take_apart(payload)
         kind, symbols, source = read_header(opening)
@@ -135,8 +138,10 @@ def items_of(subject: bytes, payload: bytes) -> list[Item]:
         # What is no packed message of ours is compared as it is, and differs.
         return [(subject, payload)]
     width = kind.dtype.itemsize
-    ids = np.frombuffer(rows, kind.dtype)["instrument_id"].tolist()
-    data = bytes(rows)
+    records = np.frombuffer(bytes(rows), kind.dtype).copy()
+    ids = records["instrument_id"].tolist()
+    records["instrument_id"] = 0
+    data = records.tobytes()
     texts = {number: symbol.encode() for number, symbol in symbols.items()}
     return list(
         zip(

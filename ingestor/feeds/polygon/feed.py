@@ -36,6 +36,7 @@ from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
@@ -49,8 +50,6 @@ BEAT_NS: Final = 90 * NS_PER_MS
 
 DRAIN_S: Final = 0.01
 """Pause between two attempts to hand on what a full sink did not take."""
-
-LOG_TICK_NS: Final = NS_PER_S // 2
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +104,11 @@ class PolygonFeed:
         frame_log: FrameLog | None = None,
         reference: ReferencePrice | None = None,
         strikes: FollowedStrikes | None = None,
+        make_spool: MakeSpool | None = None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
+
+        `make_spool` makes what goes before all that this feed hears.
 
         `frame_log` stays open: whoever made it closes it.
 
@@ -134,6 +136,7 @@ class PolygonFeed:
             feed=settings.index,
             symbols=decoder.instruments.table,
             source=settings.source,
+            spool=None if make_spool is None else make_spool(decoder.instruments.table),
         )
         self._handler = FrameHandler(
             settings.name,
@@ -263,12 +266,15 @@ class PolygonFeed:
             if self._follower is not None:
                 self._carry_out(self._follower.on_tick(now_ns, wall_ns))
             self._beat()
-        if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
-            self._next_log_tick_ns = now_ns + LOG_TICK_NS
+            self._tick_log(wall_ns)
+        return drained
+
+    def _tick_log(self, wall_ns: int) -> None:
+        # Each time: what was not handed over yet dies with this process.
+        if self._frame_log is not None:
             # A disk that refuses costs the journal, never the feed.
             for trouble in self._frame_log.tick(wall_ns) or ():
                 self._reporter.alarm(trouble, wall_ns)
-        return drained
 
     def _watch(self, wall_ns: int, now_ns: int) -> None:
         """Drop a connection that is silent for too long, though its market is open.
