@@ -240,7 +240,7 @@ def _service_children(plan: RunPlan, table: CounterTable) -> Iterator[ChildPlan]
     if plan.metrics is not None:
         controller = None if steered is None else steered.controller
         shows = partial(serve, *plan.metrics, plan.processes, table, plan.progress)
-        yield child(METRICS, partial(shows, controller=controller))
+        yield child(METRICS, partial(shows, controller=controller), restarts=True)
     if plan.keeping is not None:
         yield child(KEEPER, partial(keep, plan.keeping, table, feeds, row[KEEPER]), restarts=True)
     if steered is not None and steered.service is not None:
