@@ -181,7 +181,7 @@ def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, frozenset({0}))
+        one = Watched(nats_server, table, spooled=frozenset({0}))
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_block(block([(1, 2, 0)]))
@@ -199,7 +199,7 @@ def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
 ) -> None:
     async def work(table: CounterTable) -> None:
         table.note_position(Position())
-        one = Watched(nats_server, table, frozenset({0}))
+        one = Watched(nats_server, table, spooled=frozenset({0}))
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
