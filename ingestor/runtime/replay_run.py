@@ -109,8 +109,10 @@ class ReplayPublisher:
             metrics = shown_by(listener, config, options, keeping, live=False, demo=self._demo)
             run = Run(replace(plan, metrics=metrics))
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
-            if self._demo and is_watched() and not run.report().exit_code:
-                _stay(run.report())
+            if self._demo and is_watched() and not (report := run.report()).exit_code:
+                _stay(report)
+                # As it was before: Ctrl-C now ends the look at the demo, not the replay.
+                return report
         return run.report()
 
 
