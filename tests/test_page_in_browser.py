@@ -331,7 +331,7 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
         tab.until("/\u00d780 asked for, \u00d7(7[5-9]|8[0-5])/.test($('speed').innerText)")
         enter(tab, "to-speed", "fast")
         tab.until("$('answer').className.includes('bad')")
-        enter(tab, "to-time", "+5m")
+        enter(tab, "to-time", "+50m")
         tab.until("$('speed').innerText.includes(', until 1')")
         run.picture("replay-until")
         tab.value("$('stop').click()")

@@ -101,6 +101,12 @@ class Controller:
             await asyncio.sleep(POLL_S)
         return answer
 
+    async def position_ns(self, ended: asyncio.Event) -> int | None:
+        """Return where the replay is now, for ``until +5m``: `state` tells its last change."""
+        answer = await self.ask(ReplayCommand(do=Do.STATUS), ended)
+        state = self.state if answer is None else answer.state
+        return None if state is None else state.position_ns
+
     def send(self, command: ReplayCommand) -> None:
         """Send a command whose answer nobody waits for."""
         next(self._asking(command))
