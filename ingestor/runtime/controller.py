@@ -98,7 +98,10 @@ class Controller:
         """Do as `apply` on an event loop; None where the run ends before there is an answer."""
         asking = self._asking(command)
         while (answer := next(asking)) is None and not ended.is_set():
-            await asyncio.sleep(POLL_S)
+            # Woken by the end: what is said 5 ms later no connection takes any more.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await ended.wait()
         return answer
 
     async def position_ns(self, ended: asyncio.Event) -> int | None:
