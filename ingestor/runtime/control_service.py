@@ -123,12 +123,13 @@ class ControlService:
         self, do: Do, payload: bytes, meter: SpeedMeter, ended: asyncio.Event
     ) -> ControlAnswer:
         """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
-        state = self.controller.state
         if len(payload) > MAX_COMMAND_BYTES:
             raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
         try:
             words = payload.decode(errors="replace").split()
-            command = parse_command([do, *words], None if state is None else state.position_ns)
+            # Only its time may be told from where the replay is; asking costs a round to it.
+            at_ns = await self.controller.position_ns(ended) if do is Do.UNTIL else None
+            command = parse_command([do, *words], at_ns)
         except ConfigurationError as error:
             raise ServiceError("400", str(error)) from None
         answer = await self.controller.ask(command, ended)

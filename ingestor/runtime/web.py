@@ -37,6 +37,7 @@ from ingestor.model.errors import ConfigurationError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
     ControlAnswer,
+    Do,
     ReplayCommand,
     decode_command,
     parse_command,
@@ -191,10 +192,10 @@ def _control(controller: Controller, token: str, ended: asyncio.Event) -> Route:
     async def answered(request: Request) -> tuple[int, ControlAnswer]:
         if (why := refusal(request.headers, token)) is not None:
             return 403, ControlAnswer(ok=False, text=why)
-        state = controller.state
         try:
             body = await _body(request)
-            command = _command(body, None if state is None else state.position_ns)
+            relative = body.split()[:1] == [Do.UNTIL.encode()]
+            command = _command(body, await controller.position_ns(ended) if relative else None)
         except ConfigurationError as wrong:
             return 400, ControlAnswer(ok=False, text=str(wrong))
         answer = await controller.ask(command, ended)

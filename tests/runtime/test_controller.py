@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from ingestor.merge.steering import Steering
@@ -40,6 +41,15 @@ def test_a_command_is_done_and_answered_with_the_state_after_it(controller: Cont
         assert again is not None
         assert again.state == ReplayState(paused=True, speed=3, generation=2)
     assert before is None
+
+
+def test_the_position_is_that_of_now_and_not_of_the_last_change(controller: Controller) -> None:
+    steering = Steering()
+    with publishing(controller, steering):
+        steering.load(np.array([10, 20]), 0)
+        steering.take(0)
+        assert controller.state == ReplayState()
+        assert asyncio.run(controller.position_ns(asyncio.Event())) == 20
 
 
 def test_who_asks_on_an_event_loop_does_not_outlast_the_run(controller: Controller) -> None:
