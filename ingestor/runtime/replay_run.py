@@ -88,7 +88,7 @@ class ReplayPublisher:
         given, sources, source = self._sources()
         feeds = feed_plans(config, sources, source)
         with (
-            listening(config.metrics, demo=self._demo) as listener,
+            listening(config.metrics, demo=self._demo, steerable=config.replay.control) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)

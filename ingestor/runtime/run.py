@@ -162,7 +162,8 @@ class Run:
                 processes.append((KEEPER, Role.OTHER))
             if steered is not None and steered.service is not None:
                 processes.append((CONTROL, Role.OTHER))
-            shows = partial(serve, *metrics, processes, table, progress)
+            controller = None if steered is None else steered.controller
+            shows = partial(serve, *metrics, processes, table, progress, controller=controller)
             children.append(ChildPlan(METRICS, shows, log_level=config.log.level, optional=True))
         if keeping is not None:
             keeps = partial(keep, keeping, table, len(feeds), len(children))
