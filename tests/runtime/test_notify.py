@@ -100,6 +100,9 @@ def test_before_the_first_price_options_have_nothing_to_subscribe(told: Told) ->
     told.prove_stream()
     told.subscribe()
     told.options[Counter.SUBSCRIBED] = 0
+    told.stocks[Counter.SUBSCRIBED] = 0
+    assert "READY=1" not in told.tick()
+    told.stocks[Counter.SUBSCRIBED] = 2
     assert "READY=1" in told.tick()
 
 
