@@ -14,10 +14,11 @@ import pytest
 
 from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import What, decode_status
+from ingestor.runtime.supervisor import MAX_RESTARTS
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.ports import free_port
-from tests.processes import ended, named
+from tests.processes import ended, kill_to_the_end, named
 from tests.replay_cli import finish, read_stream, replay, start
 from tests.runtime.exposition import Family, parse
 from tests.runtime.http import events, fetch, fetch_when_up
@@ -40,10 +41,12 @@ def configured(folder: Path, port: int, more: str = "") -> list[str]:
     return ["--config", str(path)]
 
 
-def paced(data: Path, server: NatsServer, port: int, more: str = "") -> subprocess.Popen[str]:
+def paced(
+    data: Path, server: NatsServer, port: int, more: str = "", *, speed: str = "1"
+) -> subprocess.Popen[str]:
     flags = configured(data.parent, port, more)
     where = ["--data-dir", str(data), "--nats", server.url, "--summary", "json"]
-    return start(*where, "--speed", "1", *flags, cwd=data.parent)
+    return start(*where, "--speed", speed, *flags, cwd=data.parent)
 
 
 def scraped(port: int) -> dict[str, Family]:
@@ -87,17 +90,34 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(data: Path) -> None
     assert not (data.parent / ".data").exists()
 
 
-def test_the_run_goes_on_without_its_metrics(data: Path, nats_server: NatsServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_metrics_that_die_are_served_again(
+    data: Path, nats_server: NatsServer, number: signal.Signals
+) -> None:
     port = free_port()
-    process = paced(data, nats_server, port)
+    process = paced(data, nats_server, port, "[process]\nsilence_s = 1.0\n", speed="0.5")
     until_published(port)
     metrics = named(process.pid, "metrics")
-    os.kill(metrics.pid, signal.SIGKILL)
+    os.kill(metrics.pid, number)
     assert ended(metrics)
+    assert scraped(port)["ingestor_restarts_total"].of("metrics") == 1
+    assert named(process.pid, "metrics").pid != metrics.pid
     finished = finish(process)
     assert finished.exit_code == 0, finished.err
     assert finished.summary["published"] == 60
-    assert "process metrics was killed by SIGKILL" in finished.err
+
+
+def test_the_run_goes_on_without_metrics_that_die_again_and_again(
+    data: Path, nats_server: NatsServer
+) -> None:
+    port = free_port()
+    process = paced(data, nats_server, port)
+    until_published(port)
+    kill_to_the_end(process, "metrics")
+    finished = finish(process)
+    assert finished.exit_code == 0, finished.err
+    assert finished.summary["published"] == 60
+    assert f"process metrics has died {MAX_RESTARTS + 1} times within a minute" in finished.err
     assert "the run goes on without it" in finished.err
 
 

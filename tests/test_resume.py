@@ -10,8 +10,14 @@ from pathlib import Path
 import nats
 import pytest
 
+from ingestor.config.schema import Nats
 from ingestor.encode.packed import take_apart
-from ingestor.model.errors import ExitCode
+from ingestor.model.errors import ExitCode, NatsUnreachableError
+from ingestor.nats.answers import NoAnswerError
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
+from ingestor.runtime.run_keeper import begin
+from ingestor.runtime.run_records import RunRecord, new_record
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.nats_servers import NatsServer
 from tests.replay_cli import Finished, Stored, finish, read_stream, replay, start
@@ -117,6 +123,33 @@ def test_a_replay_that_was_killed_goes_on_where_the_stream_stands(
     stitched = events(read_stream(nats_server.url))
     run(data, nats_server, *more, "--fresh")
     assert stitched == events(read_stream(nats_server.url))
+
+
+def test_a_replay_that_is_started_before_its_server_goes_on_where_the_stream_stands(
+    data: Path, nats_server: NatsServer
+) -> None:
+    kill_amid(data, nats_server, "--speed", "5")
+    expected = stored(nats_server)
+    nats_server.kill()
+    process = start(*arguments(data, nats_server, "--summary", "json"), cwd=data.parent)
+    time.sleep(2)
+    nats_server.start()
+    finished = finish(process)
+    assert finished.exit_code == ExitCode.OK, finished.err
+    assert f"going on behind {expected:,} events" in finished.err
+    assert finished.summary["published"] == 1200 - expected
+    assert stored(nats_server) == 1200
+
+
+def test_a_replay_of_which_nobody_says_where_it_stands_does_not_begin(
+    nats_server: NatsServer,
+) -> None:
+    async def silent(_: Connection, __: RunRecord) -> RunRecord:
+        raise NoAnswerError("no answer within 5 s")
+
+    record = new_record("replay", "MARKET_DATA", subjects=(TRADES,))
+    with pytest.raises(NatsUnreachableError, match="where the stream stands is not known"):
+        begin(ConnectOptions((nats_server.url,)), record, Nats(), silent)
 
 
 def test_what_another_wrote_to_the_subjects_meanwhile_does_not_count(

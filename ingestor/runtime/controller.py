@@ -94,10 +94,10 @@ class Controller:
             time.sleep(POLL_S)
         return answer
 
-    async def ask(self, command: ReplayCommand) -> ControlAnswer:
-        """Do as `apply` on an event loop."""
+    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer | None:
+        """Do as `apply` on an event loop; None where the run ends before there is an answer."""
         asking = self._asking(command)
-        while (answer := next(asking)) is None:
+        while (answer := next(asking)) is None and not ended.is_set():
             await asyncio.sleep(POLL_S)
         return answer
 

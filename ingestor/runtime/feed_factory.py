@@ -26,7 +26,7 @@ from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
@@ -42,18 +42,8 @@ from ingestor.model.records import OPTION_TRADE, RType
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT, parse_option_ticker
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.ring.kept import KeptRows, KeptStatuses
-from ingestor.runtime.counters import (
-    MAX_LAST_TRADES,
-    Counter,
-    CounterRow,
-    CounterTable,
-    LastTrade,
-)
-from ingestor.runtime.feed_process import (
-    FeedContext,
-    FeedMain,
-    RingWriter,
-)
+from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterRow, CounterTable, LastTrade
+from ingestor.runtime.feed_process import FeedContext, FeedMain, RingWriter
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -62,7 +52,6 @@ END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
 END_PAUSE_S: Final = 0.001
 """Pause before a ring is looked at again meanwhile."""
-
 
 MAX_NOTED_BLOCKS: Final = 1_024
 """Blocks of trades between two signs of life that the page hears of; of more, the last ones."""
@@ -296,10 +285,6 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.RECEIVED_NS] = stats.last_recv_ns
 
 
-def _no_problem() -> str | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Vendor:
     """Where the feeds are, the key to them, the ``source`` of their events.
@@ -311,7 +296,7 @@ class Vendor:
     options_url: str
     api_key: str = field(repr=False)
     source: Source
-    problem: Callable[[], str | None] = _no_problem
+    problem: Callable[[], str | None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -380,7 +365,7 @@ class LiveFeeds:
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
             sink,
             frame_log=frame_log,
-            strikes=Strikes(
+            strikes=FollowedStrikes(
                 manager=manager,
                 price=price_of(self.config, context),
                 quotes=self.config.polygon.option_quotes,
@@ -430,7 +415,7 @@ def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
 
 @contextlib.contextmanager
 def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
-    """Yield what records each feed, nothing where nothing is to be recorded.
+    """Yield what records each feed; empty when recording is off.
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """

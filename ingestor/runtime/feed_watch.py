@@ -143,7 +143,8 @@ class FeedWatch:
             # A replay into the same stream is no earlier part of this feed.
             if events and events[-1].source == reader.source.value:
                 ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
-        return max(ends, key=lambda end: end[1], default=None)
+        # A frame's events share a receipt, and may lie on several subjects.
+        return max(ends, key=lambda end: (end[1], end[0]), default=None)
 
     def on_block(self, block: Block) -> None:
         """Look whether the first record of a block ends a gap."""

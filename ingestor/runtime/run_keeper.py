@@ -28,6 +28,7 @@ from ingestor.model.errors import (
     StreamInUseError,
 )
 from ingestor.model.records import EventType
+from ingestor.nats.answers import NoAnswerError, NobodyListensError
 from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
@@ -107,7 +108,9 @@ def begin(
     """Take the leases and begin the record; None, after a warning, where that is not possible.
 
     `over` are revisions of leases that are taken whoever holds them.
-    Raises `StreamInUseError`, and what `prepare` raises on purpose: `JobExistsError`.
+    Raises `StreamInUseError`, what `prepare` raises on purpose: `JobExistsError`, and
+    `NatsUnreachableError` when no server comes in the time that a publisher waits for one, or none
+    says where the stream stands.
     """
     keeping = Keeping(options, record, nats.replicas)
 
@@ -135,13 +138,15 @@ def begin(
         await _write(connection, keeping)
 
     try:
-        uvloop.run(connected(options, work, once=True))
-    except (StreamInUseError, JobExistsError):
+        # Waited for here and not by the publisher: a run that begins together with its server
+        # would have no lease, and publish again what the stream holds.
+        uvloop.run(connected(options, work))
+    except (StreamInUseError, JobExistsError, NatsUnreachableError):
         raise
-    except NatsUnreachableError:
-        # The publisher waits for the server, and tells who does not come.
-        return None
     except IngestorError as error:
+        is_silent = isinstance(error, NoAnswerError) and not isinstance(error, NobodyListensError)
+        if is_silent and prepare is not None:
+            raise NatsUnreachableError(f"where the stream stands is not known: {error}") from error
         log.warning("no record of this run is kept, and no lease: %s", error)
         return None
     return keeping
@@ -178,20 +183,7 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         )
         await _grow(leases.bucket, runs_bucket(connection, keeping.replicas))
         while not ended.is_set():
-            try:
-                await leases.renew()
-                if not keeping.record.stream_id:
-                    await _note_stream(connection, keeping)
-                note(keeping, table)
-                await _write(connection, keeping)
-            except StreamInUseError:
-                raise
-            except IngestorError as error:
-                # A server that is away is the publisher's to tell; the next turn tries again.
-                log.debug("the record of this run is late: %s", error)
-                # One that is frozen keeps its socket, and the leases would be lost to a standby.
-                if not await connection.answers(ANSWER_S):
-                    connection.drop()
+            await _renew(leases, connection, keeping, table)
             with contextlib.suppress(TimeoutError):
                 # A run that makes the stream is to be known as its maker soon.
                 pause_s = KEEP_S if keeping.record.stream_id else HEARTBEAT_S
@@ -204,6 +196,26 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         await connected(keeping.options, work)
     finally:
         heart.cancel()
+
+
+async def _renew(
+    leases: Leases, connection: Connection, keeping: Keeping, table: CounterTable
+) -> None:
+    """Renew the leases and write the record; where that fails, the next turn tries again."""
+    try:
+        await leases.renew()
+        if not keeping.record.stream_id:
+            await _note_stream(connection, keeping)
+        note(keeping, table)
+        await _write(connection, keeping)
+    except StreamInUseError:
+        raise
+    except IngestorError as error:
+        # A server that is away is the publisher's to tell.
+        log.debug("the record of this run is late: %s", error)
+        # One that is frozen keeps its socket, and the leases would be lost to a standby.
+        if not await connection.answers(ANSWER_S):
+            connection.drop()
 
 
 def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:

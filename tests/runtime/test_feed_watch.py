@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import nats
+
 from ingestor.encode import make_encoder
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import FeedStatus, What, decode_status
@@ -31,7 +33,11 @@ class Watched:
     """One live feed that a publisher watches; each one made on a table follows the one before."""
 
     def __init__(
-        self, server: NatsServer, table: CounterTable, spooled: frozenset[int] = frozenset()
+        self,
+        server: NatsServer,
+        table: CounterTable,
+        subjects: tuple[str, ...] = (FUTURES,),
+        spooled: frozenset[int] = frozenset(),
     ) -> None:
         self.publisher = Publisher(
             make_encoder("json"),
@@ -39,7 +45,7 @@ class Watched:
             stream=StreamSettings(),
         )
         ring = BlockRing(Doorbell(), 10_000)
-        self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", (FUTURES,))
+        self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", subjects)
         self.table = table
         self.watch = FeedWatch(
             [self.feed], self.publisher, table, live=True, run="run", spooled=spooled
@@ -88,6 +94,32 @@ def test_a_feed_that_was_started_again_and_its_gap_are_told(nats_server: NatsSer
     restart, gap = told(nats_server, work)
     assert (restart.what, restart.text) == (What.RESTART, "killed: started again")
     assert (gap.what, gap.from_event_ns, gap.to_recv_ns) == (What.GAP, 1, 8)
+
+
+def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
+    nats_server: NatsServer,
+) -> None:
+    envelope = '{"ts_event_ns":%d,"ts_recv_ns":9,"source":"replay","symbol":"SPY",'
+    trade = envelope + '"price":1.0,"size":1,"exchange":1,"conditions":[],"seq":1,"aggressor":0}'
+    quote = (
+        envelope
+        + '"bid_px":1.0,"ask_px":1.0,"bid_sz":1,"ask_sz":1,"bid_exch":1,"ask_exch":1,"seq":1}'
+    )
+    subjects = ("market.stocks.trades", "market.stocks.quotes")
+
+    async def work(table: CounterTable) -> None:
+        await (one := Watched(nats_server, table)).open()
+        await one.settled()
+        client = await nats.connect(nats_server.url)
+        for subject, text, event_ns in zip(subjects, (trade, quote), (7, 8), strict=True):
+            await client.jetstream().publish(subject, (text % event_ns).encode())
+        await client.close()
+        await (other := Watched(nats_server, table, subjects)).open()
+        other.watch.on_block(block([(11, 12, 0)]))
+        await other.settled()
+
+    (gap,) = told(nats_server, work)
+    assert (gap.what, gap.from_event_ns, gap.to_event_ns) == (What.GAP, 8, 11)
 
 
 def test_the_same_process_that_hands_on_again_is_no_restart(nats_server: NatsServer) -> None:
@@ -149,7 +181,7 @@ def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, frozenset({0}))
+        one = Watched(nats_server, table, spooled=frozenset({0}))
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_block(block([(1, 2, 0)]))
@@ -167,7 +199,7 @@ def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
 ) -> None:
     async def work(table: CounterTable) -> None:
         table.note_position(Position())
-        one = Watched(nats_server, table, frozenset({0}))
+        one = Watched(nats_server, table, spooled=frozenset({0}))
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))

@@ -31,10 +31,10 @@ from ingestor.feeds.polygon.commands import (
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
-from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
@@ -103,7 +103,7 @@ class PolygonFeed:
         names: Iterable[str] = (),
         frame_log: FrameLog | None = None,
         reference: ReferencePrice | None = None,
-        strikes: Strikes | None = None,
+        strikes: FollowedStrikes | None = None,
         make_spool: MakeSpool | None = None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
@@ -118,16 +118,14 @@ class PolygonFeed:
         self._settings = settings
         self._sink = sink
         self._frame_log = frame_log
-        self._target = Target(settings.url, settings.socket)
-        self._session = Session(
-            settings.api_key, names, random=random.random, limits=settings.session
-        )
+        self._target = Endpoint(settings.url, settings.socket)
+        limits = settings.session
+        self._session = Session(settings.api_key, names, random=random.random, limits=limits)
         hours = MarketHours(settings.hours)
         self._watchdog = Watchdog(hours, settings.silence_limit_ns)
-        patience_ns = settings.session.unfollowed_ns
-        self._follower = (
-            None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
-        )
+        self._follower: OptionFollower | None = None
+        if strikes is not None:
+            self._follower = OptionFollower(strikes, self._session, hours, limits.unfollowed_ns)
         self._connect_log = ConnectLog(settings.name, self._target.shown)
         self._stats = FeedStats()
         self._reporter = StatusReporter(settings.name, sink, self._stats)
@@ -153,8 +151,7 @@ class PolygonFeed:
         )
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
-        self._next_beat_ns = 0
-        self._last_sign_ns = 0
+        self._next_beat_ns = self._last_sign_ns = self._next_log_tick_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Stream until `stopping` turns true; then close the socket and hand on what is held.

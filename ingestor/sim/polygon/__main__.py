@@ -99,7 +99,8 @@ async def run(settings: SimulatorSettings, *, exit_with_stdin: bool) -> None:
         control_port = await control.start(settings.host, settings.control_port)
         await simulator.start()
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"cannot listen on {settings.host}: {error}") from error
+        what = error.filename or f"cannot listen on {settings.host}"
+        raise ConfigurationError(f"{what}: {error.strerror or error}") from error
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, simulator.quit_event.set)
     if exit_with_stdin:
@@ -326,6 +327,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add_price(group)
     group.add_argument(
         "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
+    )
+    group.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="append every frame that is sent, a line each, its connection's number before it",
     )
 
 

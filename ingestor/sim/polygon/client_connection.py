@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import BinaryIO, Final, Protocol, cast
 
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
@@ -58,10 +58,17 @@ class ClientConnection(asyncio.Protocol):
     """A client; `session` is there from the handshake on.
 
     ``admit`` says which market a request path leads to, or with which HTTP status it is refused.
+    What is sent goes into ``log`` too, whether or not it arrives.
     """
 
-    def __init__(self, admit: Callable[[str], Hub | HTTPStatus], number: int) -> None:
+    def __init__(
+        self,
+        admit: Callable[[str], Hub | HTTPStatus],
+        number: int,
+        log: BinaryIO | None = None,
+    ) -> None:
         self.number = number
+        self._log = log
         self.session: ServerSession
         self.events: Counter[str] = Counter()
         self.frames = 0
@@ -91,6 +98,9 @@ class ClientConnection(asyncio.Protocol):
             (self._protocol.send_binary if binary else self._protocol.send_text)(frame)
         except InvalidState:
             return
+        if self._log is not None and not self._half_open:
+            # JSON may hold line ends between its elements, a line of the log may not.
+            self._log.write(b"%d %b\n" % (self.number, frame.replace(b"\n", b" ")))
         self.frames += 1
         self._flush()
 

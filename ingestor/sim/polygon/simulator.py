@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic_ns, time_ns
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -89,6 +89,7 @@ class SimulatorSettings:
     volatility: float = 4.5
     path: PricePath = PricePath(0, NS_PER_S)
     script: Path | None = None
+    log: Path | None = None
 
     def rate_of(self, market: Market) -> int:
         """Events a second of a market."""
@@ -269,6 +270,7 @@ class Simulator:
             self.hubs[market] = MarketHub(market, settings, stream, self.time)
         self.port = settings.port
         self._numbers = itertools.count(1)
+        self._log: BinaryIO | None = None
         self._server: asyncio.Server | None = None
         self._refusing_http = False
         self._refusal: asyncio.Task[None] | None = None
@@ -277,7 +279,9 @@ class Simulator:
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` when the port is taken."""
+        """Listen. Raises `OSError` when the port is taken, or the log cannot be written."""
+        if self.settings.log is not None:
+            self._log = self.settings.log.open("ab")
         await self._listen()
         for hub in self.hubs.values():
             hub.changed = self._on_change
@@ -297,6 +301,8 @@ class Simulator:
             await asyncio.sleep(POLL_S)
         for connection in self.connections:
             connection.drop()
+        if self._log is not None:
+            self._log.close()
 
     @property
     def connections(self) -> list[ClientConnection]:
@@ -361,7 +367,7 @@ class Simulator:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self.admit, next(self._numbers)),
+            lambda: ClientConnection(self.admit, next(self._numbers), self._log),
             self.settings.host,
             self.port,
             ssl=_tls(self.settings),

@@ -170,6 +170,27 @@ def test_a_script_line_that_is_neither_is_named(line: bytes) -> None:
         list(parse_script([b"[]", line], "play.jsonl"))
 
 
+def test_what_is_sent_is_logged_a_line_each_with_its_connection(
+    start: Start, tmp_path: Path
+) -> None:
+    (script := tmp_path / "frames.jsonl").write_text('{"wait":"T.SPY"}\n[1]\n')
+    log = tmp_path / "sent.log"
+    simulator = start("--script", str(script), "--log", str(log))
+    with subscriber(simulator.stocks_url, "T.SPY") as joined:
+        assert joined.socket.recv(10) == "[1]"
+        simulator.control("send", text="[2,\n3]")
+        assert joined.socket.recv(10) == "[2,\n3]"
+    simulator.stop()
+    assert log.read_text().splitlines()[-2:] == ["1 [1]", "1 [2, 3]"]
+
+
+def test_a_log_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--log", str(tmp_path / "none" / "log")]) == ExitCode.CONFIGURATION
+    assert "none/log: No such file or directory" in capsys.readouterr().err
+
+
 def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert main(["--script", str(tmp_path / "none.jsonl")]) == ExitCode.CONFIGURATION
 
