@@ -131,6 +131,15 @@ def test_where_the_last_one_stored_is_not_recorded_its_time_decides(
     assert found.messages == messages[len(messages) - left :]
 
 
+def test_a_type_that_is_stored_beyond_the_journal_hides_nothing_of_another(tmp_path: Path) -> None:
+    messages = plain(tmp_path, (OPEN_NS + 10, 1), (OPEN_NS + 30, 1))
+    ends = {
+        TRADE: StoredEnd(OPEN_NS, OPEN_NS + 15, 1),
+        QUOTE: StoredEnd(OPEN_NS, OPEN_NS + 100, 1),
+    }
+    assert Spooled(tmp_path, ends).messages == messages[1:]
+
+
 def test_names_have_ids_beyond_those_of_the_live_feed(tmp_path: Path) -> None:
     messages = plain(tmp_path, (OPEN_NS, 1), (OPEN_NS + 1, 1))
     found = Spooled(tmp_path, ends_of(messages[:1], "stocks"))
