@@ -1,4 +1,4 @@
-# The replay as a container; see docker-compose.yml. The compilers stay in the first stage: gcc for
+# Both programs as a container, the replay unless another entry point is named; see docker-compose.yml. The compilers stay in the first stage: gcc for
 # our own modules, g++ for faster-fifo, which has no wheel for arm64.
 FROM python:3.13-slim AS build
 RUN apt-get update \
@@ -11,7 +11,9 @@ COPY ingestor ingestor
 RUN /opt/ingestor/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.13-slim
-RUN useradd --system --create-home --uid 10001 ingestor
+# A volume that is mounted over a folder for the first time takes its owner from it.
+RUN useradd --system --create-home --uid 10001 ingestor \
+    && install -d -o ingestor /var/lib/ingestor
 COPY --from=build /opt/ingestor /opt/ingestor
 ENV PATH=/opt/ingestor/bin:$PATH PYTHONUNBUFFERED=1
 USER ingestor

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Final
 import numpy as np
 import pytest
 
+from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -49,9 +51,10 @@ class Run:
         self.port = port
         self.tab = tab
 
-    def look(self, *, width: int = LAPTOP, dark: bool = False) -> None:
+    def look(self, *, address: str = "", width: int = LAPTOP, dark: bool = False) -> None:
         """Load the page and wait until it shows the run."""
-        self.tab.open(f"http://127.0.0.1:{self.port}/", width=width, dark=dark)
+        address = address or f"http://127.0.0.1:{self.port}/"
+        self.tab.open(address, width=width, dark=dark)
         self.tab.until("document.querySelectorAll('#feeds li').length > 0")
 
     def until_told(self, verdict: str, finding: str, code: int) -> float:
@@ -276,3 +279,98 @@ def test_a_replay_shows_its_day_its_speed_and_a_hole_in_it(
         run.picture("replay")
         run.until_told("All is well", "a hole in the data: the next event", 200)
         run.picture("replay-hole")
+
+
+@contextlib.contextmanager
+def replaying(folder: Path, tab: Tab, server: NatsServer, *flags: str) -> Iterator[Run]:
+    """Replay an hour and forty minutes of ten events a second."""
+    write_dbn(dbn_path(folder / "data", "mbp-10"), depth(60_000, step_ns=10**8), schema="mbp-10")
+    given = ("--data-dir", str(folder / "data"), "--feeds", "mbp10", "--nats", server.url)
+    with running(folder, tab, "ingestor.replay_publisher", *given, *flags) as run:
+        yield run
+
+
+def address_of(run: Run) -> str:
+    """The address that the run tells, with its token."""
+    assert run.process.stderr is not None
+    told = (re.search(r"status page are at (\S+)", line) for line in run.process.stderr)
+    return next(found[1] for found in told if found)
+
+
+def enter(tab: Tab, form: str, text: str) -> None:
+    tab.value(f"$('{form}').elements.value.value = '{text}'; $('{form}').requestSubmit()")
+
+
+def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
+    tmp_path: Path, tab: Tab, nats_server: NatsServer
+) -> None:
+    with replaying(tmp_path, tab, nats_server, "--speed", "20") as run:
+        tab.faults.clear()
+        run.look(address=address_of(run))
+        tab.until("$('speed').innerText.includes('\u00d720 asked for')")
+        assert tab.value("location.href") == f"http://127.0.0.1:{run.port}/"
+        run.picture("replay-controls")
+        began_s = time.monotonic()
+        tab.value("$('pause').click()")
+        tab.until(f"{VERDICT} === 'Paused, and all is well' && $('pause').innerText === 'Resume'")
+        tab.until("$('findings').innerText.startsWith('the replay is paused at 2024-')")
+        assert time.monotonic() - began_s < RIGHT_WITHIN_S
+        assert fetch(run.port, "/healthz").text.startswith("ok\nthe replay is paused at 2024-")
+        minute, second, tenth = re.findall(r":(\d\d):(\d\d)(?:\.(\d))?Z", tab.text("#answer"))[0]
+        stands = (int(minute) * 60 + int(second)) * 10 + int(tenth or 0) + 1
+        tab.until(f"state.publisher.published === {stands}")
+        enter(tab, "to-speed", "40")
+        tab.until("$('speed').innerText === 'paused; \u00d740 asked for'")
+        tab.value("$('faster').click()")
+        tab.until("$('speed').innerText === 'paused; \u00d780 asked for'")
+        assert tab.value("state.publisher.published") == stands
+        tab.value("document.querySelector('[data-steer=\"step 1\"]').click()")
+        tab.until(f"state.publisher.published === {stands + 1}")
+        assert "a step of 1 event" in tab.text("#answer")
+        run.picture("replay-paused")
+        tab.value("$('pause').click()")
+        tab.until(f"{VERDICT} === 'All is well'")
+        tab.until("/\u00d780 asked for, \u00d7(7[5-9]|8[0-5])/.test($('speed').innerText)")
+        enter(tab, "to-speed", "fast")
+        tab.until("$('answer').className.includes('bad')")
+        enter(tab, "to-time", "+50m")
+        tab.until("$('speed').innerText.includes(', until 1')")
+        run.picture("replay-until")
+        tab.value("$('stop').click()")
+        assert tab.text("#stop") == "Stop the run? Press again"
+        tab.value("$('stop').click()")
+        tab.until(f"{VERDICT} === 'The run has ended'")
+        assert run.process.wait(timeout=20) == ExitCode.TERMINATED
+        # What makes no sense was refused once.
+        assert [fault for fault in tab.faults if "400" not in fault] == []
+
+
+def test_who_has_no_token_is_asked_for_it(
+    tmp_path: Path, tab: Tab, nats_server: NatsServer
+) -> None:
+    with replaying(tmp_path, tab, nats_server, "--speed", "1", "--paused") as run:
+        token = address_of(run).partition("=")[2]
+        run.look(width=PHONE)
+        tab.until("!$('token-box').hidden && $('steer').hidden")
+        run.picture("replay-token-phone")
+        enter(tab, "token-box", "wrong")
+        tab.until("$('answer').innerText.includes('needs the token of this run')")
+        assert tab.value("$('token-box').hidden") is False
+        enter(tab, "token-box", token)
+        tab.until("$('token-box').hidden && !$('steer').hidden")
+        assert tab.text("#answer").startswith("paused, before the first event")
+        assert tab.value("document.documentElement.scrollWidth") <= PHONE
+        run.picture("replay-controls-phone")
+        run.look(dark=True)
+        tab.until("!$('steer').hidden")
+        run.picture("replay-controls-dark")
+
+
+def test_a_replay_that_offers_no_control_shows_none(
+    tmp_path: Path, tab: Tab, nats_server: NatsServer
+) -> None:
+    with replaying(tmp_path, tab, nats_server, "--paused", "--no-control") as run:
+        assert address_of(run) == f"http://127.0.0.1:{run.port}/"
+        run.look()
+        tab.until(f"{VERDICT} === 'Paused, and all is well'")
+        assert tab.value("$('controls').hidden") is True

@@ -18,7 +18,7 @@ import pytest
 from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import STATUS_STREAM, What, decode_status
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.standby import TAKEOVER_S
+from ingestor.runtime.live_run import TAKEOVER_S
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.live_cli import feeds_of, live, simulator, stored, until
 from tests.nats_servers import NatsServer

@@ -24,6 +24,7 @@ from ingestor.bench import latency, objects
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
+from ingestor.cli.event_text import aligned
 from ingestor.cli.parser import Parser
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.model.errors import ExitCode, IngestorError
@@ -188,9 +189,7 @@ def _line(key: Pair, turns: Sequence[Turn], medians: dict[Pair, float]) -> Line:
 
 def _table(lines: Sequence[Line], stages: dict[str, float]) -> str:
     head = ("case", "way", "events/s", "MB/s", "of ceiling", "our CPU us", "server us", "PSS MB")
-    rows = [head, *(_cells(line) for line in lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    table = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    table = aligned([head, *map(_cells, lines)], right=range(len(head)))
     named = [f"  {name:<28}{ns:>8.0f}" for name, ns in stages.items()]
     about = ", ".join(f"{name} {value}" for name, value in machine().items())
     if named:

@@ -15,6 +15,10 @@ COMMANDS: Final = {
     "live": ("ingestor.cli.live", "publish Polygon's live feeds: stocks, and options around them"),
     "replay": ("ingestor.cli.replay", "replay recorded days into the stream, paced or not"),
     "tail": ("ingestor.cli.tail", "print the events of a stream, readably, as they come"),
+    "top": (
+        "ingestor.cli.top",
+        "show a run in the terminal: rates, fills, latencies, what is wrong",
+    ),
     "ctl": ("ingestor.cli.ctl", "pause a running replay, change its speed, step through it"),
     "nats": ("ingestor.cli.nats", "run the embedded NATS server in the foreground"),
     "verify": ("ingestor.cli.verify", "compare a stream with the files or journal it came from"),

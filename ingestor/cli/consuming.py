@@ -67,7 +67,7 @@ def add_server(parser: Parser) -> Any:
 
 
 def way_in(given: argparse.Namespace) -> dict[str, Any]:
-    """Return what `ingestor.client.connect` is to be called with. Raises ConfigurationError."""
+    """Return the arguments for `ingestor.client.connect`. Raises ConfigurationError."""
     # A consumer needs no configuration; a file only says how to be let in.
     layers, warned = [secret_files_layer(os.environ)], secret_file_cautions(os.environ)
     if given.config is not None:

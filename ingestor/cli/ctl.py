@@ -73,7 +73,7 @@ exit codes:
 """
 
 
-class Replay(msgspec.Struct, frozen=True):
+class RunningReplay(msgspec.Struct, frozen=True):
     """A replay as its service tells of it."""
 
     id: str
@@ -95,13 +95,13 @@ class _Replays:
     """Takes what services answer."""
 
     def __init__(self) -> None:
-        self.found: list[Replay] = []
+        self.found: list[RunningReplay] = []
         self.heard = asyncio.Event()
 
     def receive(self, frames: list[Frame]) -> None:
         for _, _, payload in frames:
             try:
-                replay = msgspec.json.decode(payload, type=Replay)
+                replay = msgspec.json.decode(payload, type=RunningReplay)
             except (msgspec.MsgspecError, ValueError):
                 continue  # another program's service of this name
             if replay.run and len(self.found) < MAX_REPLAYS:
@@ -109,7 +109,7 @@ class _Replays:
                 self.heard.set()
 
     def status(self, _: Status) -> None:
-        # Nobody offers such a service: nothing is to be waited for.
+        # Nobody offers such a service: there is nothing to wait for.
         self.heard.set()
 
 
@@ -138,11 +138,12 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             answer = await _command(connection, run, Do.STATUS, [])
     finally:
         await connection.close()
-    sys.stdout.write(f"{_text(answer, as_json=given.json)}\n")
+    text = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
+    sys.stdout.write(f"{text}\n")
     return ExitCode.OK
 
 
-def _list(found: Sequence[Replay], *, as_json: bool) -> int:
+def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
     lines = [msgspec.json.encode(one.metadata).decode() if as_json else one.line for one in found]
     if not found and not as_json:
         lines = ["no replay is running here"]
@@ -150,13 +151,7 @@ def _list(found: Sequence[Replay], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _text(answer: ControlAnswer, *, as_json: bool) -> str:
-    if as_json:
-        return msgspec.json.encode(answer).decode()
-    return printable(answer.text)
-
-
-async def _replays(connection: Connection) -> list[Replay]:
+async def _replays(connection: Connection) -> list[RunningReplay]:
     """Return the replays that say that they are there."""
     replays = _Replays()
     inbox, subscription = await connection.tap(replays)

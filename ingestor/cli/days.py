@@ -11,6 +11,7 @@ import msgspec
 import uvloop
 
 from ingestor.cli.command_line import Flag, add, hide_secrets, parser_of, settings_of
+from ingestor.cli.event_text import aligned
 from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = {"days": days, "holes": holes(days), "stream": holds}
         sys.stdout.write(f"{msgspec.json.encode(values).decode()}\n")
     else:
-        lines = [*_table(days), *_holes(days), *_stream(holds, config.nats.stream)]
+        lacks = [f"{feed} lacks {dates_text(dates)}" for feed, dates in holes(days).items()]
+        lines = [*_table(days), *lacks, *_stream(holds, config.nats.stream)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     return ExitCode.OK
 
@@ -97,6 +99,7 @@ def _days(config: Config) -> list[Day]:
     try:
         files = days_of_files(Catalog(replay.files or (replay.data_dir,)))
     except NoDataError:
+        # With a journal alone there need be no folder of files.
         if replay.journal_dir is None or replay.files:
             raise
         files = []
@@ -108,6 +111,8 @@ def _held(config: Config, days: list[Day]) -> tuple[StreamContents | None, list[
     url = config.nats.url
     try:
         if url is None:
+            # Asked first, so that a machine without a server is not told of a connection that
+            # failed.
             if server_info(DEFAULT_PORT) is None:
                 return None, days
             url = DEFAULT_URL
@@ -128,16 +133,8 @@ def _held(config: Config, days: list[Day]) -> tuple[StreamContents | None, list[
 def _table(days: Sequence[Day]) -> list[str]:
     if not days:
         return ["there is no day of data"]
-    rows = [_HEAD, *map(_cells, days)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    right = {2, 3}
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    # Numbers stand under each other by their last digit.
+    return aligned([_HEAD, *map(_cells, days)], right={2, 3})
 
 
 def _cells(day: Day) -> tuple[str, ...]:
@@ -174,14 +171,11 @@ def _time(day: Day) -> str:
     first = iso_utc(day.first_ns)
     if day.end_ns is None:
         return f"{first[11:19]} on"
+    # A daily file of the vendor's says midnight to midnight, whatever it holds.
     if day.end_ns - day.first_ns == NS_PER_DAY and first[11:19] == "00:00:00":
         return "whole day"
     last = iso_utc(day.end_ns)
     return f"{first[:16]} to {last[:16]}".replace("T", " ")
-
-
-def _holes(days: Sequence[Day]) -> list[str]:
-    return [f"{feed} lacks {dates_text(dates)}" for feed, dates in holes(days).items()]
 
 
 def _stream(holds: StreamContents | None, name: str) -> list[str]:
@@ -189,6 +183,7 @@ def _stream(holds: StreamContents | None, name: str) -> list[str]:
         return [f"stream {name}: not there, or no server that was found"]
     if not holds.messages:
         return [f"stream {name} is empty"]
+    # The server tells these times in RFC 3339, to the nanosecond.
     first, last = (text[:19].replace("T", " ") for text in (holds.first_stored, holds.last_stored))
     head = (
         f"stream {name}: {holds.messages:,} messages, {_size(holds.size_bytes)},"

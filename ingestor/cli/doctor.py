@@ -20,8 +20,7 @@ from ingestor.config.load import Loaded
 from ingestor.config.schema import Config
 from ingestor.doctor.data import data_checks
 from ingestor.doctor.finding import RIGHT, Finding, Mark, failed, passed, warned
-from ingestor.doctor.folders import folder_checks
-from ingestor.doctor.host import Host, host_checks
+from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.installation import installation_checks
 from ingestor.doctor.server import server_checks
 from ingestor.doctor.vendor import vendor_checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import IO, Any, Final
 
 from ingestor.model.bounds import printable
@@ -147,3 +147,19 @@ def _styles(out: IO[str]) -> dict[str, tuple[str, str]]:
         )
         made[name] = before, after
     return made
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """Return rows, at least one, as lines of aligned columns; those numbered in `right` end alike.
+
+    >>> aligned([("day", "size"), ("Tuesday", "7")], right={1})
+    ['day      size', 'Tuesday     7']
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

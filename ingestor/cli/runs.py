@@ -12,6 +12,7 @@ import msgspec
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import hide_secrets, parser_of, settings_of
+from ingestor.cli.event_text import aligned
 from ingestor.config.load import show
 from ingestor.config.schema import Config
 from ingestor.model.bounds import printable
@@ -79,12 +80,7 @@ async def _list(config: Config, url: str | Sequence[str], given: argparse.Namesp
 def _table(found: Sequence[RunRecord]) -> list[str]:
     if not found:
         return ["no run has left a record here"]
-    rows = [_HEAD, *map(_cells, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return aligned([_HEAD, *map(_cells, found)], right=())
 
 
 def _cells(record: RunRecord) -> tuple[str, ...]:

@@ -15,10 +15,9 @@ from typing import Final
 import msgspec
 
 from ingestor.cli import consuming
-from ingestor.cli.bars import Bars, bar_header, bar_line, bar_ns
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
-from ingestor.cli.parquet import ParquetFiles, write
 from ingestor.cli.parser import Parser
+from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
 from ingestor.client import (
     DEFAULT_STREAM,
     EVERYTHING,
@@ -130,6 +129,26 @@ def parser() -> Parser:
     consuming.add_where(made)
     # None, since the default depends on --status.
     made.set_defaults(stream=None)
+    _add_what(made)
+    how = made.add_argument_group("how")
+    how.add_argument("--json", action="store_true", help="print each event's JSON instead")
+    how.add_argument(
+        "--bars", metavar="SPAN", help="open, high, low, close, volume and spread by 30s, 1m, 1h"
+    )
+    how.add_argument(
+        "--parquet", metavar="FILE", type=Path, help="write a table, one for each type of event"
+    )
+    how.add_argument(
+        "--give-up",
+        metavar="SECONDS",
+        type=_give_up,
+        default=GIVE_UP_AFTER_S,
+        help="end when the server stays away for so long (default 60; 0: wait for ever)",
+    )
+    return made
+
+
+def _add_what(made: Parser) -> None:
     what = made.add_argument_group("what")
     what.add_argument(
         "--subject",
@@ -165,22 +184,6 @@ def parser() -> Parser:
         default=True,
         help="go on with what is new, or stop where the stream ends",
     )
-    how = made.add_argument_group("how")
-    how.add_argument("--json", action="store_true", help="print each event's JSON instead")
-    how.add_argument(
-        "--bars", metavar="SPAN", help="open, high, low, close, volume and spread by 30s, 1m, 1h"
-    )
-    how.add_argument(
-        "--parquet", metavar="FILE", type=Path, help="write a table, one for each type of event"
-    )
-    how.add_argument(
-        "--give-up",
-        metavar="SECONDS",
-        type=_give_up,
-        default=GIVE_UP_AFTER_S,
-        help="end when the server stays away for so long (default 60; 0: wait for ever)",
-    )
-    return made
 
 
 def _give_up(text: str) -> float | None:
@@ -223,7 +226,9 @@ async def tail(given: argparse.Namespace, start: Start | None) -> int:
                 return _exit_code(client.skipped)
         subscription = client.subscribe(subject, start=start, follow=given.follow)
         async for message in subscription.messages():
-            if not printer.print(_wanted(message, symbols, subscription.skips.add)):
+            events = _events(message, subscription.skips.add)
+            wanted = [one for one in events if not symbols or is_of_symbol(one, symbols)]
+            if not printer.print([(message, one) for one in wanted]):
                 break
             # Once nothing waits: a pipe's reader sees each event at once, and bulk pays no flush a
             # line.
@@ -371,13 +376,6 @@ def _events(message: Message, skip: Callable[[BadMessageError], None]) -> list[E
     except BadMessageError as bad:
         skip(bad)
         return []
-
-
-def _wanted(
-    message: Message, symbols: frozenset[str], skip: Callable[[BadMessageError], None]
-) -> list[tuple[Message, Event]]:
-    events = _events(message, skip)
-    return [(message, one) for one in events if not symbols or is_of_symbol(one, symbols)]
 
 
 def _exit_code(skipped: Mapping[Cause, int]) -> ExitCode:

@@ -96,16 +96,13 @@ async def _verify(
         verdict = await Verification(sources).run(
             client, from_seq=given.from_seq, to_seq=given.to_seq
         )
-    text = _as_json(verdict) if given.summary == "json" else _as_text(verdict, stream)
+    as_json = given.summary == "json"
+    text = msgspec.json.encode(verdict).decode() if as_json else _as_text(verdict, stream)
     sys.stdout.write(f"{text}\n")
     if verdict.damage:
         logs.complain(PROG, verdict.damage)
     same = not verdict.counts.differences and verdict.damage is None
     return ExitCode.OK if same else ExitCode.BAD_DATA
-
-
-def _as_json(verdict: Verdict) -> str:
-    return msgspec.json.encode(verdict).decode()
 
 
 def _as_text(verdict: Verdict, stream: str) -> str:

@@ -233,7 +233,11 @@ class Durable:
         """Make it, or take up where it stands. Raises StreamError when it is of another kind."""
         info = await self._unused(await self._info(self._name))
         if not self._can_reset:
-            info = await self._without_spare(info)
+            # What a life before was killed in the middle of is done to its end.
+            if info is None:
+                info = await self._recover()
+            else:
+                await self._remove(self._spare)
         if info is not None:
             self._check(info.config)
         else:
@@ -297,13 +301,6 @@ class Durable:
         await self._make(self._spare, config)
         await self._remove(self._name)
         return await self._recover() or await self._make(self._name, config)
-
-    async def _without_spare(self, info: ConsumerInfo | None) -> ConsumerInfo | None:
-        """Finish what ended in between the last time."""
-        if info is None:
-            return await self._recover()
-        await self._remove(self._spare)
-        return info
 
     async def _recover(self) -> ConsumerInfo | None:
         """Make it as the spare says, and remove that; None if there is none."""

@@ -158,7 +158,10 @@ class Subscription:
         while await self._more():
             for index in range(self._handed, len(self._chunk)):
                 self._handed = index + 1
-                yield self._message(index)
+                subject, reply, payload = self._chunk.frames[index]
+                seq = self._chunk.seqs[index]
+                text = subject.decode("utf-8", "replace")
+                yield Message(text, seq, payload, stored_ns_of(reply))
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Yield messages as they arrived together: the fast way to what stands in the stream.
@@ -218,11 +221,6 @@ class Subscription:
         if self._handed and self._origin is not None and self._consumer.acknowledges:
             return self._origin, self._chunk.frames[self._handed - 1]
         return self._before
-
-    def _message(self, index: int) -> Message:
-        subject, reply, payload = self._chunk.frames[index]
-        seq = self._chunk.seqs[index]
-        return Message(subject.decode("utf-8", "replace"), seq, payload, stored_ns_of(reply))
 
     def _events_at(self, index: int) -> Iterator[Event]:
         """Hand out the events of a packed message that are not yet; none if it is bad."""

@@ -217,7 +217,11 @@ def values(config: Config) -> dict[str, Any]:
 
 
 def _convert(settings: Mapping[str, Setting], *, strict: bool) -> Config:
-    return msgspec.convert(_nested(settings), Config, strict=strict, dec_hook=_path)
+    tables: dict[str, Any] = {}
+    for key, setting in settings.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = setting.value
+    return msgspec.convert(tables, Config, strict=strict, dec_hook=_path)
 
 
 @functools.cache
@@ -330,14 +334,6 @@ def _as_date(text: str) -> str:
     except ValueError:
         return ""
     return "" if date == text else date
-
-
-def _nested(settings: Mapping[str, Setting]) -> dict[str, Any]:
-    tables: dict[str, Any] = {}
-    for key, setting in settings.items():
-        table, _, name = key.partition(".")
-        tables.setdefault(table, {})[name] = setting.value
-    return tables
 
 
 def show(loaded: Loaded, leave_out: Collection[str] = ()) -> str:

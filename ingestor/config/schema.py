@@ -77,7 +77,7 @@ class Polygon(Table, frozen=True, kw_only=True):
     late_after_s: Seconds = 1.0
     """A print that the exchange stamped this much before the tape did gets no aggressor."""
     silence_s: Annotated[float, Meta(ge=1, le=MAX_SECONDS)] = 30.0
-    """An open market that says nothing for so long means a dead connection: it is made anew."""
+    """An open market that says nothing for this long means a dead connection: it is made anew."""
     max_frame_bytes: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 16_777_216
     """A longer message of the vendor ends the connection, and another is made."""
     backlog_rows: Annotated[int, Meta(ge=1_024, le=16_777_216)] = 262_144
@@ -131,7 +131,7 @@ class Live(Table, frozen=True, kw_only=True):
     """A live run as a whole."""
 
     stop_after_s: Seconds | None = None
-    """The run ends by itself after so long; unset runs until it is stopped."""
+    """The run ends by itself after this time; unset, it runs until it is stopped."""
     standby: bool = False
     """Wait, ready, while another run writes the same subjects, and follow it when it dies."""
 

@@ -12,7 +12,7 @@ from ingestor.model.errors import ExitCode
 
 
 class Mark(StrEnum):
-    """How a finding is to be taken."""
+    """How serious a finding is."""
 
     OK = "ok"
     WARNING = "warn"

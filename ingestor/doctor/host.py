@@ -1,4 +1,4 @@
-"""The machine: CPUs, memory, limits, clock.
+"""The machine: CPUs, memory, limits, clock, and the folders that a run writes to.
 
 What the kernel tells is read below a root that may be another, so that every judgement has a test.
 """
@@ -9,8 +9,9 @@ import ctypes
 import os
 import resource
 import shlex
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,19 @@ _STEAL_FIELD: Final = 7  # man 5 proc, /proc/stat
 _THP: Final = "sys/kernel/mm/transparent_hugepage/enabled"
 _SOURCES: Final = "sys/devices/system/clocksource/clocksource0"
 _NTP: Final = "apt-get install -y chrony && service chrony start"
+
+SYNCS: Final = 100
+SYNC_BYTES: Final = 4_096
+SYNC_WINDOW_S: Final = 3.0
+"""A disk that is so slow that `SYNCS` take longer is judged by those that were made."""
+SLOW_SYNC_S: Final = 0.02
+LEAST_FREE_BYTES: Final = 1_000_000_000
+WANTED_FREE_BYTES: Final = 10_000_000_000
+MAX_FILES: Final = 100_000
+"""Files of a folder that are counted up to learn what a day takes."""
+
+_DAY_S: Final = 86_400.0
+_YOUNGEST_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,7 @@ def host_checks(host: Host, config: Config, feeds: int) -> Iterator[Finding]:
 def cpus_check(host: Host, allowed: int) -> Finding:
     """Judge how many CPUs a run may use, by affinity and by the control group's quota."""
     cpus = float(allowed)
+    # A container may see all CPUs of its host and have half of one: the quota says so.
     quota, _, period = (host.read("sys/fs/cgroup/cpu.max") or "max").partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
         cpus = min(cpus, int(quota) / int(period))
@@ -124,6 +139,7 @@ def governor_check(host: Host) -> Finding:
     """Judge the CPUs' frequency governors."""
     folders = sorted((host.root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     names = {(folder / "scaling_governor").read_text().strip() for folder in folders}
+    # Guests have no governors, nor do machines whose firmware decides.
     if not names:
         return unknown("GOVERNOR", "the host decides how fast these CPUs run")
     text = f"the CPUs' governor is {', '.join(sorted(names))}"
@@ -139,6 +155,7 @@ def steal_check(before: str | None, after: str | None) -> Finding:
     """Judge how much of the CPUs' time the host gave to others between two looks."""
     then, now = _ticks(before), _ticks(after)
     passed_ticks = sum(now) - sum(then)
+    # A container may be shown no such file, or a shorter line.
     if passed_ticks <= 0 or len(now) <= _STEAL_FIELD:
         return unknown("STEAL", "/proc/stat does not tell")
     share = (now[_STEAL_FIELD] - then[_STEAL_FIELD]) / passed_ticks
@@ -154,6 +171,7 @@ def memory_check(host: Host, feeds: int, ring_bytes: int) -> Finding:
     free = available * 1024
     most, used = (host.read(f"sys/fs/cgroup/memory.{name}") or "" for name in ("max", "current"))
     if most.isdigit() and used.isdigit():
+        # The group kills at its own limit, however much the machine has left.
         free = min(free, int(most) - int(used))
     wanted = feeds * ring_bytes + (feeds + 2) * PROCESS_BYTES
     text = f"{free // _MIB:,} MiB are free, {wanted // _MIB:,} MiB may be used"
@@ -164,6 +182,8 @@ def shared_memory_check(host: Host, wanted_bytes: int) -> Finding:
     """Judge the room in /dev/shm: containers have 64 MB unless told otherwise."""
     folder = host.root / "dev/shm"
     try:
+        # What is mapped is taken from here only when it is touched: a ring that is too large would
+        # be a SIGBUS in the middle of a run.
         status = os.statvfs(folder)
     except OSError as error:
         text = f"{folder} cannot be looked at: {error.strerror}"
@@ -201,6 +221,7 @@ def swap_check(host: Host) -> Finding:
     total = host.kib("SwapTotal")
     if not total:
         return passed("SWAP", "there is no swap")
+    # 60 is the kernel's default, where a container hides the file.
     swappiness = int(host.read("proc/sys/vm/swappiness") or 60)
     text = f"{total // 1024:,} MiB of swap, vm.swappiness {swappiness}"
     if swappiness <= MAX_SWAPPINESS:
@@ -210,6 +231,7 @@ def swap_check(host: Host) -> Finding:
 
 def open_files_check(soft: int, hard: int) -> Finding:
     """Judge how many files a process may open."""
+    # RLIM_INFINITY is -1 in Python, so that it cannot be compared by size.
     if soft == resource.RLIM_INFINITY or soft >= WANTED_OPEN_FILES:
         return passed("OPEN_FILES", f"{'any number of' if soft < 0 else f'{soft:,}'} files")
     mend = f"ulimit -n {WANTED_OPEN_FILES}"
@@ -250,6 +272,8 @@ def clock_check(clock: KernelClock | None) -> Finding:
     """Judge the clock: every latency that is told has its error."""
     if clock is None:
         return unknown("CLOCK", "this system does not let us ask its clock")
+    # The error that the kernel estimates grows while nobody corrects it, and says so hours before
+    # the flag does.
     if not clock.synchronised or clock.error_us > MAX_ERROR_US:
         return warned("CLOCK", "nothing keeps this machine's clock right", _NTP, as_root=True)
     text = f"off by {abs(clock.offset_us):,.0f} us, at most {clock.error_us:,} us"
@@ -288,8 +312,10 @@ class _Timex(ctypes.Structure):
 def kernel_clock() -> KernelClock | None:
     """Ask the kernel about its clock; None where that is forbidden."""
     values = _Timex()
+    # modes = 0 asks only; containers may forbid even that.
     if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(values)) < 0:
         return None
+    # The unit depends on a flag that whoever sets the clock chooses.
     offset = values.offset / 1_000 if values.status & _NANO else values.offset
     return KernelClock(not values.status & _UNSYNCHRONISED, offset, values.maxerror)
 
@@ -310,3 +336,87 @@ def _cpu_list(text: str) -> set[int]:
         first, _, last = part.partition("-")
         found |= set(range(int(first), int(last or first) + 1))
     return found
+
+
+def folder_checks(folders: Sequence[Path]) -> Iterator[Finding]:
+    """Yield what is found of folders that a run writes to; takes up to `SYNC_WINDOW_S` each."""
+    for folder in folders:
+        finding = writable_check(folder)
+        yield finding
+        if finding.exit_code:
+            continue
+        there = _existing(folder)
+        yield sync_finding(folder, sync_times_s(there))
+        status = os.statvfs(there)
+        yield space_finding(folder, status.f_bavail * status.f_frsize, bytes_a_day(folder))
+
+
+def writable_check(folder: Path) -> Finding:
+    """Judge whether a run may make files there, making the folder first if need be."""
+    there = _existing(folder)
+    if not there.is_dir():
+        text = f"{there} is no folder"
+        return failed("FOLDERS", text, ExitCode.CONFIGURATION)
+    if os.access(there, os.W_OK | os.X_OK):
+        return passed("FOLDERS", f"{folder} can be written")
+    text = f"{there} cannot be written by this user"
+    mine = there.stat().st_uid == os.getuid()
+    owner = "" if mine else f"chown {os.getuid()} {shlex.quote(str(there))} && "
+    mend = f"{owner}chmod u+rwx {shlex.quote(str(there))}"
+    return failed("FOLDERS", text, ExitCode.CONFIGURATION, mend, as_root=not mine)
+
+
+def sync_times_s(folder: Path) -> list[float]:
+    """Write and sync a file that is removed again; return how long each sync took."""
+    took: list[float] = []
+    begun = time.monotonic()
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        while len(took) < SYNCS and time.monotonic() - begun < SYNC_WINDOW_S:
+            file.write(bytes(SYNC_BYTES))
+            before = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - before)
+    return took
+
+
+def sync_finding(folder: Path, took_s: Sequence[float]) -> Finding:
+    """Judge how long syncs took: the journal syncs every 100 ms, the server's store by setting."""
+    slowest = sorted(took_s)[max(len(took_s) * 99 // 100 - 1, 0)]
+    text = f"{folder}: 99 of 100 syncs within {slowest * 1000:.1f} ms"
+    return warned("DISK_SYNC", text) if slowest > SLOW_SYNC_S else passed("DISK_SYNC", text)
+
+
+def bytes_a_day(folder: Path) -> float | None:
+    """Return what was written there in a day, by sizes and times; None where that is not known."""
+    size, first_s, last_s = 0, float("inf"), 0.0
+    for number, path in enumerate(folder.rglob("*") if folder.is_dir() else ()):
+        if number >= MAX_FILES:
+            break
+        try:
+            status = path.stat()
+        except OSError:  # gone since, as files of a store that runs are
+            continue
+        if path.is_file():
+            size += status.st_size
+            first_s, last_s = min(first_s, status.st_mtime), max(last_s, status.st_mtime)
+    # What was written within minutes says nothing about a day.
+    if last_s - first_s < _YOUNGEST_S:
+        return None
+    return size / max((last_s - first_s) / _DAY_S, 1.0)
+
+
+def space_finding(folder: Path, free_bytes: int, day_bytes: float | None) -> Finding:
+    """Judge the room that is left against what a day takes."""
+    text = f"{folder}: {free_bytes / 1e9:,.1f} GB are free"
+    if day_bytes is not None:
+        text += f", a day takes {day_bytes / 1e9:,.2f} GB"
+    if free_bytes < LEAST_FREE_BYTES:
+        return failed("DISK_SPACE", text, ExitCode.EMBEDDED_SERVER)
+    if free_bytes < max(WANTED_FREE_BYTES, 2 * (day_bytes or 0)):
+        return warned("DISK_SPACE", text)
+    return passed("DISK_SPACE", text)
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the one above it that is there: a run makes what is missing."""
+    return next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("/"))

@@ -51,7 +51,8 @@ def packages_check() -> Finding:
         lines = metadata.requires("ingestor") or []
     except metadata.PackageNotFoundError:
         return warned("PACKAGES", "the project itself is not installed here", _install_again())
-    needed = [found[1] for line in lines if "extra ==" not in line if (found := _name(line))]
+    own = [_REQUIREMENT.match(line) for line in lines if "extra ==" not in line]
+    needed = [found[1] for found in own if found]
     missing = [name for name in needed if not _is_installed(name)]
     if missing:
         text = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
@@ -117,10 +118,6 @@ def _install_again() -> str:
     # Without its stamp an environment counts as unfinished, and is made anew by the next call.
     stamp = shlex.quote(f"{sys.prefix}/.ingestor-run")
     return f"rm -f {stamp} && {program()} --version"
-
-
-def _name(requirement: str) -> re.Match[str] | None:
-    return _REQUIREMENT.match(requirement)
 
 
 def _is_installed(name: str) -> bool:

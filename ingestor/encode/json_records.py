@@ -211,7 +211,10 @@ def records_of(
     try:
         return _records(kind, events, _prices_of_doubles)
     except _InexactError:
-        return _records(kind, _exact_events(kind, payloads), _prices_of_decimals)
+        # Once more, with prices as decimals: some price is no double of ours.
+        decode = msgspec.json.Decoder(_with_decimals(EVENT_CLASS[kind.rtype])).decode
+        exact: list[Any] = [decode(payload) for payload in payloads]
+        return _records(kind, exact, _prices_of_decimals)
 
 
 def check_record(event: Event) -> None:
@@ -245,12 +248,6 @@ def _prices_of_decimals(prices: list[Any]) -> Any:
     return np.array(list(units), np.int64)
 
 
-def _exact_events(kind: EventType, payloads: Sequence[bytes]) -> list[Any]:
-    """The events once more, their prices as decimals."""
-    decode = msgspec.json.Decoder(_with_decimals(EVENT_CLASS[kind.rtype])).decode
-    return [decode(payload) for payload in payloads]
-
-
 @cache
 def _with_decimals(struct: type[msgspec.Struct]) -> Any:
     """The struct's keys and types, but for its doubles; what doubles were bound to is checked."""
@@ -277,9 +274,10 @@ def _records(
     records = np.zeros(len(events), kind.dtype)
     records["length"] = kind.dtype.itemsize // 4
     records["rtype"] = kind.rtype
-    ids, symbols = _numbered(_column(events, _SYMBOL_FIELD[kind.rtype]))
+    texts = _column(events, _SYMBOL_FIELD[kind.rtype])
+    ids = {symbol: number for number, symbol in enumerate(dict.fromkeys(texts), 1)}
     columns = {
-        "instrument_id": ids,
+        "instrument_id": [ids[symbol] for symbol in texts],
         "ts_event_ns": _column(events, "ts_event_ns"),
         "ts_recv_ns": _column(events, "ts_recv_ns"),
         **_COLUMNS[kind.rtype](events, prices),
@@ -287,12 +285,7 @@ def _records(
     for name, values in columns.items():
         # An array of the field's type refuses what is too large; an assignment would wrap it.
         records[name] = np.array(values, records.dtype[name].base)
-    return records, symbols
-
-
-def _numbered(symbols: list[str]) -> tuple[list[int], dict[int, str]]:
-    ids = {symbol: number for number, symbol in enumerate(dict.fromkeys(symbols), 1)}
-    return [ids[symbol] for symbol in symbols], {number: symbol for symbol, number in ids.items()}
+    return records, {number: symbol for symbol, number in ids.items()}
 
 
 def _column(events: Sequence[Event | Level], name: str) -> list[Any]:

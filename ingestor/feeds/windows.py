@@ -48,7 +48,7 @@ EVERYTHING: Final = Window()
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionTimes:
     """New York wall times; None leaves that side open."""
 
     start: dt.time | None = None

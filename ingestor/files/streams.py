@@ -1,6 +1,6 @@
 """A file's bytes, zstd or plain, as a stream that does not raise: why it ended is a value.
 
-What a broken file still holds is to be delivered first. So a stream hands out all that can be
+What a broken file still holds is delivered first. So a stream hands out all that can be
 read, and only then says in `failure` what is wrong, in words that follow the file's path.
 """
 

@@ -14,14 +14,15 @@ wait: ended feeds and empty feeds do not count.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 
-from ingestor.model.blocks import Block, Int64s, Runs
+from ingestor.model.blocks import Block, Int64s, Runs, ranges
 from ingestor.model.keys import Keys, RunningKey
+from ingestor.model.records import EventType
 
 MAX_PENDING_BLOCKS: Final = 8
 """Blocks held per feed; beyond that `push` answers False and the ring fills up instead."""
@@ -217,3 +218,43 @@ class ArrivalMerge:
             np.array([len(block.records) for block in blocks], np.int64),
             np.concatenate([block.records["ts_event_ns"].astype(np.int64) for block in blocks]),
         )
+
+
+class SkipRows:
+    """Drops the first `rows` rows of each event type from the runs that pass."""
+
+    def __init__(self, rows: Mapping[EventType, int]) -> None:
+        self._left = {int(kind.rtype): count for kind, count in rows.items() if count > 0}
+
+    @property
+    def done(self) -> bool:
+        """Whether all that was stored before has been dropped."""
+        return not self._left
+
+    def rest(self, runs: Runs) -> Runs:
+        """Return what of the next runs is not dropped, in their order; perhaps nothing."""
+        if self.done:
+            return runs
+        counts = runs.counts_by_rtype()
+        drops = {rtype: min(count, self._left.get(rtype, 0)) for rtype, count in counts.items()}
+        self._left = {
+            rtype: left
+            for rtype, count in self._left.items()
+            if (left := count - drops.get(rtype, 0)) > 0
+        }
+        # All of most blocks is dropped, and of the others nothing: one alone is cut.
+        if drops == counts:
+            return runs.part(0, 0)
+        return _kept(runs, drops) if any(drops.values()) else runs
+
+
+def _kept(runs: Runs, drops: Mapping[int, int]) -> Runs:
+    """Return the rows behind the first `drops` of each type, each as a run of its own."""
+    block_of_row = np.repeat(runs.block_of_run, runs.stop - runs.start)
+    row = ranges(runs.start, runs.stop)
+    rtypes = np.concatenate([records["rtype"] for _, records in runs.pieces()])
+    kept = np.ones(len(runs), bool)
+    for rtype, count in drops.items():
+        kept[np.flatnonzero(rtypes == rtype)[:count]] = False
+    start: Int64s = row[kept]
+    return Runs(runs.blocks, block_of_row[kept], start, start + 1, runs.key_ts_ns[kept])

@@ -38,8 +38,8 @@ class Block:
     """Contiguous records of one feed, all of one itemsize; the rtype byte tells each one's type.
 
     `in_order` says that no key is below the one before it, so that the last is the watermark of
-    all; who has not looked leaves it False, and who needs to know looks. `put_ns` is when a live
-    feed put it in its ring (CLOCK_MONOTONIC), 0 where nobody noted it.
+    all; a producer that has not looked leaves it False, and a reader that needs to know looks.
+    `put_ns` is when a live feed put it in its ring (CLOCK_MONOTONIC), 0 where nobody noted it.
     """
 
     feed: int
@@ -48,6 +48,12 @@ class Block:
     source: Source
     in_order: bool = False
     put_ns: int = 0
+
+
+def ranges(start: Int64s, stop: Int64s) -> Int64s:
+    """Return the numbers of all ranges one after another, without a Python step a range."""
+    lengths = stop - start
+    return np.arange(int(lengths.sum())) + np.repeat(stop - np.cumsum(lengths), lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +122,7 @@ class Runs:
                 runs = self.block_of_run == index
                 start = self.start[runs]
                 stop = self.stop[runs]
-                # The rows of all runs one after another, without a Python step a run.
-                lengths = stop - start
-                ends = np.cumsum(lengths)
-                rows_of_block = np.arange(int(lengths.sum())) + np.repeat(stop - ends, lengths)
-                counts.update(rtype_counts(self.blocks[index].records[rows_of_block]))
+                counts.update(rtype_counts(self.blocks[index].records[ranges(start, stop)]))
             else:
                 counts[sole] += int(rows)
         return dict(counts)

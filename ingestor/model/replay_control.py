@@ -45,7 +45,7 @@ _MOMENTS_TOLD: Final = (
 
 
 class Do(StrEnum):
-    """What is to be done; the words that an operator types."""
+    """What a command does; the words that an operator types."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -53,7 +53,7 @@ class Do(StrEnum):
     """Pause, or resume where it is paused."""
     SPEED = "speed"
     STEP = "step"
-    """Pause, and publish so much more, at once."""
+    """Pause, and publish a number of events or a span more, at once."""
     UNTIL = "until"
     """Pause before the first event at or after `at_ns`; without one nothing pauses it any more."""
     STOP = "stop"
@@ -76,12 +76,13 @@ class ReplayCommand(
     """Of `SPEED`: seconds of event time a second, 0 as fast as possible."""
     events: MaybeEvents = None
     span_ns: MaybeEvents = None
-    """Of `STEP`: so many events, or all within so much event time."""
+    """Of `STEP`: a number of events, or all within a span of event time."""
     at_ns: MaybeTime = None
     """Of `UNTIL`."""
 
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec tells as one of its own, for what makes no sense."""
+        # The first field is `do`; all others are values that some commands take.
         given = {name for name in self.__struct_fields__[1:] if getattr(self, name) is not None}
         allowed, least = _VALUES.get(self.do, (frozenset(), 0))
         if not given <= allowed or not least <= len(given) <= 1:
@@ -160,6 +161,7 @@ def span_text(span_ns: int) -> str:
 
 def decode_command(data: bytes) -> ReplayCommand:
     """Read a command from JSON. Raises ConfigurationError."""
+    # Whoever reaches the server may send this: bounded before it is parsed.
     if len(data) > MAX_COMMAND_BYTES:
         raise ConfigurationError(f"a command has at most {MAX_COMMAND_BYTES} bytes")
     try:
@@ -175,6 +177,7 @@ def parse_command(words: Sequence[str], position_ns: int | None) -> ReplayComman
         allowed = ", ".join(Do)
         raise ConfigurationError(f"there is no command {' '.join(given[:1])!r}; allowed: {allowed}")
     do, values = Do(given[0]), given[1:]
+    # A command takes one value at most, and only those of `_VALUES` take any.
     if len(values) > (do in _VALUES):
         raise ConfigurationError(f"{do} does not take {' '.join(values)!r}")
     value = values[0] if values else ""
@@ -194,6 +197,7 @@ def parse_command(words: Sequence[str], position_ns: int | None) -> ReplayComman
 
 
 def _speed(text: str) -> float:
+    # "nan" is a float too: no comparison with it holds, so the next line refuses it.
     speed = 0.0 if text == "max" else float(text)
     if not 0 <= speed <= MAX_SPEED:
         raise ValueError(f"allowed are 0 (as fast as possible) to {MAX_SPEED:,.0f}")
@@ -201,6 +205,7 @@ def _speed(text: str) -> float:
 
 
 def _events(text: str) -> int:
+    # 18 digits fit an int64, whatever they are.
     events = int(text) if text.isdecimal() and len(text) <= 18 else 0
     if not events:
         raise ValueError("allowed are a number of events, and spans like 5s, 250ms, 1m")
@@ -237,6 +242,7 @@ def moment_ns(text: str, position_ns: int | None) -> int:
         raise ValueError(_MOMENTS_TOLD)
     wall = dt.time.fromisoformat(found["wall"])
     fraction_ns = int((found["fraction"] or "").ljust(9, "0"))
+    # The market's own clock is what people read off a chart.
     if found["date"] is None and found["zone"] is None:
         return new_york_ns(new_york_date(_known(position_ns)), wall) + fraction_ns
     date = dt.date.fromisoformat(found["date"] or utc_date(_known(position_ns)).isoformat())

@@ -42,7 +42,7 @@ class WrongRevisionError(StreamError):
     """Somebody else has written the key since."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class BucketValue(msgspec.Struct, frozen=True):
     """A value and its revision, with which alone it may be replaced."""
 
     value: bytes
@@ -73,11 +73,15 @@ class Bucket:
         self._ttl_s = ttl_s
         self._replicas = replicas or 1
 
-    async def get(self, key: str) -> Entry | None:
+    async def get(self, key: str) -> BucketValue | None:
         """Return the value of a key, None when there is none, or no bucket yet."""
         stored = await self._last(key)
         # A key that was deleted leaves a message without a value; ours are never empty.
-        return Entry(stored.payload, stored.seq) if stored is not None and stored.payload else None
+        return (
+            BucketValue(stored.payload, stored.seq)
+            if stored is not None and stored.payload
+            else None
+        )
 
     async def put(self, key: str, value: bytes, revision: int | None = None) -> int:
         """Write a key, and return its new revision; `revision` is the one it must have, or `NEW`.
@@ -100,16 +104,16 @@ class Bucket:
         """Remove a key. Raises `WrongRevisionError`."""
         await self._publish(key, b"", revision, {"KV-Operation": "DEL"})
 
-    async def values(self, keys: str = ">") -> list[Entry]:
+    async def values(self, keys: str = ">") -> list[BucketValue]:
         """Return all values, or those whose keys match, in the order in which they were written.
 
         ``*`` in `keys` stands for a word, ``>`` at the end for the rest.
         """
         if await self._api.stream_info(self._stream) is None:
             return []
-        found: list[Entry] = []
+        found: list[BucketValue] = []
         async for chunk in self._api.stored(self._stream, [f"$KV.{self._name}.{keys}"], 1):
-            found += [Entry(value, revision) for revision, value in chunk if value]
+            found += [BucketValue(value, revision) for revision, value in chunk if value]
         return found
 
     async def grow(self) -> None:

@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -27,10 +26,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import Error, NoRespondersError, SecureConnWantedError
+from nats.errors import Error, NoRespondersError
 
 from ingestor.model.bounds import printable
-from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.errors import IngestorError, NatsRefusedError
 from ingestor.nats.answers import (
     UNAVAILABLE,
     ApiError,
@@ -42,7 +41,7 @@ from ingestor.nats.answers import (
     RefusedError,
     nonsense,
 )
-from ingestor.nats.guarded import GuardedClient, Receiver, is_refusal
+from ingestor.nats.guarded import GuardedClient, Receiver, is_refusal, refusal
 from ingestor.nats.options import ConnectOptions, resolve
 
 OPEN_TIMEOUT_S: Final = 5.0
@@ -191,7 +190,7 @@ class Connection:
                 if self.failure is None:
                     await connecting
         except (OSError, Error) as error:
-            raise self.failure or self._reason(self._last_error or error) from None
+            raise self.failure or refusal(self._last_error or error, self.servers) from None
         finally:
             connecting.cancel()
             # Both to their end: a task that is only cancelled would write into a closed transport.
@@ -304,7 +303,7 @@ class Connection:
             # The server answers a forbidden request with an error of the connection, not of the
             # request.
             if (said := self._forbidden.get(subject)) is not None:
-                raise ForbiddenError(str(self._reason(said))) from None
+                raise ForbiddenError(str(refusal(said, self.servers))) from None
             if self.failure is not None:
                 raise self.failure from None
             kind = NoAnswerError if losses == self._losses else CutOffError
@@ -397,19 +396,19 @@ class Connection:
         log.debug("NATS client: %r", error)
         if self._closing:
             return
-        refused = _is_refusal(error)
+        refused = is_refusal(error)
         if not self._opened:
             # One server of several is enough: it is over when each has been tried.
             self._first_errors += 1
             tried = self._first_errors >= len(self._credentials.servers)
             if tried and (refused or self._open_timeout_s is None):
-                self.give_up(self._reason(error))
+                self.give_up(refusal(error, self.servers))
         elif refused:
             named = _FORBIDDEN_SUBJECT(str(error))
             if named is not None and named[1] in self._forbidden:
                 self._forbidden[named[1]] = error
             else:
-                self.give_up(self._reason(error))
+                self.give_up(refusal(error, self.servers))
 
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:
@@ -429,7 +428,8 @@ class Connection:
 
     async def _closed(self) -> None:
         if not self._closing:
-            self.give_up(self._reason(self._client.last_error or Error("connection closed")))
+            error = self._client.last_error or Error("connection closed")
+            self.give_up(refusal(error, self.servers))
 
     def _check_payload(self) -> None:
         if self.max_payload_bytes < self._min_payload_bytes:
@@ -447,19 +447,3 @@ class Connection:
             self.failure = failure
             self._settled.set()
             self._on_change()
-
-    def _reason(self, error: Exception) -> IngestorError:
-        text = printable(str(error).removeprefix("nats: ").strip(" '")) or type(error).__name__
-        if not _is_refusal(error):
-            return NatsUnreachableError(f"no NATS server answers at {self.servers}: {text}")
-        tls = isinstance(error, (ssl.SSLError, SecureConnWantedError))
-        return NatsRefusedError(
-            f"the NATS server at {self.servers} does not let us in or publish "
-            f"({'TLS' if tls else 'it says'}): {text}"
-        )
-
-
-def _is_refusal(error: Exception) -> bool:
-    if isinstance(error, ssl.SSLError):
-        return isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in str(error.reason)
-    return is_refusal(error)

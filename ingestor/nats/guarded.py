@@ -44,6 +44,7 @@ from nats.errors import (
 from nats.protocol.parser import Parser
 
 from ingestor.model.bounds import printable
+from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
 from ingestor.nats.options import Credentials
 from ingestor.nats.splitter import MAX_LINE_BYTES, Frame, Splitter, Status
 
@@ -70,10 +71,25 @@ class Receiver(Protocol):
 
 def is_refusal(error: Exception) -> bool:
     """Whether an error is the server's word that we are not to come in, or not to publish."""
+    if isinstance(error, ssl.SSLError):
+        # An alert is the server's own word; without one, TLS broke as any connection may.
+        return isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in str(error.reason)
     if isinstance(error, (AuthorizationError, SecureConnWantedError)):
         return True
     ours = isinstance(error, NonsenseError)
     return isinstance(error, Error) and not ours and _refuses(str(error))
+
+
+def refusal(error: Exception, servers: str) -> IngestorError:
+    """Return why there is no connection to these servers, in a sentence without secrets."""
+    text = printable(str(error).removeprefix("nats: ").strip(" '")) or type(error).__name__
+    if not is_refusal(error):
+        return NatsUnreachableError(f"no NATS server answers at {servers}: {text}")
+    tls = isinstance(error, (ssl.SSLError, SecureConnWantedError))
+    return NatsRefusedError(
+        f"the NATS server at {servers} does not let us in or publish "
+        f"({'TLS' if tls else 'it says'}): {text}"
+    )
 
 
 def _refuses(text: str) -> bool:

@@ -357,19 +357,17 @@ def _seen_on_the_way(
 
 
 def _seen_on_disk(options: ConnectOptions) -> list[str]:
-    key = options.tls_key_file
-    if key is None and options.tls_cert_file is not None and _holds_key(options.tls_cert_file):
-        key = options.tls_cert_file
+    key, certificate = options.tls_key_file, options.tls_cert_file
+    if key is None and certificate is not None:
+        # The file of a certificate may hold its key as well.
+        content = read_small_file("the TLS file", certificate, 64 * MAX_KEY_FILE_BYTES)
+        key = certificate if b"PRIVATE KEY" in content else None
     keys = (options.credentials_file, options.nkey_file, key)
     return [
         f"every user of this machine can read the key in {path}: chmod 600 it"
         for path in keys
         if path is not None and others_may_read(path)
     ]
-
-
-def _holds_key(path: Path) -> bool:
-    return b"PRIVATE KEY" in read_small_file("the TLS file", path, 64 * MAX_KEY_FILE_BYTES)
 
 
 def _is_loopback(host: str) -> bool:

@@ -120,7 +120,7 @@ class Splitter:
                         frames[sid] = [frame]
                 elif stop <= size:
                     cut.others.append(buffer[at:stop])
-            # Unfinished: it is looked at again when so many bytes are here.
+            # Unfinished: looked at again once this many bytes have come.
             if stop > size:
                 self._needed = stop - at
                 return at

@@ -153,7 +153,7 @@ async def _update(api: JetStreamApi, settings: StreamSettings, info: Json) -> Js
 
 
 def planned_changes(settings: StreamSettings, existing: Json) -> Json:
-    """Return what of a stream's configuration is to be changed; what is `FIXED` cannot be."""
+    """Return what to change in a stream's configuration; what is `FIXED` cannot change."""
     wanted = _wanted(settings)
     # Its operator's subjects stay: another program may publish to them.
     wanted["subjects"] = _joined(existing.get("subjects") or [], settings.subjects)

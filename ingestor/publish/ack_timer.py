@@ -106,7 +106,7 @@ class Stall:
 
     def __init__(self) -> None:
         self.since_s: float | None = None
-        """When it was first noticed, by the clock of who asks."""
+        """When it was first noticed, by the caller's clock."""
         self.reason = ""
         """Why, in the words of whoever refused last."""
         self.pause_s = 0.0

@@ -10,7 +10,7 @@ Every message of a batch is an event. Fast ingest knows commands without one, a 
 and they would go out on a market subject, where a core subscriber takes them for data: so a batch
 is committed with its last event, or left to expire, which the server does after ten seconds.
 
-What is under way is kept as references to records, never as bytes (`Window`): what has to be sent
+What is under way is kept as references to records, never as bytes (`SendWindow`): what must be sent
 again is encoded again.
 
 A batch may be *fenced* (`Fence`): the stream then refuses what does not follow what it is to
@@ -184,7 +184,7 @@ class FastBatch(Batch):
     def note_sent(self, messages: int) -> None:
         """Note them; see `Batch`."""
         super().note_sent(messages)
-        # Only fast ingest knows commits: an `AckBatch` goes on however often it is to be closed.
+        # Only fast ingest knows commits: an `AckBatch` goes on however often it is closed.
         self.committed = self.closing
 
     @property
@@ -329,7 +329,7 @@ class Part:
         return int(self.rows_stop[messages - 1]) if messages else 0
 
 
-class Window:
+class SendWindow:
     """Unacknowledged messages in the order they were sent. Its user keeps it within bounds."""
 
     def __init__(self) -> None:

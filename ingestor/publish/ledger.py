@@ -32,7 +32,7 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, Window
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, SendWindow
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Most bytes under way; the server drops messages once 128 MiB wait."""
@@ -53,7 +53,7 @@ FAST_INGEST: Final = "fast_ingest"
 ACK_WINDOW: Final = "ack_window"
 
 FENCE_EVERY: Final = 64
-"""Of so many messages at most one is fenced: what a process had handed to its socket when it was
+"""At most one message in this many is fenced: what a process had handed to its socket when it was
 stopped gets no further. A fence costs the server 1 us, a third of a message: on each it takes 27 to
 36 % of the throughput, on one in 64 nothing that can be measured (eight pairs of 300,000)."""
 
@@ -142,7 +142,7 @@ class Ledger:
         self._unsent: deque[Runs] = deque()
         self._exact_acked = 0
         self._odd_answers = 0
-        self.window = Window()
+        self.window = SendWindow()
         self.batch: Batch = self._new_batch()
         self.first_seq: int | None = None
         """Stream sequence of the first message, once it is known to be stored."""
@@ -353,7 +353,7 @@ class Ledger:
             self.batch.ended = True
 
     def restart(self) -> None:
-        """Open a batch anew; what was under way is to be sent again, before all else."""
+        """Open a batch anew; what was under way is sent again first."""
         refusal = self.batch.refusal
         if refusal is not None and refusal.err_code in NO_FAST_INGEST:
             self._fast_ingest = False
@@ -369,7 +369,7 @@ class Ledger:
     def go_on_in(self, state: StreamState, lost_messages: int) -> None:
         """Count from where a stream ends that has lost what it had acknowledged.
 
-        What is under way is to be looked for behind that.
+        What is under way is looked for behind that.
         """
         self.lost_messages += lost_messages
         self._odd_answers += self.batch.odd_answers

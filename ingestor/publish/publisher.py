@@ -59,8 +59,8 @@ SHARED_BATCH_AGE_S: Final = 1.0
 """The same where others write: what they write to our subjects in this time may have to be read."""
 
 FENCE_REST_S: Final = 0.5
-"""Whoever sends nothing for so long may have been stopped, and may have a successor: the messages
-of its next write are fenced, each of them. No lease is lost in less."""
+"""A publisher that sends nothing for this long may have been stopped, and may have a successor:
+each message of its next write is fenced. No lease is lost in less."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """An orderly close waits this long for the last acknowledgements."""
@@ -318,7 +318,7 @@ class Publisher:
                     await self._pump()
 
     async def _pump(self) -> None:
-        """Send what is to be sent, and recover from what went wrong."""
+        """Send what waits, and recover from what went wrong."""
         link, ledger = self._link, self._link.ledger
         try:
             link.raise_failure()

@@ -48,7 +48,7 @@ PONG_S: Final = 1.0
 """The same where the server, which nobody leads just now, does not answer a ping either."""
 
 FORMER_S: Final = 2.0
-"""So long the server may take to read what a lost connection left in its sockets."""
+"""How long the server may take to read what a lost connection left in its sockets."""
 
 GUARD_BYTES: Final = 80
 """What the header of a guarded message takes at most."""

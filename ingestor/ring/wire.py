@@ -3,7 +3,7 @@
 Records need no words around them. They begin with their length in 4-byte words, which is never
 below 4, then their rtype; of a block, the first record's rtype tells the dtype of all (stock
 quotes and trades may mix). A live feed's records are followed by the time at which they were put
-(i8, CLOCK_MONOTONIC in ns): no dtype has so few bytes. Whatever else there is to say begins with a
+(i8, CLOCK_MONOTONIC in ns): no dtype has so few bytes. Every other message begins with a
 smaller byte:
 
     1 symbols   then MessagePack ``[[instrument_id, text]]``: additions to the feed's table, in
@@ -189,7 +189,11 @@ class RingReader:
                 self._in_order = message[1] == 1
             case Kind.BEGIN:
                 begin = Begin(*_BEGIN.unpack(message))
-                self._begin(begin.next_row)
+                # What the reader has of it already is left out when it comes again.
+                new = begin.next_row == NEW_ROWS
+                self._repeated = 0 if new else max(self.rows - begin.next_row, 0)
+                self.symbols = self._table = {}
+                self._in_use = self._in_order = False
                 return begin
             case _:
                 # From now on a block holds the table.
@@ -208,11 +212,6 @@ class RingReader:
                 self.rows += len(records)
                 return Block(self.feed, records, self.symbols, self.source, self._in_order, put_ns)
         return None
-
-    def _begin(self, next_row: int) -> None:
-        self._repeated = 0 if next_row == NEW_ROWS else max(self.rows - next_row, 0)
-        self.symbols = self._table = {}
-        self._in_use = self._in_order = False
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:
         known = self._table.get

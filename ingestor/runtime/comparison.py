@@ -110,6 +110,8 @@ class Comparison:
         """Whether nothing more can be said without more of what is expected."""
         if self._expected.ended:
             return False
+        # Files are read no farther than the stream has come while both are alike: memory stays
+        # flat.
         wanted = len(self._stored.items) + self._stored.ended
         return len(self._expected.items) < (self._window if self._differs else wanted)
 
@@ -156,6 +158,7 @@ class Comparison:
     def finish(self) -> None:
         """Take what has moved farther than a window as moved; call when both sides have ended."""
         missing, extra = self._expected.left_over, self._stored.left_over
+        # By their hashes: 64 bits do not agree by chance among a million messages.
         moved = missing & extra
         missing -= moved
         extra -= moved
@@ -176,6 +179,7 @@ class Comparison:
     def _pass_equal(self) -> None:
         expected, stored = self._expected.items, self._stored.items
         count = min(len(expected), len(stored))
+        # Two slices are compared in C: nearly every piece is equal, and then nothing else is done.
         if expected[:count] != stored[:count]:
             pairs = zip(expected, stored, strict=False)
             count = next(at for at, (one, other) in enumerate(pairs) if one != other)
@@ -215,6 +219,7 @@ class Comparison:
         elif chain:
             ends = chain[-1][0] + 1, chain[-1][1] + 1
         elif self._window < MAX_WINDOW:
+            # A hole longer than the window pairs with nothing; a larger one may show its end.
             self._window *= 2
             return
         else:
@@ -259,6 +264,7 @@ def _pairs(expected: Sequence[Item], stored: Sequence[Item]) -> list[tuple[int, 
     """Pair equal messages, the k-th of one side with the k-th of the other; in stored order."""
     places: dict[Item, list[int]] = {}
     for place in range(len(expected) - 1, -1, -1):
+        # From behind, so that `pop` gives the first place of a message that comes several times.
         places.setdefault(expected[place], []).append(place)
     return [
         (there.pop(), place) for place, item in enumerate(stored) if (there := places.get(item))
@@ -271,6 +277,8 @@ def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     at: list[int] = []
     before: list[int] = []
     for index, (place, _) in enumerate(pairs):
+        # Patience sorting: `ends` has the least last place of a chain of each length, so the
+        # longest chain takes n log n steps.
         length = bisect_left(ends, place)
         before.append(at[length - 1] if length else -1)
         if length == len(ends):

@@ -11,9 +11,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import uvloop
@@ -124,15 +123,16 @@ class ControlService:
         self, do: Do, payload: bytes, meter: SpeedMeter, ended: asyncio.Event
     ) -> ControlAnswer:
         """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
-        state = self.controller.state
         if len(payload) > MAX_COMMAND_BYTES:
             raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
         try:
             words = payload.decode(errors="replace").split()
-            command = parse_command([do, *words], None if state is None else state.position_ns)
+            # Only its time may be told from where the replay is; asking costs a round to it.
+            at_ns = await self.controller.position_ns(ended) if do is Do.UNTIL else None
+            command = parse_command([do, *words], at_ns)
         except ConfigurationError as error:
             raise ServiceError("400", str(error)) from None
-        answer = await _before(ended, self.controller.ask(command))
+        answer = await self.controller.ask(command, ended)
         if answer is None:
             raise ServiceError("503", "the replay has come to its end")
         if not answer.ok:
@@ -147,17 +147,6 @@ class ControlService:
         state = self.controller.state
         figures = {} if state is None else msgspec.to_builtins(state)
         return figures | {"attained_speed": meter.speed}
-
-
-async def _before(
-    ended: asyncio.Event, asking: Coroutine[Any, Any, ControlAnswer]
-) -> ControlAnswer | None:
-    """Return an answer, None where the run ends before it comes."""
-    answer, end = asyncio.create_task(asking), asyncio.create_task(ended.wait())
-    await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
-    end.cancel()
-    answer.cancel()
-    return answer.result() if answer.done() else None
 
 
 async def _pause(ended: asyncio.Event, pause_s: float) -> None:

@@ -94,12 +94,21 @@ class Controller:
             time.sleep(POLL_S)
         return answer
 
-    async def ask(self, command: ReplayCommand) -> ControlAnswer:
-        """Do as `apply` on an event loop."""
+    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer | None:
+        """Do as `apply` on an event loop; None where the run ends before there is an answer."""
         asking = self._asking(command)
-        while (answer := next(asking)) is None:
-            await asyncio.sleep(POLL_S)
+        while (answer := next(asking)) is None and not ended.is_set():
+            # Woken by the end: what is said 5 ms later no connection takes any more.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await ended.wait()
         return answer
+
+    async def position_ns(self, ended: asyncio.Event) -> int | None:
+        """Return where the replay is now, for ``until +5m``: `state` tells its last change."""
+        answer = await self.ask(ReplayCommand(do=Do.STATUS), ended)
+        state = self.state if answer is None else answer.state
+        return None if state is None else state.position_ns
 
     def send(self, command: ReplayCommand) -> None:
         """Send a command whose answer nobody waits for."""

@@ -225,6 +225,7 @@ class CounterTable:
     def __init__(self, processes: int) -> None:
         columns, sizes = len(Counter), (_WORDS, len(Total), 2 * len(SUBJECTS))
         self._memory = mmap.mmap(-1, 8 * (sum(sizes) + 2 * processes * columns))
+        # An aligned int64 is read and written as a whole on our CPUs: columns need no lock.
         words = np.frombuffer(self._memory, np.int64)
         self._words, self._totals, stored, rows = np.split(words, np.cumsum(sizes))
         self._totals[:] = _UNSET
@@ -245,7 +246,7 @@ class CounterTable:
         return CounterRow(self._rows[process], self._bases[process])
 
     def note_death(self, process: int, cause: str) -> None:
-        """Count a process that is to be started again, and show why; for the supervisor alone."""
+        """Count a process that died and starts again, and show why; for the supervisor alone."""
         self.row(process).add(Counter.RESTARTS)
         self._causes.put(process, cause.encode())
 
@@ -270,6 +271,7 @@ class CounterTable:
     def note_trouble(self, process: int, text: str | None) -> None:
         """Show what keeps a process from its work, None where nothing does."""
         shown = printable(text or "", MAX_LINE_CHARS)
+        # Told ten times a second and nearly always the same: a read is cheaper than a write.
         if shown != self.trouble(process):
             self._troubles.put(process, shown.encode())
 
@@ -280,10 +282,12 @@ class CounterTable:
         base[growing] = row[growing]
         # What waited in its memory is gone with it.
         base[Counter.UNDELIVERED] += row[Counter.HELD]
+        # Causes are a text in a slot, not columns: they have no base that is added to them.
         self._skipped_before = self.skipped(process)
 
     def count_for(self, process: int, counter: Counter) -> None:
         """Count one for another process, which shows it when it writes the counter next."""
+        # Not its cell: the process that owns the row would write over it with its own count.
         self._bases[process][counter] += 1
 
     @property
@@ -303,6 +307,7 @@ class CounterTable:
     @property
     def reference_price_e9(self) -> int | None:
         """Newest price of the options' underlying in 1e-9; None before the first."""
+        # Memory starts as zeros, and no underlying costs nothing.
         return int(self._words[_PRICE]) or None
 
     @reference_price_e9.setter
@@ -426,11 +431,13 @@ class Slots:
         at = self._at(slot, half)
         self._memory[at + _HEAD.size : at + _HEAD.size + len(data)] = data
         _HEAD.pack_into(self._memory, at, len(data), zlib.crc32(data))
+        # Last, and a single byte: who dies before this line leaves the old text in force.
         self._memory[slot] = half
         return True
 
     def get(self, slot: int) -> bytes | None:
         """Return the last text; None when there is none, or when it changes all the time."""
+        # Only two puts during one copy spoil it: the first of them writes the other half.
         for _ in range(_READ_TRIES):
             at = self._at(slot, self._memory[slot])
             copy = self._memory[at : at + SLOT_BYTES]

@@ -11,7 +11,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -138,7 +138,9 @@ def _is_of(record: RunRecord, day: Day) -> bool:
     dates = record.what.get("dates") or []
     if dates and day.date.isoformat() not in dates:
         return False
-    names = {_name(file) for file in record.what.get("files") or []}
+    files = record.what.get("files") or []
+    # A record lies in a bucket that others may write to: what is no table has no name.
+    names = {str(file.get("name")) for file in files if isinstance(file, Mapping)}
     return not names.isdisjoint(day.names)
 
 
@@ -146,10 +148,6 @@ def _narrowed(record: RunRecord) -> bool:
     """Whether a run took less than the whole of its days; a live one never knows."""
     filters = ("start", "end", "symbols")
     return record.job == LIVE_JOB or any(record.what.get(name) for name in filters)
-
-
-def _name(file: Any) -> str:
-    return str(file.get("name")) if isinstance(file, Mapping) else ""
 
 
 def _days_of_lanes(feed: FeedName, lanes: Sequence[Lane]) -> Iterator[Day]:

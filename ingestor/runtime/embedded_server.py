@@ -215,6 +215,7 @@ class EmbeddedServer:
             try:
                 self._keeper = self._spawn(lock)
                 self._await_ready(log_start)
+            # KeyboardInterrupt too: a server that nobody knows of would keep the folder locked.
             except BaseException:
                 self.stop()
                 raise

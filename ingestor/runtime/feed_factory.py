@@ -26,32 +26,24 @@ from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
-from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
+from ingestor.feeds.polygon.spool import MakeSpool, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
+from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalCounts, JournalRecorder
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
 from ingestor.model.feed_status import FeedStatus
-from ingestor.model.records import OPTION_TRADE
+from ingestor.model.records import OPTION_TRADE, RType
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT, parse_option_ticker
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.ring.kept import KeptRows, KeptStatuses
-from ingestor.runtime.counters import (
-    MAX_LAST_TRADES,
-    Counter,
-    CounterRow,
-    CounterTable,
-    LastTrade,
-)
-from ingestor.runtime.feed_process import (
-    FeedContext,
-    FeedMain,
-    RingWriter,
-)
+from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterRow, CounterTable, LastTrade
+from ingestor.runtime.feed_process import FeedContext, FeedMain, RingWriter
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -60,7 +52,6 @@ END_TIMEOUT_S: Final = 0.5
 """How long the end of a feed may wait for room in its ring; the supervisor sees it end anyway."""
 END_PAUSE_S: Final = 0.001
 """Pause before a ring is looked at again meanwhile."""
-
 
 MAX_NOTED_BLOCKS: Final = 1_024
 """Blocks of trades between two signs of life that the page hears of; of more, the last ones."""
@@ -294,10 +285,6 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.RECEIVED_NS] = stats.last_recv_ns
 
 
-def _no_problem() -> str | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Vendor:
     """Where the feeds are, the key to them, the ``source`` of their events.
@@ -309,7 +296,7 @@ class Vendor:
     options_url: str
     api_key: str = field(repr=False)
     source: Source
-    problem: Callable[[], str | None] = _no_problem
+    problem: Callable[[], str | None] = lambda: None
 
 
 @contextlib.contextmanager
@@ -347,10 +334,14 @@ def _warn_of_plain_text(url: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LiveFeeds:
-    """Makes the feeds of one configuration and one vendor, each inside its process."""
+    """Makes the feeds of one configuration and one vendor, each inside its process.
+
+    `ends` are those of what is stored of feeds that an earlier run has left a journal of.
+    """
 
     config: Config
     vendor: Vendor
+    ends: Mapping[LiveFeedName, Mapping[RType, StoredEnd]] = field(default_factory=dict)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
@@ -362,6 +353,7 @@ class LiveFeeds:
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
+            make_spool=self._spool("stocks", context),
         )
 
     def options(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
@@ -373,12 +365,23 @@ class LiveFeeds:
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
             sink,
             frame_log=frame_log,
-            strikes=Strikes(
+            strikes=FollowedStrikes(
                 manager=manager,
                 price=price_of(self.config, context),
                 quotes=self.config.polygon.option_quotes,
             ),
+            make_spool=self._spool("options", context),
         )
+
+    def _spool(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
+        """Return what makes the spool of a feed, if it has one."""
+        directory, ends = self.config.record.dir, self.ends.get(name)
+        # How far the process that died has come with it the stream alone knows: the next run asks.
+        if directory is None or ends is None or context.again:
+            return None
+        # Before the first frame of this run is recorded.
+        segments = left_in(directory, Market[name.upper()])
+        return lambda symbols: Spool(name, segments, ends, symbols)
 
     def _settings(
         self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours
@@ -412,7 +415,7 @@ def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
 
 @contextlib.contextmanager
 def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]:
-    """Yield what records each feed, nothing where nothing is to be recorded.
+    """Yield what records each feed; empty when recording is off.
 
     Raises ConfigurationError for a folder that cannot be recorded into.
     """

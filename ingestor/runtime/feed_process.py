@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from ingestor.merge.ordering import WatermarkMerge
-from ingestor.model.blocks import Block, Int64s, Runs
+from ingestor.model.blocks import Block, Runs, ranges
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import SymbolTable
@@ -84,6 +84,7 @@ class RingWriter:
         self._begin = begin_message(Begin(self._process, next_row)) if context.again else b""
         self._row = context.row
         self._row[Counter.RING_BYTES] = context.ring.max_message_bytes
+        # A table of thousands of symbols goes in pieces, so that a small ring takes it too.
         self._symbols_bytes = min(
             MAX_SYMBOLS_BYTES, context.ring.max_message_bytes // SYMBOLS_SHARE
         )
@@ -106,6 +107,7 @@ class RingWriter:
     def _put_block(self, block: Block, timeout_s: float) -> bool:
         if not self._announce(block.symbols, timeout_s):
             return False
+        # Nearly all blocks are alike in this, so it is a message of its own and no byte in each.
         if block.in_order is not self._in_order:
             if not self._put(order_message(in_order=block.in_order), timeout_s):
                 return False
@@ -151,6 +153,7 @@ class RingWriter:
             if not self._put(message, timeout_s):
                 break
             sent += count
+        # What the ring took is not sent again: the reader knows it, also when the block is refused.
         del self._pending[:sent]
         return not self._pending
 
@@ -165,6 +168,7 @@ class RingWriter:
     def _put(self, message: Message, timeout_s: float) -> bool:
         if self._has_begun(timeout_s) and self._ring.put(message, timeout_s):
             return True
+        # Counted by attempt: a server that is behind shows here before anything else does.
         self._row.add(Counter.RING_FULL)
         return False
 
@@ -232,6 +236,7 @@ class FeedProcess:
         except IngestorError as broken:
             error = broken
         self._count()
+        # After an error too: without an end the merge would wait for this feed for ever.
         self._wait(lambda: self._writer.end(PUT_TIMEOUT_S))
         return error
 
@@ -247,6 +252,7 @@ class FeedProcess:
         """Return what the process that died has not put."""
         if not self._done_before:
             return block
+        # A file gives the same rows again, so counting them off is enough.
         done = min(self._done_before, len(block.records))
         self._done_before -= done
         return replace(block, records=block.records[done:])
@@ -284,7 +290,7 @@ MIN_LANE_BYTES: Final = 64 * 1024
 
 
 def lane_bytes(block_bytes: int, lanes: int) -> int:
-    """Return how large the blocks of each of so many lanes are."""
+    """Return the size of each lane's blocks."""
     return min(block_bytes, max(MIN_LANE_BYTES, block_bytes // lanes))
 
 
@@ -409,11 +415,6 @@ def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     ]
     lengths = high - low
     shift = (np.cumsum(lengths) - lengths - low)[runs.block_of_run]
-    rows = _ranges(runs.start + shift, runs.stop + shift)
+    rows = ranges(runs.start + shift, runs.stop + shift)
     gathered: np.ndarray[tuple[int], np.dtype[np.void]] = np.concatenate(parts)[rows]
     return gathered
-
-
-def _ranges(start: Int64s, stop: Int64s) -> Int64s:
-    lengths = stop - start
-    return np.arange(int(lengths.sum())) + np.repeat(stop - np.cumsum(lengths), lengths)

@@ -62,14 +62,22 @@ class FeedWatch:
         *,
         live: bool,
         run: str,
+        spooled: frozenset[int] = frozenset(),
     ) -> None:
-        """`run` is part of the ids of statuses: the same for all publishers of a run."""
+        """`run` is part of the ids of statuses: the same for all publishers of a run.
+
+        Feeds that are `spooled` begin where what is stored ends, and tell themselves what is
+        missing.
+        """
         self._feeds = feeds
         self._publisher = publisher
         self._table = table
         self._live = live
         self._run = run
-        self._positions = FeedPositions(Position(), [0] * len(feeds))
+        self._begun = Position(
+            feeds=tuple(FeedPosition(gap=feed not in spooled) for feed in range(len(feeds)))
+        )
+        self._positions = FeedPositions(self._begun, [0] * len(feeds))
         self._gaps: list[GapTracker] = []
         self._read = [0] * len(feeds)
         self._own: dict[str, FeedStatus] = {}
@@ -94,7 +102,8 @@ class FeedWatch:
     def follow(self, position: Position, rows: Mapping[str, int]) -> None:
         """Go on behind a publisher that died: these rows by subject are stored."""
         by_feed = [sum(rows.get(subject, 0) for subject in feed.subjects) for feed in self._feeds]
-        self._positions = FeedPositions(position, by_feed)
+        # One that died before it told anything leaves its follower what it was left.
+        self._positions = FeedPositions(position if position.feeds else self._begun, by_feed)
         for key, status in position.untold:
             self._tell(self._index(status.feed), status, key)
 

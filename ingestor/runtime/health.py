@@ -2,7 +2,7 @@
 
 It is made of the shared memory alone and knows two clocks, which it is given. A `Finding` that is
 `bad` makes a run unhealthy; others are what people would otherwise take for a fault: a market that
-is closed, a hole in the data of a replay.
+is closed, a hole in the data of a replay, one that somebody has paused.
 
 A vendor that says nothing is judged by the regular hours of its market, in which a subscribed stock
 or the options around its price are quoted many times a second; before and after them, minutes
@@ -12,6 +12,7 @@ without a word are common, and the feed's own watchdog decides.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -19,11 +20,15 @@ from typing import Final
 from ingestor.config.schema import Metrics
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours, TradingHours
 from ingestor.model.clock import iso_utc
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.progress_reporter import LONG_WAIT_NS, age_text
 from ingestor.runtime.run_view import RunView, heartbeat_age_s, since_s
 
+BEHIND: Final = 0.5
+"""A feed that holds more of its backlog's rows falls behind. By `polygon.backlog_bytes` its room
+may end sooner: at 80 bytes a record after four fifths of the rows."""
 STOCKS_REGULAR: Final = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 
 
@@ -76,6 +81,9 @@ class Health:
     def _of_feed(
         self, name: str, row: CounterRow, trouble: str, now_ns: int, wall_ns: int
     ) -> Iterator[Finding]:
+        if row[Counter.HELD] > BEHIND * (self._view.facts.backlog_rows or math.inf):
+            text = f"{name} falls behind: {row[Counter.HELD]:,} events wait for room in its ring"
+            yield Finding("behind", name, 0.0, f"{text}, and are dropped when there are too many")
         why = f": {trouble}" if trouble else ""
         if row[Counter.AWAY_SINCE_NS]:
             away_s = since_s(row, Counter.AWAY_SINCE_NS, now_ns)
@@ -119,13 +127,25 @@ class Health:
             at = iso_utc(row[Counter.WAITS_FOR_NS])[:19]
             text = f"a hole in the data: the next event, of {at}Z, is due in {age_text(waits_ns)}"
             yield Finding("hole", name, 0.0, text, bad=False)
+        state = self._view.steered()
+        if state is not None and state.paused and not state.stepping:
+            yield Finding("paused", name, 0.0, _paused(state), bad=False)
+
+
+def _paused(state: ReplayState) -> str:
+    if state.position_ns is None:
+        return "the replay is paused before its first event"
+    return f"the replay is paused at {iso_utc(state.position_ns)[:19]}Z"
 
 
 def told(findings: list[Finding]) -> str:
-    """Return the body of /healthz: ``ok``, or who is unwell by what is wrong, and why."""
+    """Return the body of /healthz: who is unwell by what is wrong, and why.
+
+    Where nobody is: ``ok``, and what people would take for a fault, a sentence a line.
+    """
     bad = [finding for finding in findings if finding.bad]
     if not bad:
-        return "ok\n"
+        return "\n".join(["ok", *(finding.text for finding in findings)]) + "\n"
     lines = []
     for what in dict.fromkeys(finding.what for finding in bad):
         who = (f"{one.process} for {one.age_s:.1f} s" for one in bad if one.what == what)

@@ -15,6 +15,8 @@ along.
 from __future__ import annotations
 
 import mmap
+import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -181,3 +183,36 @@ class LatencyTable:
         """Return what was counted so far."""
         cells = self._cells[process, hop].copy()
         return Latencies(cells[:BUCKETS], int(cells[_SUM]), int(cells[_MAX]))
+
+
+class PublisherLatencies:
+    """What rows take in a publisher.
+
+    Attributes:
+        from_ring: From the ring of a live feed to the publisher.
+        lateness: From when a row of a paced replay is due to when it is sent.
+        under_way: Rows that were handed to the publisher and when (monotonic ns), oldest first.
+    """
+
+    def __init__(self, table: LatencyTable, process: int) -> None:
+        self.from_ring = table.recorder(process, Hop.RING_TO_PUBLISH)
+        self.lateness = table.recorder(process, Hop.DUE_TO_SENT)
+        self.under_way: deque[tuple[int, int]] = deque()
+        self._to_stored = table.recorder(process, Hop.PUBLISH_TO_STORED)
+
+    def on_stored(self, rows: int) -> None:
+        """Count how long the oldest rows under way took until the server has stored them."""
+        now_ns = time.monotonic_ns()
+        while rows and self.under_way:
+            held, handed_ns = self.under_way.popleft()
+            stored = min(rows, held)
+            self._to_stored.add(now_ns - handed_ns, stored)
+            rows -= stored
+            # An acknowledgement may end in the middle of what was handed over at a time.
+            if stored < held:
+                self.under_way.appendleft((held - stored, handed_ns))
+
+    def flush(self) -> None:
+        """Show what was counted to the other processes."""
+        for recorder in (self.from_ring, self.lateness, self._to_stored):
+            recorder.flush()

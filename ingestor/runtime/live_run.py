@@ -1,18 +1,42 @@
-"""A live run: whose feeds it has, where they go, and what must fit together before it starts."""
+"""A live run: whose feeds it has, where they go, and what must fit together before it starts.
+
+A hot standby is a live run that waits until nobody else writes what it is to write. A run that
+writes renews its leases twice a second; the standby reads them ten times a second, and takes over
+those that have stood still for `TAKEOVER_S` or were given up. It may be wrong: the other run may be
+alive, and slow. That costs a change for nothing and no more, since the other run's next renewal is
+refused, and the stream refuses what it writes (see `publish.batches`). So it need not wait for a
+lease to expire.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from ingestor.config.schema import Config, LiveFeedName
+import uvloop
+
+from ingestor.config.schema import Config, LiveFeedName, Nats
 from ingestor.feeds.polygon.commands import shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
+from ingestor.feeds.polygon.spool import left_in
+from ingestor.journal.format import Market
 from ingestor.merge.ordering import ArrivalMerge
-from ingestor.model.errors import ConfigurationError, ExitCode, StreamInUseError
+from ingestor.model.blocks import Source
+from ingestor.model.errors import (
+    ConfigurationError,
+    ExitCode,
+    IngestorError,
+    NatsRefusedError,
+    NatsUnreachableError,
+    StreamInUseError,
+)
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.feed_factory import (
     Journal,
     LiveFeeds,
@@ -24,7 +48,8 @@ from ingestor.runtime.feed_factory import (
     strike_plan,
 )
 from ingestor.runtime.machine import check_machine
-from ingestor.runtime.metrics import listening, shown_by
+from ingestor.runtime.metrics import MetricsPlan, RunFacts, listening, shown_by
+from ingestor.runtime.notify import NotifySocket
 from ingestor.runtime.progress_reporter import LiveProgress
 from ingestor.runtime.publisher_factory import (
     checked_options,
@@ -34,10 +59,10 @@ from ingestor.runtime.publisher_factory import (
     tell_demo,
 )
 from ingestor.runtime.report import RunReport
-from ingestor.runtime.run import FeedPlan, Run
-from ingestor.runtime.run_keeper import begin
-from ingestor.runtime.run_records import new_record, subjects_of
-from ingestor.runtime.standby import wait_for_turn
+from ingestor.runtime.run import FeedPlan, Run, RunPlan
+from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
+from ingestor.runtime.run_records import Lease, Leases, RunRecord, new_record, subjects_of
+from ingestor.runtime.stored_ends import Ends, stored_ends
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -47,8 +72,15 @@ MAX_PORT: Final = 65_535
 DEMO_S: Final = 15.0
 """How long a demo runs that is not told, and that nobody watches."""
 
-
 log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.1
+
+TAKEOVER_S: Final = 1.5
+"""A lease that stands still this long has missed two renewals, and the third is due."""
+
+RETRY_S: Final = 1.0
+"""Pause before a server that is not there is asked again."""
 
 
 class StreamIngestor:
@@ -67,8 +99,10 @@ class StreamIngestor:
         MarketHours(OPTIONS)
         if not self._config.live.standby:
             return self._run()
+        systemd = NotifySocket()
         while True:
             # Nor while it waits: the run that it is to follow may have the same journal and port.
+            systemd.status("standby: ready to follow the run that writes now")
             over = wait_for_turn(self._config.nats, self._subjects)
             try:
                 return self._run(over)
@@ -76,8 +110,12 @@ class StreamIngestor:
                 log.info("standby: another one was faster: %s", other)
 
     @property
+    def _names(self) -> tuple[LiveFeedName, ...]:
+        return tuple(name for name in FEED_ORDER if name in self._config.polygon.feeds)
+
+    @property
     def _subjects(self) -> tuple[str, ...]:
-        return subjects_of([name for name in FEED_ORDER if name in self._config.polygon.feeds])
+        return subjects_of(self._names)
 
     def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
         """Stream until stopped, with leases of these revisions taken from whoever holds them."""
@@ -89,50 +127,83 @@ class StreamIngestor:
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
-            feeds = self._feeds(vendor, frame_logs)
-            record = new_record(
-                "live",
-                config.nats.stream,
-                feeds=tuple(feed.name for feed in feeds),
-                subjects=self._subjects,
-                what={"symbols": list(config.polygon.stocks), "source": vendor.source.value},
-            )
-            # A demo in a server of its own has nobody to meet there.
-            own = self._demo and config.nats.url is None
-            demo_s = DEMO_S if self._demo and not is_watched() else None
             if self._demo:
                 tell_demo(server.url)
+            # A demo in a server of its own has nobody to meet there.
+            own = self._demo and config.nats.url is None
+            record = self._record(vendor.source)
             keeping = None if own else begin(options, record, config.nats, over=over)
-            run = Run(
-                feeds,
-                config,
-                publisher=lambda again: make_publisher(
-                    config, options, keeping, give_up_after_s=math.inf, again=again
-                ),
-                merge=ArrivalMerge(len(feeds)),
-                progress=LiveProgress,
-                live=True,
-                run_s=config.live.stop_after_s or demo_s,
-                metrics=shown_by(listener, config, options, keeping, live=True, demo=self._demo),
-                keeping=keeping,
-            )
+            # Only now: whoever wrote before writes no more.
+            feeds = self._feeds(vendor, frame_logs, self._unfinished(options, vendor))
+            metrics = shown_by(listener, config, options, keeping, live=True, demo=self._demo)
+            run = Run(self._run_plan(feeds, options, keeping, metrics))
             run.to_the_end(
                 (ExitCode.EMBEDDED_SERVER, server.problem),
                 (ExitCode.CHILD_FAILED, vendor.problem),
             )
         return run.report()
 
-    def _feeds(self, vendor: Vendor, frame_logs: Mapping[LiveFeedName, Journal]) -> list[FeedPlan]:
+    def _record(self, source: Source) -> RunRecord:
+        return new_record(
+            "live",
+            self._config.nats.stream,
+            feeds=self._names,
+            subjects=self._subjects,
+            what={"symbols": list(self._config.polygon.stocks), "source": source.value},
+        )
+
+    def _run_plan(
+        self,
+        feeds: Sequence[FeedPlan],
+        options: ConnectOptions,
+        keeping: Keeping | None,
+        metrics: tuple[MetricsPlan, RunFacts] | None,
+    ) -> RunPlan:
+        config = self._config
+        demo_s = DEMO_S if self._demo and not is_watched() else None
+        return RunPlan(
+            feeds=feeds,
+            config=config,
+            publisher=lambda again: make_publisher(
+                config, options, keeping, give_up_after_s=math.inf, again=again
+            ),
+            merge=ArrivalMerge(len(feeds)),
+            progress=LiveProgress,
+            live=True,
+            run_s=config.live.stop_after_s or demo_s,
+            metrics=metrics,
+            keeping=keeping,
+        )
+
+    def _unfinished(self, options: ConnectOptions, vendor: Vendor) -> dict[LiveFeedName, Ends]:
+        """Return where what is stored of each feed ends that an earlier run has a journal of."""
+        directory = self._config.record.dir
+        if directory is None:
+            return {}
+        left = [name for name in self._names if left_in(directory, Market[name.upper()])]
+        if not left:
+            return {}
+        return stored_ends(options, self._config.nats.stream, left, vendor.source)
+
+    def _feeds(
+        self,
+        vendor: Vendor,
+        frame_logs: Mapping[LiveFeedName, Journal],
+        ends: Mapping[LiveFeedName, Ends],
+    ) -> list[FeedPlan]:
         process = self._config.process
-        made = LiveFeeds(self._config, vendor)
+        made = LiveFeeds(self._config, vendor, ends)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
             FeedPlan(
-                name, live_feed_main(mains[name], frame_logs.get(name)), vendor.source, cpus[name]
+                name,
+                live_feed_main(mains[name], frame_logs.get(name)),
+                vendor.source,
+                cpus[name],
+                spooled=name in ends,
             )
-            for name in FEED_ORDER
-            if name in self._config.polygon.feeds
+            for name in self._names
         ]
 
 
@@ -170,3 +241,67 @@ def _check_port(key: str, url: str) -> None:
         raise ConfigurationError(
             f"{key} = {url!r} is not allowed: the port is no number from 0 to {MAX_PORT}"
         ) from None
+
+
+class LeaseWatch:
+    """Tells from what is read of leases, again and again, when nobody renews them any more."""
+
+    def __init__(self) -> None:
+        self._stands: dict[str, tuple[int, float]] = {}
+        """By key the revision that was seen last, and since when it is that one."""
+
+    def forget(self) -> None:
+        """Begin anew: whoever could not ask does not know what was renewed meanwhile."""
+        self._stands.clear()
+
+    def is_free(self, leases: Mapping[str, Lease], now_s: float) -> bool:
+        """Whether none of these leases, as they are now, is renewed by anybody."""
+        for key, lease in leases.items():
+            if key not in self._stands or self._stands[key][0] != lease.revision:
+                self._stands[key] = lease.revision, now_s
+        return all(
+            lease.holder.is_dead or now_s - self._stands[key][1] >= TAKEOVER_S
+            for key, lease in leases.items()
+        )
+
+
+def wait_for_turn(nats: Nats, subjects: tuple[str, ...]) -> dict[str, int]:
+    """Wait until nobody writes to these subjects; return what leases are to be taken over.
+
+    These are revisions by key. A server that is away is waited for. Raises NatsRefusedError.
+    """
+    record = new_record("live", nats.stream, subjects=subjects)
+
+    async def watch(connection: Connection) -> dict[str, int]:
+        return await _watch(connection, Leases(connection, record, timeout_s=ANSWER_S))
+
+    while True:
+        try:
+            return uvloop.run(connected(nats.connect_options(nats.url or ()), watch))
+        except NatsUnreachableError as error:
+            log.warning("standby: %s", error)
+            time.sleep(RETRY_S)
+
+
+async def _watch(connection: Connection, leases: Leases) -> dict[str, int]:
+    watch, told = LeaseWatch(), ""
+    while True:
+        try:
+            held = await leases.held()
+        except (NatsRefusedError, NatsUnreachableError):
+            raise
+        except IngestorError as error:
+            log.debug("standby: the leases cannot be read: %s", error)
+            watch.forget()
+            # A server that is frozen keeps its socket: there may be another one.
+            if not await connection.answers(ANSWER_S):
+                connection.drop()
+        else:
+            if watch.is_free(held, time.monotonic()):
+                log.info("standby: nobody writes what this run is to write: taking over")
+                return {key: lease.revision for key, lease in held.items()}
+            holder = next(iter(held.values())).holder
+            if holder.run != told:
+                told = holder.run
+                log.info("standby: ready to follow run %s (host %s, pid %d)", *holder.name)
+        await asyncio.sleep(POLL_S)

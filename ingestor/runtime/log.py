@@ -12,6 +12,7 @@ reads them (see `output`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from ingestor.model.bounds import MAX_LINE_CHARS, printable
-from ingestor.runtime.log_file import LogFile
+from ingestor.model.errors import ConfigurationError
 
 MAX_HELD_BYTES: Final = 256 * 1024
 """What one process keeps for a reader that stands still; beyond that lines are lost and counted."""
@@ -59,6 +60,7 @@ class Pen:
 
     def put(self, line: bytes) -> bool:
         """Write a line, or keep it for later; False when it is lost."""
+        # The newest goes: what led to the trouble was said first.
         if self._held_bytes + len(line) > self._max_held_bytes:
             self.lost += 1
             return False
@@ -110,15 +112,18 @@ def say(text: str, fd: int = 1, timeout_s: float = _REPORT_S) -> bool:
 def _unwaiting(fd: int) -> Write:
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
+        # A flag of the call, since O_NONBLOCK would hold for whoever else has the socket.
         own = socket.socket(fileno=os.dup(fd))
         return lambda data: own.send(data, socket.MSG_DONTWAIT)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        # Opened anew: O_NONBLOCK belongs to the open file, which a shell and other processes share.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
         # Not where a terminal is somebody else's (su), or where the pipe has no reader any more.
         with contextlib.suppress(OSError):
             again = os.open(f"/proc/self/fd/{fd}", flags)
             return lambda data: os.write(again, data)
         return lambda data: _write_if_ready(fd, data)
+    # A file on a disk never says that it would block.
     return lambda data: os.write(fd, data)
 
 
@@ -126,6 +131,7 @@ def _write_if_ready(fd: int, data: bytes) -> int:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     if not poll.poll(0):
+        # As the kernel would say it of a descriptor that does not wait.
         raise BlockingIOError
     return os.write(fd, data)
 
@@ -144,8 +150,12 @@ FREE: Final = {"free": True}
 
 STDERR: Final = 2
 
-_ERASE: Final = "\r\x1b[2K"
-"""A terminal may show a line of progress, which the supervisor draws again."""
+ERASE: Final = "\r\x1b[J"
+"""Clears the line of progress that a terminal may show, which the supervisor draws again.
+
+Everything from the cursor on: a terminal that was made narrower shows the line as several, and the
+cursor, which stands before its first character, moves with that.
+"""
 
 _CLOSE_S: Final = 0.5
 _LOST: Final = "%d lines of this log were lost: nobody read them, or they could not be written"
@@ -163,9 +173,11 @@ class _Secrets:
     def add(self, secrets: Iterable[str | None]) -> None:
         for secret in secrets:
             if secret and len(secret) >= MIN_SECRET_CHARS:
+                # As it is written in a URL as well, by either rule.
                 self._known |= {secret, quote(secret), quote(secret, safe="")}
 
     def hidden(self, text: str) -> str:
+        # The longest first: one may be a part of another.
         for secret in sorted(self._known, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
@@ -181,6 +193,7 @@ def hide(*secrets: str | None) -> None:
 
 def plain(text: str, limit: int = MAX_LINE_CHARS) -> str:
     """Return foreign text as it may be shown: one line, cut, without secrets."""
+    # Cut before it is searched, so that a message of megabytes costs little.
     return printable(_secrets.hidden(text[: 4 * limit]), limit)
 
 
@@ -202,9 +215,10 @@ class Repeats:
         self._spells: dict[Place, _Spell] = {}
 
     def told(self, place: Place, now_s: float) -> bool:
-        """Count a line; whether it is to be told."""
+        """Count a line; return whether to write it."""
         spell = self._spells.get(place)
         if spell is None:
+            # Bounded by telling more, not less: a line of a new place may be the one that matters.
             if len(self._spells) >= MAX_PLACES:
                 return True
             spell = self._spells[place] = _Spell(now_s)
@@ -261,6 +275,7 @@ class _Handler(logging.Handler):
 
     def close(self) -> None:
         """Write what waits, in bounded time; what a parent has not written is the parent's."""
+        # After a fork the child has a copy of what waits: written twice it would be a lie.
         if self._pid == os.getpid():
             self._pen.drain_within(_CLOSE_S)
             self.drain()
@@ -287,6 +302,7 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     lines = text.splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         half = MAX_TRACEBACK_LINES // 2
+        # The ends of an endless recursion tell where it began and what it ran into.
         lines = [*lines[:half], "...", *lines[-half:]]
     return lines
 
@@ -320,7 +336,7 @@ def configure(label: str, level: str, target: Target | None = None) -> None:
     if target.file is None:
         pen = Pen(STDERR)
         # Lines of a program that reads them are whole; only people have a line of progress.
-        before = _ERASE if os.isatty(STDERR) and target.form == "text" else ""
+        before = ERASE if os.isatty(STDERR) and target.form == "text" else ""
     else:
         file = LogFile(target.file, target.file_bytes, target.files_kept)
         pen = Pen(file.fd, write=file.write)
@@ -348,3 +364,68 @@ def drain() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.drain()
+
+
+class LogFile:
+    """Appends to `path` and rotates it: ``FILE``, ``FILE.1`` to ``FILE.kept``.
+
+    Several processes append. Each looks before it writes whether the path still leads to the file
+    that it has open, so it does not matter which process rotated it, or whether logrotate did. One
+    rotates at a time: it holds a lock on ``FILE.lock``; who does not get it writes on, a little
+    beyond the bound. `write` is what `Pen` writes with.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, kept: int) -> None:
+        """Raises ConfigurationError when it cannot be opened."""
+        self._path = path.absolute()
+        self._max_bytes = max_bytes
+        self._kept = kept
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = self._open()
+        except OSError as error:
+            raise ConfigurationError(
+                f"log.file = {path} cannot be written: {error.strerror}"
+            ) from error
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that is written to now."""
+        return self._fd
+
+    def write(self, data: bytes) -> int:
+        """Append, after a rotation if it is time for one; return how much. Raises OSError."""
+        status = os.fstat(self._fd)
+        if status.st_size >= self._max_bytes:
+            self._rotate()
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_ino, there.st_dev) != (status.st_ino, status.st_dev):
+            os.close(self._fd)
+            self._fd = self._open()
+        return os.write(self._fd, data)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def _rotate(self) -> None:
+        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have been faster, and what lies there is new.
+            if self._path.stat().st_size >= self._max_bytes:
+                self._shift()
+        except (BlockingIOError, FileNotFoundError):
+            return
+        finally:
+            os.close(lock)
+
+    def _shift(self) -> None:
+        for number in range(self._kept, 0, -1):
+            older = self._path if number == 1 else Path(f"{self._path}.{number - 1}")
+            if older.exists():
+                older.replace(f"{self._path}.{number}")
+        if not self._kept:
+            self._path.unlink()

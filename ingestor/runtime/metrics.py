@@ -1,9 +1,10 @@
 """The metrics process: metrics, a health check and a page about a run, over HTTP.
 
-It reads shared memory and nothing else, so it costs the run nothing, and the run goes on without
-it should it fail. Its socket is bound before anything starts: a port that is taken is a wrong
-configuration. What is served is in `ingestor.runtime.web`, which is imported there alone: other
-processes do not pay for its libraries.
+It reads shared memory and costs the run nothing, and the run goes on without it should it fail. A
+replay may be steered from its page by whoever has the token that stands behind its address. Its
+socket is bound before anything starts: a port that is taken is a wrong configuration. What is
+served is in `ingestor.runtime.web`, which is imported there alone: other processes do not pay for
+its libraries.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from ingestor.config.schema import Config, Metrics
 from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError
 from ingestor.nats.options import ConnectOptions, resolve
+from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import CounterTable, Role
 from ingestor.runtime.progress_reporter import MakeProgress
 from ingestor.runtime.run_keeper import Keeping
@@ -30,23 +33,29 @@ METRICS: Final = "metrics"
 
 _BACKLOG: Final = 16
 _MAX_PORT: Final = 65_535
+_TOKEN_BYTES: Final = 24
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsPlan:
-    """Where metrics are served, bound already, and the limits of what counts as well."""
+    """Where metrics are served, bound already, and the limits of what counts as well.
+
+    Who has the `token` may steer the replay; without one nobody may.
+    """
 
     listener: socket.socket
     limits: Metrics
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What does not change while a run lasts; times are ns UTC.
 
-    `speed` is a replay's, 0 as fast as possible; `backlog_rows` and `journal_dir` a live run's.
+    `steerable` says whether the page can steer a replay; `backlog_rows` and `journal_dir` are a
+    live run's.
     """
 
     mode: str
@@ -59,7 +68,7 @@ class RunFacts:
     started_ns: int
     pid: int
     leases: int = 0
-    speed: float | None = None
+    steerable: bool = False
     backlog_rows: int | None = None
     journal_dir: Path | None = None
 
@@ -85,7 +94,7 @@ def shown_by(
         started_ns=now_ns(),
         pid=os.getpid(),
         leases=len(keeping.leases) if keeping is not None else 0,
-        speed=None if live else config.replay.speed,
+        steerable=plan.token is not None,
         backlog_rows=config.polygon.backlog_rows if live else None,
         journal_dir=config.record.dir if live else None,
     )
@@ -93,18 +102,23 @@ def shown_by(
 
 
 @contextmanager
-def listening(metrics: Metrics, *, demo: bool = False) -> Iterator[MetricsPlan | None]:
+def listening(
+    metrics: Metrics, *, demo: bool = False, steerable: bool = False
+) -> Iterator[MetricsPlan | None]:
     """Bind the configured address for as long as the run lasts; None where there is none.
 
-    A demo takes any other port where somebody has this one. Raises ConfigurationError when it
-    cannot be bound.
+    A demo takes any other port where somebody has this one. The address of a run that is
+    `steerable` is told with its token, as Jupyter does. Raises ConfigurationError when it cannot be
+    bound.
     """
     if metrics.listen is None:
         yield None
         return
     with _bound(metrics.listen, or_any=demo) as listener:
-        log.info("metrics and the status page are at http://%s/", _shown(listener))
-        yield MetricsPlan(listener, metrics)
+        token = secrets.token_urlsafe(_TOKEN_BYTES) if steerable else None
+        address = f"http://{_shown(listener)}/" + (f"?token={token}" if token else "")
+        log.info("metrics and the status page are at %s", address)
+        yield MetricsPlan(listener, metrics, token)
 
 
 def serve(
@@ -113,16 +127,22 @@ def serve(
     processes: Sequence[tuple[str, Role]],
     table: CounterTable,
     progress: MakeProgress,
+    *,
+    controller: Controller | None = None,
 ) -> None:
-    """Serve until feeds and publisher have ended; `processes` are those of the table's rows."""
+    """Serve until feeds and publisher have ended; `processes` are those of the table's rows.
+
+    The `controller` is a replay's.
+    """
     # Only this process pays for a web server and the exposition's library: 25 MB, 0.3 s.
     from ingestor.runtime.run_view import RunView  # noqa: PLC0415
     from ingestor.runtime.web import run  # noqa: PLC0415
 
     names = [name for name, _ in processes]
-    view = RunView(names, [role for _, role in processes], table, facts)
+    state = (lambda: None) if controller is None else lambda: controller.state
+    view = RunView(names, [role for _, role in processes], table, facts, state)
     feeds = [(name, row) for _, name, row in view.having(Role.FEED)]
-    run(plan, view, progress(feeds, table.row(len(feeds))), names.index(METRICS))
+    run(plan, view, progress(feeds, table.row(len(feeds))), names.index(METRICS), controller)
 
 
 def _bound(listen: str, *, or_any: bool) -> socket.socket:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ingestor import __version__
+from ingestor.model.feed_status import What
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.health import Finding, Health
@@ -142,8 +143,8 @@ class Page:
             at_ns = 0 if status is None else status.at_ns
             # The restart of a live feed is a status too: it is told once.
             if status is not None and at_ns != seen[1] and status.what != "restart":
-                calm = status.what == "streaming"
-                self._note(at_ns, name, status.what.value, status.text, bad=not calm)
+                calm = status.what in (What.STREAMING, What.CONTROL)
+                self._note(at_ns, status.feed, status.what.value, status.text, bad=not calm)
             self._seen[name] = (restarts, at_ns)
         # A restart has just been noted.
         bad = {
@@ -229,6 +230,7 @@ class Page:
                 "version": __version__,
                 "started": facts.started_ns // NS_PER_MS,
                 "stopping": view.table.stopping,
+                "steerable": facts.steerable,
             },
             "well": not any(finding.bad for finding in findings),
             "findings": [{"bad": one.bad, "text": one.text} for one in findings],
@@ -299,12 +301,14 @@ class Page:
         }
 
     def _replay(self, snapshot: ReplaySnapshot) -> Json:
-        density = self._density
+        density, state = self._density, self._view.steered()
         return {
             "share": snapshot.share,
             "left_s": snapshot.eta_s,
             "speed": snapshot.speed,
-            "wanted": self._view.facts.speed,
+            "wanted": snapshot.told,
+            "paused": snapshot.paused,
+            "until": state.until_ns // NS_PER_MS if state is not None and state.until_ns else None,
             "event": snapshot.event_time_ns // NS_PER_MS,
             "end": snapshot.ends_ns // NS_PER_MS,
             "first": density.first_ns // NS_PER_MS,

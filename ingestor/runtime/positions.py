@@ -165,7 +165,7 @@ class Predecessor:
             return
         places = {one: mapped_subject(one, end.transform) for one in self._subjects}
         known = {one: there for one, there in places.items() if there is not None}
-        await self._quiet(api, list(known.values()))
+        await quiet(api, self._stream, list(known.values()))
         try:
             self.stored = await self._count(api, known)
         except LookupError:
@@ -177,17 +177,6 @@ class Predecessor:
                 " its last moments may be published twice",
                 self._stream,
             )
-
-    async def _quiet(self, api: JetStreamApi, places: Sequence[str]) -> None:
-        """Wait until our subjects do not grow any more."""
-        before: list[int] | None = None
-        for _ in range(QUIET_LOOKS):
-            found = [await api.message(self._stream, last_by_subj=place) for place in places]
-            ends = [message.seq if message else 0 for message in found]
-            if ends == before:
-                return
-            before = ends
-            await asyncio.sleep(QUIET_S)
 
     async def _count(self, api: JetStreamApi, places: Mapping[str, str]) -> Stored:
         """Count what lies behind the position. Raises LookupError where nobody may look."""
@@ -213,6 +202,18 @@ class Predecessor:
             min(seqs, default=None),
             max(seqs, default=None),
         )
+
+
+async def quiet(api: JetStreamApi, stream: str, places: Sequence[str]) -> None:
+    """Wait until subjects of a stream do not grow any more."""
+    before: list[int] | None = None
+    for _ in range(QUIET_LOOKS):
+        found = [await api.message(stream, last_by_subj=place) for place in places]
+        ends = [message.seq if message else 0 for message in found]
+        if ends == before:
+            return
+        before = ends
+        await asyncio.sleep(QUIET_S)
 
 
 class _Envelope(msgspec.Struct):

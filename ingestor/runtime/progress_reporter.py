@@ -7,14 +7,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Final, Protocol, cast
+from typing import Final, Protocol
 
+from ingestor.model.bounds import printable
 from ingestor.model.clock import iso_utc
 from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
-from ingestor.runtime.log import FREE, STDERR, Pen
+from ingestor.runtime.log import ERASE, FREE, STDERR, Pen
 
 LONG_WAIT_NS: Final = 10 * NS_PER_S
 """A wait that is told of, since people would take it for a fault."""
@@ -25,10 +26,15 @@ _MINUTE_NS: Final = 60 * NS_PER_S
 _HOUR_NS: Final = 60 * _MINUTE_NS
 
 _LOSSES: Final = {
-    Counter.DROPPED_TRADES: "trades dropped",
-    Counter.DROPPED_QUOTES: "quotes dropped",
-    Counter.GAPS: "gaps",
+    Counter.DROPPED_TRADES: ("trade", " dropped"),
+    Counter.DROPPED_QUOTES: ("quote", " dropped"),
+    Counter.GAPS: ("gap", ""),
 }
+DEFAULT_COLUMNS: Final = 80
+"""Of a terminal that does not tell."""
+MIN_BAR, MAX_BAR = 10, 40
+"""Characters of a bar; where there is less room than that, the sentence alone tells the share."""
+
 _SMOOTHING_S: Final = 2.0
 """The rate shown is that of about the last two seconds."""
 
@@ -45,6 +51,10 @@ class Snapshot(Protocol):
 
     def sentence(self) -> str:
         """One line for people."""
+        ...
+
+    def sentences(self) -> Sequence[str]:
+        """Return that line, and shorter ones for narrow terminals, the longest first."""
         ...
 
 
@@ -104,7 +114,12 @@ class ProgressReporter:
         self._progress = progress
         self._interval_ns = int(interval_s * NS_PER_S)
         self._told_ns = time.monotonic_ns()
-        self._watched = os.isatty(STDERR) and log.isEnabledFor(logging.INFO)
+        # A dumb terminal (an editor's) cannot take back what it shows.
+        self._watched = (
+            os.isatty(STDERR)
+            and os.environ.get("TERM") != "dumb"
+            and log.isEnabledFor(logging.INFO)
+        )
         self._line: _Line | None = None
 
     def tick(self) -> None:
@@ -112,7 +127,7 @@ class ProgressReporter:
         now_ns = time.monotonic_ns()
         snapshot = self._progress.snapshot(now_ns)
         if self._watched:
-            self._line = self._line or _Line(endless=snapshot.share is None)
+            self._line = self._line or _Line()
             self._line.draw(snapshot)
         elif now_ns - self._told_ns >= self._interval_ns:
             self._told_ns = now_ns
@@ -124,53 +139,43 @@ class ProgressReporter:
             self._line.close()
 
 
-class _Screen:
-    """The terminal as a file for `rich`: a picture that is not shown in time is left out."""
+class _Line:
+    """The richest sentence that fits the terminal, behind a bar where there is room and an end.
+
+    The cursor waits before its first character: a terminal that is made narrower breaks the line in
+    two, and takes the cursor along with that character, so `ERASE` finds both halves. One column
+    stays free, since some terminals go to the next line when the last one is written.
+    """
 
     def __init__(self) -> None:
         self._pen = Pen(STDERR)
-        self._picture: list[str] = []
-
-    def write(self, text: str) -> int:
-        self._picture.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        picture, self._picture = "".join(self._picture), []
-        if self._pen.drain():
-            self._pen.put(picture.encode(errors="replace"))
-
-    def isatty(self) -> bool:
-        return True
-
-
-class _Line:
-    """A sentence on the terminal, behind a bar where there is an end; drawn only when told to."""
-
-    def __init__(self, *, endless: bool) -> None:
-        from rich.console import Console  # noqa: PLC0415  (50 ms that a run without a terminal saves)
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
-        from rich.table import Column  # noqa: PLC0415
-
-        whole = Column(no_wrap=True, overflow="ellipsis")
-        self._progress = Progress(
-            *(() if endless else (BarColumn(),)),
-            TextColumn("{task.description}", table_column=whole),
-            console=Console(file=cast(IO[str], _Screen()), force_terminal=True),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task = self._progress.add_task("starting", total=None if endless else 1.0)
-        self._progress.start()
 
     def draw(self, snapshot: Snapshot) -> None:
-        share, sentence = snapshot.share or 0.0, snapshot.sentence()
-        self._progress.update(self._task, completed=share, description=sentence, refresh=True)
+        # A picture that is not shown in time is left out: the next one says more.
+        if self._pen.drain():
+            self._pen.put(f"{ERASE}{line_of(snapshot, _columns() - 1)}\r".encode(errors="replace"))
 
     def close(self) -> None:
-        self._progress.stop()
+        self._pen.put(ERASE.encode())
+
+
+def _columns() -> int:
+    try:
+        # Where nobody has set a size (some pseudo-terminals) it is 0.
+        return os.get_terminal_size(STDERR).columns or DEFAULT_COLUMNS
+    except OSError:
+        return DEFAULT_COLUMNS
+
+
+def line_of(snapshot: Snapshot, room: int) -> str:
+    """Return one line of at most `room` characters: a bar, if there is room, and a sentence."""
+    sentences = snapshot.sentences()
+    sentence = next((one for one in sentences if len(one) <= room), printable(sentences[-1], room))
+    bar = min(room - len(sentence) - 1, MAX_BAR)
+    if snapshot.share is None or bar < MIN_BAR:
+        return sentence
+    done = int(snapshot.share * bar)
+    return f"{'━' * done}{'─' * (bar - done)} {sentence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +210,20 @@ class LiveSnapshot:
 
     def sentence(self) -> str:
         """One line for people."""
-        published = f"{self.published:,} events, {self.rate:,.0f}/s"
-        return "; ".join((published, *(feed.phrase() for feed in self.feeds)))
+        return "; ".join((self._published, *(feed.phrase() for feed in self.feeds)))
+
+    def sentences(self) -> Sequence[str]:
+        """Return that line, one without ages, and one that tells of losses alone."""
+        rates = (
+            ", ".join((f"{feed.name} {feed.rate:,.0f}/s", *feed.losses)) for feed in self.feeds
+        )
+        lost = (f"{feed.name} {', '.join(feed.losses)}" for feed in self.feeds if feed.losses)
+        shorter = "; ".join((self._published, *rates))
+        return self.sentence(), shorter, "; ".join((self._published, *lost)), self._published
+
+    @property
+    def _published(self) -> str:
+        return f"{counted(self.published, 'event')}, {self.rate:,.0f}/s"
 
 
 class LiveProgress:
@@ -229,10 +246,23 @@ class LiveProgress:
                     name,
                     rate.update(now_ns, row[Counter.RECORDS]),
                     wall_ns() - event_ns if event_ns else None,
-                    tuple(f"{row[one]:,} {what}" for one, what in _LOSSES.items() if row[one]),
+                    tuple(
+                        f"{counted(row[one], noun)}{what}"
+                        for one, (noun, what) in _LOSSES.items()
+                        if row[one]
+                    ),
                 )
             )
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "gap"), counted(1_000, "event")
+    ('1 gap', '1,000 events')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def age_text(age_ns: int) -> str:
@@ -269,19 +299,45 @@ class ReplaySnapshot:
 
     def sentence(self) -> str:
         """One line for people."""
-        parts = [f"{self.published:,} events", f"{self.rate:,.0f}/s"]
+        parts = [counted(self.published, "event"), f"{self.rate:,.0f}/s"]
         if self.paused:
             parts.insert(0, "paused")
         if self.event_time_ns:
             parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
-            told = f" of x{self.told:,.6g}" if self.told else ""
-            parts.append(f"x{self.speed:,.4g}{told}")
+        parts += self._speeds()
         parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
             parts.append(f"{_clock(self.eta_s)} left")
         if self.waits is not None:
             parts.append(self.waits)
         return ", ".join(parts)
+
+    def sentences(self) -> Sequence[str]:
+        """Return that line, one without the date, and ever shorter ones."""
+        total, rate = counted(self.published, "event"), f"{self.rate:,.0f}/s"
+        done = f"{self.share:.0%} done"
+        if self.waits is not None:
+            # What people would take for a fault comes before how fast it was.
+            short = self.waits.partition(":")[0]
+            shorter = [[total, done, self.waits], [done, self.waits], [done, short], [short]]
+        else:
+            paused = ["paused"] if self.paused else []
+            at = [f"at {iso_utc(self.event_time_ns)[11:19]}Z"] if self.event_time_ns else []
+            left = [f"{_clock(self.eta_s)} left"] if self.eta_s is not None else []
+            shorter = [
+                [*paused, total, rate, *at, *self._speeds(), done, *left],
+                [*paused, rate, *self._speeds(), done, *left],
+                [*paused, rate, *self._speeds(told=False), done, *left],
+                [*paused, done, *left],
+                [*paused, done],
+            ]
+        return self.sentence(), *(", ".join(parts) for parts in shorter)
+
+    def _speeds(self, *, told: bool = True) -> list[str]:
+        if not self.event_time_ns:
+            return []
+        wanted = f" of x{self.told:,.6g}" if told and self.told else ""
+        return [f"x{self.speed:,.4g}{wanted}"]
 
 
 class ReplayProgress:

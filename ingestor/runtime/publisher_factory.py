@@ -86,7 +86,7 @@ def make_publisher(
     """Return a publisher as the configuration wants it; made in the process that runs it.
 
     `give_up_after_s` holds where the configuration says nothing; `again` one that follows another
-    that died also waits so long for a server at first. A run that keeps leases is fenced.
+    that died also waits that long for a server at first. A run that keeps leases is fenced.
     """
     give_up_after_s = config.nats.give_up_after_s or give_up_after_s
     publisher = Publisher(

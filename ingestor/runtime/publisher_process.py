@@ -15,16 +15,15 @@ import contextlib
 import logging
 import time
 from collections import Counter as Tally
-from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 from uuid import uuid4
 
 import uvloop
 
-from ingestor.merge.skip import SkipRows
+from ingestor.merge.ordering import ArrivalMerge, SkipRows, WatermarkMerge
 from ingestor.merge.steering import NEVER
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.clock import now_ns
@@ -32,14 +31,14 @@ from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamErr
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
-from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
+from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport, StreamPlace
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import Begin
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
-from ingestor.runtime.latency import Hop
+from ingestor.runtime.latency import PublisherLatencies
 from ingestor.runtime.positions import Position, Predecessor, Stored
 from ingestor.runtime.run_records import types_of
 
@@ -49,8 +48,8 @@ COUNT_NS: Final = 20_000_000
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 LOOP_TIMER_ERROR_NS: Final = 2_000_000
-"""An event loop's timer counts milliseconds; the last two are slept exactly, and block nothing
-that cannot wait so long."""
+"""An event loop's timer counts milliseconds; the last two are slept exactly, and block only
+what can wait for 2 ms."""
 STALLED_S: Final = 3.0
 """An orderly stop goes on while the server stores something at least this often."""
 CLOSE_S: Final = 6.0
@@ -63,30 +62,8 @@ REPLAY: Final = "replay"
 
 log = logging.getLogger(__name__)
 
-
-class Merge(Protocol):
-    """Either order: by watermark (replay) or of arrival (live)."""
-
-    def room(self, feed: int) -> int:
-        """Return how many more blocks of a feed can be held."""
-        ...
-
-    def push(self, block: Block) -> bool:
-        """Take a block; False when full."""
-        ...
-
-    def end(self, feed: int) -> None:
-        """Say that nothing more comes from a feed."""
-        ...
-
-    def pull(self) -> Runs | None:
-        """Return the next rows in order, or None when more input is needed."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Whether everything has been pulled."""
-        ...
+Merge = WatermarkMerge | ArrivalMerge
+"""Order by watermark (replay), or of arrival (live)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +84,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
+    spooled: frozenset[int] = frozenset()
+    """Live feeds that begin with what a journal holds and the stream does not."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -148,20 +127,20 @@ class PublisherProcess:
         self._row = table.row(len(inputs.rings))
         self._stop_s = stop_s
         self._span = _Span()
-        latencies, process = table.latencies, len(inputs.rings)
-        self._from_ring = latencies.recorder(process, Hop.RING_TO_PUBLISH)
-        self._to_stored = latencies.recorder(process, Hop.PUBLISH_TO_STORED)
-        self._lateness = latencies.recorder(process, Hop.DUE_TO_SENT)
-        self._under_way: deque[tuple[int, int]] = deque()
-        self._acked_rows = 0
-        publisher.tell_stored(self._on_stored)
+        self._latencies = PublisherLatencies(table.latencies, len(inputs.rings))
+        publisher.tell_stored(self._latencies.on_stored)
         self._asking = False
         self._again = self._row[Counter.RESTARTS] > 0
         self._before = Stored()
         self._watch = FeedWatch(
-            inputs.rings, publisher, table, live=inputs.drain_on_stop, run=inputs.run
+            inputs.rings,
+            publisher,
+            table,
+            live=inputs.drain_on_stop,
+            run=inputs.run,
+            spooled=inputs.spooled,
         )
-        self._count_due_ns = 0
+        self._count_due_ns = self._acked_rows = 0
         self._sleeper: asyncio.Future[None] | None = None
 
     def run(self) -> IngestorError | None:
@@ -194,7 +173,9 @@ class PublisherProcess:
         finally:
             heart.cancel()
         self._count()
-        self._note_end(finished_ns)
+        self._latencies.flush()
+        self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
+        self._table.note(Total.FINISHED_NS, finished_ns)
         if report.lost_messages and not self._drain_on_stop:
             # Files can be published again: a replay whose stream lost a part of it is not done.
             error = error or StreamError(
@@ -231,7 +212,7 @@ class PublisherProcess:
         self._before = former.stored
         if self._again:
             self._go_on(position)
-        # Before anything is sent: whoever follows is to know where this publisher began.
+        # Before anything is sent: a successor must know where this publisher began.
         self._count()
         if self._again:
             self._watch.hand_on_again()
@@ -273,7 +254,7 @@ class PublisherProcess:
         work.cancel()
 
     def _is_over(self) -> bool:
-        """Whether the run is to stop and nothing more comes that is to be published first."""
+        """Whether the run stops and nothing that must be published first is still to come."""
         if not self._table.stopping or not self._drain_on_stop:
             return self._table.stopping
         ended = [self._table.row(feed)[Counter.ENDED] for feed in range(len(self._rings))]
@@ -293,7 +274,7 @@ class PublisherProcess:
                 elif isinstance(item, FeedStatus):
                     self._watch.on_status(feed, item)
                 elif isinstance(item, Begin) and self._watch.on_begin(feed, item):
-                    # Before its rows are sent: whoever follows is to know whose they are.
+                    # Before its rows are sent: a successor must know whose they are.
                     self._count()
             if source.reader.ended:
                 self._merge.end(feed)
@@ -317,33 +298,22 @@ class PublisherProcess:
             due_ns = steering.due_ns(rows)
             await self._hand_over(runs.part(rows.start, rows.stop))
             if len(due_ns):
-                self._lateness.add_each(time.monotonic_ns() - due_ns)
+                self._latencies.lateness.add_each(time.monotonic_ns() - due_ns)
 
     async def _hand_over(self, runs: Runs) -> None:
         # Counted before: of a send that is cut short nobody knows what is stored.
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
-        self._under_way.append((len(runs), time.monotonic_ns()))
+        self._latencies.under_way.append((len(runs), time.monotonic_ns()))
         await self._asked(self._publisher.send(runs))
         now_ns = time.monotonic_ns()
         if self._drain_on_stop:
             for block in runs.blocks:
                 if block.put_ns:
-                    self._from_ring.add(now_ns - block.put_ns, len(block.records))
+                    self._latencies.from_ring.add(now_ns - block.put_ns, len(block.records))
         if now_ns >= self._count_due_ns:
             self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
-
-    def _on_stored(self, rows: int) -> None:
-        """Count how long the oldest rows under way took until the server has stored them."""
-        now_ns = time.monotonic_ns()
-        while rows and self._under_way:
-            held, handed_ns = self._under_way.popleft()
-            stored = min(rows, held)
-            self._to_stored.add(now_ns - handed_ns, stored)
-            rows -= stored
-            if stored < held:
-                self._under_way.appendleft((held - stored, handed_ns))
 
     async def _until_due(self, steered: Steered, runs: Runs) -> bool:
         """Sleep until the next row is due, to some tens of microseconds; False to stop instead."""
@@ -415,12 +385,8 @@ class PublisherProcess:
             while True:
                 self._count()
                 self._watch.tell_trouble()
-                self._flush_latencies()
+                self._latencies.flush()
                 await asyncio.sleep(HEARTBEAT_S)
-
-    def _flush_latencies(self) -> None:
-        for recorder in (self._from_ring, self._to_stored, self._lateness):
-            recorder.flush()
 
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""
@@ -430,25 +396,36 @@ class PublisherProcess:
         row.away(not self._publisher.connected, now_ns)
         if place is None:
             return
-        stored, before = self._publisher.report(), self._before
+        stored = self._publisher.report()
         # Until something is stored each block counts, so that the first row is not missed.
         self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
         acked, under_way = self._publisher.acked_rows, self._publisher.unacked_rows
-        row.note_since(
-            Counter.STALLED_SINCE_NS, under_way > 0 and acked == self._acked_rows, now_ns
-        )
+        stalled = under_way > 0 and acked == self._acked_rows
+        row.note_since(Counter.STALLED_SINCE_NS, stalled, now_ns)
         self._acked_rows = acked
         row[Counter.UNACKED] = under_way
-        row[Counter.FIRST_EVENT_NS] = (
-            row[Counter.FIRST_EVENT_NS] or self._span.first_ts_event_ns or 0
-        )
+        first_ns = self._span.first_ts_event_ns
+        row[Counter.FIRST_EVENT_NS] = row[Counter.FIRST_EVENT_NS] or first_ns or 0
         row[Counter.PUBLISHED] = acked
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses
         row[Counter.STATUSES] = statuses.published
         row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
-        position = Position(
+        position = self._position(place, stored)
+        self._table.note_position(position)
+        self._table.note_stored(position.rows)
+        self._note_first(Total.FIRST_SEQ, stored.first_seq)
+        self._note_last(Total.LAST_SEQ, stored.last_seq)
+        self._note_last(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
+        self._note_first(Total.STARTED_NS, self._span.started_ns or None)
+        self._note_first(Total.FIRST_EVENT_NS, first_ns)
+        self._note_last(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
+
+    def _position(self, place: StreamPlace, stored: PublishReport) -> Position:
+        """Return what a publisher needs that follows this one, if it dies now."""
+        before = self._before
+        return Position(
             place.floor_seq,
             _sum(before.rows, stored.rows_by_subject),
             before.messages + stored.messages,
@@ -460,14 +437,6 @@ class PublisherProcess:
             self._watch.feeds(stored.rows_by_feed),
             self._watch.untold,
         )
-        self._table.note_position(position)
-        self._table.note_stored(position.rows)
-        self._note_first(Total.FIRST_SEQ, stored.first_seq)
-        self._note_last(Total.LAST_SEQ, stored.last_seq)
-        self._note_last(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
-        self._note_first(Total.STARTED_NS, self._span.started_ns or None)
-        self._note_first(Total.FIRST_EVENT_NS, self._span.first_ts_event_ns)
-        self._note_last(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
 
     def _note_first(self, total: Total, value: int | None) -> None:
         if self._table.total(total) is None:
@@ -477,11 +446,6 @@ class PublisherProcess:
         # What an earlier publisher has noted holds until there is something newer.
         if value is not None:
             self._table.note(total, value)
-
-    def _note_end(self, finished_ns: int) -> None:
-        self._table.note(Total.UNANSWERED, self._publisher.unacked_rows)
-        self._flush_latencies()
-        self._table.note(Total.FINISHED_NS, finished_ns)
 
 
 def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

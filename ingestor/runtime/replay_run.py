@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,6 @@ from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime.control_service import ControlService
 from ingestor.runtime.controller import Controller, Steered
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
-from ingestor.runtime.job import job_of, key_of, told
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
 from ingestor.runtime.progress_reporter import ReplayProgress
@@ -49,9 +49,9 @@ from ingestor.runtime.publisher_factory import (
     tell_demo,
 )
 from ingestor.runtime.report import RunReport, Summary
-from ingestor.runtime.resume import Resume
-from ingestor.runtime.run import FeedPlan, Run
-from ingestor.runtime.run_keeper import begin
+from ingestor.runtime.resume import Resume, job_of, key_of, told
+from ingestor.runtime.run import FeedPlan, Run, RunPlan
+from ingestor.runtime.run_keeper import Keeping, begin
 from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
 from ingestor.runtime.signals import noted
 from ingestor.runtime.verification import Opening
@@ -85,62 +85,74 @@ class ReplayPublisher:
         """Replay everything. Raises IngestorError for what is wrong before anything starts."""
         config = self._config
         check_machine(config.process)
-        given, sources, source = self._sources()
+        # A demo replays the made-up day, whatever else lies there.
+        given = demo_config(config) if self._demo else config
+        source = Source.SIM if self._demo else Source.REPLAY
+        sources = feed_sources(given, given.replay.data_dir)
         feeds = feed_plans(config, sources, source)
         with (
-            listening(config.metrics, demo=self._demo) as listener,
+            listening(config.metrics, demo=self._demo, steerable=config.replay.control) as listener,
             server_of(config, demo=self._demo) as server,
         ):
             options = checked_options(config.nats, server.url)
-            job = job_of(given, sources, source)
-            record = new_record(
-                "replay",
-                config.nats.stream,
-                feeds=tuple(sources),
-                subjects=subjects_of(tuple(sources)),
-                what=told(job),
-                job=key_of(job),
-            )
-            # A demo in a server of its own has nobody to meet there.
-            own = self._demo and config.nats.url is None
+            record = _record_of(given, sources, source)
             if self._demo:
                 tell_demo(server.url)
             opening = Opening(source, packed=config.publish.encoding == "packed")
             resume = Resume(sources, opening, config.replay.existing)
+            # A demo in a server of its own has nobody to meet there.
+            own = self._demo and config.nats.url is None
             keeping = None if own else begin(options, record, config.nats, resume.prepare)
             if keeping is not None and keeping.record.state == "done":
-                return RunReport(summary=_complete(keeping.record))
-            steered = _steered(config, options, record)
-            run = Run(
-                feeds,
-                config,
-                publisher=lambda again: make_publisher(
-                    config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
-                ),
-                merge=WatermarkMerge(len(feeds)),
-                progress=lambda rows, publisher: ReplayProgress(
-                    rows,
-                    publisher,
-                    config.replay.speed,
-                    shortens=config.replay.max_gap_s is not None,
-                    steered=lambda: steered.controller.state,
-                ),
-                steered=steered,
-                metrics=shown_by(listener, config, options, keeping, live=False, demo=self._demo),
-                keeping=keeping,
-            )
+                return RunReport(summary=Summary(stream=keeping.record.stream))
+            plan = _run_plan(config, feeds, options, keeping, _steered(config, options, record))
+            metrics = shown_by(listener, config, options, keeping, live=False, demo=self._demo)
+            run = Run(replace(plan, metrics=metrics))
             run.to_the_end((ExitCode.EMBEDDED_SERVER, server.problem))
-            report = run.report()
-            if self._demo and is_watched() and not report.exit_code:
+            if self._demo and is_watched() and not (report := run.report()).exit_code:
                 _stay(report)
+                # As it was before: Ctrl-C now ends the look at the demo, not the replay.
                 return report
         return run.report()
 
-    def _sources(self) -> tuple[Config, dict[FeedName, FeedSource], Source]:
-        """Return what is replayed; a demo is the made-up day, whatever else lies there."""
-        config = demo_config(self._config) if self._demo else self._config
-        source = Source.SIM if self._demo else Source.REPLAY
-        return config, feed_sources(config, config.replay.data_dir), source
+
+def _record_of(config: Config, sources: Mapping[FeedName, FeedSource], source: Source) -> RunRecord:
+    """Return the record of a run that has just begun: its job, and the subjects that it writes."""
+    job = job_of(config, sources, source)
+    return new_record(
+        "replay",
+        config.nats.stream,
+        feeds=tuple(sources),
+        subjects=subjects_of(tuple(sources)),
+        what=told(job),
+        job=key_of(job),
+    )
+
+
+def _run_plan(
+    config: Config,
+    feeds: Sequence[FeedPlan],
+    options: ConnectOptions,
+    keeping: Keeping | None,
+    steered: Steered,
+) -> RunPlan:
+    return RunPlan(
+        feeds=feeds,
+        config=config,
+        publisher=lambda again: make_publisher(
+            config, options, keeping, give_up_after_s=GIVE_UP_AFTER_S, again=again
+        ),
+        merge=WatermarkMerge(len(feeds)),
+        progress=lambda rows, publisher: ReplayProgress(
+            rows,
+            publisher,
+            config.replay.speed,
+            shortens=config.replay.max_gap_s is not None,
+            steered=lambda: steered.controller.state,
+        ),
+        steered=steered,
+        keeping=keeping,
+    )
 
 
 def _steered(config: Config, options: ConnectOptions, record: RunRecord) -> Steered:
@@ -160,11 +172,6 @@ def _stay(report: RunReport) -> None:
     log.info("demo: all %s events are published; the server stays until Ctrl-C", events)
     while not noted():
         time.sleep(_LOOK_S)
-
-
-def _complete(record: RunRecord) -> Summary:
-    """Return the summary of a run that had nothing to do."""
-    return Summary(stream=record.stream)
 
 
 def demo_config(config: Config) -> Config:
@@ -246,7 +253,10 @@ def _wanted(replay: Replay, catalog: Catalog | None, places: Sequence[Path]) -> 
     found = recorded | {
         name: [] if catalog is None else catalog.dates(schema) for name, schema in SCHEMAS.items()
     }
-    wanted = [name for name in FEED_ORDER if _any_of(replay.dates, found[name])]
+    asked = set(replay.dates)
+    wanted = [
+        name for name in FEED_ORDER if (asked.intersection(found[name]) if asked else found[name])
+    ]
     if not any(name in MARKETS for name in wanted):
         raise NoDataError(_nothing_recorded(replay.journal_dir, replay.dates, recorded))
     left_out = [name for name in FEED_ORDER if name not in wanted]
@@ -275,10 +285,6 @@ def _named(replay: Replay) -> list[FeedName]:
             " with --journal or replay.journal_dir"
         )
     return [name for name in FEED_ORDER if name in replay.feeds]
-
-
-def _any_of(wanted: Sequence[dt.date], there: Sequence[dt.date]) -> bool:
-    return not set(wanted).isdisjoint(there) if wanted else bool(there)
 
 
 def _nothing_recorded(
@@ -343,12 +349,7 @@ def _files(
     ]
     if len(sources) == 1:
         return sources[0]
-    return MergedFiles(sources, block_bytes, lambda: _check_seen(symbol_filter))
-
-
-def _check_seen(symbol_filter: SymbolFilter) -> None:
-    if symbol_filter.missing:
-        raise NoDataError(symbol_filter.complaint())
+    return MergedFiles(sources, block_bytes, symbol_filter.check)
 
 
 def _journal(config: Config, name: FeedName) -> FeedSource:

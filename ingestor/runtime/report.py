@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -204,11 +204,11 @@ def as_text(report: RunReport) -> str:
     lines.append(_input(report))
     if summary.feeds is not msgspec.UNSET:
         lines += [_feed_line(name, feed) for name, feed in summary.feeds.items()]
-    return "\n".join([*lines, *_latency(summary.latency)])
-
-
-def _latency(hops: Mapping[str, HopSummary]) -> list[str]:
-    return [_pace(hop) if name == _LATE else _hop_line(name, hop) for name, hop in hops.items()]
+    lines += [
+        _pace(hop) if name == _LATE else _hop_line(name, hop)
+        for name, hop in summary.latency.items()
+    ]
+    return "\n".join(lines)
 
 
 def _hop_line(name: str, hop: HopSummary) -> str:

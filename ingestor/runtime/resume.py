@@ -4,25 +4,35 @@ The newest record of the same job says how far everything was stored for certain
 after that is behind its sequence, and is found by comparing what lies there with what the files
 hold next: exact whoever else wrote to the subjects meanwhile. It is read until the stream no longer
 grows, since what a killed publisher had sent may still be on its way into the server.
+
+A job is its files, dates, filters, encoding and feeds. Pace does not count, nor where the files
+lie: the order of what is published is the same. A file counts by its name, its size and a digest
+of its first bytes, in which its header stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
-from ingestor.config.schema import FeedName
+from ingestor.config.schema import Config, FeedName
+from ingestor.feeds.databento.ingestor import DBNIngestor
+from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
+from ingestor.journal.reader import find_segments
+from ingestor.model.blocks import Source
 from ingestor.model.clock import iso_utc
 from ingestor.model.errors import JobExistsError
 from ingestor.nats.answers import STREAM_NOT_FOUND, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamEnd
 from ingestor.runtime.comparison import Item
-from ingestor.runtime.feed_process import FeedSource
+from ingestor.runtime.feed_process import FeedSource, MergedFiles
 from ingestor.runtime.run_records import (
     Checkpoint,
     RunRecord,
@@ -34,9 +44,17 @@ from ingestor.runtime.run_records import (
 from ingestor.runtime.verification import Expected, Opening, items_of
 
 QUIET_S: Final = 0.2
-"""A stream that has not grown for so long has taken what a dead publisher had sent."""
+"""A stream that has not grown for this long has taken all that a dead publisher had sent."""
 
 log = logging.getLogger(__name__)
+
+HEADER_BYTES: Final = 65_536
+"""How much of a file's beginning is digested."""
+
+MAX_FILES_TOLD: Final = 100
+"""Files that a record lists; its key is made of all of them."""
+
+_KEY_DIGITS: Final = 16
 
 
 class Resume:
@@ -220,3 +238,56 @@ async def _purge(api: JetStreamApi, record: RunRecord) -> None:
             raise
         if purged := answer.get("purged"):
             log.info("removed %s messages of %s from stream %s", purged, subject, record.stream)
+
+
+def job_of(
+    config: Config, sources: Mapping[FeedName, FeedSource], source: Source
+) -> dict[str, Any]:
+    """Return what makes the job, as plain values."""
+    replay = config.replay
+    return {
+        "files": [
+            {"name": path.name, "size": path.stat().st_size, "header": _digest(path)}
+            for feed in sources.values()
+            for path in _paths(feed)
+        ],
+        "dates": [date.isoformat() for date in replay.dates],
+        "start": replay.start,
+        "end": replay.end,
+        "symbols": sorted(replay.symbols),
+        "rename": dict(sorted(replay.rename.items())),
+        "feeds": list(sources),
+        "encoding": config.publish.encoding,
+        "source": source.value,
+        "subjects": list(subjects_of(tuple(sources))),
+        "stream": config.nats.stream,
+    }
+
+
+def key_of(job: Mapping[str, Any]) -> str:
+    """Return the job's key: what two runs of it have in common, and no other has."""
+    return hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:_KEY_DIGITS]
+
+
+def told(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job as a record tells it: a day may have very many files."""
+    files = job["files"]
+    more = {"more_files": len(files) - MAX_FILES_TOLD} if len(files) > MAX_FILES_TOLD else {}
+    return {**job, "files": files[:MAX_FILES_TOLD], **more}
+
+
+def _paths(source: FeedSource) -> Iterator[Path]:
+    """Yield the files that a feed is read from."""
+    if isinstance(source, MergedFiles):
+        for lane in source.lanes:
+            yield from _paths(lane)
+    elif isinstance(source, DBNIngestor):
+        yield from (file.path for file in source.files or ())
+    elif isinstance(source, JournalFeed):
+        readings = find_segments(source.directory, source.market, source.dates, first_event_ns)
+        yield from (reading.segment.path_there for reading in readings)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()[:_KEY_DIGITS]

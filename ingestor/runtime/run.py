@@ -8,7 +8,8 @@ of the record and to the service of control, where these are on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -27,6 +28,7 @@ from ingestor.runtime.feed_watch import RingInput
 from ingestor.runtime.keyboard import Keyboard
 from ingestor.runtime.machine import pin
 from ingestor.runtime.metrics import METRICS, MetricsPlan, RunFacts, serve
+from ingestor.runtime.notify import NotifySocket, RunNotifier
 from ingestor.runtime.progress_reporter import MakeProgress, ProgressReporter
 from ingestor.runtime.publisher_process import (
     Merge,
@@ -47,150 +49,96 @@ Problem = tuple[ExitCode, Callable[[], str | None]]
 
 @dataclass(frozen=True, slots=True)
 class FeedPlan:
-    """A feed: its name, what its process does, its ``source``, its CPUs."""
+    """A feed: its name, what its process does, its ``source``, its CPUs.
+
+    One that is `spooled` begins with what a journal holds and the stream does not.
+    """
 
     name: FeedName
     main: FeedMain
     source: Source
     cpus: tuple[int, ...] = ()
+    spooled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run consists of.
+
+    Attributes:
+        feeds: In the order in which they go first where keys tie.
+        config: Whose tables `process`, `log` and `nats` are heeded here.
+        publisher: Makes the publisher, inside its process; told whether it follows one that died.
+        merge: The order of rows.
+        progress: Makes what reads from the counters how far the run is.
+        steered: How a replay is steered; None sends rows as fast as the server takes them.
+        live: What the feeds have received is published before the run ends.
+        run_s: The run stops by itself after this time, where it is set.
+        metrics: Where metrics are served, and what they say the run is.
+        keeping: The run's record and leases, where it has any, and what it goes on behind.
+    """
+
+    feeds: Sequence[FeedPlan]
+    config: Config
+    publisher: Callable[[bool], Publisher]
+    merge: Merge
+    progress: MakeProgress
+    steered: Steered | None = None
+    live: bool = False
+    run_s: float | None = None
+    metrics: tuple[MetricsPlan, RunFacts] | None = None
+    keeping: Keeping | None = None
+
+    @property
+    def processes(self) -> list[tuple[str, Role]]:
+        """Name and role of each process, in the order of the table's rows."""
+        role = Role.LIVE if self.live else Role.FILES
+        found: list[tuple[str, Role]] = [(feed.name, role) for feed in self.feeds]
+        found.append((PUBLISHER, Role.PUBLISHER))
+        if self.metrics is not None:
+            found.append((METRICS, Role.OTHER))
+        if self.keeping is not None:
+            found.append((KEEPER, Role.OTHER))
+        if self.steered is not None and self.steered.service is not None:
+            found.append((CONTROL, Role.OTHER))
+        return found
 
 
 class Run:
-    """All processes of a run.
+    """All processes of a run."""
 
-    Args:
-        feeds: in the order in which they go first where keys tie.
-        config: whose tables `process`, `log` and `nats` are heeded here.
-        publisher: makes the publisher, inside its process; told whether it follows one that died.
-        merge: the order of rows.
-        steered: how a replay is steered; None sends rows as fast as the server takes them.
-        progress: makes what reads from the counters how far the run is.
-        live: what the feeds have received is published before the run ends.
-        run_s: the run stops by itself after so long, where that is set.
-        metrics: where metrics are served, and what they say the run is.
-        keeping: the run's record and leases, where it has any, and what it goes on behind.
-    """
-
-    def __init__(
-        self,
-        feeds: Sequence[FeedPlan],
-        config: Config,
-        *,
-        publisher: Callable[[bool], Publisher],
-        merge: Merge,
-        progress: MakeProgress,
-        steered: Steered | None = None,
-        live: bool = False,
-        run_s: float | None = None,
-        metrics: tuple[MetricsPlan, RunFacts] | None = None,
-        keeping: Keeping | None = None,
-    ) -> None:
-        process = config.process
+    def __init__(self, plan: RunPlan) -> None:
+        process = plan.config.process
         pin(process.supervisor_cpus)
-        self._config = config
-        self._names = [feed.name for feed in feeds]
-        self._live = live
-        self._progress = progress
-        self._table = table = CounterTable(
-            len(feeds)
-            + 1
-            + (metrics is not None)
-            + (keeping is not None)
-            + (steered is not None and steered.service is not None)
-        )
-        self._keeping = keeping
-        self._steered = steered
+        self._plan = plan
+        self._table = table = CounterTable(len(plan.processes))
         self._doorbell = Doorbell()
         # A ring for every feed: what one leaves in it when it dies concerns no other.
-        rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in feeds]
-        inputs = PublisherInputs(
-            [
-                RingInput(
-                    ring,
-                    RingReader(index, feed.source, {}),
-                    feed.name,
-                    subjects_of((feed.name,)),
-                )
-                for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
-            ],
-            self._doorbell,
-            merge,
-            steered,
-            drain_on_stop=live,
-            busy_poll=process.publisher_spins,
-            skip=keeping.skip if keeping is not None else {},
-        )
-
-        def publish() -> IngestorError | None:
-            again = table.row(len(feeds))[Counter.RESTARTS] > 0
-            return PublisherProcess(inputs, publisher(again), table, process.stop_s).run()
-
-        def renew() -> None:
-            for index, ring in enumerate(rings):
-                ring.begin_generation()
-                table.row(index).count_from(Counter.RECORDS, 0)
-
+        rings = [BlockRing(self._doorbell, process.ring_bytes) for _ in plan.feeds]
         children = [
-            ChildPlan(
-                feed.name,
-                partial(feed.main, FeedContext(index, ring, table)),
-                feed.cpus,
-                config.log.level,
-                restarts=True,
-            )
-            for index, (feed, ring) in enumerate(zip(feeds, rings, strict=True))
+            *_feed_children(plan, rings, table),
+            _publisher_child(plan, rings, self._doorbell, table),
+            *_service_children(plan, table),
         ]
-        plan = ChildPlan(
-            PUBLISHER,
-            publish,
-            process.publisher_cpus,
-            config.log.level,
-            ends_run=True,
-            restarts=True,
-        )
-        # Files are read again from their beginning; a live feed goes on, since nobody repeats it.
-        children.append(
-            plan if live else replace(plan, with_it=tuple(range(len(feeds))), renew=renew)
-        )
-        if metrics is not None:
-            role = Role.LIVE if live else Role.FILES
-            processes: list[tuple[str, Role]] = [(name, role) for name in self._names]
-            processes += [(PUBLISHER, Role.PUBLISHER), (METRICS, Role.OTHER)]
-            if keeping is not None:
-                processes.append((KEEPER, Role.OTHER))
-            if steered is not None and steered.service is not None:
-                processes.append((CONTROL, Role.OTHER))
-            shows = partial(serve, *metrics, processes, table, progress)
-            plan = ChildPlan(
-                METRICS, shows, log_level=config.log.level, optional=True, restarts=True
-            )
-            children.append(plan)
-        if keeping is not None:
-            keeps = partial(keep, keeping, table, len(feeds), len(children))
-            plan = ChildPlan(
-                KEEPER, keeps, log_level=config.log.level, optional=True, restarts=True
-            )
-            children.append(plan)
-        if steered is not None and steered.service is not None:
-            serves = partial(steered.service, table, len(feeds), len(children))
-            plan = ChildPlan(
-                CONTROL, serves, log_level=config.log.level, optional=True, restarts=True
-            )
-            children.append(plan)
-        limits = Limits(process.silence_s, process.stop_s, run_s)
+        limits = Limits(process.silence_s, process.stop_s, plan.run_s)
         self._supervisor = Supervisor(children, table, self._doorbell, limits)
 
     def to_the_end(self, *problems: Problem) -> None:
         """Run all processes to the end; a problem there is stops the run with its exit code."""
-        rows = [(name, self._table.row(index)) for index, name in enumerate(self._names)]
-        progress = self._progress(rows, self._table.row(len(rows)))
-        reporter = ProgressReporter(progress, self._config.log.progress_s)
+        plan = self._plan
+        rows = [(feed.name, self._table.row(index)) for index, feed in enumerate(plan.feeds)]
+        publisher = self._table.row(len(rows))
+        progress = plan.progress(rows, publisher)
+        reporter = ProgressReporter(progress, plan.config.log.progress_s)
+        systemd = NotifySocket()
+        notifier = RunNotifier(systemd, self._table, rows, publisher, progress, live=plan.live)
         keyboard = None
-        if self._steered is not None:
-            keyboard = Keyboard(self._steered.controller, self._table.row(len(rows)))
+        if plan.steered is not None:
+            keyboard = Keyboard(plan.steered.controller, publisher)
 
         def tick() -> Outcome | None:
             reporter.tick()
+            notifier.tick(time.monotonic_ns())
             if keyboard is not None:
                 keyboard.tick()
             kept = self._supervisor.outcomes.get(KEEPER)
@@ -205,23 +153,95 @@ class Run:
             self._supervisor.run(tick)
         finally:
             reporter.close()
+            systemd.close()
             if keyboard is not None:
                 keyboard.close()
             self._doorbell.close()
-            if self._steered is not None:
-                self._steered.controller.close()
-            if self._keeping is not None:
-                end(self._keeping, self._table, self.report())
+            if plan.steered is not None:
+                plan.steered.controller.close()
+            if plan.keeping is not None:
+                end(plan.keeping, self._table, self.report())
 
     def report(self) -> RunReport:
         """Return what became of the run, once all that it used is closed."""
-        ended, stream = self._supervisor.outcome, self._config.nats.stream
+        plan, ended = self._plan, self._supervisor.outcome
         return report_of(
             self._table,
-            self._names,
-            stream,
-            live=self._live,
-            stored_before=sum(self._keeping.skip.values()) if self._keeping is not None else 0,
+            [feed.name for feed in plan.feeds],
+            plan.config.nats.stream,
+            live=plan.live,
+            stored_before=sum(plan.keeping.skip.values()) if plan.keeping is not None else 0,
             error=ended.error,
             exit_code=ended.exit_code,
         )
+
+
+def _feed_children(
+    plan: RunPlan, rings: Sequence[BlockRing], table: CounterTable
+) -> list[ChildPlan]:
+    return [
+        ChildPlan(
+            feed.name,
+            partial(feed.main, FeedContext(index, ring, table)),
+            feed.cpus,
+            plan.config.log.level,
+            restarts=True,
+        )
+        for index, (feed, ring) in enumerate(zip(plan.feeds, rings, strict=True))
+    ]
+
+
+def _publisher_child(
+    plan: RunPlan, rings: Sequence[BlockRing], doorbell: Doorbell, table: CounterTable
+) -> ChildPlan:
+    process, feeds = plan.config.process, range(len(plan.feeds))
+    inputs = PublisherInputs(
+        [
+            RingInput(
+                ring, RingReader(index, feed.source, {}), feed.name, subjects_of((feed.name,))
+            )
+            for index, (feed, ring) in enumerate(zip(plan.feeds, rings, strict=True))
+        ],
+        doorbell,
+        plan.merge,
+        plan.steered,
+        drain_on_stop=plan.live,
+        busy_poll=process.publisher_spins,
+        skip=plan.keeping.skip if plan.keeping is not None else {},
+        spooled=frozenset(index for index, feed in enumerate(plan.feeds) if feed.spooled),
+    )
+
+    def publish() -> IngestorError | None:
+        again = table.row(len(feeds))[Counter.RESTARTS] > 0
+        return PublisherProcess(inputs, plan.publisher(again), table, process.stop_s).run()
+
+    def renew() -> None:
+        for index, ring in enumerate(rings):
+            ring.begin_generation()
+            table.row(index).count_from(Counter.RECORDS, 0)
+
+    child = ChildPlan(
+        PUBLISHER,
+        publish,
+        process.publisher_cpus,
+        plan.config.log.level,
+        ends_run=True,
+        restarts=True,
+    )
+    # Files are read again from their beginning; a live feed goes on, since nobody repeats it.
+    return child if plan.live else replace(child, with_it=tuple(feeds), renew=renew)
+
+
+def _service_children(plan: RunPlan, table: CounterTable) -> Iterator[ChildPlan]:
+    """Yield what runs beside the data path; the run goes on where one of these fails."""
+    feeds, steered = len(plan.feeds), plan.steered
+    child = partial(ChildPlan, log_level=plan.config.log.level, optional=True)
+    row = {name: index for index, (name, _) in enumerate(plan.processes)}
+    if plan.metrics is not None:
+        controller = None if steered is None else steered.controller
+        shows = partial(serve, *plan.metrics, plan.processes, table, plan.progress)
+        yield child(METRICS, partial(shows, controller=controller), restarts=True)
+    if plan.keeping is not None:
+        yield child(KEEPER, partial(keep, plan.keeping, table, feeds, row[KEEPER]), restarts=True)
+    if steered is not None and steered.service is not None:
+        yield child(CONTROL, partial(steered.service, table, feeds, row[CONTROL]), restarts=True)

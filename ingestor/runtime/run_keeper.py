@@ -183,20 +183,7 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         )
         await _grow(leases.bucket, runs_bucket(connection, keeping.replicas))
         while not ended.is_set():
-            try:
-                await leases.renew()
-                if not keeping.record.stream_id:
-                    await _note_stream(connection, keeping)
-                note(keeping, table)
-                await _write(connection, keeping)
-            except StreamInUseError:
-                raise
-            except IngestorError as error:
-                # A server that is away is the publisher's to tell; the next turn tries again.
-                log.debug("the record of this run is late: %s", error)
-                # One that is frozen keeps its socket, and the leases would be lost to a standby.
-                if not await connection.answers(ANSWER_S):
-                    connection.drop()
+            await _renew(leases, connection, keeping, table)
             with contextlib.suppress(TimeoutError):
                 # A run that makes the stream is to be known as its maker soon.
                 pause_s = KEEP_S if keeping.record.stream_id else HEARTBEAT_S
@@ -209,6 +196,26 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         await connected(keeping.options, work)
     finally:
         heart.cancel()
+
+
+async def _renew(
+    leases: Leases, connection: Connection, keeping: Keeping, table: CounterTable
+) -> None:
+    """Renew the leases and write the record; where that fails, the next turn tries again."""
+    try:
+        await leases.renew()
+        if not keeping.record.stream_id:
+            await _note_stream(connection, keeping)
+        note(keeping, table)
+        await _write(connection, keeping)
+    except StreamInUseError:
+        raise
+    except IngestorError as error:
+        # A server that is away is the publisher's to tell.
+        log.debug("the record of this run is late: %s", error)
+        # One that is frozen keeps its socket, and the leases would be lost to a standby.
+        if not await connection.answers(ANSWER_S):
+            connection.drop()
 
 
 def end(keeping: Keeping, table: CounterTable, report: RunReport) -> None:

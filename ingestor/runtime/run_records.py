@@ -3,7 +3,7 @@
 A record is one JSON object in the bucket `RUNS`, under ``<job>.<run>``; it is written at the start,
 about every second, and at the end. A run that is killed leaves it as it stood: its checkpoint says
 how far everything was stored for certain. A lease is one entry in the bucket `LEASES` for each
-subject of a stream that a run writes to; who does not renew it loses it after `LEASE_TTL_S`.
+subject of a stream that a run writes to; a run that does not renew it loses it after `LEASE_TTL_S`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RUNS_TTL_S: Final = 90 * 86_400.0
 LEASE_TTL_S: Final = 8.0
 
 LOST_AFTER_S: Final = 10.0
-"""A run that has written nothing for so long, and no end either, is gone."""
+"""A run that has written nothing for this long, and no end either, is gone."""
 
 LIVE_JOB: Final = "live"
 MAX_ERROR_CHARS: Final = 500
@@ -145,6 +145,7 @@ class Lease(NamedTuple):
 def new_record(kind: Literal["live", "replay"], stream: str, **values: Any) -> RunRecord:
     """Return the record of a run of this process that begins now."""
     now, host = now_ns(), socket.gethostname()
+    # The time comes first, so that names sort by age; chance at the end, since pids come again.
     began = re.sub(r"\D", "", iso_utc(now))[:14]
     run = f"{began}-{_UNSAFE.sub('_', host)}-{os.getpid()}-{uuid4().hex[:4]}"
     return RunRecord(
@@ -178,6 +179,7 @@ async def records(bucket: Bucket, job: str = "") -> list[RunRecord]:
 async def holders(connection: Connection, stream: str) -> list[Holder]:
     """Return who holds the leases of a stream, each run once; dead ones are left out."""
     entries = await Bucket(connection, LEASES, ttl_s=LEASE_TTL_S).values(f"{stream}.>")
+    # A run has a lease for each subject; people ask for runs.
     found = {holder.run: holder for holder in (_holder(entry.value) for entry in entries)}
     return [holder for holder in found.values() if not holder.is_dead]
 
@@ -224,7 +226,7 @@ class Leases:
     async def take(self, over: Mapping[str, int] | None = None) -> None:
         """Take all, or none. Raises `StreamInUseError` naming who holds one.
 
-        `over` are revisions of leases that are to be taken whoever holds them.
+        `over` are revisions of leases to take whoever holds them.
         """
         # In one order for everybody, so that of two that begin at once one gets them all.
         for key in self._keys:
@@ -246,6 +248,7 @@ class Leases:
     async def check(self) -> None:
         """Ask whose they are. Raises `StreamInUseError` when another run has one by now."""
         for key, lease in (await self.held()).items():
+            # One that has expired is nobody's: what is written then is still fenced by the stream.
             if lease.holder.run != self._run:
                 raise self._in_use(key, lease.holder)
 
@@ -254,6 +257,7 @@ class Leases:
         for key in tuple(self.revisions):
             entry = await self.bucket.get(key)
             if entry is not None and _holder(entry.value).run == self._run:
+                # With its revision: between look and deletion it may have been taken over.
                 await self.bucket.delete(key, entry.revision)
         self.revisions.clear()
 
@@ -295,6 +299,7 @@ def _place() -> str:
     """Name this machine's boot and its namespace of processes; empty where that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # A container has pids of its own; the boot tells a pid from the same one before a restart.
         return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return ""

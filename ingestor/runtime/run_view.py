@@ -32,6 +32,7 @@ from prometheus_client.registry import Collector
 
 from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable, Role
 from ingestor.runtime.latency import Hop
@@ -54,6 +55,8 @@ class RunView:
     roles: Sequence[Role]
     table: CounterTable
     facts: RunFacts
+    steered: Callable[[], ReplayState | None] = lambda: None
+    """How a replay stands that can be steered."""
 
     @property
     def processes(self) -> list[tuple[str, CounterRow]]:
@@ -116,18 +119,30 @@ def series_of(counter: Counter) -> Series:
     return Series(f"{name}_total", "counter", scaled=False)
 
 
-def exposition(view: RunView, progress: Progress | None, now_ns: int) -> str:
-    """Return everything there is to scrape, in text format 0.0.4; `now_ns` is monotonic."""
-    return generate_latest(RunCollector(view, progress, now_ns)).decode()
+def exposition(
+    view: RunView, progress: Progress | None, now_ns: int, unwell: Iterable[tuple[str, str]] = ()
+) -> str:
+    """Return everything there is to scrape, in text format 0.0.4; `now_ns` is monotonic.
+
+    `unwell` are processes, each with what is wrong with it.
+    """
+    return generate_latest(RunCollector(view, progress, now_ns, unwell)).decode()
 
 
 class RunCollector(Collector):
     """What `prometheus_client` asks for its metrics: one look at the table."""
 
-    def __init__(self, view: RunView, progress: Progress | None, now_ns: int) -> None:
+    def __init__(
+        self,
+        view: RunView,
+        progress: Progress | None,
+        now_ns: int,
+        unwell: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self._view = view
         self._progress = progress
         self._now_ns = now_ns
+        self._unwell = unwell
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family that has something to tell of this run."""
@@ -174,6 +189,15 @@ class RunCollector(Collector):
         )
 
     def _states(self) -> Iterator[Metric]:
+        # There only while it is so: an alarm needs no zero, and kinds times processes are many.
+        unwell = GaugeMetricFamily(
+            "ingestor_unwell",
+            "1 while this is wrong with the process, in the words of /healthz.",
+            labels=["process", "what"],
+        )
+        for process, what in self._unwell:
+            unwell.add_metric([process, what], 1)
+        yield unwell
         connected = GaugeMetricFamily(
             "ingestor_connected",
             "1 while a live feed has its vendor, or the publisher its server.",
@@ -276,14 +300,16 @@ class RunCollector(Collector):
 
     def _replay(self) -> Iterator[Metric]:
         told = self._progress.snapshot(self._now_ns) if self._progress is not None else None
-        speed = share = left_s = None
+        wanted = paused = speed = share = left_s = None
         if isinstance(told, ReplaySnapshot):
+            wanted, paused = told.told, float(told.paused)
             speed, share, left_s = told.speed, told.share, told.eta_s
         yield _one(
             "ingestor_replay_wanted_speed",
             "Event time per time as it was asked for; 0 is as fast as possible.",
-            self._view.facts.speed,
+            wanted,
         )
+        yield _one("ingestor_replay_paused", "1 while the replay is paused.", paused)
         yield _one("ingestor_replay_speed", "Event time per time as it is.", speed)
         yield _one(
             "ingestor_replay_done_ratio",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.05
 PATIENCE_S: Final = 10.0
-"""A program that is told to end and does not is killed after so long."""
+"""A program that is told to end and does not is killed after this time."""
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _NEWS: Final = frozenset({signal.SIGCHLD, signal.SIGTERM})

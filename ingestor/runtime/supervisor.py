@@ -241,9 +241,6 @@ class Supervisor:
         row[Counter.PID] = child.process.pid or 0
         return child
 
-    def _running(self) -> list[Child]:
-        return [child for child in self._children if not child.ended]
-
     def _look(self, tick: Callable[[], Outcome | None]) -> None:
         logs.drain()
         self._forgive_missed_time()
@@ -392,7 +389,7 @@ class Supervisor:
             self._force(f"{heard[1].name} again")
 
     def _force(self, reason: str) -> None:
-        if self._running():
+        if any(not child.ended for child in self._children):
             log.error("%s: ending every process now", reason)
         self._kill()
 

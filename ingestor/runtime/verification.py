@@ -23,8 +23,7 @@ from ingestor.client.pull import Chunk
 from ingestor.config.schema import FeedName
 from ingestor.encode import make_encoder
 from ingestor.encode.packed import is_packed, read_header, take_apart
-from ingestor.merge.ordering import WatermarkMerge
-from ingestor.merge.skip import SkipRows
+from ingestor.merge.ordering import SkipRows, WatermarkMerge
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EventType
@@ -128,15 +127,21 @@ def _json_items(frames: bytes) -> list[Item]:
 
 
 def items_of(subject: bytes, payload: bytes) -> list[Item]:
-    """Return the rows of a packed message: subject, source, symbol, bytes; else the message."""
+    """Return the rows of a packed message: subject, source, symbol, bytes; else the message.
+
+    Ids are left out of the bytes: which one a live run gives a symbol is not in its journal.
+    """
     try:
         opening, rows = take_apart(payload)
         kind, symbols, source = read_header(opening)
     except BadDataError:
+        # What is no packed message of ours is compared as it is, and differs.
         return [(subject, payload)]
     width = kind.dtype.itemsize
-    ids = np.frombuffer(rows, kind.dtype)["instrument_id"].tolist()
-    data = bytes(rows)
+    records = np.frombuffer(bytes(rows), kind.dtype).copy()
+    ids = records["instrument_id"].tolist()
+    records["instrument_id"] = 0
+    data = records.tobytes()
     texts = {number: symbol.encode() for number, symbol in symbols.items()}
     return list(
         zip(
@@ -214,6 +219,7 @@ class Verification:
         verdict.first_seq = verdict.first_seq or found[0][2]
         verdict.last_seq = found[-1][2]
         if self._opening is None:
+            # The first message tells for all of them: one run writes one encoding and one source.
             self._begin(opening_of(found[0][1]))
         for group in self._groups:
             group.put(found)
@@ -222,6 +228,7 @@ class Verification:
         self._opening = opening
         self._verdict.unit = "rows" if opening.packed else "messages"
         if opening.source in _LIVE:
+            # Live feeds were ordered by arrival, which no file tells: each is compared for itself.
             parts = [{name: source} for name, source in self._sources.items()]
         else:
             parts = [dict(self._sources)]
@@ -229,6 +236,7 @@ class Verification:
 
     def _finish(self) -> Verdict:
         if self._opening is None:
+            # Nothing is stored: all that the files hold is missing, and is counted so.
             self._begin(Opening())
         verdict = self._verdict
         for group in self._groups:
@@ -237,6 +245,7 @@ class Verification:
             verdict.damage = verdict.damage or group.expected.damage
         firsts = [one for group in self._groups if (one := group.comparison.first) is not None]
         if firsts:
+            # What is missing at the end has no sequence: it comes after all that has one.
             first = min(firsts, key=lambda one: one.seq or np.inf)
             verdict.first = FirstDifference(
                 first.number,

@@ -4,10 +4,11 @@
     /events    server-sent events: the state, and what of samples and notes is new to this client
     /metrics   Prometheus text
     /healthz   200, or 503 and who is unwell, and why
+    /control   a command for a replay, posted by one who has the token of the run
 
-It only reads. A client is bounded in what it can hold: `MAX_CONNECTIONS` are open at once, beyond
-which the oldest makes way; one that sends no request is closed; one that reads slowly gets the
-newest state when it has read the one before. Nothing is queued for anybody.
+Nothing else can be changed from here. A client is bounded in what it can hold: `MAX_CONNECTIONS`
+are open at once, beyond which the oldest makes way; one that sends no request is closed; one that
+reads slowly gets the newest state when it has read the one before. Nothing is queued for anybody.
 """
 
 from __future__ import annotations
@@ -15,22 +16,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import msgspec
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.errors import ConfigurationError
+from ingestor.model.replay_control import (
+    MAX_COMMAND_BYTES,
+    ControlAnswer,
+    Do,
+    ReplayCommand,
+    decode_command,
+    parse_command,
+)
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime import log as logs
+from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Health, told
 from ingestor.runtime.metrics import MetricsPlan
@@ -69,8 +83,17 @@ _HEADERS: Final = {
 class Web:
     """Serves one run until every other process of it has ended; its own row is number `own`."""
 
-    def __init__(self, plan: MetricsPlan, view: RunView, progress: Progress, own: int) -> None:
+    def __init__(
+        self,
+        plan: MetricsPlan,
+        view: RunView,
+        progress: Progress,
+        own: int,
+        controller: Controller | None = None,
+    ) -> None:
+        """The `controller` is that of a replay, which whoever has the plan's token may steer."""
         self._plan = plan
+        self._controller = controller
         self._view = view
         self._progress = progress
         self._health = Health(view, plan.limits)
@@ -116,23 +139,27 @@ class Web:
         server.should_exit = True
 
     def _routes(self) -> list[Route]:
-        files = [Route(path, _static(*file)) for path, file in _FILES.items()]
+        routes = [Route(path, _static(*file)) for path, file in _FILES.items()]
+        if self._controller is not None and self._plan.token is not None:
+            routes.append(_control(self._controller, self._plan.token, self._ended))
         return [
-            *files,
+            *routes,
             Route("/events", self._events),
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
         ]
 
     async def _metrics(self, _: Request) -> Response:
-        text = exposition(self._view, self._progress, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        findings = self._health.findings(now_ns, wall_ns())
+        unwell = [(one.process, one.what) for one in findings if one.bad]
+        text = exposition(self._view, self._progress, now_ns, unwell)
         return Response(text, headers=_HEADERS, media_type=_EXPOSITION)
 
     async def _healthz(self, _: Request) -> Response:
-        body = told(self._health.findings(time.monotonic_ns(), wall_ns()))
-        return Response(
-            body, 200 if body == "ok\n" else 503, headers=_HEADERS, media_type="text/plain"
-        )
+        findings = self._health.findings(time.monotonic_ns(), wall_ns())
+        code = 503 if any(finding.bad for finding in findings) else 200
+        return Response(told(findings), code, headers=_HEADERS, media_type="text/plain")
 
     async def _events(self, _: Request) -> Response:
         return StreamingResponse(self._news(), headers=_HEADERS, media_type="text/event-stream")
@@ -157,6 +184,72 @@ def _static(name: str, media_type: str) -> Any:
         return Response(body, headers=_HEADERS, media_type=media_type)
 
     return answer
+
+
+def _control(controller: Controller, token: str, ended: asyncio.Event) -> Route:
+    """Return where commands are posted; the answer is a `ControlAnswer` as JSON."""
+
+    async def answered(request: Request) -> tuple[int, ControlAnswer]:
+        if (why := refusal(request.headers, token)) is not None:
+            return 403, ControlAnswer(ok=False, text=why)
+        try:
+            body = await _body(request)
+            relative = body.split()[:1] == [Do.UNTIL.encode()]
+            command = _command(body, await controller.position_ns(ended) if relative else None)
+        except ConfigurationError as wrong:
+            return 400, ControlAnswer(ok=False, text=str(wrong))
+        answer = await controller.ask(command, ended)
+        if answer is None:
+            return 503, ControlAnswer(ok=False, text="the replay has come to its end")
+        return 200 if answer.ok else 503, answer
+
+    async def answer(request: Request) -> Response:
+        code, told = await answered(request)
+        body = msgspec.json.encode(told)
+        return Response(body, code, headers=_HEADERS, media_type="application/json")
+
+    return Route("/control", answer, methods=["POST"])
+
+
+def refusal(headers: Headers, token: str) -> str | None:
+    """Say why a request may not steer the replay; None if it may.
+
+    The token comes as a header, as in Jupyter, and never from a cookie: a browser adds nothing by
+    itself that lets a page of another origin steer, and asks here before it sends such a header for
+    one, to which nobody answers. The origin is looked at all the same.
+    """
+    host = headers.get("host")
+    if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
+        return "a page of another origin may not steer this replay"
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    # In a time that does not tell how much of it is right.
+    right = secrets.compare_digest(given.strip().encode(), token.encode())
+    if scheme.lower() not in ("token", "bearer") or not right:
+        return "steering needs the token of this run: it stands in the page's address in the log"
+    return None
+
+
+async def _body(request: Request) -> bytes:
+    """Return a command as it was posted, in bounded memory and time. Raises ConfigurationError."""
+    body = b""
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_COMMAND_BYTES:
+                    break
+    except (TimeoutError, ClientDisconnect):
+        raise ConfigurationError("the command does not come to its end") from None
+    if len(body) > MAX_COMMAND_BYTES:
+        raise ConfigurationError(f"a command has at most {MAX_COMMAND_BYTES} bytes")
+    return body
+
+
+def _command(body: bytes, position_ns: int | None) -> ReplayCommand:
+    """Read a command: JSON, or what is typed behind ``ctl``. Raises ConfigurationError."""
+    if body.lstrip().startswith(b"{"):
+        return decode_command(body)
+    return parse_command(body.decode(errors="replace").split(), position_ns)
 
 
 class _Server(uvicorn.Server):
@@ -193,12 +286,14 @@ class _Protocol(H11Protocol):
         self.transport.abort()
 
 
-def run(plan: MetricsPlan, view: RunView, progress: Progress, own: int) -> None:
+def run(
+    plan: MetricsPlan, view: RunView, progress: Progress, own: int, controller: Controller | None
+) -> None:
     """Serve on an event loop of its own."""
     # Where CPUs are short, data goes first: a page may be late, an event may not.
     os.nice(NICENESS)
 
     async def serving() -> None:
-        await Web(plan, view, progress, own).serve()
+        await Web(plan, view, progress, own, controller).serve()
 
     uvloop.run(serving())

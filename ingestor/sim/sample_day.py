@@ -333,17 +333,20 @@ def _date(text: str) -> dt.date:
         raise argparse.ArgumentTypeError(f"{text!r} is not a date like 2025-12-16") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ingestor.sim.sample_day",
-        description="Make a realistic ES day (trades and MBP-10, DBN files as Databento's).",
-        epilog="""examples:
+_EXAMPLES: Final = """examples:
   --out dbn-data --date 2025-12-16                    a small day, in a second
   --out dbn-data --date 2025-12-16 --events 5_000_000 a dense one
   --out /tmp/big --date 2025-12-16 --size 10GB --plain  as large as real ones get
 
 Files lie where the replay looks: bin/ingestor-replay --data-dir OUT --date DATE.
-Running it again replaces what it wrote; real DBN files are never replaced.""",
+Running it again replaces what it wrote; real DBN files are never replaced."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ingestor.sim.sample_day",
+        description="Make a realistic ES day (trades and MBP-10, DBN files as Databento's).",
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder")

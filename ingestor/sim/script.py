@@ -112,7 +112,9 @@ def write_script(tape: BookTape, draws: Draws, shift: int = 0) -> Script:
     heads = dict(zip(BookTape.HEAD_FIELDS, rows.T, strict=True))
     event = heads["event"] - heads["event"][0]
     gaps, after_ns, tied = _gaps(int(event[-1]) + 1, draws)
-    joins = _joins_packet(heads["packet"], tied[event], draws)
+    # An event joins the packet of the one before it where the tape says so, or by chance.
+    new = np.diff(heads["packet"], prepend=heads["packet"][0] - 1) > 0
+    joins = ~new | tied[event] & (draws.permille(len(event)) < _ONE_PACKET_PERMILLE)
     packet = np.cumsum(~joins) - 1
     records = _records(tape, heads)
     records["flags"] = np.where(np.diff(event, append=event[-1] + 1), FLAG_LAST, 0)
@@ -161,13 +163,6 @@ def _gaps(events: int, draws: Draws) -> tuple[Int64s, Int64s, Any]:
     # Time within a burst counts from the event that opened it, which is the last one with a gap.
     burst_start = np.maximum.accumulate(np.where(gaps, since_start, 0))
     return gaps, np.minimum(since_start - burst_start, _BURST_MAX_NS), tied
-
-
-def _joins_packet(packets: Int64s, tied: Any, draws: Draws) -> Any:
-    """Tell which rows lie in the packet of the row before."""
-    new = np.diff(packets, prepend=packets[0] - 1) > 0
-    joined = tied & (draws.permille(len(packets)) < _ONE_PACKET_PERMILLE)
-    return ~new | joined
 
 
 def _skewed(draws: Draws, count: int, scale: int) -> Int64s:

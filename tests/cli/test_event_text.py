@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ingestor.cli.event_text import is_of_symbol, line_of, symbol_of
+from ingestor.cli.event_text import aligned, is_of_symbol, line_of, symbol_of
 from ingestor.client import Message, decode
 from ingestor.model.events import Event
 from tests.encode import examples
@@ -67,3 +67,12 @@ def test_an_option_is_found_by_its_ticker_and_its_underlying() -> None:
     assert is_of_symbol(option, frozenset({"O:SPY251216C00686000"}))
     assert not is_of_symbol(option, frozenset({"QQQ"}))
     assert not is_of_symbol(event_of("market.futures.trades"), frozenset({"SPY"}))
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_numbers_end_alike() -> None:
+    rows = [("day", "size", "of"), ("Tuesday", "7", ""), ("Wed", "1,000", "ES")]
+    assert aligned(rows, right={1}) == [
+        "day       size  of",
+        "Tuesday      7",
+        "Wed      1,000  ES",
+    ]

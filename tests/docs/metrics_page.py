@@ -71,6 +71,7 @@ def _row(family: Metric, whose: dict[str, str]) -> str:
 
 
 _OTHERS: Final = {
+    "ingestor_unwell": "all",
     "ingestor_connected": "live feeds, publisher",
     "ingestor_heartbeat_age_seconds": "all",
     "ingestor_away_seconds": "live feeds, publisher",
@@ -79,6 +80,7 @@ _OTHERS: Final = {
     "ingestor_process_cpu_seconds_total": "all, supervisor",
     "ingestor_process_resident_memory_bytes": "all, supervisor",
     "ingestor_replay_wanted_speed": "replay",
+    "ingestor_replay_paused": "replay",
     "ingestor_replay_speed": "replay",
     "ingestor_replay_done_ratio": "replay",
     "ingestor_replay_left_seconds": "replay",

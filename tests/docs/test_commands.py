@@ -6,21 +6,28 @@ import configparser
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from ingestor.cli.commands import COMMANDS
 from ingestor.config.load import file_layer, load
+from ingestor.config.schema import Config
 from ingestor.model.errors import ExitCode
+from ingestor.runtime.supervisor import RESTART_SILENCE_S
 from tests.docs.pages import PAGES, ROOT, Block, Step, blocks_of, is_shown
 from tests.nats_servers import NatsServer
+
+UNITS: Final = sorted((ROOT / "configs" / "systemd").glob("*.service"))
 
 _SLOW: Final = ("replay", "live")
 """Pages that take 7 s each, of what other tests run as well."""
@@ -186,16 +193,15 @@ def test_a_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None:
             load([file_layer(tmp_path / "shown.toml")])
 
 
-def test_the_unit_of_systemd_heeds_the_table_of_exit_codes() -> None:
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_of_systemd_heeds_the_table_of_exit_codes(unit: Path) -> None:
     page = ROOT / "docs" / "exit-codes.md"
     table = re.findall(r"^\| ([\d, ]+) \|.*\| (.*) \|$", page.read_text(), re.M)
     told = {int(code): advice for codes, advice in table for code in codes.split(",")}
     assert set(told) == {*ExitCode, 128 + signal.SIGHUP}
-    (unit,) = (block.text for block in blocks_of(page) if block.language == "ini")
-    settings = configparser.ConfigParser()
-    settings.read_string(unit)
+    service = service_of(unit)
     named = {
-        advice: {int(code) for code in settings["Service"][name].split()}
+        advice: {int(code) for code in service[name].split()}
         for name, advice in (
             ("RestartPreventExitStatus", "does not start it again"),
             ("SuccessExitStatus", "counts it as success"),
@@ -205,3 +211,48 @@ def test_the_unit_of_systemd_heeds_the_table_of_exit_codes() -> None:
         advice: {code for code, told_advice in told.items() if told_advice == advice}
         for advice in named
     }
+    assert service["Restart"] == "on-failure"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_waits_for_what_the_program_does_by_itself(unit: Path) -> None:
+    service = service_of(unit)
+    process = Config().process
+    # The embedded server has ten seconds more, and systemd two beyond that.
+    assert float(service["TimeoutStopSec"]) >= process.stop_s + 12
+    # Half of it without a sign of life costs a restart: the supervisor mends that before.
+    assert float(service["WatchdogSec"]) / 2 > 2 * RESTART_SILENCE_S
+    assert service["NotifyAccess"] == "main"
+    words = service["ExecStart"].replace("%i", "2025-12-16").split()
+    assert words[:2] == ["/opt/ingestor/bin/ingestor", words[1]]
+    import_module(COMMANDS[words[1]][0]).parser().parse_args(words[2:])
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_is_one_that_systemd_understands(unit: Path, tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd-analyze is not installed here")
+    # The program and its user are not there on the machine of a test.
+    text = unit.read_text().replace("/opt/ingestor/bin/ingestor", "/bin/true")
+    copy = tmp_path / unit.name.replace("@", "@2025-12-16")
+    copy.write_text(re.sub(r"(?m)^User=.*\n", "", text))
+    told = subprocess.run(
+        [verify, "verify", "--man=no", copy], capture_output=True, text=True, check=False
+    )
+    # Systemd before 254 passes over what slows restarts down.
+    newer = re.compile(r"Unknown key '(RestartSteps|RestartMaxDelaySec)' in section")
+    wrong = [
+        line
+        for line in told.stderr.splitlines()
+        if unit.stem.partition("@")[0] in line and not newer.search(line)
+    ]
+    assert not wrong
+
+
+def service_of(unit: Path) -> dict[str, str]:
+    """Settings of the section Service; of those that stand twice the last."""
+    settings = configparser.ConfigParser(strict=False, interpolation=None)
+    settings.optionxform = str  # type: ignore[assignment, method-assign]
+    settings.read_string(unit.read_text())
+    return dict(settings["Service"])

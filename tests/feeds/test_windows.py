@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ingestor.feeds.windows import (
     EVERYTHING,
     DailyWindows,
-    Session,
+    SessionTimes,
     Window,
     inside,
 )
@@ -31,65 +31,65 @@ def texts(window: Window) -> tuple[str, str]:
 
 
 def test_a_session_is_new_york_time_in_winter_and_summer() -> None:
-    session = Session(clock(9, 30), clock(16))
+    session = SessionTimes(clock(9, 30), clock(16))
     assert texts(session.on(WINTER)) == ("2024-01-10T14:30", "2024-01-10T21:00")
     assert texts(session.on(SUMMER)) == ("2024-07-10T13:30", "2024-07-10T20:00")
 
 
 def test_a_session_that_ends_before_it_starts_ends_on_the_next_day() -> None:
-    session = Session(clock(18), clock(17))
+    session = SessionTimes(clock(18), clock(17))
     assert texts(session.on(WINTER)) == ("2024-01-10T23:00", "2024-01-11T22:00")
 
 
 def test_a_session_that_ends_when_it_starts_lasts_a_day() -> None:
-    session = Session(clock(18), clock(18))
+    session = SessionTimes(clock(18), clock(18))
     assert texts(session.on(WINTER)) == ("2024-01-10T23:00", "2024-01-11T23:00")
 
 
 def test_a_night_in_which_summer_time_begins_is_an_hour_shorter() -> None:
-    window = Session(clock(18), clock(17)).on(dt.date(2024, 3, 9))
+    window = SessionTimes(clock(18), clock(17)).on(dt.date(2024, 3, 9))
     assert texts(window) == ("2024-03-09T23:00", "2024-03-10T21:00")
 
 
 def test_a_side_not_given_is_open() -> None:
-    assert Session(start=clock(9)).on(WINTER).end_ns == EVERYTHING.end_ns
-    assert Session(end=clock(9)).on(WINTER).start_ns == EVERYTHING.start_ns
-    assert Session().on(WINTER) == EVERYTHING
+    assert SessionTimes(start=clock(9)).on(WINTER).end_ns == EVERYTHING.end_ns
+    assert SessionTimes(end=clock(9)).on(WINTER).start_ns == EVERYTHING.start_ns
+    assert SessionTimes().on(WINTER) == EVERYTHING
 
 
 def test_the_evening_before_runs_on_in_the_next_file_when_its_date_is_asked_for() -> None:
-    night = Session(clock(18), clock(17))
+    night = SessionTimes(clock(18), clock(17))
     both = night.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING)
     assert both == [night.on(WINTER - DAY), night.on(WINTER)]
     assert night.of_file(WINTER, {WINTER}, EVERYTHING) == [night.on(WINTER)]
 
 
 def test_a_session_within_a_day_has_nothing_of_the_day_before() -> None:
-    day = Session(clock(9), clock(16))
+    day = SessionTimes(clock(9), clock(16))
     assert day.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [day.on(WINTER)]
 
 
 def test_a_session_that_ends_after_midnight_utc_runs_on_in_the_next_file() -> None:
     """20:30 in New York is 01:30 UTC in winter, and 00:30 in summer."""
-    evening = Session(clock(18), clock(20, 30))
+    evening = SessionTimes(clock(18), clock(20, 30))
     for date in (WINTER, SUMMER):
         found = evening.of_file(date, {date - DAY, date}, EVERYTHING)
         assert found == [evening.on(date - DAY), evening.on(date)]
-    until_seven = Session(clock(18), clock(19))
+    until_seven = SessionTimes(clock(18), clock(19))
     assert until_seven.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [
         until_seven.on(WINTER)
     ]
 
 
 def test_a_session_without_an_end_ends_with_its_file() -> None:
-    session = Session(start=clock(9))
+    session = SessionTimes(start=clock(9))
     assert session.of_file(WINTER, {WINTER - DAY, WINTER}, EVERYTHING) == [session.on(WINTER)]
 
 
 def test_absolute_limits_narrow_every_window() -> None:
-    day = Session(clock(9), clock(16)).on(WINTER)
+    day = SessionTimes(clock(9), clock(16)).on(WINTER)
     limits = Window(day.start_ns + 5, day.end_ns + 5)
-    (window,) = Session(clock(9), clock(16)).of_file(WINTER, {WINTER}, limits)
+    (window,) = SessionTimes(clock(9), clock(16)).of_file(WINTER, {WINTER}, limits)
     assert window == Window(day.start_ns + 5, day.end_ns)
 
 

@@ -16,9 +16,8 @@ import zstandard
 from ingestor.feeds.databento import DBNIngestor
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
 from ingestor.feeds.databento.header import header_of
-from ingestor.feeds.databento.progress import FileIssues, Progress
 from ingestor.feeds.databento.reader import DbnReader
-from ingestor.feeds.databento.record_filter import RecordFilter
+from ingestor.feeds.databento.record_filter import FileIssues, Progress, RecordFilter
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
 from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder

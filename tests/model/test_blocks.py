@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.blocks import Block, Runs, Source, whole_block
+from ingestor.model.blocks import Block, Runs, Source, ranges, whole_block
 from ingestor.model.records import STOCK_TRADE, RType
 from tests.rows import block, published
 
@@ -44,6 +44,14 @@ def test_a_part_holds_the_rows_between_two_places(
     assert published(part) == published(whole)[max(first, 0) : max(last, 0)]
     assert (part.stop > part.start).all()
     assert part.key_ts_ns.tolist() == list(range(len(whole)))[max(first, 0) : max(last, 0)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), max_size=8))
+def test_ranges_follow_each_other_in_one_array(spans: list[tuple[int, int]]) -> None:
+    start = np.array([first for first, _ in spans], np.int64)
+    stop = start + np.array([length for _, length in spans], np.int64)
+    expected = [at for first, length in spans for at in range(first, first + length)]
+    assert ranges(start, stop).tolist() == expected
 
 
 @given(pieces)

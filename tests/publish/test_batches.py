@@ -15,7 +15,7 @@ from ingestor.publish.batches import (
     OUTSTANDING,
     AckBatch,
     FastBatch,
-    Window,
+    SendWindow,
 )
 from ingestor.publish.reconcile import messages_of
 from tests.publish.plain import trades
@@ -307,7 +307,7 @@ messages_of_parts = st.lists(
 """Rows of each message, part by part."""
 
 
-def push(window: Window, first: int, rows: list[int]) -> None:
+def push(window: SendWindow, first: int, rows: list[int]) -> None:
     stops = np.cumsum(np.array(rows, dtype=np.int64))
     window.push(trades(first, sum(rows)), Frames([b"x" * 10 * len(rows)], stops, {}))
 
@@ -320,7 +320,7 @@ def sizes(runs: list[Runs]) -> list[int]:
 def test_a_window_holds_what_a_plain_list_of_messages_holds(
     parts: list[list[int]], acks: list[int]
 ) -> None:
-    window, model, first = Window(), list[list[int]](), 0
+    window, model, first = SendWindow(), list[list[int]](), 0
     for rows in parts:
         push(window, first, rows)
         for count in rows:
@@ -342,7 +342,7 @@ def test_a_window_holds_what_a_plain_list_of_messages_holds(
 
 
 def test_taking_back_empties_the_window_and_keeps_what_was_acknowledged() -> None:
-    window = Window()
+    window = SendWindow()
     push(window, 0, [2, 3, 1])
     window.acknowledge(1)
     assert sizes(window.take_back()) == [2, 3, 4, 5]
@@ -353,7 +353,7 @@ def test_taking_back_empties_the_window_and_keeps_what_was_acknowledged() -> Non
 
 
 def test_bytes_are_freed_when_a_part_is_wholly_acknowledged() -> None:
-    window = Window()
+    window = SendWindow()
     push(window, 0, [1, 1])
     push(window, 2, [1])
     window.acknowledge(1)
@@ -363,7 +363,7 @@ def test_bytes_are_freed_when_a_part_is_wholly_acknowledged() -> None:
 
 
 def test_more_acknowledgements_than_messages_are_a_bug() -> None:
-    window = Window()
+    window = SendWindow()
     push(window, 0, [1])
     with pytest.raises(ValueError, match="2 messages acknowledged of 1"):
         window.acknowledge(2)
@@ -381,7 +381,7 @@ def of_feeds(first: int, feeds: list[int]) -> Runs:
 def test_what_is_stored_is_counted_by_feed_and_type_also_within_a_write_and_over_a_restart() -> (
     None
 ):
-    window = Window()
+    window = SendWindow()
 
     def send(first: int, feeds: list[int]) -> None:
         stops = np.arange(1, len(feeds) + 1)

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingestor.ring.block_ring import TAKE_BYTES, BlockRing, Message
+from ingestor.ring.block_ring import LENGTH_BYTES, TAKE_BYTES, BlockRing, Message
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.robust_lock import LENGTH_BYTES
 
 FORK = multiprocessing.get_context("fork")
 
@@ -184,7 +183,7 @@ import resource
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.robust_lock import LENGTH_BYTES
+from ingestor.ring.block_ring import LENGTH_BYTES
 resource.setrlimit(resource.{limit}, (3, 3))
 try:
     {made}

@@ -21,10 +21,17 @@ class Got:
     text: str
 
 
-def fetch(port: int, path: str, method: str = "GET", host: str = "127.0.0.1") -> Got:
+def fetch(
+    port: int,
+    path: str,
+    method: str = "GET",
+    host: str = "127.0.0.1",
+    body: bytes | None = None,
+    **headers: str,
+) -> Got:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     with contextlib.closing(connection):
-        connection.request(method, path)
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return Got(answer.status, answer.getheader("Content-Type"), answer.read().decode())
 

@@ -6,17 +6,17 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from ingestor.merge.steering import Steering
 from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
 from ingestor.runtime import controller as module
 from ingestor.runtime.controller import MAX_ANSWERS, Controller
+from tests.runtime.publishing import publishing
 
 PAUSE = ReplayCommand(do=Do.PAUSE)
 STATUS = ReplayCommand(do=Do.STATUS)
@@ -29,27 +29,6 @@ def controller() -> Iterator[Controller]:
     made.close()
 
 
-@contextmanager
-def publishing(controller: Controller, steering: Steering) -> Iterator[None]:
-    """Obey on an event loop in a thread, as the publisher's process does."""
-    loop = asyncio.new_event_loop()
-    controller.show(steering)
-
-    def heard() -> None:
-        controller.obey(steering)
-        controller.show(steering)
-
-    loop.call_soon(controller.listen, loop, heard)
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 def test_a_command_is_done_and_answered_with_the_state_after_it(controller: Controller) -> None:
     before = controller.state
     with publishing(controller, Steering(2)):
@@ -57,9 +36,31 @@ def test_a_command_is_done_and_answered_with_the_state_after_it(controller: Cont
         assert (answer.ok, answer.text) == (True, "paused before the first event")
         assert answer.state == ReplayState(paused=True, speed=2, generation=1)
         assert controller.state == answer.state
-        again = asyncio.run(controller.ask(ReplayCommand(do=Do.SPEED, speed=3.0)))
+        command, ended = ReplayCommand(do=Do.SPEED, speed=3.0), asyncio.Event()
+        again = asyncio.run(controller.ask(command, ended))
+        assert again is not None
         assert again.state == ReplayState(paused=True, speed=3, generation=2)
     assert before is None
+
+
+def test_the_position_is_that_of_now_and_not_of_the_last_change(controller: Controller) -> None:
+    steering = Steering()
+    with publishing(controller, steering):
+        steering.load(np.array([10, 20]), 0)
+        steering.take(0)
+        assert controller.state == ReplayState()
+        assert asyncio.run(controller.position_ns(asyncio.Event())) == 20
+
+
+def test_who_asks_on_an_event_loop_does_not_outlast_the_run(controller: Controller) -> None:
+    async def ask() -> None:
+        ended = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, ended.set)
+        assert await controller.ask(PAUSE, ended) is None
+
+    began_s = time.monotonic()
+    asyncio.run(ask())
+    assert time.monotonic() - began_s < module.ANSWER_TIMEOUT_S / 2
 
 
 def test_each_of_many_doors_gets_the_answer_to_its_own_command(controller: Controller) -> None:

@@ -33,7 +33,11 @@ class Watched:
     """One live feed that a publisher watches; each one made on a table follows the one before."""
 
     def __init__(
-        self, server: NatsServer, table: CounterTable, subjects: tuple[str, ...] = (FUTURES,)
+        self,
+        server: NatsServer,
+        table: CounterTable,
+        subjects: tuple[str, ...] = (FUTURES,),
+        spooled: frozenset[int] = frozenset(),
     ) -> None:
         self.publisher = Publisher(
             make_encoder("json"),
@@ -43,7 +47,9 @@ class Watched:
         ring = BlockRing(Doorbell(), 10_000)
         self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", subjects)
         self.table = table
-        self.watch = FeedWatch([self.feed], self.publisher, table, live=True, run="run")
+        self.watch = FeedWatch(
+            [self.feed], self.publisher, table, live=True, run="run", spooled=spooled
+        )
 
     async def open(self) -> None:
         await self.publisher.open()
@@ -169,3 +175,35 @@ def test_a_feeds_status_that_is_handed_on_again_is_stored_once(nats_server: Nats
         await other.settled()
 
     assert told(nats_server, work) == statuses
+
+
+def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_when_it_dies(
+    nats_server: NatsServer,
+) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table, spooled=frozenset({0}))
+        await one.open()
+        assert one.watch.feeds({}) == (FeedPosition(),)
+        one.watch.on_block(block([(1, 2, 0)]))
+        table.note_death(0, "killed")
+        one.watch.on_begin(0, Begin(1))
+        one.watch.on_block(block([(7, 8, 0)]))
+        await one.settled()
+
+    _, gap = told(nats_server, work)
+    assert (gap.what, gap.from_event_ns, gap.to_recv_ns) == (What.GAP, 1, 8)
+
+
+def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
+    nats_server: NatsServer,
+) -> None:
+    async def work(table: CounterTable) -> None:
+        table.note_position(Position())
+        one = Watched(nats_server, table, spooled=frozenset({0}))
+        await one.open()
+        assert one.watch.feeds({}) == (FeedPosition(),)
+        one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
+        one.watch.on_block(block([(1, 2, 0)]))
+        await one.settled()
+
+    assert [one.what for one in told(nats_server, work)] == [What.ALARM]

@@ -9,6 +9,7 @@ import pytest
 
 from ingestor.config.schema import Metrics
 from ingestor.model.clock import new_york_ns
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Finding, Health, told
@@ -68,7 +69,7 @@ def test_a_vendor_that_is_gone_and_one_that_is_connected_to_again_at_once() -> N
     judged.run.row("options").away(False, NOW_NS)
     judged.run.row("options").away(True, judged.ago_ns(1))
     [finding] = judged.findings()
-    assert (finding.bad, judged.text()) == (False, "ok\n")
+    assert (finding.bad, judged.text()) == (False, f"ok\n{finding.text}\n")
 
 
 @pytest.mark.parametrize("name", ["stocks", "options"])
@@ -86,8 +87,8 @@ def test_a_vendor_that_is_silent_while_its_market_is_closed(wall_ns: int) -> Non
     judged = Judged(wall_ns=wall_ns)
     for name in ("stocks", "options"):
         judged.run.row(name)[Counter.RECEIVED_NS] = wall_ns - 7_200 * NS_PER_S
-    assert judged.text() == "ok\n"
-    assert [finding.text for finding in judged.findings()] == [
+    assert judged.text().splitlines() == [
+        "ok",
         "stocks: the market is closed; nothing for 2 h",
         "options: the market is closed; nothing for 2 h",
     ]
@@ -128,6 +129,19 @@ def test_a_server_that_is_frozen_and_one_whose_disk_is_full(trouble: str | None,
     assert judged.text().splitlines() == [
         "stalled: publisher for 3.0 s",
         f"nothing is stored for 3.0 s: {why}; 1,234 events are under way",
+    ]
+
+
+def test_a_feed_that_receives_more_than_is_stored() -> None:
+    judged = Judged()
+    stocks = judged.run.row("stocks")
+    stocks[Counter.HELD] = 500
+    assert judged.text() == "ok\n"
+    stocks[Counter.HELD] = 501
+    assert judged.text().splitlines() == [
+        "behind: stocks for 0.0 s",
+        "stocks falls behind: 501 events wait for room in its ring, and are dropped when there are"
+        " too many",
     ]
 
 
@@ -180,11 +194,31 @@ def test_a_replay_in_a_hole_is_well_and_says_so() -> None:
     publisher = run.row("publisher")
     publisher[Counter.WAITS_FOR_NS] = IN_SESSION_NS
     publisher[Counter.WAITS_UNTIL_NS] = NOW_NS + 90 * NS_PER_S
-    findings = Health(view, LIMITS).findings(NOW_NS, AT_NIGHT_NS)
-    assert told(findings) == "ok\n"
-    assert [finding.text for finding in findings] == [
-        "a hole in the data: the next event, of 2025-12-16T16:00:00Z, is due in 90 s"
+    assert told(Health(view, LIMITS).findings(NOW_NS, AT_NIGHT_NS)).splitlines() == [
+        "ok",
+        "a hole in the data: the next event, of 2025-12-16T16:00:00Z, is due in 90 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (ReplayState(paused=True), "ok\nthe replay is paused before its first event\n"),
+        (
+            ReplayState(paused=True, position_ns=IN_SESSION_NS + 5),
+            "ok\nthe replay is paused at 2025-12-16T16:00:00Z\n",
+        ),
+        (ReplayState(paused=True, stepping=True), "ok\n"),
+        (ReplayState(position_ns=IN_SESSION_NS), "ok\n"),
+    ],
+)
+def test_a_replay_that_is_paused_is_well_and_says_so(state: ReplayState, text: str) -> None:
+    run = looked()
+    files = (Role.FILES, Role.FILES, *ROLES[2:])
+    view = replace(run.view, roles=files, steered=lambda: state)
+    assert told(Health(view, LIMITS).findings(NOW_NS, AT_NIGHT_NS)) == text
+    run.row("publisher")[Counter.ENDED] = 1
+    assert told(Health(view, LIMITS).findings(NOW_NS, AT_NIGHT_NS)) == "ok\n"
 
 
 def test_what_is_bad_comes_first_and_is_told_by_kind() -> None:

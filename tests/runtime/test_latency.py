@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ingestor.runtime.latency import (
     STEPS_PER_OCTAVE,
     Hop,
     LatencyTable,
+    PublisherLatencies,
     bucket_of,
     edges_ns,
     together,
@@ -144,3 +146,31 @@ def test_by_octave_counts_what_is_below_each_power_of_two(latencies: list[int]) 
     assert octaves[-1] == (MAX_LATENCY_NS + 1, len(latencies))
     for edge_ns, rows in octaves:
         assert rows == sum(ns < edge_ns for ns in latencies)
+
+
+def test_rows_are_timed_from_the_hand_over_they_came_with_until_they_are_stored() -> None:
+    table = LatencyTable(1)
+    latencies = PublisherLatencies(table, 0)
+    now_ns = time.monotonic_ns()
+    latencies.under_way.extend([(3, now_ns - 10**11), (2, now_ns)])
+    latencies.on_stored(2)
+    assert latencies.under_way[0] == (1, now_ns - 10**11)
+    latencies.on_stored(2)
+    latencies.flush()
+    stored = table.read(0, Hop.PUBLISH_TO_STORED)
+    assert stored.rows == 4
+    assert list(latencies.under_way) == [(1, now_ns)]
+    # Three of the first hand-over took a hundred seconds, one of the second next to nothing.
+    within_ns, most_ns = stored.quantile_ns(0.25), stored.max_ns
+    assert within_ns is not None
+    assert within_ns < 50 * 10**9 < 10**11 <= most_ns
+
+
+def test_more_rows_are_never_stored_than_are_under_way() -> None:
+    table = LatencyTable(1)
+    latencies = PublisherLatencies(table, 0)
+    latencies.under_way.append((2, time.monotonic_ns()))
+    latencies.on_stored(5)
+    latencies.flush()
+    assert table.read(0, Hop.PUBLISH_TO_STORED).rows == 2
+    assert not latencies.under_way

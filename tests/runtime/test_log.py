@@ -184,7 +184,7 @@ def test_on_a_terminal_the_line_of_progress_is_erased_first(
     monkeypatch.setattr(os, "isatty", lambda fd: True)
     logs.configure("stocks", "INFO")
     anything.info("data flows")
-    assert capfd.readouterr().err.startswith("\r\x1b[2K20")
+    assert capfd.readouterr().err.startswith("\r\x1b[J20")
 
 
 def test_foreign_text_forges_no_line_and_moves_no_cursor(capfd: Captured) -> None:

@@ -16,6 +16,26 @@ def test_it_is_off_unless_told() -> None:
         assert plan is None
 
 
+def test_a_run_that_can_be_steered_tells_its_address_with_a_token_of_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    tokens = set()
+    for _ in range(2):
+        with listening(Metrics(listen="127.0.0.1:0"), steerable=True) as plan:
+            assert plan is not None
+            assert plan.token is not None
+            host, port = plan.listener.getsockname()
+            assert f"http://{host}:{port}/?token={plan.token}" in caplog.text
+            tokens.add(plan.token)
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 32
+    with listening(Metrics(listen="127.0.0.1:0")) as plan:
+        assert plan is not None
+        assert plan.token is None
+    assert caplog.text.endswith("/\n")
+
+
 def test_an_address_that_cannot_be_had_is_a_wrong_configuration() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ingestor.config.schema import Metrics
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Health
@@ -26,7 +27,7 @@ from ingestor.runtime.page import (
     frame,
 )
 from ingestor.runtime.progress_reporter import LiveProgress, ReplayProgress
-from tests.runtime.views import NOW_NS, ROLES, Looked, looked
+from tests.runtime.views import NAMES, NOW_NS, ROLES, Looked, looked
 
 WALL_NS = 1_765_940_400_000_000_000
 """At night: nobody need be received from."""
@@ -123,6 +124,16 @@ def test_latencies_are_those_of_the_last_ten_seconds() -> None:
     assert hop["p99"] == pytest.approx(50_000, rel=1 / 16)
 
 
+def test_what_is_done_to_a_replay_is_history_and_no_fault() -> None:
+    watched = Watched()
+    text = "paused before the first event"
+    done = FeedStatus(feed="replay", what=What.CONTROL, at_ns=WALL_NS, text=text, generation=1)
+    assert watched.run.table.note_status(NAMES.index("publisher"), done)
+    watched.pass_s()
+    note = watched.page.notes[-1]
+    assert (note["who"], note["what"], note["bad"]) == ("replay", "control", False)
+
+
 def test_statuses_restarts_and_troubles_become_history_once_each() -> None:
     watched = Watched()
     watched.pass_s()
@@ -163,17 +174,19 @@ def test_last_trades_of_contracts_are_shown_with_the_price() -> None:
 def test_a_replay_shows_its_place_its_speeds_and_its_density() -> None:
     run = looked()
     roles = (Role.FILES, Role.FILES, *ROLES[2:])
-    facts = replace(run.view.facts, mode="replay", speed=2.0)
-    view = replace(run.view, roles=roles, facts=facts)
+    state = ReplayState(speed=2.0, paused=True, until_ns=10**18 + NS_PER_S)
+    view = replace(run.view, roles=roles, steered=lambda: state)
     feeds = [(name, row) for _, name, row in view.having(Role.FEED)]
     publisher = run.row("publisher")
-    page = Page(view, Health(view, Metrics()), ReplayProgress(feeds, publisher), NOW_NS)
+    progress = ReplayProgress(feeds, publisher, speed=1.0, steered=lambda: state)
+    page = Page(view, Health(view, Metrics()), progress, NOW_NS)
     for second in range(3):
         publisher[Counter.EVENT_TIME_NS] = 10**18 + second * NS_PER_S
         publisher[Counter.PUBLISHED] = 100 * (second + 1)
         page.tick(NOW_NS + second, WALL_NS)
     replay = page.state["replay"]
     assert (replay["wanted"], replay["first"], replay["event"]) == (2.0, 10**12, 10**12 + 2_000)
+    assert (replay["paused"], replay["until"]) == (True, 10**12 + 1_000)
     assert replay["density"][:4] == [100, 100, 100, 0]
     assert "read" in page.state["feeds"][0]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -19,6 +19,7 @@ from ingestor.runtime.progress_reporter import (
     ReplayProgress,
     ReplaySnapshot,
     age_text,
+    line_of,
 )
 
 
@@ -28,6 +29,9 @@ class Half:
 
     def sentence(self) -> str:
         return "half way"
+
+    def sentences(self) -> list[str]:
+        return ["half way", "half"]
 
     def snapshot(self, now_ns: int) -> Half:
         return self
@@ -72,10 +76,10 @@ def test_where_a_terminal_watches_the_line_is_drawn_and_nothing_is_logged(
 
 
 def test_a_snapshot_of_a_live_run_reads_as_one_line() -> None:
-    stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped", "1 gaps"))
+    stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped", "1 gap"))
     snapshot = LiveSnapshot(1_234_567, 1_030.0, (stocks, FeedSnapshot("options", 0.0, None)))
     assert snapshot.sentence() == (
-        "1,234,567 events, 1,030/s; stocks 1,020/s, 7 ms old, 12 quotes dropped, 1 gaps;"
+        "1,234,567 events, 1,030/s; stocks 1,020/s, 7 ms old, 12 quotes dropped, 1 gap;"
         " options 0/s, no event yet"
     )
 
@@ -129,6 +133,52 @@ def test_a_snapshot_reads_as_one_line() -> None:
     assert snapshot.sentence() == (
         "1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z, x120, 50% done, 1:02:05 left"
     )
+
+
+REPLAY = ReplaySnapshot(
+    1_234_567, 98_765.4, 1_703_548_800 * NS_PER_S, 120.0, 0.5, 3_725, told=240.0
+)
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        (
+            137,
+            "━" * 20 + "─" * 20 + " 1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z,"
+            " x120 of x240, 50% done, 1:02:05 left",
+        ),
+        (78, "1,234,567 events, 98,765/s, at 00:00:00Z, x120 of x240, 50% done, 1:02:05 left"),
+        (77, "━" * 15 + "─" * 15 + " 98,765/s, x120 of x240, 50% done, 1:02:05 left"),
+        (46, "98,765/s, x120 of x240, 50% done, 1:02:05 left"),
+        (39, "98,765/s, x120, 50% done, 1:02:05 left"),
+        (22, "50% done, 1:02:05 left"),
+        (21, "━━━━━━────── 50% done"),
+        (5, "50% \N{HORIZONTAL ELLIPSIS}"),
+    ],
+)
+def test_a_narrow_terminal_is_told_less_and_never_half_a_number(room: int, line: str) -> None:
+    assert line_of(REPLAY, room) == line
+    assert len(line) <= room
+
+
+def test_a_narrow_terminal_is_told_what_a_pause_or_a_wait_is_for() -> None:
+    paused = replace(REPLAY, paused=True)
+    assert line_of(paused, 49) == "paused, 98,765/s, x120, 50% done, 1:02:05 left"
+    assert line_of(paused, 30) == "paused, 50% done, 1:02:05 left"
+    waiting = replace(REPLAY, waits="next event in 12 h: 2025-12-17T00:00Z; --max-gap shortens")
+    assert line_of(waiting, 39).endswith("─ 50% done, next event in 12 h")
+    assert line_of(waiting, 70) == f"50% done, {waiting.waits}"
+
+
+def test_a_narrow_terminal_is_told_of_losses_before_rates_and_ages() -> None:
+    stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped",))
+    live = LiveSnapshot(1_234, 1_030.0, (stocks, FeedSnapshot("options", 0.0, 0)))
+    assert line_of(live, 80) == (
+        "1,234 events, 1,030/s; stocks 1,020/s, 12 quotes dropped; options 0/s"
+    )
+    assert line_of(live, 60) == "1,234 events, 1,030/s; stocks 12 quotes dropped"
+    assert line_of(live, 40) == "1,234 events, 1,030/s"
 
 
 def test_before_the_first_event_no_time_is_told() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import MONOTONIC, Counter, Role
 from ingestor.runtime.latency import Hop
@@ -183,14 +184,38 @@ def test_a_replay_tells_its_speed_and_how_far_it_is() -> None:
     trades, publisher = run.row("stocks"), run.row("publisher")
     trades[Counter.BYTES_TOTAL], trades[Counter.BYTES_READ] = 100, 50
     trades[Counter.RECORDS] = publisher[Counter.PUBLISHED] = 10
-    facts = replace(FACTS, mode="replay", speed=2.0, backlog_rows=None)
+    facts = replace(FACTS, mode="replay", backlog_rows=None)
     view = replace(run.view, facts=facts, roles=(Role.FILES, Role.FILES, *ROLES[2:]))
-    progress = ReplayProgress([("stocks", trades)], publisher)
+    state = ReplayState(speed=2.0, paused=True)
+    progress = ReplayProgress([("stocks", trades)], publisher, speed=1.0, steered=lambda: state)
     families = parse(exposition(view, progress, time.monotonic_ns()))
-    assert families["ingestor_replay_done_ratio"].samples == {(): Decimal("0.5")}
+    # As it was told last, not as the run was started.
     assert families["ingestor_replay_wanted_speed"].samples == {(): 2}
+    assert families["ingestor_replay_paused"].samples == {(): 1}
     assert families["ingestor_bytes"].of("stocks") == 100
     assert "ingestor_backlog_limit" not in families
+
+
+def test_a_replay_as_fast_as_possible_is_as_far_as_its_files_are_read() -> None:
+    run = looked()
+    trades, publisher = run.row("stocks"), run.row("publisher")
+    trades[Counter.BYTES_TOTAL], trades[Counter.BYTES_READ] = 100, 50
+    trades[Counter.RECORDS] = publisher[Counter.PUBLISHED] = 10
+    progress = ReplayProgress([("stocks", trades)], publisher)
+    families = parse(exposition(run.view, progress, time.monotonic_ns()))
+    assert families["ingestor_replay_done_ratio"].samples == {(): Decimal("0.5")}
+    assert families["ingestor_replay_paused"].samples == {(): 0}
+
+
+def test_what_is_wrong_is_told_while_it_is_so() -> None:
+    view = looked().view
+    unwell = [("stocks", "quiet"), ("publisher", "stalled")]
+    families = parse(exposition(view, None, NOW_NS, unwell))
+    assert families["ingestor_unwell"].samples == {
+        (("process", "stocks"), ("what", "quiet")): 1,
+        (("process", "publisher"), ("what", "stalled")): 1,
+    }
+    assert "ingestor_unwell" not in parse(exposition(view, None, NOW_NS))
 
 
 def test_no_two_families_have_one_name() -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
 import pytest
 
 from ingestor.config.schema import Metrics
+from ingestor.merge.steering import Steering
 from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.replay_control import MAX_COMMAND_BYTES, ControlAnswer
 from ingestor.model.units import NS_PER_S
+from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.metrics import MetricsPlan, listening, serve
 from ingestor.runtime.progress_reporter import LiveProgress
@@ -21,6 +28,7 @@ from ingestor.runtime.supervisor import Child, ChildPlan, start_child
 from ingestor.runtime.web import MAX_CONNECTIONS
 from tests.runtime.exposition import parse
 from tests.runtime.http import events, fetch
+from tests.runtime.publishing import publishing
 from tests.runtime.views import FACTS, NAMES, ROLES, Looked, looked
 
 STALE_AFTER_S = 5.0
@@ -31,15 +39,18 @@ PATIENCE_S = 20.0
 class Served:
     """A run that is looked at; every process but the one that serves is made up."""
 
-    def __init__(self, plan: MetricsPlan) -> None:
+    def __init__(self, plan: MetricsPlan, controller: Controller | None = None) -> None:
         self.run: Looked = looked()
         for name in NAMES:
             self.beat(name)
         self.port: int = plan.listener.getsockname()[1]
         processes = list(zip(NAMES, ROLES, strict=True))
         table = self.run.table
-        serves = ChildPlan("metrics", lambda: serve(plan, FACTS, processes, table, LiveProgress))
-        self.child: Child = start_child(serves)
+
+        def serves() -> None:
+            serve(plan, FACTS, processes, table, LiveProgress, controller=controller)
+
+        self.child: Child = start_child(ChildPlan("metrics", serves))
 
     def beat(self, name: str, age_s: float = 0.0) -> None:
         row = self.run.row(name)
@@ -60,6 +71,35 @@ def served() -> Iterator[Served]:
         yield made
         made.child.process.kill()
         made.child.process.join()
+
+
+@dataclass
+class Steerable:
+    """A replay that is looked at, and may be steered by who has the token."""
+
+    served: Served
+    token: str
+    steering: Steering
+
+    def post(self, body: bytes, **headers: str) -> tuple[int, ControlAnswer]:
+        given = {"Authorization": f"token {self.token}"} | headers
+        got = fetch(self.served.port, "/control", "POST", body=body, **given)
+        assert got.content_type == "application/json"
+        return got.code, msgspec.json.decode(got.text, type=ControlAnswer)
+
+
+@pytest.fixture
+def steerable() -> Iterator[Steerable]:
+    controller, steering = Controller(), Steering(2)
+    with listening(Metrics(listen="127.0.0.1:0"), steerable=True) as plan:
+        assert plan is not None
+        assert plan.token is not None
+        served = Served(plan, controller)
+        with publishing(controller, steering):
+            yield Steerable(served, plan.token, steering)
+        served.child.process.kill()
+        served.child.process.join()
+    controller.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -129,6 +169,77 @@ def test_nothing_else_is_there_and_nothing_can_be_changed(served: Served) -> Non
     assert fetch(served.port, "/metrics?x=1").code == 200
     head = fetch(served.port, "/metrics", "HEAD")
     assert (head.code, head.text) == (200, "")
+
+
+@pytest.mark.parametrize("body", [b"step 5", b'{"do":"step","events":5}'])
+def test_who_has_the_token_steers(steerable: Steerable, body: bytes) -> None:
+    code, answer = steerable.post(body)
+    assert (code, answer.ok) == (200, True)
+    assert answer.text == "a step of 5 events, before the first event"
+    assert answer.state == steerable.steering.state
+    assert steerable.steering.generation == 1
+    bearer = {"Authorization": f"Bearer {steerable.token}"}
+    host = f"127.0.0.1:{steerable.served.port}"
+    assert steerable.post(b"pause", Origin=f"http://{host}", **bearer)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "token", "token wrong", "token {}x", "Basic {}", "{}", "token \u00e9"]
+)
+def test_without_the_token_nothing_is_steered(steerable: Steerable, authorization: str) -> None:
+    given = authorization.format(steerable.token)
+    code, answer = steerable.post(b"pause", Authorization=given)
+    assert (code, answer.ok, steerable.steering.generation) == (403, False, 0)
+    assert "needs the token of this run" in answer.text
+
+
+def test_a_page_of_another_origin_steers_nothing(steerable: Steerable) -> None:
+    port = steerable.served.port
+    for origin in (f"http://localhost:{port}", "http://127.0.0.1", "https://evil.example", "null"):
+        code, answer = steerable.post(b"pause", Origin=origin)
+        assert (code, answer.ok, steerable.steering.generation) == (403, False, 0)
+    # A browser asks before it sends the token for another origin, and is not told that it may.
+    asked = fetch(port, "/control", "OPTIONS", Origin="https://evil.example")
+    assert asked.code == 405
+
+
+def test_what_is_no_command_is_told_so_and_a_long_one_is_not_read_to_its_end(
+    steerable: Steerable,
+) -> None:
+    for body in (b"", b"fly", b"speed fast", b'{"do":"fly"}', b"\xff", b"{"):
+        code, answer = steerable.post(body)
+        assert (code, answer.ok) == (400, False)
+    code, answer = steerable.post(b" " * (MAX_COMMAND_BYTES + 1))
+    assert (code, answer.text) == (400, f"a command has at most {MAX_COMMAND_BYTES} bytes")
+    assert steerable.post(b" " * (MAX_COMMAND_BYTES - 5) + b"pause")[0] == 200
+    assert steerable.steering.generation == 1
+
+
+def test_who_steers_while_the_run_ends_is_told_so() -> None:
+    controller, loop = Controller(), asyncio.new_event_loop()
+    with listening(Metrics(listen="127.0.0.1:0"), steerable=True) as plan:
+        assert plan is not None
+        assert plan.token is not None
+        run = Served(plan, controller)
+
+        def end_instead() -> None:
+            run.end()
+            loop.stop()
+
+        loop.call_soon(controller.listen, loop, end_instead)
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        code, answer = Steerable(run, plan.token, Steering()).post(b"pause")
+        thread.join()
+        run.child.process.join(PATIENCE_S)
+    loop.close()
+    controller.close()
+    assert (code, answer.text) == (503, "the replay has come to its end")
+
+
+def test_a_run_that_cannot_be_steered_has_no_place_for_commands(served: Served) -> None:
+    assert fetch(served.port, "/control", "POST", body=b"pause").code == 404
+    assert next(events(served.port))["state"]["run"]["steerable"] is False
 
 
 def test_clients_that_dawdle_hold_up_neither_the_heartbeat_nor_who_comes_after(

@@ -361,19 +361,17 @@ def _are_the_same(one: Candidate, other: Candidate) -> bool:
     """See the theory above; files of which only the name is known go by that."""
     if one.front is None or other.front is None:
         return one.listed.name is not None and one.listed.name == other.listed.name
-    if one.front.dataset != other.front.dataset or not _share(one.contents, other.contents):
+    if one.front.dataset != other.front.dataset:
+        return False
+    mine, others = one.contents.instruments, other.contents.instruments
+    # Where nobody knows the instruments of one, they may be those of the other.
+    if mine is not None and others is not None and mine.isdisjoint(others):
         return False
     if one.path.parent != other.path.parent or one.stem == other.stem:
         return True
     # In one folder: parts of one split have one span and begin with different records.
     spans = {(one.first, one.last), (other.first, other.last)}
     return len(spans) > 1 or one.contents.record == other.contents.record
-
-
-def _share(one: Contents, other: Contents) -> bool:
-    if one.instruments is None or other.instruments is None:
-        return True
-    return not one.instruments.isdisjoint(other.instruments)
 
 
 def _check_contained(one: Candidate, others: Sequence[Candidate], day: dt.date) -> None:

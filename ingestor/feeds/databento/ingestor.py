@@ -11,9 +11,8 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
-from ingestor.feeds.databento.progress import FileIssues, Progress
 from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
-from ingestor.feeds.databento.record_filter import RecordFilter
+from ingestor.feeds.databento.record_filter import FileIssues, Progress, RecordFilter
 from ingestor.feeds.databento.selection import find_files
 from ingestor.feeds.databento.symbology import (
     HeaderNames,
@@ -21,10 +20,10 @@ from ingestor.feeds.databento.symbology import (
     SymbologyNames,
     SymbolTables,
 )
-from ingestor.feeds.windows import EVERYTHING, DailyWindows, Session, Window
+from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import ConfigurationError, NoDataError
+from ingestor.model.errors import ConfigurationError
 from ingestor.model.events import MBP10, FuturesTrade, events_of
 
 BLOCK_BYTES: Final = 1020 * 1024
@@ -95,7 +94,7 @@ class DBNIngestor:
         """Return the records of `schema`, file after file, in the order of the files.
 
         The records of a block are a view of a buffer that is used again: **they are valid until
-        the next block is asked for**. Copy what is to be kept (``records.tobytes()``,
+        the next block is asked for**. Copy what you keep (``records.tobytes()``,
         ``records.copy()``). A block's symbol table names every instrument in it. Blocks share a
         table, which may grow, until an instrument gets another name.
 
@@ -158,8 +157,8 @@ class DBNIngestor:
             yield from self._blocks_of_file(file, schema, windows, shared)
             # By its size: with it the bytes of all files add up to `bytes_total`.
             progress.files_done, progress.bytes_read = progress.files_done + 1, done + file.size
-        if self.symbol_filter is None and shared.symbol_filter.missing:
-            raise NoDataError(shared.symbol_filter.complaint())
+        if self.symbol_filter is None:
+            shared.symbol_filter.check()
 
     def _blocks_of_file(
         self,
@@ -198,7 +197,7 @@ class DBNIngestor:
 
     def _windows(self, file: DbnFile, dates: set[dt.date]) -> Sequence[Window] | DailyWindows:
         """The file of one day is read whole; of a longer one each day's records count by day."""
-        session = Session(self.start, self.end)
+        session = SessionTimes(self.start, self.end)
         limits = Window(
             EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
             EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
@@ -206,7 +205,7 @@ class DBNIngestor:
         # The file of one day is published whole, also its records of other days (the contract).
         if file.last is None:
             return session.of_file(file.date, dates, limits)
-        if file.days is None and session == Session():
+        if file.days is None and session == SessionTimes():
             return [limits]
         return DailyWindows(
             lambda day: (

@@ -16,24 +16,37 @@ does not end at midnight: names seldom change there, and records may go to and f
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.feeds.databento.control import HEARTBEAT, ControlRType, mapping_of, text_of
-from ingestor.feeds.databento.progress import FileIssues, Progress
-from ingestor.feeds.databento.reader import DbnReader, Framed, rtype_cause
+from ingestor.feeds.databento.reader import (
+    HEARTBEAT,
+    ControlRType,
+    DbnReader,
+    Framed,
+    mapping_of,
+    rtype_cause,
+    text_of,
+)
 from ingestor.feeds.databento.symbology import SymbolTables
 from ingestor.feeds.windows import DailyWindows, Window, inside
 from ingestor.model.blocks import Block, Source
-from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.bounds import MAX_TIME_NS, printable
 from ingestor.model.keys import RunningKey
 from ingestor.model.records import FUTURES_TRADE, Records
 from ingestor.model.units import NS_PER_DAY, UNDEF_PRICE
+
+logger = logging.getLogger(__name__)
+
+TEXTS_TOLD: Final = 10
+"""Of a gateway's errors, and of its other messages, this many are shown for each file."""
 
 Mask = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
@@ -46,8 +59,99 @@ _PLACE_BITS: Final = 31
 _LAST_NS: Final = np.uint64(MAX_TIME_NS)
 
 
+@dataclass(slots=True)
+class Progress:
+    """Counts of one run, updated with every block.
+
+    Every record found is in exactly one of `records`, `filtered`, `skipped` and `control`.
+
+    Attributes:
+        files_total: Files of the run.
+        files_done: Files read to their end.
+        bytes_total: Bytes of these files on disk.
+        bytes_read: Bytes of them read so far.
+        records: Records yielded.
+        filtered: Records outside the time windows, of other symbols or of another feed.
+        skipped: Cause to number of records left out because they are of no use.
+        control: What a gateway says between the data: no data, so nothing is lost with it.
+        late: Records yielded that step back in time in their file.
+        path: The file being read, or the last one.
+    """
+
+    files_total: int = 0
+    files_done: int = 0
+    bytes_total: int = 0
+    bytes_read: int = 0
+    records: int = 0
+    filtered: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    control: int = 0
+    late: int = 0
+    path: Path | None = None
+
+
+@dataclass(slots=True)
+class FileIssues:
+    """What is wrong or odd in one file: each cause, its count and the first record it concerns."""
+
+    path: Path
+    _skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _late: tuple[int, int] = (0, 0)
+    _texts: Counter[int] = field(default_factory=Counter)
+
+    def skipped(self, cause: str, count: int, first: int) -> None:
+        """Note records left out; `first` is the number (from 0) of the first of them."""
+        before, earliest = self._skipped.get(cause, (0, first))
+        self._skipped[cause] = (before + count, min(earliest, first))
+
+    def late(self, count: int, first: int) -> None:
+        """Note records that step back in time."""
+        before, earliest = self._late
+        self._late = (before + count, earliest if before else first)
+
+    def told(self, level: int, text: str, number: int) -> None:
+        """Log what the vendor's gateway says in record `number` (from 0), `TEXTS_TOLD` times."""
+        self._texts[level] += 1
+        if self._texts[level] <= TEXTS_TOLD:
+            logger.log(
+                level,
+                '%s: record number %d (from 0) is a message of the gateway: "%s"',
+                self.path,
+                number,
+                printable(text),
+            )
+
+    def log(self) -> None:
+        """Say each cause once."""
+        for level, count in self._texts.items():
+            if count > TEXTS_TOLD:
+                logger.log(
+                    level,
+                    "%s: more messages of the gateway, which are not shown: %d",
+                    self.path,
+                    count - TEXTS_TOLD,
+                )
+        for cause, (count, first) in self._skipped.items():
+            logger.warning(
+                "%s: records skipped: %d, the first is number %d (from 0): %s",
+                self.path,
+                count,
+                first,
+                cause,
+            )
+        count, first = self._late
+        if count:
+            logger.warning(
+                "%s: records that step back in time: %d, the first is number %d (from 0); "
+                "they keep their place",
+                self.path,
+                count,
+                first,
+            )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class NumberedRecords:
     """Records, and of each (int64) its number in its file, from 0."""
 
     records: Records
@@ -57,9 +161,9 @@ class Batch:
         """Number of records."""
         return len(self.records)
 
-    def where(self, kept: Mask) -> Batch:
+    def where(self, kept: Mask) -> NumberedRecords:
         """Return a copy of some of the records."""
-        return Batch(self.records[kept], self.numbers[kept])
+        return NumberedRecords(self.records[kept], self.numbers[kept])
 
     def days(self) -> Int64s:
         """Return the UTC date of each record's ``ts_recv``, in days since 1970."""
@@ -117,15 +221,15 @@ class RecordFilter:
             if self._progress.records == before:
                 yield Block(self._feed, self._reader.nothing, {}, self._source)
 
-    def _numbered(self, chunk: Framed) -> Batch:
+    def _numbered(self, chunk: Framed) -> NumberedRecords:
         for cause, places in chunk.others.items():
             if cause in self._other_feeds:
                 self._progress.filtered += len(places)
             else:
                 self._skip(cause, places + self._reader.found)
-        return Batch(chunk.records, chunk.numbers + self._reader.found)
+        return NumberedRecords(chunk.records, chunk.numbers + self._reader.found)
 
-    def _valid(self, batch: Batch) -> Batch:
+    def _valid(self, batch: NumberedRecords) -> NumberedRecords:
         if not len(batch):
             return batch
         bad = np.zeros(len(batch), np.bool_)
@@ -142,7 +246,9 @@ class RecordFilter:
         skipped[cause] = skipped.get(cause, 0) + len(numbers)
         self._issues.skipped(cause, len(numbers), int(numbers[0]))
 
-    def _of_time(self, batch: Batch, windows: Sequence[Window] | DailyWindows) -> Batch:
+    def _of_time(
+        self, batch: NumberedRecords, windows: Sequence[Window] | DailyWindows
+    ) -> NumberedRecords:
         if not len(batch):
             return batch
         event_ns = batch.records["ts_event_ns"]
@@ -152,7 +258,7 @@ class RecordFilter:
             kept = inside(event_ns, windows)
         return batch if kept is None else self._keep(batch, kept)
 
-    def _keep(self, batch: Batch, kept: Mask) -> Batch:
+    def _keep(self, batch: NumberedRecords, kept: Mask) -> NumberedRecords:
         result = batch.where(kept)
         self._progress.filtered += len(batch) - len(result)
         return result
@@ -176,7 +282,7 @@ class RecordFilter:
             self._progress.control += 1
         return mappings
 
-    def _named(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+    def _named(self, batch: NumberedRecords, mappings: Sequence[Mapping]) -> Iterator[Block]:
         # The way of nearly every block: one day and no mapping, so one name an instrument.
         day = batch.sole_day() if len(batch) and not mappings else None
         if day is not None:
@@ -187,7 +293,7 @@ class RecordFilter:
             for mapping in mappings:
                 self._tables.hear(mapping.instrument, mapping.names)
 
-    def _named_by_day(self, batch: Batch, day: int) -> Iterator[Block]:
+    def _named_by_day(self, batch: NumberedRecords, day: int) -> Iterator[Block]:
         # Before any look-up: what is known of days gone by is forgotten, so memory is bounded.
         self._tables.of_days([day])
         instruments = batch.records["instrument_id"]
@@ -205,7 +311,9 @@ class RecordFilter:
             table = self._tables.table(wanted)
             yield Block(self._feed, batch.records, table, self._source, in_order)
 
-    def _named_by_record(self, batch: Batch, mappings: Sequence[Mapping]) -> Iterator[Block]:
+    def _named_by_record(
+        self, batch: NumberedRecords, mappings: Sequence[Mapping]
+    ) -> Iterator[Block]:
         instruments = batch.records["instrument_id"].astype(np.int64)
         # A live capture: names change between two records of one chunk.
         heard = _newest(mappings, instruments, batch.numbers)
@@ -255,7 +363,7 @@ class RecordFilter:
                 names[place] = self._tables.name(heard.instrument, codes[place] >> _CODE_BITS)
         return names
 
-    def _counted(self, batch: Batch) -> bool:
+    def _counted(self, batch: NumberedRecords) -> bool:
         """Count records; whether their keys rise, as they nearly always do."""
         self._progress.records += len(batch)
         if self._order.follows(batch.records):

@@ -19,6 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from heapq import nsmallest
+from os.path import commonprefix
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from ingestor.feeds.databento.header import Header, Names
 from ingestor.model.bounds import is_symbol, printable
 from ingestor.model.clock import EPOCH_DATE
+from ingestor.model.errors import NoDataError
 from ingestor.model.symbols import SymbolTable
 from ingestor.model.units import UINT32_MAX
 
@@ -245,6 +247,11 @@ class SymbolFilter:
         """Take a name that is not worth showing: an instrument id where there are better ones."""
         self.missing -= {name, self._rename.get(name, name)}
 
+    def check(self) -> None:
+        """Raise NoDataError for symbols that were asked for and that no file bears."""
+        if self.missing:
+            raise NoDataError(self.complaint())
+
     def complaint(self) -> str:
         """Return a sentence about what is missing, and which names there are."""
         shown = sorted(self._nearest())
@@ -359,14 +366,5 @@ class SymbolTables:
 
 def _distance(name: str, asked: Collection[str]) -> tuple[int, int, str]:
     """Names that begin alike are near, then names of one length."""
-    beginnings, lengths = zip(*((_alike(name, other), len(other)) for other in asked), strict=True)
-    return -max(beginnings), min(abs(len(name) - length) for length in lengths), name
-
-
-def _alike(one: str, other: str) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    alike = max(len(commonprefix((name, other))) for other in asked)  # noqa: RUF071  (no paths)
+    return -alike, min(abs(len(name) - len(other)) for other in asked), name

@@ -246,7 +246,7 @@ class _Decoder:
             detail = f"more than {MAX_CONDITIONS}"
             surplus = len(codes) - MAX_CONDITIONS
             self._tally.odd(Oddity.CONDITIONS_CUT, detail, codes[: 2 * MAX_CONDITIONS], surplus)
-        # Cut lists stay out, since each of them is to be counted again.
+        # Cut lists stay out, since each of them must be counted again.
         elif len(self._packed_conditions) < MAX_CONDITION_SETS:
             self._packed_conditions[conditions] = packed
         return packed

@@ -31,11 +31,12 @@ from ingestor.feeds.polygon.commands import (
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
-from ingestor.feeds.polygon.option_follower import OptionFollower, ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
@@ -49,8 +50,6 @@ BEAT_NS: Final = 90 * NS_PER_MS
 
 DRAIN_S: Final = 0.01
 """Pause between two attempts to hand on what a full sink did not take."""
-
-LOG_TICK_NS: Final = NS_PER_S // 2
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +103,12 @@ class PolygonFeed:
         names: Iterable[str] = (),
         frame_log: FrameLog | None = None,
         reference: ReferencePrice | None = None,
-        strikes: Strikes | None = None,
+        strikes: FollowedStrikes | None = None,
+        make_spool: MakeSpool | None = None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
+
+        `make_spool` makes what goes before all that this feed hears.
 
         `frame_log` stays open: whoever made it closes it.
 
@@ -116,16 +118,14 @@ class PolygonFeed:
         self._settings = settings
         self._sink = sink
         self._frame_log = frame_log
-        self._target = Target(settings.url, settings.socket)
-        self._session = Session(
-            settings.api_key, names, random=random.random, limits=settings.session
-        )
+        self._target = Endpoint(settings.url, settings.socket)
+        limits = settings.session
+        self._session = Session(settings.api_key, names, random=random.random, limits=limits)
         hours = MarketHours(settings.hours)
         self._watchdog = Watchdog(hours, settings.silence_limit_ns)
-        patience_ns = settings.session.unfollowed_ns
-        self._follower = (
-            None if strikes is None else OptionFollower(strikes, self._session, hours, patience_ns)
-        )
+        self._follower: OptionFollower | None = None
+        if strikes is not None:
+            self._follower = OptionFollower(strikes, self._session, hours, limits.unfollowed_ns)
         self._connect_log = ConnectLog(settings.name, self._target.shown)
         self._stats = FeedStats()
         self._reporter = StatusReporter(settings.name, sink, self._stats)
@@ -136,6 +136,7 @@ class PolygonFeed:
             feed=settings.index,
             symbols=decoder.instruments.table,
             source=settings.source,
+            spool=None if make_spool is None else make_spool(decoder.instruments.table),
         )
         self._handler = FrameHandler(
             settings.name,
@@ -150,9 +151,7 @@ class PolygonFeed:
         )
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
-        self._next_beat_ns = 0
-        self._last_sign_ns = 0
-        self._next_log_tick_ns = 0
+        self._next_beat_ns = self._last_sign_ns = self._next_log_tick_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Stream until `stopping` turns true; then close the socket and hand on what is held.
@@ -267,12 +266,15 @@ class PolygonFeed:
             if self._follower is not None:
                 self._carry_out(self._follower.on_tick(now_ns, wall_ns))
             self._beat()
-        if self._frame_log is not None and now_ns >= self._next_log_tick_ns:
-            self._next_log_tick_ns = now_ns + LOG_TICK_NS
+            self._tick_log(wall_ns)
+        return drained
+
+    def _tick_log(self, wall_ns: int) -> None:
+        # Each time: what was not handed over yet dies with this process.
+        if self._frame_log is not None:
             # A disk that refuses costs the journal, never the feed.
             for trouble in self._frame_log.tick(wall_ns) or ():
                 self._reporter.alarm(trouble, wall_ns)
-        return drained
 
     def _watch(self, wall_ns: int, now_ns: int) -> None:
         """Drop a connection that is silent for too long, though its market is open.

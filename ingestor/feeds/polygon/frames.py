@@ -38,7 +38,7 @@ import msgspec
 from ingestor.model.bounds import printable
 
 PIECE_BYTES: Final = 256 * 1024
-"""A frame of more bytes is read in pieces of at most so many, some 1,600 trades."""
+"""A larger frame is read in pieces of at most this size, some 1,600 trades."""
 
 DEPTH: Final = 4
 """Brackets within brackets that an element may have; the vendor's have two."""
@@ -198,7 +198,8 @@ class Tally:
         if kind in self._told or len(self._told) >= MAX_KINDS:
             return
         self._told.add(kind)
-        self._notices.append(Notice(kind, f"{verdict}, {kind}; sample: {_shown(sample)}"))
+        shown = printable(sample if isinstance(sample, bytes) else str(sample), SAMPLE_CHARS)
+        self._notices.append(Notice(kind, f"{verdict}, {kind}; sample: {shown}"))
 
     def take(self) -> tuple[Mapping[Skip, int], Mapping[Oddity, int], tuple[Notice, ...]]:
         """Return counts of skips, counts of oddities and notices, and begin anew."""
@@ -252,7 +253,7 @@ class FrameReader(Generic[M]):
         return messages
 
     def _read_apart(self, data: bytes) -> list[M]:
-        # Only what cannot be cut is so long here; as objects it takes a hundred times its size.
+        # Only what cannot be cut is this long; as objects it takes a hundred times its size.
         if len(data) > MAX_PIECE_BYTES:
             self._tally.skip(Skip.NOT_JSON, f"more than {MAX_PIECE_BYTES} bytes", data)
             return []
@@ -332,7 +333,3 @@ def _cause(error: Exception) -> tuple[Skip, str]:
     if field is None or field[1] == "ev":
         return Skip.NOT_AN_EVENT, text
     return _CAUSE_OF_FIELD.get(field[1], Skip.FIELD), text
-
-
-def _shown(sample: object) -> str:
-    return printable(sample if isinstance(sample, bytes) else str(sample), SAMPLE_CHARS)

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
-from ingestor.feeds.windows import EVERYTHING, Session, Window, inside
+from ingestor.feeds.windows import EVERYTHING, SessionTimes, Window, inside
 from ingestor.journal.format import NOTE, Entry, Header, Market, read_note
 from ingestor.journal.reader import (
     JournalProgress,
@@ -219,7 +219,7 @@ class JournalFeed:
 
     def _blocks(self, readings: Sequence[Reading], progress: JournalProgress) -> Iterator[Block]:
         dates = {reading.date for reading in readings if not reading.context_only}
-        session = Session(self.start, self.end)
+        session = SessionTimes(self.start, self.end)
         run = _Run(Playback(), JournalFilter(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
             run.wanted.windows = session.of_file(reading.date, dates, EVERYTHING)

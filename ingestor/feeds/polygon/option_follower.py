@@ -158,7 +158,7 @@ def _is_ordinary(trade: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strikes:
+class FollowedStrikes:
     """Which contracts an options feed follows: what moves them, and what is subscribed of each.
 
     `price` answers with the newest reference price in 1e-9, None before the first; it is asked
@@ -177,7 +177,7 @@ class OptionFollower:
     """
 
     def __init__(
-        self, strikes: Strikes, session: Session, hours: MarketHours, patience_ns: int
+        self, strikes: FollowedStrikes, session: Session, hours: MarketHours, patience_ns: int
     ) -> None:
         """`patience_ns` is how long nothing may be followed, unsaid, in an open market."""
         self._strikes = strikes

@@ -63,13 +63,13 @@ class SessionLimits:
         ack_ns: From a subscription to its acknowledgement; then there is an alarm.
         unfollowed_ns: How long an options feed may stream in an open market and follow no
             contract; then there is an alarm.
-        survival_ns: A socket that streamed so long lets the delays between attempts begin anew.
+        survival_ns: A socket that streamed this long resets the delays between attempts.
         cool_down_ns: After an eviction; two processes with one key would else evict each other
             for ever.
         backoff_base_ns: The first delay between two attempts; each further one is doubled.
         backoff_cap_ns: The longest delay between two attempts.
         unreachable_delay_ns: The delay where nobody is there, which costs the vendor nothing.
-        unreachable_patience_ns: So long that delay holds; then it doubles like the others.
+        unreachable_patience_ns: How long that delay holds; then it doubles like the others.
     """
 
     handshake_ns: int = 10 * NS_PER_S

@@ -104,7 +104,7 @@ class FrameLog(Protocol):
         ...
 
     def tick(self, now_ns: int) -> Sequence[str] | None:
-        """Flush and rotate, twice a second; return what went wrong since, if anything."""
+        """Flush and rotate, some ten times a second; return what went wrong since, if anything."""
         ...
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"
 SLICE_BYTES: Final = 64 * 1024
-"""Of what was read at once, so much is parsed at a time: it may hold half as many frames."""
+"""Bytes of a read that are parsed at a time: they may hold half as many frames."""
 
 NOBODY_BEHIND: Final = frozenset((502, 503, 504))
 """HTTP statuses of a door-keeper with nobody behind it."""
@@ -92,7 +92,7 @@ class Receiver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Endpoint:
     """Where a socket goes, and how long it may take. Raises `ConfigurationError`."""
 
     url: str
@@ -115,7 +115,7 @@ class Target:
 class FeedSocket(asyncio.Protocol):
     """One connection; `run` it once. `clock` is the wall clock in nanoseconds."""
 
-    def __init__(self, target: Target, receiver: Receiver, clock: Callable[[], int]) -> None:
+    def __init__(self, target: Endpoint, receiver: Receiver, clock: Callable[[], int]) -> None:
         self._uri = parse_uri(target.url)
         self._limits = target.limits
         self._receiver = receiver
@@ -161,9 +161,11 @@ class FeedSocket(asyncio.Protocol):
                 )
                 await asyncio.wait((self._opened, self._ended), return_when="FIRST_COMPLETED")
         except OSError as error:
-            return Ended(
-                self._why_not_open(error), opened=False, unreachable=self._is_unreachable(error)
-            )
+            # A handshake that fails or breaks off was with somebody. `ConnectionRefusedError` is
+            # none of these: nobody listens there.
+            broken = (ssl.SSLError, ConnectionResetError, ConnectionAbortedError)
+            unreachable = not isinstance(error, broken) and self._transport is None
+            return Ended(self._why_not_open(error), opened=False, unreachable=unreachable)
         return None
 
     def send(self, text: str) -> None:
@@ -308,12 +310,6 @@ class FeedSocket(asyncio.Protocol):
             self._transport.abort()
 
     # Words for the log.
-
-    def _is_unreachable(self, error: OSError) -> bool:
-        """A handshake that fails or breaks off was with somebody."""
-        # `ConnectionRefusedError` is none of these: nobody listens there.
-        somebody = isinstance(error, (ssl.SSLError, ConnectionResetError, ConnectionAbortedError))
-        return not somebody and self._transport is None
 
     def _why_not_open(self, error: OSError) -> str:
         # The kernel's own timeout has arguments, `asyncio.timeout` has none.

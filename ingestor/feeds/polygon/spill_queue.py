@@ -2,6 +2,7 @@
 
 `SpillQueue` offers every block to the sink at once and never waits for it. What the sink refuses
 lies in a `Backlog` until it is taken, and whatever comes meanwhile lies behind it, so order holds.
+What a journal still has from before (`Spool`) goes first; all that comes meanwhile waits for it.
 
 Theory of the backlog. Rows lie in chunks, oldest first. Quotes are given up oldest first, so chunks
 split into two queues: `lean`, in front, out of which all quotes are gone already, and `mixed`
@@ -14,12 +15,14 @@ Each chunk is thus searched once, and the order of what stays never changes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from ingestor.feeds.polygon.sink import Sink
+from ingestor.feeds.polygon.spool import Piece, Spool
 from ingestor.feeds.polygon.status_reporter import Losses, StatusReporter, is_quote
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import Records, joined
@@ -30,6 +33,9 @@ MAX_BLOCK_ROWS: Final = 1024
 
 SLACK_SHARE: Final = 64
 """When rows must go, a further 64th of the limit goes too: not every frame is to cost a search."""
+
+SPOOL_PIECES: Final = 2
+"""Pieces of a journal that are read at a time: the socket waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,25 +158,34 @@ class SpillQueue:
         feed: int,
         symbols: SymbolTable,
         source: Source,
+        spool: Spool | None = None,
     ) -> None:
-        """`feed`, `symbols` and `source` are those of every `Block`; the table may grow."""
+        """`feed`, `symbols` and `source` are those of every `Block`; the table may grow.
+
+        `spool` is what goes before everything else.
+        """
         self._sink = sink
         self._backlog = backlog
         self._reporter = reporter
         self._feed = feed
         self._symbols = symbols
         self._source = source
+        self._spool = spool
+        self._pieces: Iterator[Piece] = iter(()) if spool is None else spool.pieces()
+        self._piece: Piece | None = next(self._pieces, None)
 
     def __len__(self) -> int:
-        """Number of rows that wait."""
+        """Number of rows that wait; of the journal's nobody has counted how many there are."""
         return len(self._backlog)
 
     def put(self, records: Records, now_ns: int) -> None:
         """Hand on records, or hold them."""
-        if self._backlog:
+        if self._backlog or self._spool is not None:
             # Behind what waits, even when the sink has room again: order comes first.
             self._hold(records)
-            self.drain(now_ns)
+            # Not each frame that comes is to wait for a part of the journal to be read.
+            if self._piece is None:
+                self.drain(now_ns)
             return
         for first in range(0, len(records), MAX_BLOCK_ROWS):
             rows = records[first : first + MAX_BLOCK_ROWS]
@@ -180,6 +195,8 @@ class SpillQueue:
 
     def drain(self, now_ns: int) -> bool:
         """Hand on what is held, as far as the sink takes it; whether nothing is held any more."""
+        if self._spool is not None and not self._pass_spool(self._spool):
+            return False
         while self._backlog:
             rows = self._backlog.first()
             if not self._sink.put(Block(self._feed, rows, self._symbols, self._source)):
@@ -188,6 +205,29 @@ class SpillQueue:
         losses = self._backlog.take_losses()
         if losses is not None:
             self._reporter.overflow(losses, now_ns)
+        return True
+
+    def _pass_spool(self, spool: Spool) -> bool:
+        """Hand on some of what the journal holds; whether that is all of it."""
+        for _ in range(SPOOL_PIECES):
+            if self._piece is None:
+                break
+            records, gap = self._piece
+            if gap is not None:
+                self._reporter.gap(gap)
+                self._piece = Piece(records)
+            if len(records) and not self._sink.put(
+                Block(self._feed, records, self._symbols, self._source)
+            ):
+                return False
+            self._piece = next(self._pieces, None)
+        if self._piece is not None:
+            return False
+        if self._backlog:
+            # Only now it is known what of the live feed follows the journal's last.
+            if (gap := spool.join(self._backlog.first())) is not None:
+                self._reporter.gap(gap)
+            self._spool = None
         return True
 
     def give_up(self, now_ns: int) -> None:

@@ -70,6 +70,7 @@ class ConnectLog:
         """An attempt failed; the next is due after a delay."""
         self._failed += 1
         told_cause, told_ns = self._told or ("", 0)
+        # A vendor that is down for a day is one line a minute, not one an attempt.
         if cause == told_cause and now_ns - told_ns < REPEAT_NS:
             return
         self._told = cause, now_ns
@@ -111,6 +112,7 @@ class GapTracker:
         if not len(records):
             return None
         event_ns, recv_ns = records["ts_event_ns"], records["ts_recv_ns"]
+        # Noted for every frame, since nobody knows which one is the last before a loss.
         self._last, begun = (int(event_ns[-1]), int(recv_ns[-1])), self._open_from
         if begun is None:
             return None
@@ -227,6 +229,7 @@ class StatusReporter:
         """The vendor refuses something, or does not answer; of many of a kind tell a sum."""
         self._stats.alarms += 1
         pace = self._paces[kind]
+        # Once one was held back, all wait for the sum: told out of turn they would read as new.
         if not pace.untold and pace.allows(at_ns):
             self._tell_alarm(text, at_ns)
         else:
@@ -242,6 +245,7 @@ class StatusReporter:
 
     def drain(self) -> bool:
         """Hand on what is held; whether nothing is held any more."""
+        # Removed only once taken: a sink that is full gets the same one again.
         while self._held and self._sink.tell(self._held[0]):
             self._held.popleft()
             self._stats.statuses += 1

@@ -101,6 +101,8 @@ const shownIn = (timeZone) => {
 const utc = shownIn("UTC");
 const newYork = shownIn("America/New_York");
 const date = new Intl.DateTimeFormat("en-CA", { timeZone: "America/New_York" });
+// Nanoseconds that are zeros.
+const short = (text) => text.replace(/\.(\d*?)0*Z/g, (_, digits) => (digits ? `.${digits}Z` : "Z"));
 const speedText = (speed) => (speed >= 100 ? whole(speed) : String(+speed.toPrecision(3)));
 
 // The head and whether all is well.
@@ -115,7 +117,7 @@ function showHead() {
 
 function showHealth(lost) {
   const box = $("health");
-  let verdict = "All is well";
+  let verdict = state && state.replay && state.replay.paused ? "Paused, and all is well" : "All is well";
   let findings = state ? state.findings : [];
   if (lost && state && state.run.stopping) {
     verdict = "The run has ended";
@@ -184,7 +186,8 @@ function showFeed(node, feed) {
   if (feed.restarts) past.push(count(feed.restarts, "restart", "restarts"));
   // A replay reads ahead as far as the ring holds: only of a live feed is a full one bad.
   mark(node.children[1], "full", feed.live && share > 0.8);
-  mark(node, "bad", feed.live && !feed.connected && !feed.ended);
+  const behind = feed.live && feed.held[0] > feed.held[1] / 2;
+  mark(node, "bad", feed.live && !feed.ended && (!feed.connected || behind));
   mark(node, "over", feed.ended);
   showNode(node, feed.name, rate(feed.rate), share, lines, troubles, past);
 }
@@ -276,7 +279,7 @@ function addNotes(notes, isWhole) {
     const time = make("time", "", utc(note.at));
     time.dateTime = new Date(note.at).toISOString();
     const head = note.text.includes(note.who) ? note.what : `${note.who} ${note.what}`;
-    const text = make("span", "", make("b", "", head), ` ${note.text}`);
+    const text = make("span", "", make("b", "", head), ` ${short(note.text)}`);
     box.prepend(make("li", note.bad ? "bad" : "", time, text));
   }
   while (box.children.length > 200) box.lastElementChild.remove();
@@ -312,7 +315,7 @@ function plot(id, read, { log = false, text }) {
   const canvas = $(id);
   const { pen, width, height } = surface(canvas);
   const names = [...new Set(samples.flatMap((sample) => Object.keys(read(sample))))];
-  const left = 58, top = 8, bottom = height - 20, right = width - 6;
+  const top = 8, bottom = height - 20, right = width - 6;
   const shown = samples.slice(-Math.max(60, Math.min(KEPT, samples.length)));
   const end = shown.length ? shown[shown.length - 1].at : 0;
   const begin = Math.min(shown.length ? shown[0].at : 0, end - 60000);
@@ -321,6 +324,7 @@ function plot(id, read, { log = false, text }) {
   const least = values.length ? Math.min(...values) : 1;
   const high = log ? 10 ** Math.ceil(Math.log10(most)) : niceTop(most);
   const low = log ? 10 ** Math.min(Math.floor(Math.log10(least)), Math.log10(high) - 1) : 0;
+  const left = Math.max(58, pen.measureText(text(high)).width + 12);
   const x = (at) => left + ((at - begin) / (end - begin || 1)) * (right - left);
   const y = (value) => {
     const share = log ? Math.log10(Math.max(value, low) / low) / Math.log10(high / low) : value / high;
@@ -420,15 +424,19 @@ function showDay() {
   $("day").hidden = !replay;
   if (!replay) return;
   const at = replay.event;
-  const left = replay.left_s === null || !at ? "" : `, ${span(replay.left_s * 1000)} left`;
+  const left = replay.left_s === null || !at || replay.paused ? "" : `, ${span(replay.left_s * 1000)} left`;
   set($("day-title"), at ? `Replay of ${date.format(new Date(at))}` : "Replay");
   set($("place"), at
     ? `${Math.floor(replay.share * 100)} % done, at ${newYork(at)} New York (${utc(at)} UTC)${left}`
-    : "reading up to the first event");
+    : replay.paused ? "before the first event" : "reading up to the first event");
   const wanted = replay.wanted ? `×${speedText(replay.wanted)} asked for` : "as fast as possible";
-  set($("speed"), replay.waits ? wanted : `${wanted}, ×${speedText(replay.speed)} attained`);
-  const { pen, width, height } = surface($("density"));
+  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York`;
+  const attained = replay.waits || replay.paused ? "" : `, ×${speedText(replay.speed)} attained`;
+  set($("speed"), `${replay.paused ? "paused; " : ""}${wanted}${attained}${until}`);
+  showControls();
+  $("density").hidden = !at;
   if (!at) return;
+  const { pen, width, height } = surface($("density"));
   const end = Math.max(replay.end, at, replay.first + 1);
   // In a hole of the data a paced replay goes on though no event is sent.
   const reached = replay.wanted ? replay.share : (at - replay.first) / (end - replay.first);
@@ -446,11 +454,98 @@ function showDay() {
   });
   pen.fillStyle = colour("--c1");
   pen.fillRect(Math.min(reached * width, width - 2), 0, 2, bottom);
+  if (replay.until !== null && replay.until < end) {
+    pen.fillStyle = colour("--note");
+    pen.fillRect(((replay.until - replay.first) / (end - replay.first)) * width, 0, 2, bottom);
+  }
   pen.fillStyle = colour("--faint");
   pen.textAlign = "left"; pen.fillText(newYork(replay.first), 0, height - 4);
   pen.textAlign = "right";
   pen.fillText(`${newYork(end)} New York${state.feeds.every((feed) => feed.ended) ? "" : ", estimated"}`, width, height - 4);
 }
+
+// Steering a replay. The token is in the address that the run tells; from there it goes into the
+// memory of this tab, so that it stays in no history and is not shown to whoever looks on.
+
+const TOKEN = "ingestor-token";
+const SURE_MS = 4000;
+
+if (new URLSearchParams(location.search).has("token")) {
+  sessionStorage.setItem(TOKEN, new URLSearchParams(location.search).get("token"));
+  history.replaceState(null, "", location.pathname);
+}
+
+// Returns whether it was done; what became of it is told in a sentence.
+async function steer(...words) {
+  let answer;
+  try {
+    const response = await fetch("control", {
+      method: "POST", body: words.join(" "), cache: "no-store",
+      headers: { Authorization: `token ${sessionStorage.getItem(TOKEN)}`, "Content-Type": "text/plain" },
+    });
+    answer = await response.json();
+    if (response.status === 403) sessionStorage.removeItem(TOKEN);
+  } catch {
+    answer = { ok: false, text: "the run does not answer" };
+  }
+  set($("answer"), short(answer.text));
+  mark($("answer"), "bad", !answer.ok);
+  // Before the run's next word comes, a second press is to mean what it says.
+  if (answer.state && state.replay) {
+    state.replay.paused = answer.state.paused;
+    state.replay.wanted = answer.state.speed;
+  }
+  show();
+  return answer.ok;
+}
+
+function showControls() {
+  const { replay, run } = state;
+  $("controls").hidden = !run.steerable || run.stopping;
+  const known = sessionStorage.getItem(TOKEN) !== null;
+  $("steer").hidden = !known;
+  $("token-box").hidden = known;
+  set($("pause"), replay.paused ? "Resume" : "Pause");
+  $("faster").disabled = !replay.wanted;
+  $("slower").disabled = !replay.wanted && replay.speed < 1;
+}
+
+$("pause").addEventListener("click", () => steer(state.replay.paused ? "resume" : "pause"));
+for (const button of document.querySelectorAll("[data-steer]")) {
+  button.addEventListener("click", () => steer(button.dataset.steer));
+}
+$("faster").addEventListener("click", () => steer("speed", state.replay.wanted * 2));
+$("slower").addEventListener("click", () => {
+  const { wanted, speed } = state.replay;
+  // As fast as possible has no half: it becomes the next power of two below what it was.
+  steer("speed", wanted ? wanted / 2 : 2 ** Math.floor(Math.log2(speed)));
+});
+$("stop").addEventListener("click", () => {
+  const button = $("stop");
+  if (button.dataset.sure) {
+    steer("stop");
+    return;
+  }
+  // It cannot be taken back, and stands beside what is pressed often.
+  button.dataset.sure = "yes";
+  set(button, "Stop the run? Press again");
+  setTimeout(() => { delete button.dataset.sure; set(button, "Stop"); }, SURE_MS);
+});
+
+function onEntered(id, act) {
+  $(id).addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const input = $(id).elements.value;
+    if (await act(input.value.trim())) input.value = "";
+  });
+}
+onEntered("to-speed", (value) => steer("speed", value));
+onEntered("to-time", async (value) =>
+  await steer("until", value) && (!state.replay.paused || steer("resume")));
+onEntered("token-box", (value) => {
+  sessionStorage.setItem(TOKEN, value);
+  return steer("status");
+});
 
 // What the server sends.
 

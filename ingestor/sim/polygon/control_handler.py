@@ -148,6 +148,7 @@ class Evict(Aimed, frozen=True, kw_only=True, tag="evict"):
     """Say max_connections, then close with 1008."""
 
     def __call__(self, simulator: Simulator) -> Reply:
+        # Counted first: whoever is evicted leaves its hub.
         evicted = self.members(simulator)
         for hub in self.hubs(simulator):
             hub.evict(hub.members)
@@ -193,6 +194,7 @@ class Delayed(Command, frozen=True, kw_only=True, tag="delayed"):
 
     def __call__(self, simulator: Simulator) -> Reply:
         simulator.stock_tape.delay_prints(self.n, self.ms)
+        # Events are written ahead: those that wait were made without the delay.
         simulator.hubs[Market.STOCKS].stream.rewrite()
         return {"n": self.n}
 
@@ -218,6 +220,7 @@ class SetRate(Aimed, frozen=True, kw_only=True, tag="rate"):
     def __call__(self, simulator: Simulator) -> Reply:
         for hub in self.hubs(simulator):
             hub.stream.set_rate(self.events_per_s, time.monotonic_ns())
+        # The timer stands at an event of the old rate, or at none where that was 0.
         simulator.reschedule()
         return {"events_per_s": self.events_per_s}
 
@@ -336,6 +339,7 @@ class ControlHandler:
             self._server.close()
         for writer in self._conversations.values():
             writer.close()
+        # A reader that is closed under a conversation ends it; nothing is cancelled in a write.
         await asyncio.gather(*self._conversations)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

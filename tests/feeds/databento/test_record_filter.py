@@ -12,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.progress import TEXTS_TOLD, FileIssues, Progress
 from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
-from ingestor.feeds.databento.record_filter import RecordFilter, invalid
+from ingestor.feeds.databento.record_filter import (
+    TEXTS_TOLD,
+    FileIssues,
+    Progress,
+    RecordFilter,
+    invalid,
+)
 from ingestor.feeds.databento.symbology import HeaderNames, SymbolFilter, SymbolTables
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Window
 from ingestor.files.streams import open_stream

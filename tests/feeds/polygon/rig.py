@@ -15,7 +15,7 @@ import uvloop
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
-from ingestor.feeds.polygon.option_follower import ReferencePrice, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
@@ -197,7 +197,7 @@ Scenario = Callable[[Rig], Awaitable[None]]
 class Options:
     """How an options feed is set up."""
 
-    strikes: Strikes | None = None
+    strikes: FollowedStrikes | None = None
     roots: Collection[str] = ("SPY",)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.socket import SocketLimits, Target
+from ingestor.feeds.polygon.socket import Endpoint, SocketLimits
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.feed_status import What
 from tests.feeds.polygon.rig import Rig, Scenario, drive
@@ -70,7 +70,7 @@ def test_a_server_that_appears_later_is_found(
 @pytest.mark.parametrize("url", ["https://socket.massive.com/stocks", "stocks", "ws://:80x/"])
 def test_what_is_no_address_is_a_mistake_in_the_configuration(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not the address of a WebSocket"):
-        Target(url, SocketLimits())
+        Endpoint(url, SocketLimits())
 
 
 def test_a_feed_streams_over_tls(

@@ -11,7 +11,7 @@ import pytest
 
 from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
-from ingestor.feeds.polygon.option_follower import Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
 from ingestor.model.clock import new_york_date, new_york_ns, now_ns
 from ingestor.model.events import OptionTrade
@@ -40,7 +40,7 @@ class Price:
 
 def following(price: Price, *, quotes: bool = False, **plan: Any) -> Options:
     manager = StrikeManager(StrikePlan(**plan), HOURS.trading_days_from)
-    return Options(strikes=Strikes(manager=manager, price=price, quotes=quotes))
+    return Options(strikes=FollowedStrikes(manager=manager, price=price, quotes=quotes))
 
 
 def contracts(strikes: Sequence[int], expiry: dt.date = EXPIRY) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from ingestor.feeds.polygon.commands import Command, Report, ReportKind, Send
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import Status
-from ingestor.feeds.polygon.option_follower import OptionFollower, Strikes
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
 from ingestor.model.clock import new_york_ns
@@ -26,7 +26,7 @@ class Following:
         self.session = Session("key", (), random=lambda: 0.5)
         self.open()
         manager = StrikeManager(StrikePlan(**plan), HOURS.trading_days_from)
-        strikes = Strikes(manager=manager, price=lambda: self.price_e9)
+        strikes = FollowedStrikes(manager=manager, price=lambda: self.price_e9)
         self._follower = OptionFollower(strikes, self.session, HOURS, PATIENCE)
         self._wall_ns = wall_ns
 

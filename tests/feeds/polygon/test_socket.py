@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
-from ingestor.feeds.polygon.socket import Ended, FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.model.clock import now_ns
 
 
@@ -56,7 +56,7 @@ def converse(
     async def both() -> tuple[Ended, Receiver]:
         async with serve(server, "127.0.0.1", 0, ping_interval=None) as listening:
             port = next(iter(listening.sockets)).getsockname()[1]
-            target = Target(f"ws://127.0.0.1:{port}/stocks", limits or SocketLimits())
+            target = Endpoint(f"ws://127.0.0.1:{port}/stocks", limits or SocketLimits())
             receiver = Receiver()
             socket = FeedSocket(target, receiver, now_ns)
             running = asyncio.create_task(socket.run())
@@ -244,7 +244,7 @@ def meet(
     async def both() -> Ended:
         async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
-            target = Target(f"ws://127.0.0.1:{port}/", limits or SocketLimits())
+            target = Endpoint(f"ws://127.0.0.1:{port}/", limits or SocketLimits())
             return await asyncio.wait_for(FeedSocket(target, Receiver(), now_ns).run(), 5)
 
     return uvloop.run(both())
@@ -262,7 +262,7 @@ def test_what_a_receiver_raises_comes_out() -> None:
 
         async with serve(server, "127.0.0.1", 0) as listening:
             port = next(iter(listening.sockets)).getsockname()[1]
-            target = Target(f"ws://127.0.0.1:{port}/", SocketLimits())
+            target = Endpoint(f"ws://127.0.0.1:{port}/", SocketLimits())
             await asyncio.wait_for(FeedSocket(target, Broken(), now_ns).run(), 5)
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
@@ -270,7 +270,7 @@ def test_what_a_receiver_raises_comes_out() -> None:
 
 
 def test_an_address_is_shown_without_its_secrets() -> None:
-    target = Target("wss://me:secret@example.com/stocks?key=secret", SocketLimits())
+    target = Endpoint("wss://me:secret@example.com/stocks?key=secret", SocketLimits())
     assert target.shown == "wss://example.com:443/stocks"
 
 

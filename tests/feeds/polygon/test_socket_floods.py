@@ -19,7 +19,7 @@ import pytest
 import uvloop
 from websockets.utils import accept_key
 
-from ingestor.feeds.polygon.socket import FeedSocket, SocketLimits, Target
+from ingestor.feeds.polygon.socket import Endpoint, FeedSocket, SocketLimits
 from ingestor.model.clock import now_ns
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def be_flooded(port: int, limits: SocketLimits, said: Connection) -> None:
         causes: Counter[str] = Counter()
         before = _peak_bytes()
         heart = Heartbeat()
-        target = Target(f"ws://127.0.0.1:{port}/stocks", limits)
+        target = Endpoint(f"ws://127.0.0.1:{port}/stocks", limits)
         while not said.poll():
             ended = await FeedSocket(target, Receiver(), now_ns).run()
             causes[re.sub(r"^\d+ bytes", "N bytes", ended.cause)] += 1

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import numpy as np
 import pytest
 
 from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import MAX_BLOCK_ROWS, Backlog, BacklogLimits, SpillQueue
-from ingestor.feeds.polygon.status_reporter import StatusReporter
+from ingestor.feeds.polygon.spool import Piece, Spool
+from ingestor.feeds.polygon.status_reporter import Gap, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import What
-from ingestor.model.records import STOCK_TRADE
+from ingestor.model.records import STOCK_TRADE, Records
 from tests.feeds.polygon.rig import Room
 from tests.feeds.polygon.test_spill_queue_backlog import rows
 
@@ -101,3 +105,73 @@ def test_nothing_at_all_is_no_block() -> None:
     way, _ = spill(room)
     way.put(np.empty(0, STOCK_TRADE), NOW)
     assert room.taken == []
+
+
+class Before:
+    """A spool of these pieces, and what it says of the records after it."""
+
+    def __init__(self, *pieces: Piece) -> None:
+        self._pieces = pieces
+        self.joined: list[int] = []
+
+    def pieces(self) -> Iterator[Piece]:
+        yield from self._pieces
+
+    def join(self, records: Records) -> Gap | None:
+        self.joined.append(int(records["sequence"][0]))
+        return Gap(1, 2, 3, 4)
+
+
+def behind(before: Before, room: Room) -> SpillQueue:
+    stats = FeedStats()
+    return SpillQueue(
+        room,
+        Backlog(STOCK_TRADE, BacklogLimits()),
+        StatusReporter("stocks", room, stats),
+        feed=0,
+        symbols={},
+        source=Source.SIM,
+        spool=cast("Spool", before),
+    )
+
+
+def test_what_a_journal_holds_goes_before_all_that_comes() -> None:
+    room = Room(100)
+    way = behind(Before(*(Piece(rows("T", at)) for at in range(5))), room)
+    way.put(rows("T", 5), NOW)
+    assert room.numbers == []
+    while not way.drain(NOW):
+        way.put(rows("Q", 6), NOW)
+    assert room.numbers[:6] == [0, 1, 2, 3, 4, 5]
+    assert len(room.numbers) > 6
+    assert len(way) == 0
+
+
+def test_a_part_of_a_journal_is_read_at_a_time() -> None:
+    room = Room(100)
+    way = behind(Before(*(Piece(rows("T", at)) for at in range(5))), room)
+    assert not way.drain(NOW)
+    assert room.numbers == [0, 1]
+
+
+def test_a_full_sink_loses_nothing_of_a_journal_and_is_told_a_gap_once() -> None:
+    room = Room(1)
+    way = behind(Before(Piece(rows("T", 0)), Piece(rows("T", 1), Gap(5, 6, 7, 8))), room)
+    for _ in range(3):
+        assert not way.drain(NOW)
+    room.room = 1
+    assert way.drain(NOW)
+    assert room.numbers == [0, 1]
+    assert [status.from_event_ns for status in room.statuses] == [5]
+
+
+def test_the_first_of_what_is_new_ends_the_gap_after_a_journal_once() -> None:
+    room, before = Room(100), Before(Piece(rows("T")))
+    way = behind(before, room)
+    assert way.drain(NOW)
+    assert room.statuses == []
+    for at in (7, 8):
+        way.put(rows("T", at), NOW)
+    assert room.numbers == [0, 7, 8]
+    assert before.joined == [7]
+    assert [status.to_recv_ns for status in room.statuses] == [4]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.merge.pace import Pacer
+from ingestor.merge.steering import Pacer
 from ingestor.model.units import NS_PER_S
 
 NOW_NS = 1_700_000_000 * NS_PER_S

@@ -10,8 +10,7 @@ import pytest
 
 from ingestor.model.errors import ConfigurationError
 from ingestor.runtime import log as logs
-from ingestor.runtime.log import Target
-from ingestor.runtime.log_file import LogFile
+from ingestor.runtime.log import LogFile, Target
 
 LINE = b"%07d\n"
 BYTES = 8

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.doctor.folders import (
+from ingestor.doctor.host import (
     LEAST_FREE_BYTES,
     SYNCS,
     bytes_a_day,

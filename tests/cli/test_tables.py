@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ingestor.cli.bars import Bars, bar_header, bar_line, bar_ns
+from ingestor.cli.tables import Bars, bar_header, bar_line, bar_ns
 from ingestor.client import Message, decode
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.events import Event

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.merge.skip import SkipRows
+from ingestor.merge.ordering import SkipRows
 from ingestor.model.blocks import Block, Runs, Source
 from ingestor.model.records import EVENT_TYPES, EventType
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.databento.progress import FileIssues
+from ingestor.feeds.databento.record_filter import FileIssues
 
 
 def test_each_cause_is_said_once_with_its_count_and_first_record(

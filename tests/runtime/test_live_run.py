@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ingestor.runtime.live_run import TAKEOVER_S, LeaseWatch
 from ingestor.runtime.run_records import Holder, Lease
-from ingestor.runtime.standby import TAKEOVER_S, LeaseWatch
 
 HOLDER = Holder("run", "host", 1, 0)
 

@@ -1,0 +1,350 @@
+"""``ingestor top``: a run in a terminal, as its /metrics and /healthz tell it."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import itertools
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ingestor.cli import consuming
+from ingestor.cli.command_line import PAGE_PORT
+from ingestor.cli.parser import Parser
+from ingestor.cli.run_figures import ProcessFigures, Scrape, processes, quantile_s
+from ingestor.model.bounds import printable
+from ingestor.model.clock import iso_utc
+from ingestor.model.clock import now_ns as wall_ns
+from ingestor.model.errors import (
+    BadDataError,
+    ConfigurationError,
+    ExitCode,
+    IngestorError,
+    NoDataError,
+)
+from ingestor.model.units import NS_PER_S
+from ingestor.runtime.latency import Hop
+from ingestor.runtime.log import complain
+from ingestor.runtime.progress_reporter import age_text
+from ingestor.runtime.signals import EXIT_BASE, noted
+
+PROG: Final = "ingestor-top"
+
+ANSWER_S: Final = 2.0
+"""How long a run has to answer; it is asked once a refresh."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of an answer; a run of ours sends some 30 kB."""
+UNWATCHED_COLUMNS: Final = 120
+"""Width of what is printed where there is no terminal."""
+
+_ABOUT: Final = """\
+Show a run in the terminal: what each process does, what is stored, how long events take, and what
+is wrong. The run tells it over HTTP: metrics.listen in its configuration turns that on, and a demo
+has it on by itself.
+"""
+
+_MORE: Final = """\
+keys:
+  s sorts by the next column, r turns the order, space pauses and goes on, q leaves
+
+examples:
+  ingestor top                                   the run on this machine
+  ingestor top --url http://10.0.0.7:9464 --sort cpu
+  ingestor top --once                            one picture, for a script or a mail
+
+exit codes:
+  0 done, 2 command line, 3 no run shows its metrics there, 4 what answers is no run of ours,
+  130 Ctrl-C
+"""
+
+
+_Key = Callable[[ProcessFigures], float]
+
+SORTS: Final[Mapping[str, _Key]] = {
+    "events/s": lambda one: -(one.rate or 0.0),
+    "events": lambda one: -(one.events or 0.0),
+    "ring": lambda one: -(one.ring or 0.0),
+    "cpu": lambda one: -(one.cpu or 0.0),
+    "memory": lambda one: -(one.memory_bytes or 0.0),
+    "restarts": lambda one: -one.restarts,
+}
+"""Columns that can be sorted by; otherwise processes stand in the order of the data path."""
+ORDERS: Final = ("process", *SORTS)
+
+
+COLUMNS: Final = (
+    "process",
+    "state",
+    "events/s",
+    "events",
+    "age",
+    "ring",
+    "cpu",
+    "memory",
+    "restarts",
+)
+MAX_HEALTH_LINES: Final = 6
+
+
+@dataclass(slots=True)
+class Shown:
+    """What is shown, and how."""
+
+    before: Scrape
+    now: Scrape
+    wall_ns: int
+    health: str
+    order: str = "process"
+    turned: bool = False
+    paused: bool = False
+    trouble: str = ""
+    """Why there is no newer answer, where there is none."""
+
+    def picture(self) -> RenderableType:
+        """Return all of it for `rich`."""
+        return Group(self._head(), self._processes(), Text(), self._subjects(), self._latencies())
+
+    def _head(self) -> Text:
+        info, now = self.now.info, self.now
+        started_ns = int((now.one("ingestor_start_time_seconds") or 0.0) * NS_PER_S)
+        since = f"{iso_utc(started_ns)[:19]}Z ({age_text(max(self.wall_ns - started_ns, 0))})"
+        text = Text()
+        text.append(f"{info.get('mode', '')}", style="bold")
+        text.append(f"  {info.get('stream', '')} at {info.get('server', '')}, since {since}")
+        text.append("  paused" if self.paused else "", style="bold yellow")
+        speed, share = now.one("ingestor_replay_speed"), now.one("ingestor_replay_done_ratio")
+        if speed is not None and share is not None:
+            text.append(f"\nx{speed:,.4g}, {share:.0%} done")
+        told = [self.trouble, *self.health.splitlines()[:MAX_HEALTH_LINES]]
+        wrong = [printable(line) for line in told if line not in ("", "ok")]
+        if wrong:
+            text.append("\n" + "\n".join(wrong), style="bold red")
+        else:
+            text.append("\nall is well", style="green")
+        return text.append("\n")
+
+    def _processes(self) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        # Unsorted, the order is that of the data path and needs no mark.
+        sorted_ = self.turned or self.order in SORTS
+        marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
+        for number, name in enumerate(COLUMNS):
+            title = f"{name}{marks.get(name, '')}"
+            table.add_column(title, justify="left" if number < 2 else "right", no_wrap=True)
+        found = processes(self.before, self.now, self.wall_ns)
+        if self.order in SORTS:
+            found.sort(key=SORTS[self.order])
+        for one in reversed(found) if self.turned else found:
+            bad = one.state in ("away", "stalled")
+            table.add_row(*_cells(one), style="bold red" if bad else "dim" * (one.state == "ended"))
+        return table
+
+    def _subjects(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        for name in ("subject", "stored", "stored/s"):
+            table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
+        earlier = self.before.by("ingestor_stored_total", "subject")
+        passed_s = max(self.now.at_s - self.before.at_s, 1e-9)
+        for subject, rows in self.now.by("ingestor_stored_total", "subject").items():
+            rate = max(rows - earlier.get(subject, 0.0), 0.0) / passed_s
+            table.add_row(subject, f"{rows:,.0f}", f"{rate:,.0f}")
+        return table
+
+    def _latencies(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        for name in ("latency", "p50", "p99", "p99.9"):
+            table.add_column(name, justify="left" if name == "latency" else "right", no_wrap=True)
+        for hop in Hop:
+            before, now = self.before.buckets(hop), self.now.buckets(hop)
+            values = [quantile_s(before, now, share) for share in (0.5, 0.99, 0.999)]
+            if now:
+                table.add_row(hop.name.lower().replace("_", " "), *map(_latency, values))
+        return Group(Text(), table) if table.row_count else Text()
+
+
+def _cells(one: ProcessFigures) -> tuple[str, ...]:
+    return (
+        one.name,
+        one.state,
+        _number(one.rate),
+        _number(one.events),
+        "" if one.age_ns is None else age_text(max(one.age_ns, 0)),
+        "" if one.ring is None else f"{one.ring:.0%}",
+        "" if one.cpu is None else f"{one.cpu:.0%}",
+        "" if one.memory_bytes is None else f"{one.memory_bytes / 2**20:,.0f} MiB",
+        _number(one.restarts),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _latency(value_s: float | None) -> str:
+    if value_s is None:
+        return "-"
+    return f"{value_s * 1e6:,.0f} us" if value_s < 1e-3 else f"{value_s * 1e3:,.1f} ms"
+
+
+class MetricsUrl:
+    """The run behind a URL. Raises ConfigurationError for one that cannot be."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url = url if "://" in url else f"http://{url}"
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname, parts.port or PAGE_PORT
+        except ValueError:
+            self._host = None
+        if self._host is None or parts.scheme != "http":
+            raise ConfigurationError(f"--url {url!r} is not like http://127.0.0.1:{PAGE_PORT}")
+
+    def look(self) -> tuple[Scrape, str]:
+        """Return metrics and health. Raises NoDataError when nobody answers, BadDataError."""
+        assert self._host is not None
+        try:
+            metrics = self._get("/metrics")
+            return Scrape(metrics, time.monotonic()), self._get("/healthz")
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise NoDataError(
+                f"no run shows its metrics at {printable(self.url)}: {printable(reason)};"
+                " metrics.listen in the configuration of a run turns that on"
+            ) from None
+
+    def _get(self, path: str) -> str:
+        connection = http.client.HTTPConnection(self._host or "", self._port, timeout=ANSWER_S)
+        try:
+            connection.request("GET", path)
+            body = connection.getresponse().read(MAX_BYTES + 1)
+        finally:
+            connection.close()
+        if len(body) > MAX_BYTES:
+            raise BadDataError(f"{printable(self.url)}{path} is longer than {MAX_BYTES:,} bytes")
+        return body.decode(errors="replace")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ingestor top``; returns its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        run = MetricsUrl(given.url)
+        if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            _once(run, given)
+        else:
+            _watch(run, given)
+    except IngestorError as error:
+        complain(PROG, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_BASE + heard[0] if (heard := noted()) else ExitCode.INTERRUPTED
+    return ExitCode.OK
+
+
+def _first(run: MetricsUrl, given: argparse.Namespace) -> Shown:
+    """Look twice: there is no rate before the second time."""
+    before, _ = run.look()
+    time.sleep(given.interval)
+    now, health = run.look()
+    return Shown(before, now, wall_ns(), health, given.sort)
+
+
+def _once(run: MetricsUrl, given: argparse.Namespace) -> None:
+    width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
+    Console(width=width).print(_first(run, given).picture())
+
+
+def _watch(run: MetricsUrl, given: argparse.Namespace) -> None:
+    shown = _first(run, given)
+    with _keys() as pressed, Live(screen=True, auto_refresh=False) as screen:
+        due_s = time.monotonic() + given.interval
+        while True:
+            screen.update(shown.picture(), refresh=True)
+            key = pressed(max(due_s - time.monotonic(), 0.0))
+            if key == "q":
+                return
+            _obey(shown, key)
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + given.interval
+                if not shown.paused:
+                    _look_again(run, shown)
+
+
+def _obey(shown: Shown, key: str) -> None:
+    if key == "s":
+        following = itertools.dropwhile(lambda one: one != shown.order, itertools.cycle(ORDERS))
+        next(following)
+        shown.order = next(following)
+    elif key == "r":
+        shown.turned = not shown.turned
+    elif key in (" ", "p"):
+        shown.paused = not shown.paused
+
+
+def _look_again(run: MetricsUrl, shown: Shown) -> None:
+    try:
+        now, health = run.look()
+    except IngestorError as error:
+        # It may be started again: what was last known stays on the screen.
+        shown.trouble = str(error)
+        return
+    shown.before, shown.now, shown.health, shown.trouble = shown.now, now, health, ""
+    shown.wall_ns = wall_ns()
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Have the terminal hand on each key at once; yields what waits for one, "" when none comes."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setcbreak(fd, termios.TCSANOW)
+
+    def pressed(timeout_s: float) -> str:
+        if not select.select([fd], [], [], timeout_s)[0]:
+            return ""
+        try:
+            # Nothing to read means that nobody will ever type again.
+            return os.read(fd, 1).decode(errors="replace") or "q"
+        except OSError:
+            return "q"
+
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+def parser() -> Parser:
+    """Return the parser of ``ingestor top``."""
+    made = Parser(PROG, _ABOUT, _MORE)
+    made.add_argument(
+        "--url",
+        default=f"http://127.0.0.1:{PAGE_PORT}",
+        help="where the run shows its metrics (default %(default)s)",
+    )
+    made.add_argument("--once", action="store_true", help="print one picture and end")
+    made.add_argument(
+        "--sort", choices=ORDERS, default="process", help="the column to sort by (%(default)s)"
+    )
+    made.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=consuming.seconds,
+        default=1.0,
+        help="between two looks (default %(default)s)",
+    )
+    return made

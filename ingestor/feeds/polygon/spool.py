@@ -1,0 +1,281 @@
+"""What a journal holds and the stream does not, to be published before what is new.
+
+A run that is killed, or loses its server, leaves frames in its journal whose events nobody has
+stored. The next run knows of each event type which one is stored last (`StoredEnd`), finds the
+frame in which that was received, and decodes what follows as the live feed did.
+
+Theory. Each type of a feed is stored in the feed's own order, so what is stored of it is a front
+part of what the journal holds, and one place is all there is to know. Frames of one read share one
+time of receipt, and a batch may have been cut amid them: therefore the place is that time, and how
+many events of it are stored. A wall clock may have been set back, which makes times no order: where
+the frame itself is found, its place decides; where it is not (recorded too late to survive, or by
+nobody), the time does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ingestor.feeds.polygon.decode import MAX_INSTRUMENTS
+from ingestor.feeds.polygon.journal_feed import Playback
+from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
+from ingestor.journal.format import NOTE, Entry, Header, Market
+from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
+from ingestor.journal.segments import Segment, list_segments
+from ingestor.model.clock import iso_utc
+from ingestor.model.errors import BadDataError, NoDataError
+from ingestor.model.records import STOCK_TRADE, Records, RType, joined
+from ingestor.model.symbols import SymbolTable
+from ingestor.model.units import NS_PER_S
+
+CONTEXT_NS: Final = 60 * NS_PER_S
+"""At least so much of a journal before the first event is decoded for its quotes: within it every
+instrument that is traded much has a quote, and a whole connection may be a day."""
+
+PIECE_ROWS: Final = 1024
+"""Rows handed on at a time, at most."""
+
+log = logging.getLogger(__name__)
+
+
+class StoredEnd(NamedTuple):
+    """Where what is stored of one type ends: times of its last event, int nanoseconds UTC.
+
+    `rows` is how many of the last events stored were received at that very time.
+    """
+
+    event_ns: int
+    recv_ns: int
+    rows: int
+
+
+class Piece(NamedTuple):
+    """Rows of a journal in its order, perhaps none; `gap` is what is missing before them."""
+
+    records: Records
+    gap: Gap | None = None
+
+
+_NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
+
+
+def left_in(directory: Path, market: Market) -> list[Segment]:
+    """Return the segments that earlier runs have left, in order; none without a folder."""
+    try:
+        return list_segments(directory, market)
+    except NoDataError:
+        return []
+
+
+def _begins_before(segment: Segment, recv_ns: int) -> bool:
+    """Whether a segment's first frame was received at a time or before it."""
+    found = first_entries(segment)
+    return bool(found and found[1] and found[1][0].recv_ns <= recv_ns)
+
+
+class StoredRows:
+    """Leaves out of frames, taken in their order, the rows that are stored.
+
+    `found` are times of receipt that occur in the journal.
+    """
+
+    def __init__(self, ends: Mapping[RType, StoredEnd], found: set[int]) -> None:
+        self._ends = dict(ends)
+        self._left = {rtype: end.rows for rtype, end in ends.items()}
+        self._found = found
+        self._reached: set[RType] = set()
+
+    def rest(self, records: Records, recv_ns: int) -> Records:
+        """Return the rows of a frame that are not stored."""
+        if not self._ends:
+            return records
+        stored = np.zeros(len(records), bool)
+        for rtype, end in [*self._ends.items()]:
+            mine = np.flatnonzero(records["rtype"] == rtype)
+            if recv_ns == end.recv_ns:
+                self._reached.add(rtype)
+                mine = mine[: self._left[rtype]]
+                self._left[rtype] -= len(mine)
+            elif rtype in self._reached or (
+                end.recv_ns not in self._found and recv_ns > end.recv_ns
+            ):
+                # From here on nothing of it is stored.
+                del self._ends[rtype]
+                continue
+            stored[mine] = True
+        return records[~stored] if stored.any() else records
+
+
+class Spool:
+    """Reads back what is not stored of one feed, in memory that does not depend on its size.
+
+    Attributes:
+        rows: How many rows were handed on.
+    """
+
+    def __init__(
+        self,
+        feed: str,
+        segments: Sequence[Segment],
+        ends: Mapping[RType, StoredEnd],
+        symbols: SymbolTable,
+    ) -> None:
+        """`symbols` is the table of the live feed: names are added to it under ids of their own.
+
+        `ends` says of every type of the feed where it ends; `segments` are those that were there
+        before this run recorded anything.
+        """
+        self._feed = feed
+        self._segments = segments
+        self._ends = ends
+        self._symbols = symbols
+        self._ids: dict[str, int] = {}
+        self._playback = Playback()
+        self._run_ns: int | None = None
+        self._connection: int | None = None
+        self._broken = False
+        last = max(ends.values(), key=lambda end: end.recv_ns)
+        self._gaps = GapTracker((last.event_ns, last.recv_ns))
+        self.rows = 0
+        self._span_ns = (0, 0)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what is not stored, in order; empty pieces after every part that was read.
+
+        What cannot be read is told as a gap.
+        """
+        yield from self._pieces()
+        if self.rows:
+            first, last = map(iso_utc, self._span_ns)
+            log.warning(
+                "%s: %s events that were not stored are published from the journal, received from"
+                " %s to %s",
+                *(self._feed, f"{self.rows:,}", first, last),
+            )
+
+    def join(self, records: Records) -> Gap | None:
+        """Return what is missing between the end of the journal and the first records of now."""
+        self._gaps.on_disconnect()
+        return self._gaps.on_records(records)
+
+    def _pieces(self) -> Iterator[Piece]:
+        # Read twice: what follows the last stored frame depends on whether that one is there.
+        times = {end.recv_ns for end in self._ends.values()}
+        segments: list[Segment] = []
+        for segment in reversed(self._segments):
+            segments.insert(0, segment)
+            yield _NOTHING
+            if _begins_before(segment, min(times) - CONTEXT_NS):
+                break
+        found: set[int] = set()
+        newest_ns = 0
+        for segment in segments:
+            for entry in self._entries(segment, lambda _: None):
+                if entry is None:
+                    yield _NOTHING
+                elif entry.connection != NOTE:
+                    newest_ns = max(newest_ns, entry.recv_ns)
+                    found |= times & {entry.recv_ns}
+        self._broken = False
+        # Mostly the server has stored more than the disk of a run that was killed.
+        if not found and newest_ns < min(times):
+            return
+        stored = StoredRows(self._ends, found)
+        for segment in segments:
+            yield from self._of_segment(segment, stored)
+
+    def _of_segment(self, segment: Segment, stored: StoredRows) -> Iterator[Piece]:
+        gathered: list[Records] = []
+        held, gap = 0, None
+        for entry in self._entries(segment, self._begin):
+            records = None if entry is None else self._rest(entry, stored)
+            if entry is not None and records is None:
+                continue
+            ends_gap = records is not None and self._broken
+            if gathered and (records is None or ends_gap or held >= PIECE_ROWS):
+                yield from self._cut(joined(gathered), gap)
+                gathered, held, gap = [], 0, None
+            if records is None:
+                yield _NOTHING
+                continue
+            gap = self._next_gap(records) or gap
+            gathered.append(records)
+            held += len(records)
+        # None is held over to the next segment: that of another run has other ids.
+        if gathered:
+            yield from self._cut(joined(gathered), gap)
+
+    def _entries(self, segment: Segment, begin: Callable[[Header], None]) -> Iterator[Entry | None]:
+        try:
+            yield from SegmentFrames(segment, JournalProgress(), begin).entries()
+        except NoDataError as error:
+            # The feed goes on: what nobody can read is as if it had not been recorded.
+            log.warning("%s: %s", self._feed, error)
+            self._broken = True
+
+    def _begin(self, header: Header) -> None:
+        self._broken |= self._run_ns not in (None, header.run_ns)
+        self._run_ns = header.run_ns
+        self._playback.begin(header)
+
+    def _rest(self, entry: Entry, stored: StoredRows) -> Records | None:
+        """Return the rows of a frame that are not stored, None where there are none."""
+        if self._playback.is_known(entry):
+            return None
+        self._broken |= self._playback.missing(entry) > 0
+        if entry.connection == NOTE:
+            try:
+                self._playback.note(entry)
+            except BadDataError as error:
+                log.warning("%s: %s", self._feed, error)
+                self._broken = True
+            return None
+        self._broken |= self._connection not in (None, entry.connection)
+        self._connection = entry.connection
+        records = self._playback.decode(entry).records
+        if not len(records):
+            return None
+        rest = stored.rest(records, entry.recv_ns)
+        if not len(rest):
+            # Whatever was missing before what is stored was told by the run that stored it.
+            self._broken = False
+            return None
+        return rest
+
+    def _next_gap(self, records: Records) -> Gap | None:
+        if self._broken:
+            self._gaps.on_disconnect()
+        self._broken = False
+        return self._gaps.on_records(records)
+
+    def _cut(self, records: Records, gap: Gap | None) -> Iterator[Piece]:
+        records = self._renamed(records)
+        recv_ns = records["ts_recv_ns"]
+        self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
+        self.rows += len(records)
+        for first in range(0, len(records), PIECE_ROWS):
+            yield Piece(records[first : first + PIECE_ROWS], gap)
+            gap = None
+
+    def _renamed(self, records: Records) -> Records:
+        """Return a copy whose instruments have ids that the live feed never gives."""
+        renamed, table = records.copy(), self._playback.symbols
+        numbers, place = np.unique(records["instrument_id"], return_inverse=True)
+        ids = []
+        for symbol in (table[number] for number in numbers.tolist()):
+            if symbol not in self._ids:
+                # Beyond the live feed's: its decoder is to meet each symbol as a new one itself.
+                self._ids[symbol] = MAX_INSTRUMENTS + len(self._ids)
+                self._symbols[self._ids[symbol]] = symbol
+            ids.append(self._ids[symbol])
+        renamed["instrument_id"] = np.array(ids, np.uint32)[place]
+        return renamed
+
+
+MakeSpool = Callable[[SymbolTable], Spool]
+"""Makes the spool of a feed, given its symbols."""

@@ -1,0 +1,119 @@
+"""Where what a stream holds of live feeds ends, in either encoding."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from ingestor.encode import make_encoder
+from ingestor.feeds.polygon.spool import StoredEnd
+from ingestor.model.blocks import Block, Reply, Source, whole_block
+from ingestor.model.errors import NatsUnreachableError
+from ingestor.model.records import STOCK_TRADE, Records, RType
+from ingestor.nats.options import ConnectOptions
+from ingestor.publish.reconcile import messages_of
+from ingestor.runtime import stored_ends as module
+from ingestor.runtime.stored_ends import Ends, stored_ends
+from tests.ports import free_port
+from tests.publish.plain import connect
+
+if TYPE_CHECKING:
+    from tests.nats_servers import NatsServer
+
+T, Q = RType.STOCK_TRADE, RType.STOCK_QUOTE
+
+
+def rows(rtype: RType, recv_ns: Sequence[int]) -> Records:
+    """One row a time of receipt; its event time is a thousand before."""
+    records = np.zeros(len(recv_ns), STOCK_TRADE)
+    records["rtype"] = rtype
+    records["length"] = STOCK_TRADE.itemsize // 4
+    records["ts_recv_ns"] = recv_ns
+    records["ts_event_ns"] = records["ts_recv_ns"] - 1_000
+    return records
+
+
+def publish(
+    server: NatsServer, *parts: tuple[RType, Sequence[int], Source], encoding: str = "json"
+) -> None:
+    encoder = make_encoder("packed" if encoding == "packed" else "json")
+
+    async def work() -> None:
+        client = await connect(server)
+        stream = client.jetstream()
+        await stream.add_stream(name="MARKET_DATA", subjects=["market.>"])
+        for rtype, recv_ns, source in parts:
+            block = Block(0, rows(rtype, recv_ns), {0: "SPY"}, source)
+            frames = encoder.encode(whole_block(block), Reply(b"", b""), 1, 100_000)
+            for subject, payload in messages_of(frames.data):
+                await stream.publish(subject, payload)
+        await client.close()
+
+    asyncio.run(work())
+
+
+def stocks(server: NatsServer) -> Ends | None:
+    options = ConnectOptions((server.url,))
+    return stored_ends(options, "MARKET_DATA", ["stocks"], Source.SIM).get("stocks")
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_each_type_has_its_last_event_and_how_many_were_received_with_it(
+    nats_server: NatsServer, encoding: str
+) -> None:
+    trades = [5_000, 6_000, 7_000, 7_000, 7_000]
+    publish(
+        nats_server, (T, trades, Source.SIM), (Q, [4_000, 8_000], Source.SIM), encoding=encoding
+    )
+    assert stocks(nats_server) == {T: StoredEnd(6_000, 7_000, 3), Q: StoredEnd(7_000, 8_000, 1)}
+
+
+def test_more_events_of_one_read_than_are_looked_at_first_are_all_counted(
+    nats_server: NatsServer,
+) -> None:
+    publish(nats_server, (T, [5_000] + [7_000] * 2 * module.TAIL_SEQS, Source.SIM))
+    found = stocks(nats_server)
+    assert found is not None
+    assert found[T] == StoredEnd(6_000, 7_000, 2 * module.TAIL_SEQS)
+
+
+def test_a_stream_that_begins_within_a_read_counts_what_there_is(nats_server: NatsServer) -> None:
+    publish(nats_server, (T, [7_000] * 3, Source.SIM))
+    found = stocks(nats_server)
+    assert found is not None
+    assert found[T] == StoredEnd(6_000, 7_000, 3)
+
+
+def test_a_type_of_which_nothing_is_stored_goes_on_where_the_others_end(
+    nats_server: NatsServer,
+) -> None:
+    publish(nats_server, (T, [5_000, 7_000], Source.SIM))
+    assert stocks(nats_server) == {T: StoredEnd(6_000, 7_000, 1), Q: StoredEnd(6_000, 7_000, 0)}
+
+
+def test_a_replay_behind_the_feed_is_passed_over(nats_server: NatsServer) -> None:
+    replayed = range(10_000, 10_000 + 3 * module.TAIL_SEQS)
+    publish(nats_server, (T, [5_000, 7_000], Source.SIM), (T, replayed, Source.REPLAY))
+    found = stocks(nats_server)
+    assert found is not None
+    assert found[T] == StoredEnd(6_000, 7_000, 1)
+
+
+def test_where_nothing_of_a_feed_is_stored_it_has_no_ends(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert stocks(nats_server) is None
+    publish(nats_server, (T, [5_000], Source.REPLAY))
+    assert stocks(nats_server) is None
+    assert "holds nothing of stocks" in caplog.text
+
+
+def test_a_server_that_is_not_there_is_an_error() -> None:
+    options = ConnectOptions((f"nats://127.0.0.1:{free_port()}",))
+    with pytest.raises(NatsUnreachableError):
+        stored_ends(options, "MARKET_DATA", ["stocks"], Source.SIM)

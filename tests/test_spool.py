@@ -1,0 +1,164 @@
+"""A whole run is killed with what nobody has stored: the next one publishes it from the journal.
+
+`ingestor verify` compares stream and journal, event by event. The server is killed before the run
+is, so that the journal holds more than the stream, and surely all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ingestor.feeds.polygon.journal_feed import JournalFeed
+from ingestor.journal.format import Market
+from ingestor.model.feed_status import STATUS_STREAM, FeedStatus, What, decode_status
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
+from tests.live_cli import feeds_of, simulator, start, stored, subscriptions, until
+from tests.nats_servers import NatsServer
+from tests.replay_cli import Finished, finish, read_stream
+
+RATES = ("--rate", "5000", "--options-rate", "500")
+UNSTORED_BYTES = 500_000
+"""Some 5,000 events."""
+
+
+def begun(
+    vendor: SimulatorProcess, server: NatsServer, cwd: Path, encoding: str = "json"
+) -> subprocess.Popen[str]:
+    """Start a live run that records; return when both feeds are subscribed."""
+    (config := cwd / "live.toml").write_text(f'[publish]\nencoding = "{encoding}"\n')
+    process = start(
+        *("--nats", server.url, "--config", str(config), "--summary", "json"),
+        *("--record", str(cwd / "journal")),
+        cwd=cwd,
+        env=feeds_of(vendor),
+    )
+    until(lambda: bool(subscriptions(vendor, "options")), "options subscribed")
+    return process
+
+
+def more_stored(server: NatsServer, than: int) -> bool:
+    return stored(server.url) > than
+
+
+def recorded(cwd: Path) -> int:
+    """Bytes of the journal's plain segments, in which this run writes."""
+    return sum(one.stat().st_size for one in cwd.glob("journal/stocks-*.journal"))
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family[1:], timeout=10)
+    process.communicate()
+
+
+def kill_with_unstored(process: subprocess.Popen[str], server: NatsServer, cwd: Path) -> None:
+    """Kill all processes of a run once its journal holds more than its server has taken."""
+    before = stored(server.url)
+    until(partial(more_stored, server, before + 100), "events stored")
+    # Not paused: what it has in its sockets it would store when it goes on.
+    server.kill()
+    held = recorded(cwd)
+    until(lambda: recorded(cwd) > held + UNSTORED_BYTES, "events recorded that are not stored")
+    kill_all(process)
+    server.start()
+
+
+def stop_later(process: subprocess.Popen[str], server: NatsServer, cwd: Path) -> Finished:
+    """Stop a run in order, some thousand events after it has begun."""
+    before, held = stored(server.url), recorded(cwd)
+    until(partial(more_stored, server, before + 100), "events are stored")
+    until(lambda: recorded(cwd) > held + UNSTORED_BYTES, "the run goes on")
+    process.send_signal(signal.SIGTERM)
+    return finish(process)
+
+
+def verdict(server: NatsServer, cwd: Path) -> dict[str, Any]:
+    """What ``ingestor verify`` counts."""
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "ingestor", "verify", "--nats", server.url),
+            *("--journal", str(cwd / "journal"), "--summary", "json"),
+        ],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return dict(json.loads(finished.stdout)["counts"])
+
+
+def gaps(server: NatsServer, feed: str) -> list[FeedStatus]:
+    told = [decode_status(one.data) for one in read_stream(server.url, STATUS_STREAM)]
+    return [one for one in told if one.what is What.GAP and one.feed == feed]
+
+
+def receipts(cwd: Path, market: Market) -> list[int]:
+    blocks = JournalFeed(directory=cwd / "journal", market=market).blocks()
+    return [at for block in blocks for at in block.records["ts_recv_ns"].tolist()]
+
+
+def check_equal(server: NatsServer, cwd: Path) -> None:
+    counts = verdict(server, cwd)
+    assert counts.pop("equal") > 5_000
+    assert counts == dict.fromkeys(counts, 0)
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_what_a_killed_run_had_received_and_not_stored_is_published_by_the_next(
+    nats_server: NatsServer, tmp_path: Path, encoding: str
+) -> None:
+    with simulator(*RATES) as vendor:
+        kill_with_unstored(begun(vendor, nats_server, tmp_path, encoding), nats_server, tmp_path)
+        finished = stop_later(begun(vendor, nats_server, tmp_path, encoding), nats_server, tmp_path)
+    assert finished.exit_code == 143, finished.err
+    told = [line for line in finished.err.splitlines() if "published from the journal" in line]
+    print(*told, sep="\n")
+    assert len(told) == 2
+    check_equal(nats_server, tmp_path)
+    for market in Market:
+        (gap,) = gaps(nats_server, market.feed_name)
+        bounds = gap.from_recv_ns, gap.to_recv_ns
+        assert bounds in list(pairwise(receipts(tmp_path, market)))
+
+
+def test_a_run_that_is_killed_again_and_again_leaves_the_stream_as_the_journal_says(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    kills = 3
+    with simulator(*RATES) as vendor:
+        for _ in range(kills):
+            kill_with_unstored(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
+        finished = stop_later(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
+    assert finished.exit_code == 143, finished.err
+    check_equal(nats_server, tmp_path)
+
+
+def test_of_a_run_that_is_killed_beside_its_server_nothing_that_is_recorded_is_missing(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """The server has stored what the disk had not taken yet; that alone is not in the journal."""
+    with simulator(*RATES) as vendor:
+        process = begun(vendor, nats_server, tmp_path)
+        until(partial(more_stored, nats_server, 5_000), "events stored")
+        kill_all(process)
+        finished = stop_later(begun(vendor, nats_server, tmp_path), nats_server, tmp_path)
+    assert finished.exit_code == 143, finished.err
+    counts = verdict(nats_server, tmp_path)
+    print(f"killed beside its server: {counts}")
+    assert counts["equal"] > 5_000
+    assert {counts[name] for name in ("missing", "repeated", "changed", "wrong_order")} == {0}
+    # 200 ms of both feeds at the most, and some for a machine that is busy.
+    assert counts["extra"] < 3_000
