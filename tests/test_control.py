@@ -226,6 +226,7 @@ def test_a_pace_is_kept_after_each_change(data: Path, nats_server: NatsServer) -
         assert sum(gaps) / len(gaps) == pytest.approx(10**8 / told, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_long_pause_loses_nothing_and_repeats_nothing(
     data: Path, start_nats_server: StartNatsServer, nats_server: NatsServer
 ) -> None:

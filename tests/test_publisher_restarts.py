@@ -156,6 +156,7 @@ def test_a_publisher_that_dies_again_and_again_ends_the_run_with_its_causes(
     assert "was killed by SIGKILL" in finished.err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_live_publisher_that_is_started_again_waits_for_a_server_that_is_away(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
@@ -202,7 +203,7 @@ def replay_through(
     return finish(process)
 
 
-@pytest.mark.parametrize("encoding", ["json", "packed"])
+@pytest.mark.parametrize("encoding", [pytest.param("json", marks=pytest.mark.slow), "packed"])
 def test_a_replay_whose_publisher_is_killed_leaves_the_stream_as_if_it_had_not_been(
     data: Path, start_nats_server: StartNatsServer, encoding: str
 ) -> None:

@@ -116,7 +116,7 @@ def check_equal(server: NatsServer, cwd: Path) -> None:
     assert counts == dict.fromkeys(counts, 0)
 
 
-@pytest.mark.parametrize("encoding", ["json", "packed"])
+@pytest.mark.parametrize("encoding", ["json", pytest.param("packed", marks=pytest.mark.slow)])
 def test_what_a_killed_run_had_received_and_not_stored_is_published_by_the_next(
     nats_server: NatsServer, tmp_path: Path, encoding: str
 ) -> None:
@@ -134,6 +134,7 @@ def test_what_a_killed_run_had_received_and_not_stored_is_published_by_the_next(
         assert bounds in list(pairwise(receipts(tmp_path, market)))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_leaves_the_stream_as_the_journal_says(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_no_function_can_lose_an_exception(built: Built) -> None:
     assert [source for source in written if "__Pyx_WriteUnraisable" in source.read_text()] == []
 
 
+@pytest.mark.slow
 @needs_cython
 @needs_compiler
 def test_no_memory_is_overrun_under_address_sanitizer(built: Built) -> None:

@@ -48,6 +48,7 @@ def test_a_live_run_under_faults_loses_nothing_untold_and_stores_nothing_twice(
     live(tmp_path, seed=SEED, seconds=SHORT_S, rate=1_000)
 
 
+@pytest.mark.slow
 def test_replays_under_faults_leave_the_streams_of_undisturbed_ones(tmp_path: Path) -> None:
     replays(tmp_path, seed=SEED, seconds=SHORT_S, rows=3_000)
 
