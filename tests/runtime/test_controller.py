@@ -69,7 +69,9 @@ def test_each_of_many_doors_gets_the_answer_to_its_own_command(controller: Contr
 
     def door(number: int) -> None:
         ready.wait()
-        for turn in range(20):
+        # Of four doors the others send 15, fewer than the 16 answers that are kept: however late
+        # a door is on a busy machine, its own is still there.
+        for turn in range(5):
             told = float(1 + number * 100 + turn)
             answer = controller.apply(ReplayCommand(do=Do.SPEED, speed=told))
             if f"x{told:g} from here on" not in answer.text:
@@ -83,7 +85,7 @@ def test_each_of_many_doors_gets_the_answer_to_its_own_command(controller: Contr
         ready.set()
         for one in doors:
             one.join()
-    assert (wrong.value, steering.generation) == (0, 80)
+    assert (wrong.value, steering.generation) == (0, 20)
 
 
 def test_a_door_that_is_killed_leaves_the_others_their_way(controller: Controller) -> None:
