@@ -24,7 +24,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from ingestor.model.blocks import Int64s
+from ingestor.model.blocks import Int64s, Runs
 
 
 class Hop(IntEnum):
@@ -189,16 +189,23 @@ class PublisherLatencies:
     """What rows take in a publisher.
 
     Attributes:
-        from_ring: From the ring of a live feed to the publisher.
         lateness: From when a row of a paced replay is due to when it is sent.
         under_way: Rows that were handed to the publisher and when (monotonic ns), oldest first.
     """
 
     def __init__(self, table: LatencyTable, process: int) -> None:
-        self.from_ring = table.recorder(process, Hop.RING_TO_PUBLISH)
+        self._from_ring = table.recorder(process, Hop.RING_TO_PUBLISH)
         self.lateness = table.recorder(process, Hop.DUE_TO_SENT)
         self.under_way: deque[tuple[int, int]] = deque()
         self._to_stored = table.recorder(process, Hop.PUBLISH_TO_STORED)
+
+    def on_handed(self, runs: Runs) -> None:
+        """Count how long blocks of live feeds took until here, where the last hop begins."""
+        now_ns = time.monotonic_ns()
+        self.under_way.append((len(runs), now_ns))
+        for block in runs.blocks:
+            if block.put_ns:
+                self._from_ring.add(now_ns - block.put_ns, len(block.records))
 
     def on_stored(self, rows: int) -> None:
         """Count how long the oldest rows under way took until the server has stored them."""
@@ -214,5 +221,5 @@ class PublisherLatencies:
 
     def flush(self) -> None:
         """Show what was counted to the other processes."""
-        for recorder in (self.from_ring, self.lateness, self._to_stored):
+        for recorder in (self._from_ring, self.lateness, self._to_stored):
             recorder.flush()

@@ -304,14 +304,9 @@ class PublisherProcess:
         # Counted before: of a send that is cut short nobody knows what is stored.
         self._row.add(Counter.RECORDS, len(runs))
         self._span.cover(runs)
-        self._latencies.under_way.append((len(runs), time.monotonic_ns()))
+        self._latencies.on_handed(runs)
         await self._asked(self._publisher.send(runs))
-        now_ns = time.monotonic_ns()
-        if self._drain_on_stop:
-            for block in runs.blocks:
-                if block.put_ns:
-                    self._latencies.from_ring.add(now_ns - block.put_ns, len(block.records))
-        if now_ns >= self._count_due_ns:
+        if time.monotonic_ns() >= self._count_due_ns:
             self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 

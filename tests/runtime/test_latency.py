@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestor.merge.ordering import ArrivalMerge
 from ingestor.runtime.latency import (
     BUCKETS,
     MAX_HELD,
@@ -20,6 +22,7 @@ from ingestor.runtime.latency import (
     edges_ns,
     together,
 )
+from tests.rows import block
 
 LATENCIES = st.lists(st.integers(1, MAX_LATENCY_NS), min_size=1, max_size=50)
 
@@ -174,3 +177,20 @@ def test_more_rows_are_never_stored_than_are_under_way() -> None:
     latencies.flush()
     assert table.read(0, Hop.PUBLISH_TO_STORED).rows == 2
     assert not latencies.under_way
+
+
+def test_the_hop_from_the_ring_ends_where_the_one_to_the_stream_begins() -> None:
+    table = LatencyTable(1)
+    latencies = PublisherLatencies(table, 0)
+    put_ns = time.monotonic_ns() - 10**9
+    for one in (replace(block([(1, 1, 1), (2, 2, 2)]), put_ns=put_ns), block([(3, 3, 3)])):
+        merge = ArrivalMerge(1)
+        merge.push(one)
+        runs = merge.pull()
+        assert runs is not None
+        latencies.on_handed(runs)
+    (rows, handed_ns), of_a_file = latencies.under_way
+    latencies.flush()
+    from_ring = table.read(0, Hop.RING_TO_PUBLISH)
+    assert (rows, of_a_file[0], from_ring.rows) == (2, 1, 2)
+    assert from_ring.max_ns == handed_ns - put_ns
