@@ -203,17 +203,19 @@ function showPath() {
   for (const id of ["publisher", "stream"]) {
     if (!$(id).children.length) $(id).append(...buildNode().children);
   }
+  // One that has ended has said goodbye to its server.
+  const away = !publisher.connected && !publisher.ended;
   const waits = publisher.unacked ? `${whole(publisher.unacked)} under way` : "nothing under way";
   showNode($("publisher"), "merge and publish", rate(publisher.rate), null,
     [waits, publisher.event ? `at ${newYork(publisher.event)} New York` : ""],
-    [publisher.connected ? "" : "not connected to its server"],
+    [away ? "not connected to its server" : ""],
     [publisher.restarts ? count(publisher.restarts, "restart", "restarts") : ""]);
-  mark($("publisher"), "bad", !publisher.connected);
+  mark($("publisher"), "bad", away);
   mark($("publisher"), "over", publisher.ended);
   const stored = Object.entries(subjects).map(([name, rows]) => `${name.replace("market.", "")} ${whole(rows)}`);
   showNode($("stream"), run.stream, `${whole(publisher.published)} stored`, null, stored,
     [], [publisher.reconnects ? count(publisher.reconnects, "reconnect", "reconnects") : ""]);
-  mark($("stream"), "bad", !publisher.connected || !state.well && state.findings.some((one) => one.bad && one.text.startsWith("nothing is stored")));
+  mark($("stream"), "bad", away || !state.well && state.findings.some((one) => one.bad && one.text.startsWith("nothing is stored")));
 }
 
 // Tables.
