@@ -121,6 +121,13 @@ def write_dbn(
     return path
 
 
+def write_small_day(folder: Path) -> Path:
+    """Write half a minute, 300 trades and 900 depth records, as a data folder; return it."""
+    write_dbn(dbn_path(folder, "trades"), trades(300, step_ns=10**8), schema="trades")
+    write_dbn(dbn_path(folder, "mbp-10"), depth(900, step_ns=10**8 // 3), schema="mbp-10")
+    return folder
+
+
 def header_bytes(
     schema: str | None,
     *,

@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import nats
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 RUN_TIMEOUT_S: Final = 60
@@ -76,10 +77,23 @@ class Stored:
 
 def read_stream(url: str, stream: str = "MARKET_DATA") -> list[Stored]:
     """Read everything in a stream, in order, with nats-py alone."""
-    return asyncio.run(_read_stream(url, stream))
+    found: list[Stored] = []
+
+    def take(message: Msg) -> None:
+        meta = message.metadata
+        stored_ns = round(meta.timestamp.timestamp() * 1e9)
+        found.append(Stored(meta.sequence.stream, message.subject, message.data, stored_ns))
+
+    each_message(url, stream, take)
+    return found
 
 
-async def _read_stream(url: str, stream: str) -> list[Stored]:
+def each_message(url: str, stream: str, take: Callable[[Msg], None]) -> None:
+    """Give each message of a stream, in its order."""
+    asyncio.run(_each_message(url, stream, take))
+
+
+async def _each_message(url: str, stream: str, take: Callable[[Msg], None]) -> None:
     client = await nats.connect(url)
     try:
         context = client.jetstream()
@@ -90,13 +104,10 @@ async def _read_stream(url: str, stream: str) -> list[Stored]:
             ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=60
         )
         pull = await context.pull_subscribe("", stream=stream, config=config)
-        found: list[Stored] = []
-        while len(found) < count:
-            for message in await pull.fetch(min(5000, count - len(found)), timeout=10):
-                meta = message.metadata
-                stored_ns = round(meta.timestamp.timestamp() * 1e9)
-                seq = meta.sequence.stream
-                found.append(Stored(seq, message.subject, message.data, stored_ns))
-        return found
+        taken = 0
+        while taken < count:
+            for message in await pull.fetch(min(5000, count - taken), timeout=10):
+                take(message)
+                taken += 1
     finally:
         await client.close()

@@ -22,7 +22,7 @@ from nats.errors import NoRespondersError
 
 from ingestor.model.errors import ExitCode
 from tests.conftest import StartNatsServer
-from tests.dbn_files import dbn_path, depth, trades, write_dbn
+from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
 from tests.processes import named
 from tests.replay_cli import Stored, finish, read_stream, replay, start
@@ -34,10 +34,7 @@ ROWS = 1_200
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Half a minute of trades, ten a second, and of depth, thirty a second."""
-    folder = tmp_path / "data"
-    write_dbn(dbn_path(folder, "trades"), trades(300, step_ns=10**8), schema="trades")
-    write_dbn(dbn_path(folder, "mbp-10"), depth(900, step_ns=10**8 // 3), schema="mbp-10")
-    return folder
+    return write_small_day(tmp_path / "data")
 
 
 class Steered:

@@ -17,7 +17,7 @@ import pytest
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import UNDEF_PRICE
 from tests.conftest import StartNatsServer
-from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn
+from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, trades, write_dbn, write_small_day
 from tests.live_cli import stored as messages_in
 from tests.live_cli import until
 from tests.nats_servers import NatsServer
@@ -32,10 +32,7 @@ TRADES, DEPTH = "market.futures.trades", "market.futures.mbp10"
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A small day: 300 trades and 900 depth records, half a minute long."""
-    folder = tmp_path / "data"
-    write_dbn(dbn_path(folder, "trades"), trades(300, step_ns=10**8), schema="trades")
-    write_dbn(dbn_path(folder, "mbp-10"), depth(900, step_ns=10**8 // 3), schema="mbp-10")
-    return folder
+    return write_small_day(tmp_path / "data")
 
 
 def run(data: Path, server: NatsServer, *more: str) -> Finished:

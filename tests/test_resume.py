@@ -18,7 +18,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.run_keeper import begin
 from ingestor.runtime.run_records import RunRecord, new_record
-from tests.dbn_files import dbn_path, depth, trades, write_dbn
+from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
 from tests.replay_cli import Finished, Stored, finish, read_stream, replay, start
 
@@ -28,10 +28,7 @@ PATIENCE_S = 30
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    write_dbn(dbn_path(folder, "trades"), trades(300, step_ns=10**8), schema="trades")
-    write_dbn(dbn_path(folder, "mbp-10"), depth(900, step_ns=10**8 // 3), schema="mbp-10")
-    return folder
+    return write_small_day(tmp_path / "data")
 
 
 def arguments(data: Path, server: NatsServer, *more: str) -> list[str]:

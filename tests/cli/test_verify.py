@@ -14,7 +14,7 @@ import nats
 import pytest
 
 from ingestor.model.errors import ExitCode
-from tests.dbn_files import dbn_path, depth, trades, write_dbn
+from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
 from tests.replay_cli import read_stream, replay
 
@@ -23,10 +23,7 @@ ROWS = 1_200
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    write_dbn(dbn_path(folder, "trades"), trades(300, step_ns=10**8), schema="trades")
-    write_dbn(dbn_path(folder, "mbp-10"), depth(900, step_ns=10**8 // 3), schema="mbp-10")
-    return folder
+    return write_small_day(tmp_path / "data")
 
 
 def publish(data: Path, server: NatsServer, *more: str) -> None:

@@ -36,13 +36,13 @@ from tests.faults.runs import (
     Tally,
     acts_of,
     commit,
-    each_message,
     newest_receipts,
     perform,
 )
 from tests.live_cli import feeds_of, simulator, stored
 from tests.nats_servers import NatsServer, start_server
 from tests.ports import free_port
+from tests.replay_cli import each_message
 
 DATA_PATH: Final = ("stocks", "options", "publisher")
 PROCESSES: Final = (*DATA_PATH, "records", "metrics")
@@ -178,8 +178,10 @@ class LiveCampaign:
         account.take_log(log)
         if self._journal:
             account.take_journal(self._journal)
-        each_message(server.url, "MARKET_DATA", account.take_message)
-        each_message(server.url, STATUS_STREAM, lambda _, data: account.take_status(data))
+        each_message(
+            server.url, "MARKET_DATA", lambda one: account.take_message(one.subject, one.data)
+        )
+        each_message(server.url, STATUS_STREAM, lambda one: account.take_status(one.data))
         return account.verdicts()
 
 

@@ -14,6 +14,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
+from nats.aio.msg import Msg
+
 from ingestor.encode.packed import take_apart
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
@@ -29,12 +31,12 @@ from tests.faults.runs import (
     Tally,
     acts_of,
     commit,
-    each_message,
     perform,
 )
 from tests.live_cli import stored
 from tests.nats_servers import NatsServer, start_server
 from tests.ports import free_port
+from tests.replay_cli import each_message
 
 PROCESSES: Final = ("trades", "mbp10", "publisher", "records", "control", "metrics")
 TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -85,7 +87,8 @@ def orders_of(server: NatsServer) -> Orders:
     """Return what a stream holds."""
     found: Orders = defaultdict(list)
 
-    def take(subject: str, data: bytes) -> None:
+    def take(message: Msg) -> None:
+        subject, data = message.subject, message.data
         if not data.startswith(b"\xab"):
             found[""].append(hash((subject, data)))
             return

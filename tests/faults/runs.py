@@ -20,7 +20,6 @@ from typing import Final
 import nats
 import nats.errors
 import psutil
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from ingestor.runtime.supervisor import RESTARTS_WITHIN_NS
 from tests.faults.plan import KILL, NATS, PAUSE, RUN, Fault
@@ -204,30 +203,6 @@ def newest_receipts(url: str, subjects: Sequence[str], stream: str = "MARKET_DAT
         return asyncio.run(ask())
     except (OSError, TimeoutError, nats.errors.Error):
         return []
-
-
-def each_message(url: str, stream: str, take: Callable[[str, bytes], None]) -> int:
-    """Give each message of a stream, in its order; return how many there are."""
-
-    async def read() -> int:
-        client = await nats.connect(url)
-        try:
-            context = client.jetstream()
-            count = (await context.stream_info(stream)).state.messages
-            config = ConsumerConfig(
-                ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=60
-            )
-            pull = await context.pull_subscribe("", stream=stream, config=config)
-            taken = 0
-            while taken < count:
-                for message in await pull.fetch(min(5_000, count - taken), timeout=10):
-                    take(message.subject, message.data)
-                    taken += 1
-            return taken
-        finally:
-            await client.close()
-
-    return asyncio.run(read())
 
 
 def commit() -> str:
