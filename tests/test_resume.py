@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nats
@@ -120,6 +124,39 @@ def test_a_replay_that_was_killed_goes_on_where_the_stream_stands(
     stitched = events(read_stream(nats_server.url))
     run(data, nats_server, *more, "--fresh")
     assert stitched == events(read_stream(nats_server.url))
+
+
+@contextlib.contextmanager
+def written_beside(server: NatsServer) -> Iterator[None]:
+    """Another run writes other subjects of the stream, fifty messages a second."""
+    over = threading.Event()
+
+    async def write() -> None:
+        client = await nats.connect(server.url)
+        while not over.is_set():
+            await client.jetstream().publish("market.stocks.trades", b"{}")
+            await asyncio.sleep(0.02)
+        await client.close()
+
+    with ThreadPoolExecutor(1) as others:
+        writing = others.submit(asyncio.run, write())
+        try:
+            yield
+        finally:
+            over.set()
+            writing.result()
+
+
+def test_a_replay_goes_on_in_a_stream_in_which_another_run_writes(
+    data: Path, nats_server: NatsServer
+) -> None:
+    kill_amid(data, nats_server, "--speed", "5")
+    there = stored(nats_server)
+    with written_beside(nats_server):
+        last = run(data, nats_server)
+    assert last.summary["published"] == 1200 - there
+    ours = [one for one in read_stream(nats_server.url) if "futures" in one.subject]
+    assert len(ours) == 1200
 
 
 def test_a_replay_that_is_started_before_its_server_goes_on_where_the_stream_stands(

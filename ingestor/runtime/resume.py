@@ -12,7 +12,6 @@ of its first bytes, in which its header stands.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamEnd
 from ingestor.runtime.comparison import Item
 from ingestor.runtime.feed_process import FeedSource, MergedFiles
+from ingestor.runtime.positions import quiet
 from ingestor.runtime.run_records import (
     Checkpoint,
     RunRecord,
@@ -42,9 +42,6 @@ from ingestor.runtime.run_records import (
     types_of,
 )
 from ingestor.runtime.verification import Expected, Opening, items_of
-
-QUIET_S: Final = 0.2
-"""A stream that has not grown for this long has taken all that a dead publisher had sent."""
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +104,10 @@ class Resume:
             )
 
     async def _behind(self, api: JetStreamApi, record: RunRecord, last: RunRecord) -> RunRecord:
+        # Our subjects alone: another run may write to the same stream all the time.
+        await quiet(api, last.stream, last.subjects)
         end = await api.stream_end(record.stream)
-        while True:
-            checkpoint = await self._position(api, last, end)
-            await asyncio.sleep(QUIET_S)
-            later = await api.stream_end(record.stream)
-            if end is not None and later is not None and later.last_seq == end.last_seq:
-                break
-            end = later
+        checkpoint = await self._position(api, last, end)
         rows = sum(checkpoint.rows.values())
         if rows:
             self._refuse(last)
