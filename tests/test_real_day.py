@@ -158,6 +158,7 @@ def test_packed_messages_hold_every_event_of_the_day_in_order(
     assert [event for message in stored for event in unpacked(message)] == day
 
 
+@pytest.mark.slow
 def test_the_reference_encoder_publishes_the_same_bytes(
     real_day: Path, nats_server: NatsServer, tmp_path: Path
 ) -> None:
