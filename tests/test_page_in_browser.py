@@ -157,7 +157,6 @@ def disturbed(tmp_path: Path, tab: Tab, nats_server: NatsServer) -> Iterator[Dis
 
 def test_a_live_run_at_first_sight(calm: Run) -> None:
     tab = calm.tab
-    tab.requested.clear()
     calm.look()
     tab.until(FLOWS)
     tab.until("document.querySelectorAll('#strikes tr').length >= 5")
@@ -305,7 +304,6 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
     tmp_path: Path, tab: Tab, nats_server: NatsServer
 ) -> None:
     with replaying(tmp_path, tab, nats_server, "--speed", "20") as run:
-        tab.faults.clear()
         run.look(address=address_of(run))
         tab.until("$('speed').innerText.includes('\u00d720 asked for')")
         assert tab.value("location.href") == f"http://127.0.0.1:{run.port}/"
