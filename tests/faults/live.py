@@ -30,6 +30,7 @@ from tests.faults.plan import (
     Round,
     rounds,
 )
+from tests.faults.reading import each_stored
 from tests.faults.resources import Resources
 from tests.faults.runs import (
     POLL_S,
@@ -49,7 +50,6 @@ from tests.faults.runs import (
 from tests.faults.servers import ThreeServers, one_server, three_servers
 from tests.live_cli import feeds_of, simulator, stored
 from tests.ports import free_port
-from tests.replay_cli import each_message
 
 DATA_PATH: Final = ("stocks", "options", "publisher")
 FEED_NAMES: Final = ("stocks", "options")
@@ -252,8 +252,8 @@ def account_of(log: Path, server: Server, journal: Path | None) -> Account:
     account.take_log(log)
     if journal is not None:
         account.take_journal(journal)
-    each_message(server.url, "MARKET_DATA", lambda one: account.take_message(one.subject, one.data))
-    each_message(server.url, STATUS_STREAM, lambda one: account.take_status(one.data))
+    each_stored(server.url, "MARKET_DATA", account.take_message)
+    each_stored(server.url, STATUS_STREAM, lambda _, data: account.take_status(data))
     return account
 
 

@@ -14,13 +14,12 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from ingestor.encode.packed import take_apart
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
 from tests.dbn_files import DAY, DAY_NS, INSTRUMENT, dbn_path, depth, trades, write_dbn
 from tests.faults.plan import KILL, NATS, PAUSE, RUN, STOP, Fault
+from tests.faults.reading import each_stored
 from tests.faults.runs import (
     POLL_S,
     RECOVERED_WITHIN_S,
@@ -36,7 +35,6 @@ from tests.faults.runs import (
 from tests.faults.servers import OneServer, one_server
 from tests.live_cli import stored
 from tests.ports import free_port
-from tests.replay_cli import each_message
 
 PROCESSES: Final = ("trades", "mbp10", "publisher", "records", "control", "metrics")
 TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -95,8 +93,7 @@ def orders_of(server: OneServer) -> Orders:
     """Return what a stream holds."""
     found: Orders = defaultdict(list)
 
-    def take(message: Msg) -> None:
-        subject, data = message.subject, message.data
+    def take(subject: str, data: bytes) -> None:
         if not data.startswith(b"\xab"):
             found[""].append(hash((subject, data)))
             return
@@ -104,7 +101,7 @@ def orders_of(server: OneServer) -> Orders:
         width, whole = int.from_bytes(opening[6:8], "little"), bytes(rows)
         found[subject] += [hash(whole[at : at + width]) for at in range(0, len(whole), width)]
 
-    each_message(server.url, "MARKET_DATA", take)
+    each_stored(server.url, "MARKET_DATA", take)
     return found
 
 

@@ -19,7 +19,9 @@ SETTLED_S: Final = 300.0
 MEMORY_SHARE: Final = 0.05
 SHARED_SHARE: Final = 0.01
 DESCRIPTORS: Final = 2
-"""That a run may have more at its end, for one that is open at the moment."""
+"""That a supervisor may have more at its end, for one that is open at the moment. Another process
+inherits ends of the pipes of those that are there when it starts, hence more when it is started
+again, and its sum says nothing."""
 SAMPLES: Final = 5
 """Of which the middle one counts, at the beginning and at the end."""
 _KB: Final = 1024
@@ -28,7 +30,7 @@ _SHARED: Final = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Sample:
-    """All processes of a run together; bytes of their own, shared among them, and descriptors."""
+    """Bytes of all processes of a run, and descriptors of its supervisor."""
 
     at_s: float
     memory: int
@@ -47,7 +49,7 @@ class Resources:
 
     def sample(self, command: Command) -> None:
         """Look at a run all of whose processes are there."""
-        memory = shared = descriptors = 0
+        memory = shared = 0
         with contextlib.suppress(psutil.Error, OSError):
             parent = psutil.Process(command.process.pid)
             for process in (parent, *parent.children(recursive=True)):
@@ -56,9 +58,8 @@ class Resources:
                 sizes = dict(line.split(":") for line in text.splitlines()[1:])
                 memory += _bytes(sizes["Pss_Anon"])
                 shared += _bytes(sizes["Pss_Shmem"])
-                descriptors += process.num_fds()
             now_s = time.monotonic() - self._began_s
-            self.samples.append(Sample(now_s, memory, shared, descriptors))
+            self.samples.append(Sample(now_s, memory, shared, parent.num_fds()))
 
     def lines(self) -> Iterator[str]:
         """Yield what is told of it."""
@@ -66,7 +67,8 @@ class Resources:
             for one in ends:
                 yield (
                     f"after {one.at_s:.0f} s: {one.memory / 1e6:.1f} MB of their own,"
-                    f" {one.shared / 1e6:.1f} MB shared, {one.descriptors} descriptors"
+                    f" {one.shared / 1e6:.1f} MB shared, {one.descriptors} descriptors of the"
+                    " supervisor"
                 )
 
     def findings(self, command: Command) -> Iterator[str]:
