@@ -44,6 +44,7 @@ class Resources:
 
     samples: list[Sample] = field(default_factory=list)
     _began_s: float = field(default_factory=time.monotonic)
+    _parent: int = 0
     _processes: set[psutil.Process] = field(default_factory=set)
     _shared_before: set[str] = field(default_factory=lambda: _names(_SHARED))
 
@@ -52,6 +53,10 @@ class Resources:
         memory = shared = 0
         with contextlib.suppress(psutil.Error, OSError):
             parent = psutil.Process(command.process.pid)
+            if parent.pid != self._parent:
+                # Another run begins small.
+                self._parent, self._began_s = parent.pid, time.monotonic()
+                self.samples.clear()
             for process in (parent, *parent.children(recursive=True)):
                 self._processes.add(process)
                 text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
@@ -73,7 +78,7 @@ class Resources:
 
     def findings(self, command: Command) -> Iterator[str]:
         """Yield what has grown, and what is left behind once the run has ended."""
-        if ends := self._ends():
+        if (ends := self._ends()) and ends[1].at_s >= 2 * SETTLED_S:
             first, last = ends
             if last.memory > first.memory * (1 + MEMORY_SHARE):
                 yield "memory has grown by more than 5 %"
