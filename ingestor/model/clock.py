@@ -57,6 +57,22 @@ def iso_utc(ts_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
+def utc_and_new_york(ts_ns: int) -> str:
+    """Return a time for people, to the second, in UTC and in New York.
+
+    New York's date stands there only where it is another one.
+
+    >>> utc_and_new_york(1765895400017150864)
+    '2025-12-16 14:30:00 UTC (09:30:00 New York)'
+    >>> utc_and_new_york(1765933200000000000)
+    '2025-12-17 01:00:00 UTC (2025-12-16 20:00:00 New York)'
+    """
+    utc = dt.datetime.fromtimestamp(ts_ns // NS_PER_S, dt.UTC)
+    there = utc.astimezone(NEW_YORK)
+    date = "" if there.date() == utc.date() else f"{there:%Y-%m-%d} "
+    return f"{utc:%Y-%m-%d %H:%M:%S} UTC ({date}{there:%H:%M:%S} New York)"
+
+
 def dates_text(dates: Sequence[dt.date]) -> str:
     """Return dates for a sentence, without the middle of a long list.
 

@@ -147,12 +147,12 @@ def test_a_run_is_looked_at_through_its_nats_server(
 class Watched:
     """The program on a terminal of its own, and all that it has shown."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, program: str = "top") -> None:
         self.pid, self._terminal = pty.fork()
         if not self.pid:
             os.chdir(ROOT)
             os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [sys.executable, "-m", "ingestor", "top", *words])
+            os.execv(sys.executable, [sys.executable, "-m", "ingestor", program, *words])
         ioctl(self._terminal, TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self.shown = ""
 
