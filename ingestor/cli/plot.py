@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ingestor.cli.tables import Bar, Bars
 from ingestor.model.bounds import printable
-from ingestor.model.clock import utc_and_new_york
+from ingestor.model.clock import iso_utc, new_york_time
 from ingestor.model.events import Event
 
 MAX_BARS: Final = 1_000
@@ -40,6 +40,7 @@ _CELLS: Final = {
     (0, _BODY): "╻",
 }
 _EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
+_SECONDS: Final = slice(0, 19)
 _MINUTES: Final = slice(0, 16)
 """``2025-12-16 14:30`` of a time."""
 
@@ -161,11 +162,15 @@ def _line(label: str, cells: str, styles: Sequence[str]) -> Text:
 
 def _axis(bars: Sequence[Bar], margin: int, columns: int) -> str:
     """Return from when to when, in UTC and, where there is room for both, in New York."""
-    first, last = (utc_and_new_york(bar.start_ns) for bar in (bars[0], bars[-1]))
+    starts = bars[0].start_ns, bars[-1].start_ns
+    first, last = (iso_utc(at_ns)[_SECONDS].replace("T", " ") for at_ns in starts)
+    both = " to ".join(
+        f"{utc} UTC ({new_york_time(at_ns)})"
+        for utc, at_ns in zip((first, last), starts, strict=True)
+    )
     for pad in (" " * margin, ""):
-        both = f"{pad}{first} to {last}"
-        if len(both) <= columns:
-            return both
+        if len(pad + both) <= columns:
+            return pad + both
     return f"{first[_MINUTES]} to {last[_MINUTES]}"[: columns - 4] + " UTC"
 
 

@@ -57,20 +57,17 @@ def iso_utc(ts_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
-def utc_and_new_york(ts_ns: int) -> str:
-    """Return a time for people, to the second, in UTC and in New York.
+def new_york_time(ts_ns: int) -> str:
+    """Return New York's time of day, for a text where UTC stands beside it.
 
-    New York's date stands there only where it is another one.
+    Its date is there only where it is not UTC's.
 
-    >>> utc_and_new_york(1765895400017150864)
-    '2025-12-16 14:30:00 UTC (09:30:00 New York)'
-    >>> utc_and_new_york(1765933200000000000)
-    '2025-12-17 01:00:00 UTC (2025-12-16 20:00:00 New York)'
+    >>> new_york_time(1765895400017150864), new_york_time(1765933200000000000)
+    ('09:30:00 New York', '2025-12-16 20:00:00 New York')
     """
-    utc = dt.datetime.fromtimestamp(ts_ns // NS_PER_S, dt.UTC)
-    there = utc.astimezone(NEW_YORK)
-    date = "" if there.date() == utc.date() else f"{there:%Y-%m-%d} "
-    return f"{utc:%Y-%m-%d %H:%M:%S} UTC ({date}{there:%H:%M:%S} New York)"
+    there = dt.datetime.fromtimestamp(ts_ns // NS_PER_S, NEW_YORK)
+    form = "%H:%M:%S" if there.date() == utc_date(ts_ns) else "%Y-%m-%d %H:%M:%S"
+    return f"{there:{form}} New York"
 
 
 def dates_text(dates: Sequence[dt.date]) -> str:
