@@ -413,9 +413,10 @@ def test_another_plan_is_followed_from_the_next_update_on_around_the_same_price(
 def test_a_plan_of_fewer_contracts_drops_before_it_adds() -> None:
     strikes_ = manager(each_side=1)
     strikes_.update(TUESDAY, e9(686.0))
-    strikes_.replan(StrikePlan(each_side=1, step_e9=5 * PRICE_SCALE, max_contracts=4))
+    tomorrow = TUESDAY + dt.timedelta(days=1)
+    strikes_.replan(StrikePlan(each_side=1, expiries=(tomorrow,), max_contracts=4))
     drop, add = strikes_.update(TUESDAY, e9(686.0))
     assert (drop.action, len(drop.contracts), add.action, len(add.contracts)) == (
-        *(Action.DROP, 4),
-        *(Action.ADD, 2),
+        *(Action.DROP, 6),
+        *(Action.ADD, 4),
     )
