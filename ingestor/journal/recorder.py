@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from ingestor.journal.follow import Place, RunFollower
 from ingestor.journal.format import (
     HEAD,
     MAX_PAYLOAD_BYTES,
@@ -42,7 +46,7 @@ SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that has so many bytes is full."""
 
 CHUNK_BYTES: Final = 256 * 1024
-"""Bytes held here before they are handed to the thread; `tick` hands over what there is."""
+"""Bytes held here before they are handed to the thread; `flush` hands over what there is."""
 
 MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 """Handed over and not yet written: some seconds of the busiest minute."""
@@ -85,6 +89,65 @@ Work = Begin | End | Wake | bytearray
 """Bytes are appended to the segment and must not be changed any more."""
 
 
+class Syncer:
+    """Has files synced by a thread of its own, at most every `every_s`, 0 for never.
+
+    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
+    program killed then, the stream would hold what the journal does not.
+    """
+
+    def __init__(self, name: str, every_s: float) -> None:
+        self._name = name
+        self._every_s = every_s
+        self._last_s = 0.0
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_busy = self._is_told = False
+        self._trouble: str | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is over, and long enough ago."""
+        return bool(
+            self._every_s and not self._is_busy and time.monotonic() - self._last_s >= self._every_s
+        )
+
+    def sync(self, file: FileIO) -> None:
+        """Begin to sync a file, which may be closed meanwhile."""
+        if self._thread is None:
+            # Daemon: as the writer's, it may hang in a system call for ever.
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._last_s = time.monotonic()
+        try:
+            descriptor = os.dup(file.fileno())
+        except OSError as error:
+            self._trouble = str(error)
+            return
+        self._is_busy = True
+        self._queue.put(descriptor)
+
+    def take_trouble(self) -> str | None:
+        """Return why the last one failed, once until one succeeds."""
+        if self._trouble is None or self._is_told:
+            return None
+        self._is_told = True
+        return self._trouble
+
+    def _run(self) -> None:
+        while True:
+            descriptor = self._queue.get()
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                self._trouble = str(error)
+            else:
+                self._trouble, self._is_told = None, False
+            finally:
+                os.close(descriptor)
+                self._is_busy = False
+
+
 class WriterThread:
     """Does in order what is put in its queue.
 
@@ -92,9 +155,10 @@ class WriterThread:
         failure: None, or why nothing is written just now.
     """
 
-    def __init__(self, directory: Path, market: Market) -> None:
+    def __init__(self, directory: Path, market: Market, sync_s: float = 0.0) -> None:
         self._directory = directory
         self._disk = SegmentWriter(directory, market)
+        self._syncer = Syncer(f"journal-{market.feed_name}-sync", sync_s)
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._name = f"journal-{market.feed_name}"
@@ -146,6 +210,7 @@ class WriterThread:
         self._once(self._disk.tidy)
         while (work := self._queue.get()) is not None:
             self._do(work)
+            self._sync()
             self._disk.look_after()
         self._once(self._disk.finish)
         self._disk.stop()
@@ -176,6 +241,12 @@ class WriterThread:
             self.failure = None
             self.tell("it is written again")
         return done
+
+    def _sync(self) -> None:
+        if self._syncer.due and (file := self._disk.file) is not None:
+            self._syncer.sync(file)
+        if (trouble := self._syncer.take_trouble()) is not None:
+            self.tell(f"it is written, but might not survive a power cut: {trouble}")
 
     def _look_for_file(self) -> None:
         missing = self._disk.missing()
@@ -224,6 +295,7 @@ class JournalRecorder:
         roots: Sequence[str] = (),
         late_after_ns: int,
         segment_bytes: int = SEGMENT_BYTES,
+        sync_s: float = 0.0,
     ) -> None:
         """Make the folder if there is none.
 
@@ -233,6 +305,7 @@ class JournalRecorder:
             roots: What the live decoder of options was given.
             late_after_ns: What the live decoder was given.
             segment_bytes: A segment that has so many bytes is full.
+            sync_s: How often what was written is made to survive a power cut; 0 for never.
 
         Raises:
             ConfigurationError: the folder cannot be written to, or another run uses it.
@@ -242,8 +315,9 @@ class JournalRecorder:
         self._roots = tuple(sorted(roots))
         self._late_after_ns = late_after_ns
         self._limit = segment_bytes
+        self._directory = directory
         self._lock = FolderLock(directory, self._market)
-        self._thread = WriterThread(directory, self._market)
+        self._thread = WriterThread(directory, self._market, sync_s)
         self._chunk = bytearray()
         self._segment_bytes = 0
         self._from_ns = self._until_ns = 0
@@ -262,15 +336,44 @@ class JournalRecorder:
         """None, or why nothing is written just now."""
         return self._thread.failure
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
-        """Record a frame that was received at `recv_ns` over a connection of this run."""
-        if self._record(Entry(data, recv_ns, connection, self._number), connection):
-            self.counts.frames += 1
-            self.counts.bytes += len(data)
+    @property
+    def number(self) -> int:
+        """Number of the entry that comes next."""
+        return self._number
+
+    @property
+    def place(self) -> Place | None:
+        """Where the entry that comes next will be found; None while it may never be written."""
+        if self._losing or self._thread.failure is not None:
+            return None
+        return Place(self._part, self._segment_bytes, self._number)
+
+    def follower(self, place: Place) -> RunFollower:
+        """Return what reads back, from a place on, what was recorded."""
+        return RunFollower(self._directory, self._market, self._run_ns, place)
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
+        """Record a frame that was received at `recv_ns` over a connection of this run.
+
+        Whether it was taken, and will be written unless the disk refuses for good.
+        """
+        if not self._record(Entry(data, recv_ns, connection, self._number), connection):
+            return False
+        self.counts.frames += 1
+        self.counts.bytes += len(data)
+        return True
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Record that names are asked for on a connection, or, for None, that it begins."""
         self._record(Entry(pack_note(names), now_ns, NOTE, self._number), connection)
+
+    def flush(self) -> None:
+        """Hand over what is held, so that it outlives this process, unless the disk is behind.
+
+        Before events of it are handed on: whoever finds them stored finds them in the journal.
+        """
+        if self._thread.backlog_bytes < CHUNK_BYTES:
+            self._hand_over()
 
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Hand over what is held; end the segment of a day that is over; return what went wrong."""

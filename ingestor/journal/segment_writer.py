@@ -94,6 +94,11 @@ class SegmentWriter:
         self._written_bytes = 0
         self._compressor = Compressor()
 
+    @property
+    def file(self) -> FileIO | None:
+        """The file that is written, if one is open; a pipe or a device is none to sync."""
+        return self._file
+
     def tidy(self) -> None:
         """Take up what runs before this one left: segments not yet compressed. Raises OSError."""
         # A `.part` is of a compressor that died with its run: by the lock nobody else is here.

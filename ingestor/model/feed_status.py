@@ -48,6 +48,9 @@ class What(StrEnum):
     """A replay was paused, resumed, or told another speed or end; `text` says what."""
     RESTART = "restart"
     """A process of the run died or fell silent and was started again; `text` says which and why."""
+    SPOOL = "spool"
+    """What is received waits in the journal, and is published from it; `text` says how far behind
+    that is."""
 
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]

@@ -144,6 +144,12 @@ class Counter(IntEnum):
     STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
     PID = 35, Role.ANY, "Number of the process."
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
+    SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
+    SPOOL_LAG_NS = (
+        38,
+        Role.LIVE,
+        "How old the record is that is read back from the journal next; none where none is.",
+    )
 
 
 GAUGES: Final = frozenset(
@@ -151,6 +157,7 @@ GAUGES: Final = frozenset(
         Counter.BYTES_TOTAL,
         Counter.ENDED,
         Counter.HELD,
+        Counter.SPOOLED,
         Counter.RING_USED_BYTES,
         Counter.RING_BYTES,
         Counter.UNACKED,
@@ -281,7 +288,7 @@ class CounterTable:
         growing = [counter for counter in Counter if counter not in GAUGES | TIMES]
         base[growing] = row[growing]
         # What waited in its memory is gone with it.
-        base[Counter.UNDELIVERED] += row[Counter.HELD]
+        base[Counter.UNDELIVERED] += row[Counter.HELD] + row[Counter.SPOOLED]
         # Causes are a text in a slot, not columns: they have no base that is added to them.
         self._skipped_before = self.skipped(process)
 

@@ -250,10 +250,19 @@ class LiveProgress:
                         f"{counted(row[one], noun)}{what}"
                         for one, (noun, what) in _LOSSES.items()
                         if row[one]
-                    ),
+                    )
+                    + _spooled(row),
                 )
             )
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
+
+
+def _spooled(row: CounterRow) -> tuple[str, ...]:
+    """Say how far behind a feed is whose journal is read back, if it is."""
+    if not row[Counter.SPOOL_LAG_NS]:
+        return ()
+    left = f"{counted(row[Counter.SPOOLED], 'event')} and " if row[Counter.SPOOLED] else ""
+    return (f"{left}{age_text(row[Counter.SPOOL_LAG_NS])} to read back from the journal",)
 
 
 def counted(number: int, noun: str) -> str:

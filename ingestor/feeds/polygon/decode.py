@@ -11,6 +11,7 @@ Sizes are whole shares. Where the vendor gives the fraction too (``ds``), it dec
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -86,12 +87,16 @@ class Instrument:
 class Instruments:
     """Symbol to `Instrument`; ids count up from 0 and are never given twice."""
 
-    def __init__(self, limit: int = MAX_INSTRUMENTS) -> None:
+    def __init__(self, limit: int = MAX_INSTRUMENTS, *, like: Instruments | None = None) -> None:
+        """Know all that `like` knows, and give what is added the ids that it has there."""
         self._limit = limit
+        self._like = like
         self._by_symbol: dict[str, Instrument] = {}
         self._table: dict[int, str] = {}
         self._new: list[tuple[int, str]] = []
         self.find = self._by_symbol.get
+        if like is not None:
+            self._by_symbol.update((one, copy.copy(it)) for one, it in like._by_symbol.items())
 
     @property
     def table(self) -> SymbolTable:
@@ -102,7 +107,8 @@ class Instruments:
         """Give a new symbol its id; None when `limit` symbols are known."""
         if len(self._by_symbol) >= self._limit:
             return None
-        instrument = Instrument(len(self._by_symbol))
+        known = None if self._like is None else self._like.find(symbol)
+        instrument = Instrument(len(self._by_symbol) if known is None else known.id)
         self._by_symbol[symbol] = instrument
         self._new.append((instrument.id, symbol))
         return instrument
@@ -188,6 +194,14 @@ class _Decoder:
         if self._admission is not None:
             self._admission.ask(names)
 
+    def _teach(self, other: _Decoder) -> None:
+        """Let another, that has decoded nothing, say of what follows what this one says."""
+        other.instruments = Instruments(like=self.instruments)
+        other._admission = copy.deepcopy(self._admission)
+        find = other.instruments.find
+        for mine, its in ((self._trades, other._trades), (self._quotes, other._quotes)):
+            its.update((symbol, known) for symbol in mine if (known := find(symbol)) is not None)
+
     def _decoded(self, frame: _Frame) -> Decoded:
         # Counted without a word: it may be so for every price of a penny stock.
         if frame.rounded:
@@ -258,6 +272,12 @@ class StockDecoder(_Decoder):
     def __init__(self, late_after_ns: int = LATE_AFTER_NS) -> None:
         super().__init__(STOCK_TRADE, late_after_ns)
         self._reader: FrameReader[StockMessage] = FrameReader(StockMessage, STOCK_KEYS, self._tally)
+
+    def twin(self) -> StockDecoder:
+        """Return one that says of what follows what this one says, which decodes it first."""
+        other = StockDecoder(self._late_after_ms * NS_PER_MS)
+        self._teach(other)
+        return other
 
     def decode(self, data: bytes, recv_ns: int) -> Decoded:
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
@@ -349,6 +369,12 @@ class OptionDecoder(_Decoder):
         self._reader: FrameReader[OptionMessage] = FrameReader(
             OptionMessage, OPTION_KEYS, self._tally
         )
+
+    def twin(self) -> OptionDecoder:
+        """Return one that says of what follows what this one says, which decodes it first."""
+        other = OptionDecoder(self._roots, self._late_after_ms * NS_PER_MS)
+        self._teach(other)
+        return other
 
     def decode(self, data: bytes, recv_ns: int) -> Decoded:
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""

@@ -61,7 +61,11 @@ class Piece(NamedTuple):
     gap: Gap | None = None
 
 
-_NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
+NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
+"""Much was read, and there is nothing to show for it."""
+
+IDLE: Final = Piece(np.zeros(0, STOCK_TRADE))
+"""Nothing can be read just now, and more is to come."""
 
 
 def left_in(directory: Path, market: Market) -> list[Segment]:
@@ -169,7 +173,7 @@ class Spool:
         segments: list[Segment] = []
         for segment in reversed(self._segments):
             segments.insert(0, segment)
-            yield _NOTHING
+            yield NOTHING
             if _begins_before(segment, min(times) - CONTEXT_NS):
                 break
         found: set[int] = set()
@@ -177,7 +181,7 @@ class Spool:
         for segment in segments:
             for entry in self._entries(segment, lambda _: None):
                 if entry is None:
-                    yield _NOTHING
+                    yield NOTHING
                 elif entry.connection != NOTE:
                     newest_ns = max(newest_ns, entry.recv_ns)
                     found |= times & {entry.recv_ns}
@@ -201,7 +205,7 @@ class Spool:
                 yield from self._cut(joined(gathered), gap)
                 gathered, held, gap = [], 0, None
             if records is None:
-                yield _NOTHING
+                yield NOTHING
                 continue
             gap = self._next_gap(records) or gap
             gathered.append(records)
