@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +23,10 @@ from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.format import Market
 from ingestor.model.feed_status import STATUS_STREAM, FeedStatus, What, decode_status
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
+from tests.faults.account import Account, Verdict
 from tests.live_cli import feeds_of, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer
-from tests.replay_cli import Finished, finish, read_stream
+from tests.replay_cli import Finished, each_message, finish, read_stream
 
 RATES = ("--rate", "5000", "--options-rate", "500")
 UNSTORED_BYTES = 500_000
@@ -163,3 +165,80 @@ def test_of_a_run_that_is_killed_beside_its_server_nothing_that_is_recorded_is_m
     assert {counts[name] for name in ("missing", "repeated", "changed", "wrong_order")} == {0}
     # 200 ms of both feeds at the most, and some for a machine that is busy.
     assert counts["extra"] < 3_000
+
+
+# A server that stays away for longer than a feed can hold in memory
+
+
+SMALL = "[process]\nring_bytes = 1048576\n[polygon]\nbacklog_rows = 1024\n"
+"""Some 13,000 events of stocks fit into the ring, and 1,024 behind it."""
+
+
+class Grown:
+    """Whether a stream has grown within the last two seconds."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+        self._seen = -1
+        self._since_s = 0.0
+
+    def lately(self) -> bool:
+        if (now := stored(self._server.url)) != self._seen:
+            self._seen, self._since_s = now, time.monotonic()
+        return time.monotonic() - self._since_s < 2
+
+
+def away_for(
+    away_s: float, rates: tuple[str, ...], server: NatsServer, cwd: Path, *, recorded: bool
+) -> tuple[dict[str, Verdict], Finished, list[FeedStatus]]:
+    """A live run whose server is away for a time; return what became of every event."""
+    (config := cwd / "live.toml").write_text(SMALL)
+    log, record = cwd / "vendor.log", ("--record", str(cwd / "journal")) if recorded else ()
+    with simulator(*rates, "--log", str(log)) as vendor:
+        process = start(
+            *("--nats", server.url, "--config", str(config), "--summary", "json", *record),
+            cwd=cwd,
+            env=feeds_of(vendor),
+        )
+        until(lambda: bool(subscriptions(vendor, "options")), "options subscribed")
+        until(partial(more_stored, server, 100), "events stored")
+        before = stored(server.url)
+        server.kill()
+        time.sleep(away_s)
+        server.start()
+        until(partial(more_stored, server, before), "events stored again")
+        # What is new joins what is old meanwhile.
+        time.sleep(2)
+        for market in ("stocks", "options"):
+            vendor.control("rate", events_per_s=0, market=market)
+        grown = Grown(server)
+        until(lambda: not grown.lately(), "all stored", 30 + 2 * away_s)
+        process.send_signal(signal.SIGTERM)
+        finished = finish(process)
+    told = [one.data for one in read_stream(server.url, STATUS_STREAM)]
+    account = Account()
+    account.take_log(log)
+    if recorded:
+        account.take_journal(cwd / "journal")
+    each_message(server.url, "MARKET_DATA", lambda one: account.take_message(one.subject, one.data))
+    for status in told:
+        account.take_status(status)
+    return account.verdicts(), finished, [decode_status(one) for one in told]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("away_s", "rate"), [(5, 5_000), (75, 2_000)])
+@pytest.mark.parametrize("recorded", [True, False], ids=["journal", "no journal"])
+def test_a_server_that_is_away_costs_nothing_where_there_is_a_journal_and_nothing_untold_elsewhere(
+    nats_server: NatsServer, tmp_path: Path, recorded: bool, away_s: float, rate: int
+) -> None:
+    rates = ("--rate", str(rate), "--options-rate", "200")
+    found, finished, told = away_for(away_s, rates, nats_server, tmp_path, recorded=recorded)
+    print(*(f"{name}: {verdict}" for name, verdict in found.items()), sep="\n")
+    print(*(f"{one.feed}: {one.what}: {one.text}" for one in told), sep="\n")
+    assert finished.exit_code == 143, finished.err
+    assert {one.broken for one in found.values()} == {0}
+    assert any(one.what is (What.SPOOL if recorded else What.OVERFLOW) for one in told)
+    if recorded:
+        assert {one.missing for one in found.values()} == {0}

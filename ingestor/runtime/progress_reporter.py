@@ -262,7 +262,7 @@ def _spooled(row: CounterRow) -> tuple[str, ...]:
     if not row[Counter.SPOOL_LAG_NS]:
         return ()
     left = f"{counted(row[Counter.SPOOLED], 'event')} and " if row[Counter.SPOOLED] else ""
-    return (f"{left}{age_text(row[Counter.SPOOL_LAG_NS])} to read back from the journal",)
+    return (f"{left}{age_text(row[Counter.SPOOL_LAG_NS])} behind in the journal",)
 
 
 def counted(number: int, noun: str) -> str:

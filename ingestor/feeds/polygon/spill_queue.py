@@ -394,9 +394,9 @@ class SpillQueue:
         self._told_ns = self._told_ns or now_ns
         if lag_ns and now_ns - self._told_ns >= TELL_EVERY_NS:
             self._told_ns = now_ns
-            text = f"{lag_ns / NS_PER_S:.1f} s behind: the journal is being read back"
+            text = f"{lag_ns / NS_PER_S:.1f} s behind"
             if self.left_rows:
-                text += f", {self.left_rows:,} events to go"
+                text += f": {self.left_rows:,} events wait in the journal"
             self._reporter.spool(text, now_ns)
 
     def give_up(self, now_ns: int) -> None:

@@ -180,7 +180,7 @@ def test_how_far_behind_it_is_is_told(tmp_path: Path) -> None:
         assert feed.spill.lag_ns(feed.now_ns) == 0
     assert feed.told(What.SPOOL) == [
         "what comes waits in the journal: the backlog is full",
-        "11.1 s behind: the journal is being read back, 30 events to go",
+        "11.1 s behind: 30 events wait in the journal",
         "caught up: 30 events were read back",
     ]
 
