@@ -1,8 +1,9 @@
 """Segment files on the disk: begun, appended to, synced when they are full, then compressed.
 
-The file is looked at before every write, and for its name ten times a second, since others remove, rename and cut files: writing on
-into a descriptor whose file is gone loses what is written in silence. What was meant for it goes
-into a new file that opens with the same header, so that the checksums of its entries agree.
+The file is looked at before every write, and for its name ten times a second, since others remove,
+rename and cut files: writing on into a descriptor whose file is gone loses what is written in
+silence. What was meant for it goes into a new file that opens with the same header, so that the
+checksums of its entries agree.
 
 ``python -m ingestor.journal.segment_writer PATH [CPU,...]`` compresses a segment that is done. That
 is a process of its own, of the lowest priority: a thread would share the interpreter's lock with
