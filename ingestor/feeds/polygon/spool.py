@@ -144,7 +144,8 @@ class Spool:
         self._connection: int | None = None
         self._broken = False
         last = max(ends.values(), key=lambda end: end.recv_ns)
-        self._gaps = GapTracker((last.event_ns, last.recv_ns))
+        # Without an event before them the first ones end no gap.
+        self._gaps = GapTracker((last.event_ns, last.recv_ns) if last.event_ns else None)
         self.rows = 0
         self._span_ns = (0, 0)
 

@@ -140,6 +140,16 @@ def test_a_type_that_is_stored_beyond_the_journal_hides_nothing_of_another(tmp_p
     assert Spooled(tmp_path, ends).messages == messages[1:]
 
 
+def test_of_a_stream_that_never_held_anything_all_since_it_was_made_follows_and_ends_no_gap(
+    tmp_path: Path,
+) -> None:
+    messages = plain(tmp_path, (OPEN_NS + 10, 1), (OPEN_NS + 20, 1), (OPEN_NS + 30, 1))
+    end = StoredEnd(0, OPEN_NS + 15, 0)
+    found = Spooled(tmp_path, {TRADE: end, QUOTE: end})
+    assert found.messages == messages[1:]
+    assert found.gaps == []
+
+
 def test_names_have_ids_beyond_those_of_the_live_feed(tmp_path: Path) -> None:
     messages = plain(tmp_path, (OPEN_NS, 1), (OPEN_NS + 1, 1))
     found = Spooled(tmp_path, ends_of(messages[:1], "stocks"))
