@@ -52,8 +52,10 @@ MAX_REST_NS: Final = NS_PER_S // 10
 CATCH_UP_PER_S: Final = 50_000
 """Rows of a journal handed on a second, where nobody says otherwise."""
 
-TELL_EVERY_NS: Final = 10 * NS_PER_S
-"""How often it is told how far behind a feed is whose journal is read back."""
+TELL_FIRST_NS: Final = 10 * NS_PER_S
+TELL_AT_LEAST_NS: Final = 600 * NS_PER_S
+"""How far behind a feed is whose journal is read back is told after 10 s, 20 s, 40 s, and then every
+ten minutes: a server that is away for a day is not to push older statuses out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +266,7 @@ class SpillQueue:
         self._rate = catch_up_per_s
         self._due = 0.0
         self._passed_ns = self._told_ns = 0
+        self._tell_after_ns = TELL_FIRST_NS
 
     def __len__(self) -> int:
         """Number of rows that wait; of the journal's nobody has counted how many there are."""
@@ -311,7 +314,7 @@ class SpillQueue:
         oldest, newest = self._backlog.ends
         self._waiting = ReadBack(self._reporter.feed, self._frame_log, place, twin(), newest)
         self._left.last = oldest
-        self._told_ns = now_ns
+        self._told_ns, self._tell_after_ns = now_ns, TELL_FIRST_NS
         self._reporter.spool("what comes waits in the journal: the backlog is full", now_ns)
 
     def put(self, records: Records, now_ns: int) -> None:
@@ -391,9 +394,11 @@ class SpillQueue:
 
     def _tell_how_far(self, now_ns: int) -> None:
         lag_ns = self.lag_ns(now_ns)
-        self._told_ns = self._told_ns or now_ns
-        if lag_ns and now_ns - self._told_ns >= TELL_EVERY_NS:
+        if not lag_ns:
+            self._told_ns, self._tell_after_ns = now_ns, TELL_FIRST_NS
+        elif now_ns - self._told_ns >= self._tell_after_ns:
             self._told_ns = now_ns
+            self._tell_after_ns = min(2 * self._tell_after_ns, TELL_AT_LEAST_NS)
             text = f"{lag_ns / NS_PER_S:.1f} s behind"
             if self.left_rows:
                 text += f": {self.left_rows:,} events wait in the journal"

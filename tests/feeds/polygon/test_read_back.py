@@ -185,6 +185,17 @@ def test_how_far_behind_it_is_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_server_that_is_away_for_a_day_is_told_of_some_hundred_times(tmp_path: Path) -> None:
+    with recording(tmp_path) as recorder:
+        feed = Feed(recorder, "stocks")
+        for one in numbered(50):
+            feed.hear(one)
+        for _ in range(24 * 360):
+            feed.now_ns += 10 * NS_PER_S
+            feed.spill.drain(feed.now_ns)
+    assert 140 < len(feed.told(What.SPOOL)) < 160
+
+
 def test_the_journal_is_read_at_a_rate_that_leaves_room(tmp_path: Path) -> None:
     with recording(tmp_path, segment_bytes=1 << 20) as recorder:
         feed = Feed(recorder, "stocks", per_s=10_000)
