@@ -70,7 +70,11 @@ class Tab:
                 pass
 
     def open(self, url: str, *, width: int = 1280, dark: bool = False) -> None:
-        """Load a page at a width in CSS pixels, light or dark."""
+        """Load a page at a width in CSS pixels, light or dark; forget what pages before it did."""
+        # A page whose run has ended looks for it for ever, and its faults would count as ours.
+        self.call("Page.navigate", url="about:blank")
+        self.requested.clear()
+        self.faults.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

@@ -157,7 +157,6 @@ def disturbed(tmp_path: Path, tab: Tab, nats_server: NatsServer) -> Iterator[Dis
 
 def test_a_live_run_at_first_sight(calm: Run) -> None:
     tab = calm.tab
-    tab.requested.clear()
     calm.look()
     tab.until(FLOWS)
     tab.until("document.querySelectorAll('#strikes tr').length >= 5")
@@ -268,7 +267,7 @@ def test_a_replay_shows_its_day_its_speed_and_a_hole_in_it(
     tmp_path: Path, tab: Tab, nats_server: NatsServer
 ) -> None:
     behind = depth(10, start_ns=DAY_NS + 7_200 * NS_PER_S)
-    records = np.concatenate([depth(4_000, step_ns=5 * 10**7), behind])
+    records = np.concatenate([depth(2_000, step_ns=5 * 10**7), behind])
     write_dbn(dbn_path(tmp_path / "data", "mbp-10"), records, schema="mbp-10")
     flags = ("--data-dir", str(tmp_path / "data"), "--feeds", "mbp10", "--nats", nats_server.url)
     module = "ingestor.replay_publisher"
@@ -305,7 +304,6 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
     tmp_path: Path, tab: Tab, nats_server: NatsServer
 ) -> None:
     with replaying(tmp_path, tab, nats_server, "--speed", "20") as run:
-        tab.faults.clear()
         run.look(address=address_of(run))
         tab.until("$('speed').innerText.includes('\u00d720 asked for')")
         assert tab.value("location.href") == f"http://127.0.0.1:{run.port}/"
