@@ -91,16 +91,8 @@ class Counter(IntEnum):
         "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
     )
     FRAMES = 11, Role.LIVE, "Messages of the vendor that a live feed received."
-    DROPPED_TRADES = (
-        12,
-        Role.LIVE,
-        "Trades that were dropped because the pipeline could not follow.",
-    )
-    DROPPED_QUOTES = (
-        13,
-        Role.LIVE,
-        "Quotes that were dropped because the pipeline could not follow.",
-    )
+    DROPPED_TRADES = 12, Role.LIVE, "Trades dropped because the pipeline could not follow."
+    DROPPED_QUOTES = 13, Role.LIVE, "Quotes dropped because the pipeline could not follow."
     GAPS = 14, Role.LIVE, "Times that a live feed lost its connection and data flowed again."
     ODDITIES = 15, Role.LIVE, "Records that were kept although something about them is odd."
     ENDED = 16, Role.ANY, "1 once the process has ended, however it did."
@@ -145,11 +137,7 @@ class Counter(IntEnum):
     PID = 35, Role.ANY, "Number of the process."
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
     SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
-    SPOOL_LAG_NS = (
-        38,
-        Role.LIVE,
-        "How old the record is that is read back from the journal next; none where none is.",
-    )
+    SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
 
 
 GAUGES: Final = frozenset(

@@ -258,11 +258,9 @@ class LiveProgress:
 
 
 def _spooled(row: CounterRow) -> tuple[str, ...]:
-    """Say how far behind a feed is whose journal is read back, if it is."""
-    if not row[Counter.SPOOL_LAG_NS]:
-        return ()
-    left = f"{counted(row[Counter.SPOOLED], 'event')} and " if row[Counter.SPOOLED] else ""
-    return (f"{left}{age_text(row[Counter.SPOOL_LAG_NS])} behind in the journal",)
+    lag_ns, left = row[Counter.SPOOL_LAG_NS], row[Counter.SPOOLED]
+    more = f", {counted(left, 'event')} to read" if left else ""
+    return (f"{age_text(lag_ns)} behind in its journal{more}",) if lag_ns else ()
 
 
 def counted(number: int, noun: str) -> str:

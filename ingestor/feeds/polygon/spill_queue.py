@@ -54,8 +54,8 @@ CATCH_UP_PER_S: Final = 50_000
 
 TELL_FIRST_NS: Final = 10 * NS_PER_S
 TELL_AT_LEAST_NS: Final = 600 * NS_PER_S
-"""How far behind a feed is whose journal is read back is told after 10 s, 20 s, 40 s, and then every
-ten minutes: a server that is away for a day is not to push older statuses out."""
+"""How far behind a feed is whose journal is read back is told after 10 s, 20 s, 40 s, and then
+every ten minutes: a server that is away for a day is not to push older statuses out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ingestor.feeds.polygon.decode import MAX_INSTRUMENTS
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.journal_feed import Playback
 from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.decode import MAX_INSTRUMENTS
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.spool import Piece, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.status_reporter import Gap
 from ingestor.journal.format import NOTE, Entry, Market
