@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -34,7 +36,7 @@ from ingestor.journal.format import (
     pack_note,
     seed_of,
 )
-from ingestor.journal.segment_writer import FolderLock, SegmentWriter, Syncer
+from ingestor.journal.segment_writer import FolderLock, SegmentWriter
 from ingestor.model.clock import new_york_date, new_york_ns
 from ingestor.model.errors import IngestorError
 from ingestor.model.units import NS_PER_S
@@ -78,12 +80,66 @@ class End:
     """Work: finish the segment."""
 
 
+@dataclass(frozen=True, slots=True)
 class Wake:
-    """Work: none, but look after what is being compressed."""
+    """Work: look after the file, and what is being compressed; `sync` what was written."""
+
+    sync: bool = False
 
 
 Work = Begin | End | Wake | bytearray
 """Bytes are appended to the segment and must not be changed any more."""
+
+
+class Syncer:
+    """Has files synced by a thread of its own, one at a time.
+
+    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
+    program killed then, the stream would hold what the journal does not.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_busy = self._is_told = False
+        self._trouble: str | None = None
+
+    def sync(self, file: FileIO) -> None:
+        """Begin to sync a file, which may be closed meanwhile, unless one is being synced."""
+        if self._is_busy:
+            return
+        if self._thread is None:
+            # Daemon: as the writer's, it may hang in a system call for ever.
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        try:
+            descriptor = os.dup(file.fileno())
+        except OSError as error:
+            self._trouble = str(error)
+            return
+        self._is_busy = True
+        self._queue.put(descriptor)
+
+    def take_trouble(self) -> str | None:
+        """Return why the last one failed, once until one succeeds."""
+        if self._trouble is None or self._is_told:
+            return None
+        self._is_told = True
+        return self._trouble
+
+    def _run(self) -> None:
+        while True:
+            descriptor = self._queue.get()
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                self._trouble = str(error)
+            else:
+                self._trouble, self._is_told = None, False
+            finally:
+                os.close(descriptor)
+                self._is_busy = False
 
 
 class WriterThread:
@@ -93,10 +149,10 @@ class WriterThread:
         failure: None, or why nothing is written just now.
     """
 
-    def __init__(self, directory: Path, market: Market, sync_s: float = 0.0) -> None:
+    def __init__(self, directory: Path, market: Market) -> None:
         self._directory = directory
         self._disk = SegmentWriter(directory, market)
-        self._syncer = Syncer(f"journal-{market.feed_name}-sync", sync_s)
+        self._syncer = Syncer(f"journal-{market.feed_name}-sync")
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._name = f"journal-{market.feed_name}"
@@ -148,10 +204,9 @@ class WriterThread:
         self._once(self._disk.tidy)
         while (work := self._queue.get()) is not None:
             self._do(work)
-            if not isinstance(work, bytearray):
-                # Ten times a second, and not with each of hundreds of reads.
-                self._sync()
-                self._disk.look_after()
+            # Ten times a second, and not with each of hundreds of reads.
+            if isinstance(work, Wake):
+                self._look_after(work)
         self._once(self._disk.finish)
         self._disk.stop()
         if self._given_up_bytes:
@@ -186,8 +241,9 @@ class WriterThread:
             self.tell("it is written again")
         return done
 
-    def _sync(self) -> None:
-        if self._syncer.due and (file := self._disk.file) is not None:
+    def _look_after(self, work: Wake) -> None:
+        self._disk.look_after()
+        if work.sync and (file := self._disk.file) is not None:
             self._syncer.sync(file)
         if (trouble := self._syncer.take_trouble()) is not None:
             self.tell(f"it is written, but might not survive a power cut: {trouble}")
@@ -261,7 +317,9 @@ class JournalRecorder:
         self._limit = segment_bytes
         self._directory = directory
         self._lock = FolderLock(directory, self._market)
-        self._thread = WriterThread(directory, self._market, sync_s)
+        self._thread = WriterThread(directory, self._market)
+        self._sync_ns = round(sync_s * NS_PER_S)
+        self._synced_ns = 0
         self._chunk = bytearray()
         self._segment_bytes = 0
         self._from_ns = self._until_ns = 0
@@ -322,12 +380,19 @@ class JournalRecorder:
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Hand over what is held; end the segment of a day that is over; return what went wrong."""
         # First: what is handed over goes into a new file where the one that is open was renamed.
-        self._thread.put(Wake())
+        self._thread.put(Wake(self._is_to_sync(now_ns)))
         self._hand_over()
         if self._until_ns and now_ns >= self._until_ns:
             self._thread.put(End())
             self._until_ns = 0
         return self._thread.take_troubles() or None
+
+    def _is_to_sync(self, now_ns: int) -> bool:
+        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
+        if not self._sync_ns or 10 * abs(now_ns - self._synced_ns) < 9 * self._sync_ns:
+            return False
+        self._synced_ns = now_ns
+        return True
 
     def close(self) -> None:
         """Write what is held, for at most `CLOSE_S`, and let others record here."""

@@ -21,13 +21,10 @@ import os
 import stat
 import subprocess
 import sys
-import threading
-import time
 from collections import deque
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final
 
 import zstandard
@@ -275,65 +272,6 @@ def _begins_with(compressed: Path, path: Path) -> bool:
                 return False
         return True
     return False
-
-
-class Syncer:
-    """Has files synced by a thread of its own, at most every `every_s`, 0 for never.
-
-    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
-    program killed then, the stream would hold what the journal does not.
-    """
-
-    def __init__(self, name: str, every_s: float) -> None:
-        self._name = name
-        self._every_s = every_s
-        self._last_s = 0.0
-        self._queue: SimpleQueue[int] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._is_busy = self._is_told = False
-        self._trouble: str | None = None
-
-    @property
-    def due(self) -> bool:
-        """Whether the last one is over, and long enough ago."""
-        return bool(
-            self._every_s and not self._is_busy and time.monotonic() - self._last_s >= self._every_s
-        )
-
-    def sync(self, file: FileIO) -> None:
-        """Begin to sync a file, which may be closed meanwhile."""
-        if self._thread is None:
-            # Daemon: as the writer's, it may hang in a system call for ever.
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
-        self._last_s = time.monotonic()
-        try:
-            descriptor = os.dup(file.fileno())
-        except OSError as error:
-            self._trouble = str(error)
-            return
-        self._is_busy = True
-        self._queue.put(descriptor)
-
-    def take_trouble(self) -> str | None:
-        """Return why the last one failed, once until one succeeds."""
-        if self._trouble is None or self._is_told:
-            return None
-        self._is_told = True
-        return self._trouble
-
-    def _run(self) -> None:
-        while True:
-            descriptor = self._queue.get()
-            try:
-                os.fdatasync(descriptor)
-            except OSError as error:
-                self._trouble = str(error)
-            else:
-                self._trouble, self._is_told = None, False
-            finally:
-                os.close(descriptor)
-                self._is_busy = False
 
 
 def sync_folder(folder: Path) -> None:

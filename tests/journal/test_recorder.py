@@ -321,7 +321,7 @@ def test_a_journal_is_synced_as_often_as_is_said_and_beside_the_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sync that does not come back holds up nothing but the next sync."""
-    syncs, goes_on = count(1), threading.Event()
+    syncs, ticks, goes_on = count(1), count(), threading.Event()
 
     def sync(descriptor: int) -> None:
         next(syncs)
@@ -333,7 +333,7 @@ def test_a_journal_is_synced_as_often_as_is_said_and_beside_the_writing(
     told: list[str] = []
 
     def tick() -> bool:
-        told.extend(writer.tick(OPEN_NS) or ())
+        told.extend(writer.tick(OPEN_NS + next(ticks) * 10_000_000) or ())
         return writer._thread.backlog_bytes == 0
 
     for number in range(20):

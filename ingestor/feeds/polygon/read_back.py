@@ -14,8 +14,7 @@ Entries that are missing (the disk was full, somebody removed a file) are a gap.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
@@ -26,8 +25,9 @@ from ingestor.journal.follow import Place
 from ingestor.journal.format import NOTE, Entry, read_note
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import Records, joined
+from ingestor.model.units import NS_PER_S
 
-GIVE_UP_S: Final = 10.0
+GIVE_UP_NS: Final = 10 * NS_PER_S
 """A disk that takes nothing of what was recorded for so long does not hold up what is new."""
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class ReadBack:
 
     Attributes:
         end: Number of the frame from which on the feed holds what comes; None while it does not.
+        idle_ns: How long nothing could be read; whoever reads adds to it.
     """
 
     def __init__(
@@ -47,8 +48,6 @@ class ReadBack:
         place: Place,
         twin: StockDecoder | OptionDecoder,
         last: tuple[int, int] | None,
-        *,
-        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`twin` is the live decoder's as it is at the place; `last` are times of the last record.
 
@@ -62,8 +61,7 @@ class ReadBack:
         self._rest: list[Entry] | None = None
         self._connection: int | None = None
         self._gaps = GapTracker(last)
-        self._clock_s = clock_s
-        self._idle_since_s: float | None = None
+        self.idle_ns = 0
         self.end: int | None = None
 
     def pieces(self) -> Iterator[Piece]:
@@ -72,11 +70,11 @@ class ReadBack:
             while self.end is None or self._expected < self.end:
                 entries, self._rest = self._rest or self._follower.read(), None
                 if entries is not None:
-                    self._idle_since_s = None
+                    self.idle_ns = 0
                     yield from self._of(entries)
                 elif self.end is None:
                     self.end = self._frame_log.number
-                elif self._has_waited():
+                elif self.idle_ns >= GIVE_UP_NS:
                     log.error(
                         "%s: the journal does not hold all that was recorded: the feed goes on"
                         " without it",
@@ -92,12 +90,6 @@ class ReadBack:
     def join(self, records: Records) -> Gap | None:
         """Return what is missing between the last record read back and the first that is new."""
         return self._gaps.on_records(records)
-
-    def _has_waited(self) -> bool:
-        now_s = self._clock_s()
-        if self._idle_since_s is None:
-            self._idle_since_s = now_s
-        return now_s - self._idle_since_s >= GIVE_UP_S
 
     def _of(self, entries: list[Entry]) -> Iterator[Piece]:
         gathered: list[Records] = []

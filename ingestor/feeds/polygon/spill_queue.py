@@ -360,6 +360,8 @@ class SpillQueue:
         passed_ns = min(max(now_ns - self._passed_ns, 0), MAX_REST_NS)
         self._passed_ns = now_ns
         self._due = min(self._due + passed_ns * self._rate / NS_PER_S, SPOOL_ROWS)
+        if self._piece is IDLE and isinstance(before, ReadBack):
+            before.idle_ns += passed_ns
         while self._piece is not None and self._due > 0:
             records, gap = self._piece
             if gap is not None:

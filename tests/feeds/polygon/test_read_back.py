@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import pytest
 
-from ingestor.feeds.polygon import read_back as read_back_module
 from ingestor.feeds.polygon.decode import LATE_AFTER_NS, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.sink import FeedStats
@@ -248,9 +247,8 @@ def test_what_the_journal_lacks_is_a_gap(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_more_does_not_hold_up_what_is_new_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(read_back_module, "GIVE_UP_S", 0.0)
     with (
         recording(tmp_path) as recorder,
         patch.object(recorder, "tick"),
