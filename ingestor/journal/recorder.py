@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
@@ -98,12 +99,11 @@ class Syncer:
     program killed then, the stream would hold what the journal does not.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
         self._queue: SimpleQueue[int] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_busy = self._is_told = False
-        self._trouble: str | None = None
 
     def sync(self, file: FileIO) -> None:
         """Begin to sync a file, which may be closed meanwhile, unless one is being synced."""
@@ -113,33 +113,23 @@ class Syncer:
             # Daemon: as the writer's, it may hang in a system call for ever.
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
-        try:
+        with suppress(OSError):  # no descriptor is free: the next time
             descriptor = os.dup(file.fileno())
-        except OSError as error:
-            self._trouble = str(error)
-            return
-        self._is_busy = True
-        self._queue.put(descriptor)
-
-    def take_trouble(self) -> str | None:
-        """Return why the last one failed, once until one succeeds."""
-        if self._trouble is None or self._is_told:
-            return None
-        self._is_told = True
-        return self._trouble
+            self._is_busy = True
+            self._queue.put(descriptor)
 
     def _run(self) -> None:
         while True:
             descriptor = self._queue.get()
             try:
                 os.fdatasync(descriptor)
+                self._is_told = False
             except OSError as error:
-                self._trouble = str(error)
-            else:
-                self._trouble, self._is_told = None, False
-            finally:
-                os.close(descriptor)
-                self._is_busy = False
+                if not self._is_told:
+                    self._tell(f"it is written, but might not survive a power cut: {error}")
+                self._is_told = True
+            os.close(descriptor)
+            self._is_busy = False
 
 
 class WriterThread:
@@ -152,7 +142,7 @@ class WriterThread:
     def __init__(self, directory: Path, market: Market) -> None:
         self._directory = directory
         self._disk = SegmentWriter(directory, market)
-        self._syncer = Syncer(f"journal-{market.feed_name}-sync")
+        self._syncer = Syncer(f"journal-{market.feed_name}-sync", self.tell)
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._name = f"journal-{market.feed_name}"
@@ -245,8 +235,6 @@ class WriterThread:
         self._disk.look_after()
         if work.sync and (file := self._disk.file) is not None:
             self._syncer.sync(file)
-        if (trouble := self._syncer.take_trouble()) is not None:
-            self.tell(f"it is written, but might not survive a power cut: {trouble}")
 
     def _look_for_file(self) -> None:
         missing = self._disk.missing()
