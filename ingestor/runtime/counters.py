@@ -91,16 +91,8 @@ class Counter(IntEnum):
         "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
     )
     FRAMES = 11, Role.LIVE, "Messages of the vendor that a live feed received."
-    DROPPED_TRADES = (
-        12,
-        Role.LIVE,
-        "Trades that were dropped because the pipeline could not follow.",
-    )
-    DROPPED_QUOTES = (
-        13,
-        Role.LIVE,
-        "Quotes that were dropped because the pipeline could not follow.",
-    )
+    DROPPED_TRADES = 12, Role.LIVE, "Trades dropped because the pipeline could not follow."
+    DROPPED_QUOTES = 13, Role.LIVE, "Quotes dropped because the pipeline could not follow."
     GAPS = 14, Role.LIVE, "Times that a live feed lost its connection and data flowed again."
     ODDITIES = 15, Role.LIVE, "Records that were kept although something about them is odd."
     ENDED = 16, Role.ANY, "1 once the process has ended, however it did."
@@ -144,6 +136,8 @@ class Counter(IntEnum):
     STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
     PID = 35, Role.ANY, "Number of the process."
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
+    SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
+    SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
 
 
 GAUGES: Final = frozenset(
@@ -151,6 +145,7 @@ GAUGES: Final = frozenset(
         Counter.BYTES_TOTAL,
         Counter.ENDED,
         Counter.HELD,
+        Counter.SPOOLED,
         Counter.RING_USED_BYTES,
         Counter.RING_BYTES,
         Counter.UNACKED,
@@ -281,7 +276,7 @@ class CounterTable:
         growing = [counter for counter in Counter if counter not in GAUGES | TIMES]
         base[growing] = row[growing]
         # What waited in its memory is gone with it.
-        base[Counter.UNDELIVERED] += row[Counter.HELD]
+        base[Counter.UNDELIVERED] += row[Counter.HELD] + row[Counter.SPOOLED]
         # Causes are a text in a slot, not columns: they have no base that is added to them.
         self._skipped_before = self.skipped(process)
 

@@ -280,6 +280,8 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.DROPPED_TRADES] = stats.dropped_trades
     row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
     row[Counter.HELD] = stats.backlog_rows
+    row[Counter.SPOOLED] = stats.spooled_rows
+    row[Counter.SPOOL_LAG_NS] = stats.spool_lag_ns
     row[Counter.UNDELIVERED] = stats.undelivered
     row[Counter.ATTEMPTS] = stats.attempts
     row[Counter.SUBSCRIBED] = stats.subscribed
@@ -415,6 +417,7 @@ class LiveFeeds:
             silence_limit_ns=int(polygon.silence_s * NS_PER_S),
             socket=SocketLimits(message_bytes=polygon.max_frame_bytes),
             backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
+            catch_up_per_s=self.config.record.catch_up_per_s,
             drain_s=polygon.drain_s,
         )
 
@@ -455,7 +458,12 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]
 def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalRecorder:
     # The journal keeps the roots beside the frames, so that a replay decodes without this file.
     roots = (option_root(config.strikes.underlying),) if name == "options" else ()
-    return JournalRecorder(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
+    return JournalRecorder(
+        *(directory, name),
+        roots=roots,
+        late_after_ns=_late_after_ns(config),
+        sync_s=config.record.sync_s,
+    )
 
 
 def _late_after_ns(config: Config) -> int:
