@@ -46,6 +46,8 @@ class What(StrEnum):
     """The vendor refuses or does not answer something; `text` says what."""
     CONTROL = "control"
     """A replay was paused, resumed, or told another speed or end; `text` says what."""
+    SETTINGS = "settings"
+    """What a feed follows was changed while it runs; `text` says how."""
     RESTART = "restart"
     """A process of the run died or fell silent and was started again; `text` says which and why."""
     SPOOL = "spool"

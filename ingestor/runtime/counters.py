@@ -401,7 +401,7 @@ class CounterRow:
 
 
 class Slots:
-    """Texts of up to `SLOT_BYTES` in shared memory, each written by one process only.
+    """Texts of bounded length in shared memory, each written by one process only.
 
     A slot has two halves, and before all slots a byte for each says which half shows. That byte is
     written last: whoever is killed while it writes leaves the text before. Of a half:
@@ -411,16 +411,16 @@ class Slots:
     offset 8       the text
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = max(count, 1)
-        self._memory = mmap.mmap(-1, self._count * (1 + 2 * SLOT_BYTES))
+    def __init__(self, count: int, slot_bytes: int = SLOT_BYTES) -> None:
+        self._count, self._bytes = max(count, 1), slot_bytes
+        self._memory = mmap.mmap(-1, self._count * (1 + 2 * slot_bytes))
 
     def _at(self, slot: int, half: int) -> int:
-        return self._count + (2 * slot + half) * SLOT_BYTES
+        return self._count + (2 * slot + half) * self._bytes
 
     def put(self, slot: int, data: bytes) -> bool:
         """Show a text; False when it does not fit, and the one before stays."""
-        if len(data) > SLOT_BYTES - _HEAD.size:
+        if len(data) > self._bytes - _HEAD.size:
             return False
         half = 1 - self._memory[slot]
         at = self._at(slot, half)
@@ -435,7 +435,7 @@ class Slots:
         # Only two puts during one copy spoil it: the first of them writes the other half.
         for _ in range(_READ_TRIES):
             at = self._at(slot, self._memory[slot])
-            copy = self._memory[at : at + SLOT_BYTES]
+            copy = self._memory[at : at + self._bytes]
             size, checksum = _HEAD.unpack_from(copy)
             data = copy[_HEAD.size : _HEAD.size + size]
             if not size:

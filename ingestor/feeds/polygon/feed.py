@@ -112,8 +112,11 @@ class PolygonFeed:
         reference: ReferencePrice | None = None,
         strikes: FollowedStrikes | None = None,
         make_spool: MakeSpool | None = None,
+        renamed: Callable[[], Iterable[str] | None] = lambda: None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
+
+        `renamed` is asked ten times a second for names to follow instead; None: those of before.
 
         `make_spool` makes what goes before all that this feed hears.
 
@@ -125,6 +128,7 @@ class PolygonFeed:
         self._settings = settings
         self._sink = sink
         self._frame_log = frame_log
+        self._renamed = renamed
         self._target = Endpoint(settings.url, settings.socket)
         limits = settings.session
         self._session = Session(settings.api_key, names, random=random.random, limits=limits)
@@ -252,6 +256,8 @@ class PolygonFeed:
                     self._socket.close(command.code)
                 case Report(ReportKind.INFO):
                     log.info("%s: %s", self._settings.name, command.text)
+                case Report(ReportKind.SETTINGS):
+                    self._reporter.settings(command.text, self._settings.clock())
                 case Report():
                     self._reporter.alarm(command.text, self._settings.clock(), command.kind)
                 case Fail():
@@ -272,6 +278,8 @@ class PolygonFeed:
             self._reporter.tell_sums(wall_ns)
             self._watch(wall_ns, now_ns)
             self._carry_out(self._session.on_tick(now_ns))
+            if (names := self._renamed()) is not None:
+                self._carry_out(self._session.subscriptions.follow(names, now_ns))
             if self._follower is not None:
                 self._carry_out(self._follower.on_tick(now_ns, wall_ns))
             self._beat()

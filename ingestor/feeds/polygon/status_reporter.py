@@ -250,6 +250,11 @@ class StatusReporter:
         log.warning("%s: %s", self._feed, text)
         self._tell(What.SILENCE, at_ns, text, from_recv_ns=since_ns, to_recv_ns=at_ns)
 
+    def settings(self, text: str, at_ns: int) -> None:
+        """What the feed follows was changed."""
+        log.info("%s: %s", self._feed, text)
+        self._tell(What.SETTINGS, at_ns, text)
+
     def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
         """The vendor refuses something, or does not answer; of many of a kind tell a sum."""
         self._stats.alarms += 1
