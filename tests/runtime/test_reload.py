@@ -121,6 +121,7 @@ def test_as_many_symbols_as_the_configuration_takes_can_be_shown() -> None:
 def test_a_level_that_is_set_is_heeded_by_the_next_line_of_a_process_and_by_those_to_come(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    before = logging.getLogger().level
     try:
         logs.configure("one", "INFO")
         logs.set_level("ERROR")
@@ -129,4 +130,6 @@ def test_a_level_that_is_set_is_heeded_by_the_next_line_of_a_process_and_by_thos
         logging.getLogger("x").error("told")
     finally:
         logs.set_level("NOTSET")
+        # Which leaves the level as it is: other tests look at warnings.
+        logging.getLogger().setLevel(before)
     assert [line.split(": ", 1)[1] for line in capfd.readouterr().err.splitlines()] == ["told"]
