@@ -32,7 +32,7 @@ from ingestor.model.bounds import MAX_LINE_CHARS, printable
 from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 from ingestor.model.records import EVENT_TYPES
 from ingestor.runtime.latency import LatencyTable
-from ingestor.runtime.positions import Position
+from ingestor.runtime.positions import Position, Seek
 
 
 class Role(Flag):
@@ -144,6 +144,7 @@ class Counter(IntEnum):
     STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
     PID = 35, Role.ANY, "Number of the process."
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
+    SEEKS = 37, Role.FILES, "Seeks of a replay that a feed has followed."
 
 
 GAUGES: Final = frozenset(
@@ -239,6 +240,7 @@ class CounterTable:
         self._last_trades = Slots(1)
         self._skipped_before: dict[str, int] = {}
         self._position = Slots(1)
+        self._seek = Slots(1)
         self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:
@@ -346,6 +348,16 @@ class CounterTable:
     def note_position(self, position: Position) -> None:
         """Show how far the run is stored, all of it as one; for the publisher alone."""
         self._position.put(0, msgspec.json.encode(position))
+
+    @property
+    def seek(self) -> Seek:
+        """Where the feeds of a replay begin; number 0 before the first seek."""
+        data = self._seek.get(0)
+        return Seek() if data is None else msgspec.json.decode(data, type=Seek)
+
+    def note_seek(self, seek: Seek) -> None:
+        """Show where the feeds are to begin; for the publisher alone."""
+        self._seek.put(0, msgspec.json.encode(seek))
 
     def status(self, feed: int) -> FeedStatus | None:
         """Return what a feed has told last; None when there is none, or it changes all the time."""
