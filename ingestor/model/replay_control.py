@@ -225,7 +225,7 @@ def parse_command(words: Sequence[str], position_ns: int | None) -> ReplayComman
 
 
 def _timed(do: Do, values: Sequence[str], position_ns: int | None) -> ReplayCommand:
-    if do is not Do.SEEK and values in ([], ["off"]):
+    if do is not Do.SEEK and values == ["off"]:
         return ReplayCommand(do=do)
     first, last = (*values, "", "")[:2]
     if do is Do.SEEK and first[:1] in ("+", "-") and _SPAN(first[1:]):
