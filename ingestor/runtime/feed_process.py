@@ -315,11 +315,12 @@ class FeedProcess:
 
     def _wait(self, put: Callable[[], bool]) -> bool:
         """Try until there is room in the ring; False when the run is to stop or was sought."""
-        while not put():
+        # Of a generation that is over nothing is put, not even its end.
+        while not self._context.ring.renewed and not put():
             self._writer.beat()
             if self._leaves:
                 return False
-        return True
+        return not self._context.ring.renewed
 
     def _count(self) -> None:
         self._writer.beat()
