@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests import die_with_parent
 from tests.ports import free_port
 
@@ -34,6 +36,12 @@ server_name: "test"
 jetstream {{ store_dir: "{store_dir}" }}
 {extra_config}
 """
+
+
+FIRST_THE_CURRENT: Final = pytest.mark.parametrize(
+    "any_nats_server", ["current", pytest.param("old", marks=pytest.mark.slow)], indirect=True
+)
+"""For tests that take seconds: the old version is for those who run the slow ones."""
 
 
 class ServerFailedError(AssertionError):

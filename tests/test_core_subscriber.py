@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.nats_servers import NatsServer
+    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
 
 
 @contextmanager
@@ -69,6 +69,7 @@ def test_a_core_subscriber_beside_a_replay_sees_its_events_and_nothing_else(
     check(subscriber, any_nats_server, at_least)
 
 
+@FIRST_THE_CURRENT
 def test_a_core_subscriber_beside_a_live_run_sees_its_events_and_nothing_else(
     any_nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -267,7 +267,7 @@ def test_a_replay_shows_its_day_its_speed_and_a_hole_in_it(
     tmp_path: Path, tab: Tab, nats_server: NatsServer
 ) -> None:
     behind = depth(10, start_ns=DAY_NS + 7_200 * NS_PER_S)
-    records = np.concatenate([depth(4_000, step_ns=5 * 10**7), behind])
+    records = np.concatenate([depth(2_000, step_ns=5 * 10**7), behind])
     write_dbn(dbn_path(tmp_path / "data", "mbp-10"), records, schema="mbp-10")
     flags = ("--data-dir", str(tmp_path / "data"), "--feeds", "mbp10", "--nats", nats_server.url)
     module = "ingestor.replay_publisher"

@@ -211,7 +211,7 @@ def test_a_replay_whose_publisher_is_killed_leaves_the_stream_as_if_it_had_not_b
     more = ("--encoding", encoding)
     replay("--data-dir", str(data), "--nats", undisturbed.url, cwd=data.parent)
     kills = 2 if encoding == "json" else 1
-    finished = replay_through(kills, data, disturbed, "--speed", "4", *more)
+    finished = replay_through(kills, data, disturbed, "--speed", "8", *more)
     check_replay(finished, data, disturbed, undisturbed, packed=encoding == "packed")
 
 

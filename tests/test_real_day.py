@@ -21,7 +21,7 @@ import zstandard
 from ingestor.encode.packed import decode_packed
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, whole_block
-from tests.nats_servers import NatsServer, old_executable
+from tests.nats_servers import FIRST_THE_CURRENT, NatsServer, old_executable
 from tests.replay_cli import Finished, Stored, read_stream, replay
 
 DAY = "2023-12-25"
@@ -131,6 +131,7 @@ def day(real_day: Path) -> list[tuple[str, dict[str, Any]]]:
     return expected_day(real_day)
 
 
+@FIRST_THE_CURRENT
 def test_every_event_of_the_day_is_stored_in_order_and_equal_field_by_field(
     day: list[tuple[str, dict[str, Any]]],
     real_day: Path,
@@ -200,6 +201,7 @@ def test_the_summary_says_what_is_in_the_stream(
     }
 
 
+@pytest.mark.slow
 def test_a_second_run_publishes_the_same_bytes_in_the_same_order(
     real_day: Path, nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -302,7 +302,7 @@ def test_feeds_that_are_killed_are_started_again_and_the_stream_is_as_if_they_ha
     )
     undisturbed, disturbed = start_nats_server(), start_nats_server()
     run(data, undisturbed, "--speed", "0")
-    process = paced(data, disturbed, "--speed", "3", "--config", str(small))
+    process = paced(data, disturbed, "--speed", "6", "--config", str(small))
     publisher = children(process.pid)[-1]
     for _ in range(4):
         before = messages_in(disturbed.url)

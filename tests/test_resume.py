@@ -83,7 +83,7 @@ def test_a_job_that_is_complete_is_published_once(data: Path, nats_server: NatsS
     assert run(data, nats_server).summary["published"] == 1200
     again = run(data, nats_server)
     assert again.summary["published"] == 0
-    assert "holds all of these files, 1,200 events from sequence 1 to 1200" in again.err
+    assert "holds all of these files, 1,200 events from sequence 1 to 1,200" in again.err
     assert stored(nats_server) == 1200
 
 

@@ -69,7 +69,8 @@ class Bar:
         # Of a book its best level counts; a trade has neither side.
         best = event.levels[0] if hasattr(event, "levels") else event
         bid, ask = getattr(best, "bid_px", None), getattr(best, "ask_px", None)
-        if bid is not None and ask is not None:
+        # A book is crossed before an opening auction; nobody trades at such a spread.
+        if bid is not None and ask is not None and bid <= ask:
             self.spreads += ask - bid
             self.quotes += 1
         price = getattr(event, "price", None)
@@ -83,7 +84,7 @@ class Bar:
 
     @property
     def spread(self) -> float | None:
-        """Ask less bid, the mean of all quotes and books; None where there was none."""
+        """Ask less bid, the mean of quotes and books that are not crossed; None without any."""
         return self.spreads / self.quotes if self.quotes else None
 
 

@@ -179,7 +179,7 @@ def _complete(record: RunRecord, last: RunRecord) -> RunRecord:
         "stream %s holds all of these files, %s events from sequence %s to %s (run %s, ended %s):"
         " nothing is published; --again publishes them once more",
         *(record.stream, f"{sum(last.checkpoint.rows.values()):,}"),
-        *(last.job_seq, last.checkpoint.seq, last.run, iso_utc(last.updated_ns)[:19]),
+        *(f"{last.job_seq:,}", f"{last.checkpoint.seq:,}", last.run, iso_utc(last.updated_ns)[:19]),
     )
     return msgspec.structs.replace(
         record, state="done", job_seq=last.job_seq, checkpoint=last.checkpoint

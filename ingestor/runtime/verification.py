@@ -10,9 +10,11 @@ of arrival, of which a journal knows each feed's own: there each feed is compare
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from itertools import compress, repeat
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -33,6 +35,7 @@ from ingestor.runtime.feed_process import FeedSource
 from ingestor.runtime.run_records import subjects_of
 
 _MAX_MESSAGES: Final = 65_536
+_SUBJECT_AND_PAYLOAD: Final = itemgetter(0, 2)
 _NO_REPLY: Final = Reply(b"", b"")
 _LIVE: Final = (Source.POLYGON_WS, Source.DIRECT_FEED)
 
@@ -119,11 +122,31 @@ class Expected:
             _, runs = runs.split(int(frames.rows_stop[-1]))
 
 
+class _SubjectOf(dict[bytes, bytes]):
+    """The first line of a command to its subject; there are as many as messages have lengths."""
+
+    def __missing__(self, line: bytes) -> bytes:
+        self[line] = subject = line[4 : line.index(b" ", 4)]
+        return subject
+
+
+_SUBJECT_OF: Final = _SubjectOf()
+
+
 def _json_items(frames: bytes) -> list[Item]:
     # JSON escapes every control character: a line end parts a command and its payload alone.
     parts = frames.split(b"\r\n")
-    heads = parts[0:-1:2]
-    return list(zip([head[4 : head.index(b" ", 4)] for head in heads], parts[1::2], strict=True))
+    return list(zip(map(_SUBJECT_OF.__getitem__, parts[0:-1:2]), parts[1::2], strict=True))
+
+
+def _on(
+    subjects: frozenset[bytes], messages: list[Item], seqs: list[int]
+) -> tuple[list[Item], list[int]]:
+    """Return the messages on some subjects, and their sequences."""
+    if subjects.issuperset({message[0] for message in messages}):
+        return messages, seqs
+    chosen = [message[0] in subjects for message in messages]
+    return list(compress(messages, chosen)), list(compress(seqs, chosen))
 
 
 def items_of(subject: bytes, payload: bytes) -> list[Item]:
@@ -208,21 +231,19 @@ class Verification:
         return self._finish()
 
     def _take(self, chunk: Chunk, ours: frozenset[bytes], to_seq: int) -> None:
-        found = [
-            (frame[0], frame[2], seq)
-            for frame, seq in zip(chunk.frames, chunk.seqs, strict=True)
-            if frame[0] in ours and seq <= to_seq
-        ]
+        stop = bisect_right(chunk.seqs, to_seq)
+        found = list(map(_SUBJECT_AND_PAYLOAD, chunk.frames[:stop]))
+        found, seqs = _on(ours, found, chunk.seqs[:stop])
         if not found:
             return
         verdict = self._verdict
-        verdict.first_seq = verdict.first_seq or found[0][2]
-        verdict.last_seq = found[-1][2]
+        verdict.first_seq = verdict.first_seq or seqs[0]
+        verdict.last_seq = seqs[-1]
         if self._opening is None:
             # The first message tells for all of them: one run writes one encoding and one source.
             self._begin(opening_of(found[0][1]))
         for group in self._groups:
-            group.put(found)
+            group.put(found, seqs)
 
     def _begin(self, opening: Opening) -> None:
         self._opening = opening
@@ -265,19 +286,17 @@ class _Group:
         self._again = Expected(list(sources.values()), opening)
         self._pieces = self.expected.pieces()
         self._packed = opening.packed
-        self._subjects = {subject.encode() for subject in subjects_of(tuple(sources))}
+        self._subjects = frozenset(subject.encode() for subject in subjects_of(tuple(sources)))
 
-    def put(self, found: Sequence[tuple[bytes, bytes, int]]) -> None:
-        """Take stored messages, each as subject, payload and sequence."""
-        subjects = self._subjects
+    def put(self, found: list[Item], seqs: list[int]) -> None:
+        """Take stored messages, each as subject and payload, and the sequence of each."""
+        mine, numbers = _on(self._subjects, found, seqs)
         if self._packed:
-            for subject, payload, seq in found:
-                if subject in subjects:
-                    items = items_of(subject, payload)
-                    self.comparison.put_stored(items, [seq] * len(items))
+            for (subject, payload), seq in zip(mine, numbers, strict=True):
+                items = items_of(subject, payload)
+                self.comparison.put_stored(items, [seq] * len(items))
         else:
-            mine = [one for one in found if one[0] in subjects]
-            self.comparison.put_stored([one[:2] for one in mine], [one[2] for one in mine])
+            self.comparison.put_stored(mine, numbers)
         self._compare()
 
     def finish(self) -> None:

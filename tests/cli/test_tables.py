@@ -51,9 +51,9 @@ def test_a_print_that_comes_late_counts_in_the_bar_that_is_open() -> None:
     assert (bar.start_ns, bar.high, bar.trades) == (MINUTE, 5.0, 2)
 
 
-def test_the_spread_is_the_mean_of_quotes_with_two_sides() -> None:
+def test_the_spread_is_the_mean_of_quotes_with_two_sides_that_are_not_crossed() -> None:
     bars = Bars(MINUTE)
-    quotes = ((10.0, 10.5), (10.0, 11.5), (None, 10.0))
+    quotes = ((10.0, 10.5), (10.0, 11.5), (None, 10.0), (12.0, 10.0))
     for bid, ask in quotes:
         quote = event("market.stocks.quotes", ts_event_ns=0, bid_px=bid, ask_px=ask)
         assert bars.add(quote) is None

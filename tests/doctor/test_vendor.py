@@ -60,6 +60,16 @@ def test_a_name_that_is_not_found_and_a_port_where_nobody_listens_are_told() -> 
     assert_wrong(found["VENDOR_TCP"], "VENDOR_TCP", ExitCode.CHILD_FAILED)
 
 
+@pytest.mark.parametrize("given", ["a key", "a live run", "neither"])
+def test_a_vendor_that_is_not_reached_is_a_failure_to_who_needs_it(given: str) -> None:
+    url, key = f"ws://127.0.0.1:{free_port()}/stocks", KEY if given == "a key" else None
+    settings = Config(polygon=Polygon(stocks_url=url, options_url=url, api_key=key))
+    found = vendor_checks(settings, login=False, needed=given == "a live run")
+    (way,) = (finding for finding in found if finding.code == "VENDOR_TCP")
+    assert_wrong(way, "VENDOR_TCP", 0 if given == "neither" else ExitCode.CHILD_FAILED)
+    assert way.found.endswith("only a live run needs it") == (given == "neither")
+
+
 def test_a_server_that_speaks_no_tls_is_told() -> None:
     with simulator() as vendor:
         found = {one.code: one for one in way_checks(vendor.stocks_url.replace("ws://", "wss://"))}

@@ -39,7 +39,7 @@ def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = 
     assert fast.rows_by_rtype == reference.rows_by_rtype
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     runs=strategies.runs(),
     first=st.integers(0, 10**12 - 100),

@@ -71,7 +71,7 @@ def test_both_readers_refuse_the_same_for_the_same_reasons(runs: Runs) -> None:
     check_both(frames_of(list(payloads(runs))))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=120)
 @given(strategies.sound_runs(max_size=4), st.randoms(use_true_random=False))
 def test_both_readers_say_the_same_of_mutated_messages(runs: Runs, random: Random) -> None:
     frames = frames_of(list(payloads(runs)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ingestor.publish.publisher import Publisher
-    from tests.nats_servers import NatsServer
+    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
 
 ROWS = 400
 HELD_BYTES = 2_000
@@ -147,6 +147,7 @@ def test_a_batch_that_has_not_begun_when_its_connection_is_lost_is_stored_once(
     asyncio.run(run())
 
 
+@FIRST_THE_CURRENT
 def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
     any_nats_server: NatsServer,
 ) -> None:
@@ -239,6 +240,7 @@ def test_what_is_under_way_is_sent_again_though_nobody_sends(any_nats_server: Na
     asyncio.run(run())
 
 
+@FIRST_THE_CURRENT
 def test_rows_of_another_publisher_between_ours_do_not_count_as_ours(
     any_nats_server: NatsServer,
 ) -> None:

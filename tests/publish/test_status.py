@@ -34,7 +34,7 @@ from tests.publish.proxy import Proxy
 if TYPE_CHECKING:
     from ingestor.publish.publisher import Publisher
     from tests.conftest import StartNatsServer
-    from tests.nats_servers import NatsServer
+    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
 
 STREAM = "INGESTOR_STATUS"
 
@@ -161,6 +161,7 @@ def test_a_status_whose_acknowledgement_is_lost_is_sent_again_and_stored_once(
     asyncio.run(check())
 
 
+@FIRST_THE_CURRENT
 def test_a_server_killed_again_and_again_holds_every_status_once_and_in_order(
     any_nats_server: NatsServer,
 ) -> None:
