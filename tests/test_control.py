@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import numpy as np
 import pytest
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
+from ingestor.encode.packed import decode_packed
 from ingestor.model.errors import ExitCode, JobExistsError
+from ingestor.model.records import Records
 from tests.conftest import StartNatsServer
 from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
@@ -204,6 +207,28 @@ def test_after_a_seek_back_or_forth_comes_what_a_run_from_there_publishes(
     again = replay("--data-dir", str(data), "--nats", steered.url, cwd=data.parent)
     assert again.exit_code == JobExistsError.exit_code
     assert "was sought in" in again.err
+
+
+def packed_rows(url: str, subject: str) -> Records:
+    found = [one.data for one in read_stream(url) if one.subject == subject]
+    return np.concatenate([decode_packed(data).records for data in found])
+
+
+@pytest.mark.slow
+def test_packed_rows_after_a_seek_are_those_of_a_run_from_there(
+    data: Path, nats_server: NatsServer, start_nats_server: StartNatsServer
+) -> None:
+    fresh = start_nats_server()
+    packed = ("--encoding", "packed")
+    replay("--data-dir", str(data), "--nats", fresh.url, *packed, cwd=data.parent)
+    run = Steered(data, nats_server, "--paused", *packed)
+    run.do("seek", "2024-01-02T00:00:20Z")
+    run.end()
+    for subject in ("market.futures.trades", "market.futures.mbp10"):
+        rows = packed_rows(fresh.url, subject)
+        expected = rows[rows["ts_event_ns"] >= DAY_NS + 20 * 10**9]
+        assert packed_rows(run.url, subject).tobytes() == expected.tobytes()
+        assert len(expected)
 
 
 def test_a_loop_goes_round_and_a_publisher_or_a_feed_that_dies_in_it_changes_nothing(
