@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import numpy as np
 import pytest
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
-from ingestor.model.errors import ExitCode
+from ingestor.encode.packed import decode_packed
+from ingestor.model.errors import ExitCode, JobExistsError
+from ingestor.model.records import Records
 from tests.conftest import StartNatsServer
 from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
 from tests.processes import named
 from tests.replay_cli import Stored, finish, read_stream, replay, start
 
+DAY_NS = 1_704_153_600 * 10**9
 PATIENCE_S = 20.0
 ROWS = 1_200
 
@@ -158,7 +162,7 @@ def test_steps_a_bound_and_a_pause_publish_what_they_say_and_all_of_it_is_the_wh
     expected = whole(data, start_nats_server)
     assert steered.do("status")["state"] == {
         "paused": True, "stepping": False, "speed": 0.0, "until_ns": None,
-        "position_ns": None, "generation": 0,
+        "position_ns": None, "generation": 0, "seeking_ns": None, "loop_ns": None,
     }  # fmt: skip
     assert steered.do("step", "7")["state"]["paused"]
     assert payloads(steered.stored(7)) == expected[:7]
@@ -175,6 +179,80 @@ def test_steps_a_bound_and_a_pause_publish_what_they_say_and_all_of_it_is_the_wh
     assert state["position_ns"] < stepped["position_ns"] < state["position_ns"] + 10**9
     assert steered.end()["published"] == ROWS
     assert payloads(read_stream(steered.url)) == expected
+
+
+def since(events: Sequence[tuple[str, bytes]], at_ns: int) -> list[tuple[str, bytes]]:
+    """What a run publishes that begins at a time: all events at or after it."""
+    return [one for one in events if json.loads(one[1])["ts_event_ns"] >= at_ns]
+
+
+def test_after_a_seek_back_or_forth_comes_what_a_run_from_there_publishes(
+    data: Path, steered: Steered, start_nats_server: StartNatsServer
+) -> None:
+    expected = whole(data, start_nats_server)
+    steered.do("step", "7")
+    steered.do("seek", "2024-01-02T00:00:20.05Z")
+    steered.do("step", "5")
+    forth = expected[:7] + since(expected, DAY_NS + 20_050_000_000)[:5]
+    assert payloads(steered.stored(12)) == forth
+    # Back over all that the feeds have read, which have come to their ends.
+    steered.do("seek", "-15s")
+    position_ns = json.loads(forth[-1][1])["ts_event_ns"] - 15 * 10**9
+    assert steered.do("status")["state"]["position_ns"] == position_ns
+    steered.end()
+    assert payloads(read_stream(steered.url)) == forth + since(expected, position_ns)
+    told = statuses(steered.url)
+    assert [one["generation"] for one in told] == [*range(1, len(told) + 1)]
+    assert told[1]["to_event_ns"] == DAY_NS + 20_050_000_000
+    again = replay("--data-dir", str(data), "--nats", steered.url, cwd=data.parent)
+    assert again.exit_code == JobExistsError.exit_code
+    assert "was sought in" in again.err
+
+
+def packed_rows(url: str, subject: str) -> Records:
+    found = [one.data for one in read_stream(url) if one.subject == subject]
+    return np.concatenate([decode_packed(data).records for data in found])
+
+
+@pytest.mark.slow
+def test_packed_rows_after_a_seek_are_those_of_a_run_from_there(
+    data: Path, nats_server: NatsServer, start_nats_server: StartNatsServer
+) -> None:
+    fresh = start_nats_server()
+    packed = ("--encoding", "packed")
+    replay("--data-dir", str(data), "--nats", fresh.url, *packed, cwd=data.parent)
+    run = Steered(data, nats_server, "--paused", *packed)
+    run.do("seek", "2024-01-02T00:00:20Z")
+    run.end()
+    for subject in ("market.futures.trades", "market.futures.mbp10"):
+        rows = packed_rows(fresh.url, subject)
+        expected = rows[rows["ts_event_ns"] >= DAY_NS + 20 * 10**9]
+        assert packed_rows(run.url, subject).tobytes() == expected.tobytes()
+        assert len(expected)
+
+
+def test_a_loop_goes_round_and_a_publisher_or_a_feed_that_dies_in_it_changes_nothing(
+    data: Path, steered: Steered, start_nats_server: StartNatsServer
+) -> None:
+    expected = whole(data, start_nats_server)
+    ten = since(expected, DAY_NS + 10 * 10**9)
+    ten = ten[: len(ten) - len(since(expected, DAY_NS + 11 * 10**9))]
+    steered.do("loop", "2024-01-02T00:00:10Z 2024-01-02T00:00:11Z")
+    steered.do("step", "3")
+    named(steered.process.pid, "trades").kill()
+    named(steered.process.pid, "publisher").kill()
+    steered.stored(3)
+    steered.do("speed", "4")
+    steered.do("resume")
+    steered._await(lambda: messages(steered.url) > 2 * len(ten))
+    steered.do("pause")
+    steered.do("loop", "off")
+    steered.end()
+    found = payloads(read_stream(steered.url))
+    # The last one plays on behind its end.
+    rounds = next(n for n in range(1, 99) if found[: n * len(ten)] != ten * n) - 2
+    assert rounds >= 2
+    assert found[rounds * len(ten) :] == since(expected, DAY_NS + 10 * 10**9)
 
 
 def test_each_change_is_a_status_with_its_generation_and_place(steered: Steered) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -41,7 +42,8 @@ MAX_REPLAYS: Final = 1_000
 STEP_POLL_S: Final = 0.05
 
 _ABOUT: Final = """\
-Steer a replay that is running: pause and resume it, change its speed, step through it, stop it.
+Steer a replay that is running: pause and resume it, change its speed, step through it, seek to a
+time in it, loop over a part of it, stop it.
 It is found through the NATS server that it publishes to.
 """
 
@@ -53,6 +55,9 @@ commands:
   step N            pause, and publish the next N events at once
   step SPAN         the same with all events of 5s, 250ms, 1m (the word is back when that is done)
   until TIME        pause before the first event at or after it; `until off` plays to the end
+  seek TIME         go on with the first event at or after it, back or forth; also -10s, -5m
+  loop FROM TO      seek to FROM, and go back there before the first event at or after TO;
+                    `loop off` plays on
   stop              end it in order, as SIGTERM does
   list              which replays there are
 
@@ -63,6 +68,8 @@ times:
 examples:
   ingestor ctl pause
   ingestor ctl step 5s
+  ingestor ctl seek 15:30
+  ingestor ctl loop 15:30 15:31
   ingestor ctl --run 20251216143000-host-4711-ab12 speed 100
   nats request ingestor.control.20251216143000-host-4711-ab12.speed 100    the same
   nats micro info ingestor-replay
@@ -133,7 +140,7 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             return _list(await running(connection), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
-        while given.command == Do.STEP and answer.state is not None and answer.state.stepping:
+        while _is_under_way(given.command, answer):
             await asyncio.sleep(STEP_POLL_S)
             answer = await _command(connection, run, Do.STATUS, [])
     finally:
@@ -141,6 +148,12 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
     text = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
     sys.stdout.write(f"{text}\n")
     return ExitCode.OK
+
+
+def _is_under_way(command: str, answer: ControlAnswer) -> bool:
+    if command in (Do.SEEK, Do.LOOP):
+        return answer.state is not None and answer.state.seeking_ns is not None
+    return command == Do.STEP and answer.state is not None and answer.state.stepping
 
 
 def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
@@ -197,4 +210,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print the answer as one JSON object")
     made.add_argument("command", choices=[*Do, "list"], metavar="COMMAND", help="see below")
     made.add_argument("value", nargs="*", metavar="VALUE", help="what it takes")
+    # Or `seek -5m` would be taken for an option.
+    made._negative_number_matcher = re.compile(r"-\d")
     return made

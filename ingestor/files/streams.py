@@ -53,6 +53,24 @@ _KINDS: Final = (
 )
 
 
+class Searchable(Protocol):
+    """Bytes of which any can be looked at.
+
+    Attributes:
+        size: How many there are.
+    """
+
+    size: int
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Return the bytes there, fewer at the end or where they cannot be read; moves nothing."""
+        ...
+
+    def jump(self, offset: int) -> None:
+        """Go on reading there."""
+        ...
+
+
 class ByteStream(Protocol):
     """Decompressed bytes, read front to back.
 
@@ -60,10 +78,12 @@ class ByteStream(Protocol):
         slack: Smallest room that `read_some` accepts; 0 if any will do.
         position: Bytes of the file on disk consumed so far, for a progress bar.
         failure: None, or why the stream ended before its time.
+        searchable: The stream as one that need not be read front to back; None where it must be.
     """
 
     slack: int
     failure: str | None
+    searchable: Searchable | None
 
     @property
     def position(self) -> int:
@@ -126,6 +146,22 @@ class _Plain:
         self._file = file
         self.position = 0
         self.failure: str | None = None
+        self.size = file.seek(0, SEEK_END)
+        file.seek(0)
+        self.searchable: Searchable | None = self
+
+    def peek(self, offset: int, size: int) -> bytes:
+        try:
+            self._file.seek(offset)
+            return self._file.read(size)
+        except OSError:
+            # What is really wrong there the reading will tell.
+            return b""
+        finally:
+            self._file.seek(self.position)
+
+    def jump(self, offset: int) -> None:
+        self.position = self._file.seek(offset)
 
     def read_some(self, room: memoryview) -> int | None:
         try:
@@ -150,6 +186,7 @@ class _Compressed:
             cast("IO[bytes]", self._source), read_across_frames=True
         )
         self.failure: str | None = None
+        self.searchable: Searchable | None = None
 
     @property
     def position(self) -> int:

@@ -67,6 +67,10 @@ class WatermarkMerge:
     def __init__(self, feeds: int) -> None:
         self._lanes = [_Lane() for _ in range(feeds)]
 
+    def begin_anew(self) -> None:
+        """Forget all blocks: every feed begins again, at another place."""
+        self._lanes = [_Lane() for _ in self._lanes]
+
     def room(self, feed: int) -> int:
         """Return how many more blocks of a feed can be held."""
         return MAX_PENDING_BLOCKS - len(self._lanes[feed].pending)
@@ -183,6 +187,10 @@ class ArrivalMerge:
     def __init__(self, feeds: int) -> None:
         self._open = set(range(feeds))
         self._pending: list[Block] = []
+
+    def begin_anew(self) -> None:
+        """Forget all blocks; feeds that have ended have."""
+        self._pending = []
 
     def room(self, feed: int) -> int:
         """Return how many more blocks of an open feed can be held."""

@@ -9,6 +9,10 @@ A pause stops the schedule where it stands, which is up to the next event: an ev
 3 s is due in 3 s when it goes on. Where sending has fallen behind, what was late is forgiven at a
 change, or a slower speed would be reached only once all of it was made up for. Every change that is
 made counts as a generation, and is told in a sentence (`changes`).
+
+A seek drops the block. From then on nothing can be taken until whoever loads blocks begins anew
+with the first row at or after `seeking_ns`, and says so (`begin_anew`). A loop is a seek that is
+made wherever its end is reached. The schedule begins anew with the first row, as in a fresh run.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ingestor.model.blocks import Int64s
+from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.clock import iso_utc
 from ingestor.model.replay_control import (
     ControlAnswer,
@@ -28,6 +33,7 @@ from ingestor.model.replay_control import (
     place_text,
     span_text,
     speed_text,
+    window_text,
 )
 from ingestor.model.units import INT64_MAX
 
@@ -107,6 +113,8 @@ class Change(NamedTuple):
     generation: int
     position_ns: int | None
     text: str
+    to_ns: int | None = None
+    """Where a seek leads: what comes next is the first row at or after it."""
 
 
 class Steering:
@@ -114,8 +122,10 @@ class Steering:
 
     Attributes:
         speed: As told: seconds of event time a second, 0 as fast as possible.
-        position_ns: Event time of the last row that was taken, None before the first.
+        position_ns: Event time of the last row that was taken, None before the first; after a
+            seek, the time that was sought until a row is taken.
         generation: Changes made so far.
+        seeking_ns: The time of a seek that is under way, None where none is.
     """
 
     def __init__(
@@ -125,6 +135,10 @@ class Steering:
         self.speed = speed
         self.position_ns: int | None = None
         self.generation = 0
+        self.seeking_ns: int | None = None
+        self._loop_ns: tuple[int, int] | None = None
+        self._has_moved = False
+        """Whether a row was taken since the last seek."""
         self._max_gap_ns = max_gap_ns
         self._pacer = Pacer(speed, max_gap_ns) if speed else None
         self._paused = paused
@@ -150,12 +164,17 @@ class Steering:
             until_ns=self._until_ns,
             position_ns=self.position_ns,
             generation=self.generation,
+            seeking_ns=self.seeking_ns,
+            loop_ns=self._loop_ns,
         )
 
     def restore(self, state: ReplayState) -> None:
         """Go on as another process did that died: before the first block."""
         self._paused, self._until_ns = state.paused, state.until_ns
         self.position_ns, self.generation = state.position_ns, state.generation
+        self.seeking_ns, self._loop_ns = state.seeking_ns, state.loop_ns
+        # Nobody knows any more; a loop over nothing then takes one round more to end.
+        self._has_moved = True
         self.speed = state.speed
         self._pacer = Pacer(state.speed, self._max_gap_ns) if state.speed else None
 
@@ -186,11 +205,12 @@ class Steering:
     def next_due_ns(self, now_ns: int) -> int:
         """Return when the next row is due, of which there must be one; `NEVER` while it is held.
 
-        Where a bound holds it, that is reached here: the replay is paused, or its step done.
+        Where a bound holds it, that is reached here: the replay is paused, its step done, or its
+        loop sought to the begin. During a seek it is 0.
         """
-        if self._limit() == self._done:
+        if self.seeking_ns is None and self._limit() == self._done:
             self._reach(now_ns)
-        if self._stepping:
+        if self._stepping or self.seeking_ns is not None:
             return 0
         if self._paused:
             return NEVER
@@ -226,6 +246,8 @@ class Steering:
             stop = min(stop, self._done + self._step_rows)
         if self._step_until_ns is not None:
             stop = min(stop, int(np.searchsorted(self._keys, self._step_until_ns, "left")))
+        if self._loop_ns is not None:
+            stop = min(stop, int(np.searchsorted(self._keys, self._loop_ns[1], "left")))
         return max(stop, self._done)
 
     def _note_taken(self, stop: int) -> None:
@@ -234,7 +256,7 @@ class Steering:
         if self._paused and self._pacer is not None:
             # A step moves the schedule along: the next row comes after its distance from this one.
             self._stands_ns = max(self._stands_ns or 0, int(self._due[stop - 1]))
-        self._done = stop
+        self._done, self._has_moved = stop, True
         self.position_ns = int(self._keys[stop - 1])
 
     def _reach(self, now_ns: int) -> None:
@@ -248,6 +270,33 @@ class Steering:
             self._end_step()
             self._pause(now_ns)
             self._note(f"paused {place_text(self.position_ns)}: played until {until}")
+        if (
+            self._loop_ns is not None
+            and next_ns >= self._loop_ns[1]
+            and (self._stepping or not self._paused)
+        ):
+            self._go_round(now_ns)
+
+    def come_to_end(self, now_ns: int) -> None:
+        """Note that there are no more rows: a loop that ends behind them goes round."""
+        if self.seeking_ns is None and self._loop_ns is not None:
+            self._go_round(now_ns)
+
+    def begin_anew(self) -> None:
+        """Note that the rows that are loaded from now on are those from `seeking_ns` on."""
+        self.seeking_ns = None
+
+    def _go_round(self, now_ns: int) -> None:
+        if self._loop_ns is None:
+            return
+        if self._has_moved:
+            self._jump(self._loop_ns[0], f"loops back from {place_text(self.position_ns)}")
+            return
+        # Round and round at full speed, and never an event.
+        window, self._loop_ns = window_text(self._loop_ns), None
+        self._end_step()
+        self._pause(now_ns)
+        self._note(f"paused: there is nothing to loop over from {window}")
 
     def _end_step(self) -> None:
         self._step_rows, self._step_span_ns, self._step_until_ns = 0, 0, None
@@ -269,13 +318,17 @@ class Steering:
                 text = self._step(command, now_ns)
             case Do.UNTIL:
                 text = self._play_until(command.at_ns)
+            case Do.SEEK:
+                text = self._seek(command)
+            case Do.LOOP:
+                text = self._loop_over(command)
             case _:
                 text = self.state.sentence()
         return ControlAnswer(ok=True, text=text, state=self.state)
 
-    def _note(self, text: str) -> str:
+    def _note(self, text: str, to_ns: int | None = None) -> str:
         self.generation += 1
-        self._changes.append(Change(self.generation, self.position_ns, text))
+        self._changes.append(Change(self.generation, self.position_ns, text, to_ns))
         return text
 
     def _hold(self, now_ns: int) -> str:
@@ -358,3 +411,35 @@ class Steering:
         self._until_ns = at_ns
         how_far = "to the end" if at_ns is None else f"until {iso_utc(at_ns)}"
         return self._note(f"plays {how_far}, {place_text(self.position_ns)}")
+
+    def _seek(self, command: ReplayCommand) -> str:
+        at_ns = command.at_ns
+        if at_ns is None:
+            if self.position_ns is None:
+                return "nothing has been published yet: there is no place to count from"
+            at_ns = min(max(self.position_ns + (command.by_ns or 0), 0), MAX_TIME_NS)
+        if self._loop_ns is not None and not self._loop_ns[0] <= at_ns < self._loop_ns[1]:
+            self._loop_ns = None
+        return self._jump(at_ns, f"seeks to {iso_utc(at_ns)}, from {place_text(self.position_ns)}")
+
+    def _loop_over(self, command: ReplayCommand) -> str:
+        if command.at_ns is None or command.to_ns is None:
+            if self._loop_ns is None:
+                return "it does not loop"
+            self._loop_ns = None
+            return self._note(f"loops no more, {place_text(self.position_ns)}")
+        self._loop_ns = (command.at_ns, command.to_ns)
+        return self._jump(command.at_ns, f"loops over {window_text(self._loop_ns)}")
+
+    def _jump(self, at_ns: int, text: str) -> str:
+        """Forget the block and its schedule; paused is paused, and a step is over."""
+        self._note(text, at_ns)
+        self._end_step()
+        if self._until_ns is not None and self._until_ns <= at_ns:
+            self._until_ns = None
+        self._keys, self._due, self._done = _NO_ROWS, _NO_ROWS, 0
+        self._stepped_to_ns, self._stands_ns = 0, None
+        self._pacer = Pacer(self.speed, self._max_gap_ns) if self.speed else None
+        self.position_ns = self.seeking_ns = at_ns
+        self._has_moved = False
+        return text

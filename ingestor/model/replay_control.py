@@ -56,13 +56,22 @@ class Do(StrEnum):
     """Pause, and publish a number of events or a span more, at once."""
     UNTIL = "until"
     """Pause before the first event at or after `at_ns`; without one nothing pauses it any more."""
+    SEEK = "seek"
+    """Drop what is not sent, and go on with the first event at or after a time, back or forth."""
+    LOOP = "loop"
+    """Seek to `at_ns`, and go back there before the first event at or after `to_ns`; without them
+    it loops no more."""
     STOP = "stop"
     STATUS = "status"
     """Change nothing: the answer tells how it stands."""
 
 
+TIMED: Final = frozenset({Do.UNTIL, Do.SEEK, Do.LOOP})
+"""Commands whose times may be told from where the replay is."""
+
 MaybeEvents = Annotated[int, msgspec.Meta(ge=1, le=INT64_MAX)] | None
 MaybeSpeed = Annotated[float, msgspec.Meta(ge=0, le=MAX_SPEED)] | None
+MaybeShift = Annotated[int, msgspec.Meta(ge=-MAX_TIME_NS, le=MAX_TIME_NS)] | None
 MaybeTime = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)] | None
 
 
@@ -78,26 +87,34 @@ class ReplayCommand(
     span_ns: MaybeEvents = None
     """Of `STEP`: a number of events, or all within a span of event time."""
     at_ns: MaybeTime = None
-    """Of `UNTIL`."""
+    """Of `UNTIL`, `SEEK`, and where a `LOOP` begins."""
+    to_ns: MaybeTime = None
+    """Of `LOOP`: where it ends."""
+    by_ns: MaybeShift = None
+    """Of `SEEK`: so far from where the replay is, back where it is negative."""
 
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec tells as one of its own, for what makes no sense."""
         # The first field is `do`; all others are values that some commands take.
         given = {name for name in self.__struct_fields__[1:] if getattr(self, name) is not None}
-        allowed, least = _VALUES.get(self.do, (frozenset(), 0))
-        if not given <= allowed or not least <= len(given) <= 1:
+        allowed, counts = _VALUES.get(self.do, (frozenset(), (0,)))
+        if not given <= allowed or len(given) not in counts:
             wanted = " or ".join(sorted(allowed)) or "no value"
             raise ValueError(f"{self.do} takes {wanted}")
         if self.speed is not None and 0 < self.speed < MIN_SPEED:
             raise ValueError(f"the speed is 0 or at least {MIN_SPEED}")
+        if self.at_ns is not None and self.to_ns is not None and self.to_ns <= self.at_ns:
+            raise ValueError("a loop ends after it begins")
 
 
 _VALUES: Final = {
-    Do.SPEED: (frozenset({"speed"}), 1),
-    Do.STEP: (frozenset({"events", "span_ns"}), 1),
-    Do.UNTIL: (frozenset({"at_ns"}), 0),
+    Do.SPEED: (frozenset({"speed"}), (1,)),
+    Do.STEP: (frozenset({"events", "span_ns"}), (1,)),
+    Do.UNTIL: (frozenset({"at_ns"}), (0, 1)),
+    Do.SEEK: (frozenset({"at_ns", "by_ns"}), (1,)),
+    Do.LOOP: (frozenset({"at_ns", "to_ns"}), (0, 2)),
 }
-"""Which values a command takes, and how many it needs."""
+"""Which values a command takes, and how many of them."""
 
 
 class ReplayState(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +127,13 @@ class ReplayState(msgspec.Struct, frozen=True, kw_only=True):
     """As it was told; 0 as fast as possible."""
     until_ns: int | None = None
     position_ns: int | None = None
-    """Event time of the last event that was handed on, None before the first."""
+    """Event time of the last event that was handed on, None before the first; after a seek, the
+    time that was sought until there is one."""
     generation: int = 0
+    seeking_ns: int | None = None
+    """A seek to this time is under way: of what was before, nothing more is sent."""
+    loop_ns: tuple[int, int] | None = None
+    """Where a loop begins and ends."""
 
     def sentence(self, attained: float | None = None) -> str:
         """One line for people; `attained` is the speed that was measured."""
@@ -124,6 +146,8 @@ class ReplayState(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"attained x{attained:,.4g}")
         if self.until_ns is not None:
             parts.append(f"until {iso_utc(self.until_ns)} ({new_york_time(self.until_ns)})")
+        if self.loop_ns is not None:
+            parts.append(f"looping over {window_text(self.loop_ns)}")
         return f"{', '.join(parts)} (generation {self.generation})"
 
 
@@ -149,6 +173,11 @@ def speed_text(speed: float) -> str:
 def place_text(position_ns: int | None) -> str:
     """Return where a replay stands."""
     return "before the first event" if position_ns is None else f"at {iso_utc(position_ns)}"
+
+
+def window_text(window_ns: tuple[int, int]) -> str:
+    """Return the window of a loop."""
+    return " to ".join(map(iso_utc, window_ns))
 
 
 def span_text(span_ns: int) -> str:
@@ -179,8 +208,7 @@ def parse_command(words: Sequence[str], position_ns: int | None) -> ReplayComman
         allowed = ", ".join(Do)
         raise ConfigurationError(f"there is no command {' '.join(given[:1])!r}; allowed: {allowed}")
     do, values = Do(given[0]), given[1:]
-    # A command takes one value at most, and only those of `_VALUES` take any.
-    if len(values) > (do in _VALUES):
+    if len(values) > max(_VALUES[do][1] if do in _VALUES else (0,)):
         raise ConfigurationError(f"{do} does not take {' '.join(values)!r}")
     value = values[0] if values else ""
     try:
@@ -191,11 +219,24 @@ def parse_command(words: Sequence[str], position_ns: int | None) -> ReplayComman
                 return ReplayCommand(do=do, span_ns=_span_ns(value))
             case Do.STEP:
                 return ReplayCommand(do=do, events=_events(value))
-            case Do.UNTIL if value != "off":
-                return ReplayCommand(do=do, at_ns=moment_ns(value, position_ns))
+            case Do.UNTIL | Do.SEEK | Do.LOOP:
+                return _timed(do, values, position_ns)
         return ReplayCommand(do=do)
     except ValueError as error:
-        raise ConfigurationError(f"{do} {printable(value)!r}: {error}") from None
+        raise ConfigurationError(f"{do} {printable(' '.join(values))!r}: {error}") from None
+
+
+def _timed(do: Do, values: Sequence[str], position_ns: int | None) -> ReplayCommand:
+    if do is not Do.SEEK and values == ["off"]:
+        return ReplayCommand(do=do)
+    first, last = (*values, "", "")[:2]
+    if do is Do.SEEK and first[:1] in ("+", "-") and _SPAN(first[1:]):
+        # Counted by the replay itself: a position that is asked for is of a moment ago.
+        shift_ns = _span_ns(first[1:])
+        return ReplayCommand(do=do, by_ns=-shift_ns if first[0] == "-" else shift_ns)
+    at_ns = moment_ns(first, position_ns)
+    to_ns = moment_ns(last, position_ns) if do is Do.LOOP else None
+    return ReplayCommand(do=do, at_ns=at_ns, to_ns=to_ns)
 
 
 def _speed(text: str) -> float:

@@ -206,7 +206,7 @@ class BlockRing:
             # A taker that found the lock held by this failed attempt waits for the bell.
             self._doorbell.ring()
             left_s = deadline_s - time.monotonic() if timeout_s else 0.0
-            if left_s <= 0:
+            if left_s <= 0 or self.renewed:
                 return False
             # Woken, not looking again and again: a look every millisecond cost the process that
             # reads a file 0.3 us a record. Waits before the look that decides: none is missed.

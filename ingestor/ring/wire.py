@@ -162,6 +162,12 @@ class RingReader:
         """Begin with the symbols that are given."""
         self.symbols = self._table = dict(self.symbols)
 
+    def begin_anew(self) -> None:
+        """Forget what was read: the feed begins again, at another place."""
+        self.ended, self.rows, self._repeated = False, 0, 0
+        self.symbols = self._table = {}
+        self._in_use = self._in_order = False
+
     def read(self, message: Message) -> Block | FeedStatus | Begin | None:
         """Return what is in a message; None when it only changes the reader's state.
 

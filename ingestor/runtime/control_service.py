@@ -22,6 +22,7 @@ from ingestor import __version__
 from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
+    TIMED,
     ControlAnswer,
     Do,
     parse_command,
@@ -80,7 +81,7 @@ class ControlService:
             ServiceConfig(
                 name=SERVICE,
                 version=__version__,
-                description="steers a replay: pause, resume, speed, step, until, stop",
+                description="steers a replay: pause, resume, speed, step, until, seek, loop, stop",
                 metadata=metadata(record),
                 stats_handler=lambda _: self._figures(meter),
             ),
@@ -104,7 +105,7 @@ class ControlService:
         try:
             words = payload.decode(errors="replace").split()
             # Only its time may be told from where the replay is; asking costs a round to it.
-            at_ns = await self.controller.position_ns(ended) if do is Do.UNTIL else None
+            at_ns = await self.controller.position_ns(ended) if do in TIMED else None
             command = parse_command([do, *words], at_ns)
         except ConfigurationError as error:
             raise ServiceError("400", str(error)) from None

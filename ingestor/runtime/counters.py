@@ -32,7 +32,7 @@ from ingestor.model.bounds import MAX_LINE_CHARS, printable
 from ingestor.model.feed_status import FeedStatus, decode_status, encode_status, shortened
 from ingestor.model.records import EVENT_TYPES
 from ingestor.runtime.latency import LatencyTable
-from ingestor.runtime.positions import Position
+from ingestor.runtime.positions import Position, Seek
 
 
 class Role(Flag):
@@ -138,6 +138,7 @@ class Counter(IntEnum):
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
     SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
     SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
+    SEEKS = 39, Role.FILES, "Seeks of a replay that a feed has followed."
 
 
 GAUGES: Final = frozenset(
@@ -234,6 +235,7 @@ class CounterTable:
         self._last_trades = Slots(1)
         self._skipped_before: dict[str, int] = {}
         self._position = Slots(1)
+        self._seek = Slots(1)
         self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:
@@ -341,6 +343,16 @@ class CounterTable:
     def note_position(self, position: Position) -> None:
         """Show how far the run is stored, all of it as one; for the publisher alone."""
         self._position.put(0, msgspec.json.encode(position))
+
+    @property
+    def seek(self) -> Seek:
+        """Where the feeds of a replay begin; number 0 before the first seek."""
+        data = self._seek.get(0)
+        return Seek() if data is None else msgspec.json.decode(data, type=Seek)
+
+    def note_seek(self, seek: Seek) -> None:
+        """Show where the feeds are to begin; for the publisher alone."""
+        self._seek.put(0, msgspec.json.encode(seek))
 
     def status(self, feed: int) -> FeedStatus | None:
         """Return what a feed has told last; None when there is none, or it changes all the time."""

@@ -158,7 +158,7 @@ class RingSink(RingWriter):
         if self._ring.renewed:
             stored = self._stored()
             rows, statuses = self._rows.rewind(stored.stored), self._statuses.rewind(stored.told)
-            self._begin_again(rows, statuses)
+            self.begin_again(rows, statuses)
         while (status := self._statuses.again()) is not None:
             if not super().tell(status):
                 return False

@@ -115,7 +115,7 @@ class RingWriter:
         put_ns = time.monotonic_ns() if self._stamps else 0
         return self._put(records_message(block.records, put_ns), timeout_s)
 
-    def _begin_again(self, next_row: int, next_status: int) -> None:
+    def begin_again(self, next_row: int, next_status: int) -> None:
         """Put for a reader that has just begun: it knows nothing."""
         self._ring.join()
         self._begin = begin_message(Begin(self._process, next_row, next_status))
@@ -176,6 +176,9 @@ class RingWriter:
 PUT_TIMEOUT_S: Final = 0.2
 """How long a feed waits on a full ring before it looks whether it is to stop."""
 
+SEEK_POLL_S: Final = 0.01
+"""How often a feed whose files are read looks whether it is sought back into them."""
+
 
 class FeedProgress(Protocol):
     """How far a source has come."""
@@ -208,6 +211,10 @@ class FeedSource(Protocol):
         """Yield blocks, empty ones as signs of life; a block is valid until the next."""
         ...
 
+    def start_at(self, at_ns: int | None) -> None:
+        """Have the next `blocks` yield only events at or after a time; None for all."""
+        ...
+
     @property
     def progress(self) -> FeedProgress:
         """How far the newest `blocks` has come."""
@@ -219,17 +226,55 @@ class FeedProcess:
 
     A source yields the same rows again. So what a process that died has counted, which it did once
     the ring had it, is passed over; what it had put and not counted the reader leaves out.
+
+    A publisher that seeks begins a new generation of the ring: the source then begins again at the
+    time of the seek, and its rows are counted from there. So one that `stays` does not end with its
+    source, since it may be sought back into it, but with the run.
     """
 
-    def __init__(self, source: FeedSource, context: FeedContext) -> None:
+    def __init__(self, source: FeedSource, context: FeedContext, *, stays: bool = False) -> None:
         self._source = source
         self._context = context
+        self._stays = stays
         self._row = context.row
+        seek = context.table.seek
+        # What is counted belongs to the seek that the process before had followed.
+        if self._row[Counter.SEEKS] != seek.number:
+            self._row.count_from(Counter.RECORDS, 0)
+            self._row[Counter.SEEKS] = seek.number
         self._done_before = self._row[Counter.RECORDS]
+        source.start_at(seek.at_ns)
         self._writer = RingWriter(context, self._done_before)
+        if context.table.seek.number != seek.number:
+            self._begin_anew()
 
     def run(self) -> IngestorError | None:
         """Run to the end. What was whole is in the ring before an error is returned."""
+        error = self._run_once()
+        while self._stays and self._is_sought():
+            self._begin_anew()
+            error = self._run_once() or error
+        return error
+
+    def _is_sought(self) -> bool:
+        """Wait for a seek; False when the run is to stop instead."""
+        while not self._context.ring.renewed:
+            if self._context.stopping:
+                return False
+            self._writer.beat()
+            time.sleep(SEEK_POLL_S)
+        return True
+
+    def _begin_anew(self) -> None:
+        # The ring first: a seek after this one renews it again.
+        self._writer.begin_again(0, 0)
+        seek = self._context.table.seek
+        self._row.count_from(Counter.RECORDS, 0)
+        self._row[Counter.SEEKS] = seek.number
+        self._done_before = 0
+        self._source.start_at(seek.at_ns)
+
+    def _run_once(self) -> IngestorError | None:
         error: IngestorError | None = None
         try:
             self._move_all()
@@ -245,8 +290,13 @@ class FeedProcess:
             self._count()
             if not self._hand_on(self._new_part(block)):
                 return
-            if self._context.stopping:
+            if self._leaves:
                 return
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether what is read here is of no more use."""
+        return self._context.stopping or self._context.ring.renewed
 
     def _new_part(self, block: Block) -> Block:
         """Return what the process that died has not put."""
@@ -264,12 +314,13 @@ class FeedProcess:
         return self._wait(lambda: self._writer.put(block, PUT_TIMEOUT_S))
 
     def _wait(self, put: Callable[[], bool]) -> bool:
-        """Try until there is room in the ring; False when the run is to stop instead."""
-        while not put():
+        """Try until there is room in the ring; False when the run is to stop or was sought."""
+        # Of a generation that is over nothing is put, not even its end.
+        while not self._context.ring.renewed and not put():
             self._writer.beat()
-            if self._context.stopping:
+            if self._leaves:
                 return False
-        return True
+        return not self._context.ring.renewed
 
     def _count(self) -> None:
         self._writer.beat()
@@ -282,7 +333,7 @@ class FeedProcess:
 
 def file_feed_main(source: FeedSource) -> FeedMain:
     """Return the main function of a process that moves blocks from a source to its ring."""
-    return lambda context: FeedProcess(source, context).run()
+    return lambda context: FeedProcess(source, context, stays=True).run()
 
 
 MIN_LANE_BYTES: Final = 64 * 1024
@@ -334,6 +385,11 @@ class MergedFiles:
             skipped,
             sum(progress.late for progress in each),
         )
+
+    def start_at(self, at_ns: int | None) -> None:
+        """Have every lane begin at a time."""
+        for lane in self.lanes:
+            lane.start_at(at_ns)
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks in order, empty ones as signs of life; each is valid until the next."""

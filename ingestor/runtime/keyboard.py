@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ingestor.model.replay_control import MAX_SPEED, MIN_SPEED, Do, ReplayCommand, ReplayState
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.log import FREE, STDERR
@@ -28,8 +29,18 @@ READ_BYTES: Final = 64
 """Of a whole text that is pasted here, as much is looked at each time; there are ten a second."""
 
 HELP: Final = (
-    "space pauses and resumes, right steps by one event, up doubles the speed, down halves it"
+    "space pauses and resumes, right steps by one event, up doubles the speed, down halves it,"
+    " left seeks 10 s back, > 1 min on, < 1 min back, l ends a loop"
 )
+
+_FIXED: Final = {
+    b" ": ReplayCommand(do=Do.TOGGLE),
+    b"l": ReplayCommand(do=Do.LOOP),
+    b"\x1b[D": ReplayCommand(do=Do.SEEK, by_ns=-10 * NS_PER_S),
+    b"\x1bOD": ReplayCommand(do=Do.SEEK, by_ns=-10 * NS_PER_S),
+    b"<": ReplayCommand(do=Do.SEEK, by_ns=-60 * NS_PER_S),
+    b">": ReplayCommand(do=Do.SEEK, by_ns=60 * NS_PER_S),
+}
 
 _RIGHT: Final = (b"\x1b[C", b"\x1bOC")
 _UP: Final = (b"\x1b[A", b"\x1bOA")
@@ -49,8 +60,8 @@ def keys_of(data: bytes) -> Iterator[bytes]:
 
 def command_of(key: bytes, speed: float, attained: float) -> ReplayCommand | None:
     """Return what a key commands at a speed that was told, and one that was attained."""
-    if key == b" ":
-        return ReplayCommand(do=Do.TOGGLE)
+    if key in _FIXED:
+        return _FIXED[key]
     if key in _RIGHT:
         return ReplayCommand(do=Do.STEP, events=1)
     if key in _UP and 0 < speed <= MAX_SPEED / 2:

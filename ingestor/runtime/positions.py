@@ -77,6 +77,18 @@ class Position(msgspec.Struct, frozen=True):
     """Statuses of the publisher's own that are not settled, and their ids."""
 
 
+class Seek(msgspec.Struct, frozen=True):
+    """The newest seek of a replay: its number from 1, its time, and the rows stored before it.
+
+    Rows of each subject are counted from it on: a publisher that follows one that died leaves out
+    what is stored beyond them.
+    """
+
+    number: int = 0
+    at_ns: int | None = None
+    rows: dict[str, int] = {}
+
+
 class FeedPositions:
     """Numbers of the rows, and of the statuses, of live feeds, for their publisher.
 

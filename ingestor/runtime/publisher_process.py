@@ -39,7 +39,7 @@ from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import PublisherLatencies
-from ingestor.runtime.positions import Position, Predecessor, Stored
+from ingestor.runtime.positions import Position, Predecessor, Seek, Stored
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
@@ -120,7 +120,7 @@ class PublisherProcess:
         self._steered = inputs.steered
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
-        self._of_earlier_runs = inputs.skip
+        self._of_earlier = Tally(inputs.skip)
         self._skip = SkipRows(inputs.skip)
         self._publisher = publisher
         self._table = table
@@ -186,7 +186,16 @@ class PublisherProcess:
 
     async def _work(self) -> None:
         await self._asked(self._open())
-        while not self._merge.done and not self._is_over():
+        while True:
+            await self._publish_all()
+            await self._asked(self._publisher.flush())
+            if self._is_over() or not self._is_to_seek():
+                return
+            self._begin_anew()
+
+    async def _publish_all(self) -> None:
+        """Send all there is, or until the run stops or is sought elsewhere."""
+        while not self._merge.done and not self._is_over() and not self._seeks():
             taken = self._take()
             runs = self._merge.pull()
             if runs is not None and not self._skip.done:
@@ -197,7 +206,36 @@ class PublisherProcess:
             elif not taken:
                 # Nothing to take, nothing to send: the loop goes round once, or sleeps to the bell.
                 await (asyncio.sleep(0) if self._busy_poll else self._doorbell.wait(IDLE_S))
-        await self._asked(self._publisher.flush())
+
+    def _seeks(self) -> bool:
+        """Whether a seek is under way: nothing more is sent of what is here."""
+        return self._steered is not None and self._steered.steering.seeking_ns is not None
+
+    def _is_to_seek(self) -> bool:
+        """Whether the replay goes on elsewhere though all is sent, since a loop goes round."""
+        if self._steered is not None and self._merge.done:
+            self._steered.steering.come_to_end(time.monotonic_ns())
+            self._tell_changes(self._steered)
+        return self._seeks()
+
+    def _begin_anew(self) -> None:
+        """Have the files read from another time on. All that was sent before is stored."""
+        if self._steered is None:
+            return
+        steering = self._steered.steering
+        self._count()
+        position = self._table.position or Position()
+        number = self._table.seek.number + 1
+        # In this order: a feed that finds its ring renewed finds the time too, and who dies between
+        # two of these lines leaves a seek that is still under way to its follower.
+        self._table.note_seek(Seek(number, steering.seeking_ns, position.rows))
+        for source in self._rings:
+            source.ring.begin_generation()
+            source.reader.begin_anew()
+        self._merge.begin_anew()
+        self._skip = SkipRows({})
+        steering.begin_anew()
+        self._steered.controller.show(steering)
 
     async def _open(self) -> None:
         """Open the stream, and go on behind what an earlier publisher of this run has stored."""
@@ -229,8 +267,13 @@ class PublisherProcess:
         self._note_first(Total.FIRST_SEQ, before.first_seq)
         self._note_last(Total.LAST_SEQ, before.last_seq)
         self._watch.follow(position, before.rows)
-        if not self._drain_on_stop:
-            self._skip = SkipRows(Tally(types_of(before.rows)) + Tally(self._of_earlier_runs))
+        if self._drain_on_stop:
+            return
+        stored, seek = Tally(types_of(before.rows)), self._table.seek
+        # What lies before a seek is another part of the files, whoever has stored it.
+        self._skip = SkipRows(
+            stored - Tally(types_of(seek.rows)) if seek.number else stored + self._of_earlier
+        )
 
     async def _asked(self, answer: Awaitable[None]) -> None:
         """Wait for the server."""
@@ -289,6 +332,8 @@ class PublisherProcess:
             await self._hand_over(runs)
             return
         steering = self._steered.steering
+        if self._seeks():
+            return
         steering.load(runs.key_ts_ns, time.monotonic_ns())
         while steering.done < len(runs):
             if not await self._until_due(self._steered, runs):
@@ -311,11 +356,14 @@ class PublisherProcess:
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _until_due(self, steered: Steered, runs: Runs) -> bool:
-        """Sleep until the next row is due, to some tens of microseconds; False to stop instead."""
+        """Sleep until the next row is due, to some tens of us; False to stop or seek instead."""
         steering, generation = steered.steering, -1
         while True:
             now_ns = time.monotonic_ns()
             due_ns = steering.next_due_ns(now_ns)
+            if steering.seeking_ns is not None:
+                self._tell_changes(steered)
+                return False
             if (left_ns := due_ns - now_ns) <= LOOP_TIMER_ERROR_NS:
                 break
             if self._table.stopping:
@@ -358,6 +406,8 @@ class PublisherProcess:
         self._tell_changes(steered)
         if self._sleeper is not None:
             _wake(self._sleeper)
+        if self._seeks():
+            self._doorbell.ring()
 
     def _tell_changes(self, steered: Steered) -> None:
         """Tell each change that was made, be it by a command or by a bound that was reached."""
@@ -369,6 +419,7 @@ class PublisherProcess:
                 at_ns=now_ns(),
                 text=change.text,
                 from_event_ns=change.position_ns,
+                to_event_ns=change.to_ns,
                 generation=change.generation,
             )
             self._watch.tell(status)

@@ -122,7 +122,8 @@ def _summary(table: CounterTable, feeds: int, stream: str, stored_before: int) -
     if unknown is None:
         # Killed: all that it was handed and that was not yet counted as stored may be.
         unknown = max(publisher[Counter.RECORDS] - published, 0)
-    handed_on = sum(row[Counter.RECORDS] for row in rows)
+    # Feeds that were sought count from there, and what was dropped was not to be stored.
+    handed_on = 0 if table.seek.number else sum(row[Counter.RECORDS] for row in rows)
     elapsed_s = _elapsed_s(table, publisher)
     mode = table.total(Total.MODE)
     return Summary(

@@ -91,6 +91,12 @@ class Resume:
                 *(record.stream, last.run),
             )
             return record
+        if last.sought:
+            raise JobExistsError(
+                f"run {last.run} of these files was sought in, so what stream {last.stream} holds"
+                " of them is no beginning to go on behind: --again publishes all of them behind"
+                " it, --fresh removes what is there first"
+            )
         if last.state == "done" and last.checkpoint.rows:
             self._refuse(last)
             return _complete(record, last)

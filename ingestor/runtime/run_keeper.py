@@ -279,6 +279,7 @@ def note(keeping: Keeping, table: CounterTable) -> None:
         published=published,
         checkpoint=checkpoint,
         job_seq=record.job_seq or table.total(Total.FIRST_SEQ),
+        sought=table.seek.number > 0,
         first_seq=table.total(Total.FIRST_SEQ),
         last_seq=table.total(Total.LAST_SEQ),
     )

@@ -102,6 +102,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Rows by subject that this run has stored."""
     checkpoint: Checkpoint = Checkpoint()
     """Of a replay, what it and the runs that it continues have stored."""
+    sought: bool = False
+    """It was sought in, so what it has stored is not the files from their beginning on."""
 
     @property
     def key(self) -> str:

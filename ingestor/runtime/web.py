@@ -39,8 +39,8 @@ from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
+    TIMED,
     ControlAnswer,
-    Do,
     ReplayCommand,
     decode_command,
     parse_command,
@@ -217,7 +217,7 @@ def _control(controller: Controller, token: str, ended: asyncio.Event) -> Route:
             return 403, ControlAnswer(ok=False, text=why)
         try:
             body = await _body(request)
-            relative = body.split()[:1] == [Do.UNTIL.encode()]
+            relative = bool({*body.split()[:1]} & {do.encode() for do in TIMED})
             command = _command(body, await controller.position_ns(ended) if relative else None)
         except ConfigurationError as wrong:
             return 400, ControlAnswer(ok=False, text=str(wrong))

@@ -52,6 +52,8 @@ class Driver:
         """Go on to a moment, in which all that is due goes."""
         while self._loaded():
             due_ns = self.steering.next_due_ns(self.now_ns)
+            if self.steering.seeking_ns is not None:
+                continue
             if due_ns > max(to_ns, self.now_ns):
                 break
             self.now_ns = max(self.now_ns, due_ns)
@@ -379,3 +381,107 @@ def test_whatever_is_commanded_each_row_goes_once_in_order_and_when_it_is_due(
     for (key, ours), (expected, exact, off_ns) in zip(replay.sent, clock.sent, strict=True):
         assert key == expected
         assert abs(ours - exact) <= off_ns
+
+
+def seek(seconds: float) -> ReplayCommand:
+    return ReplayCommand(do=Do.SEEK, at_ns=DAY_NS + int(seconds * NS_PER_S))
+
+
+def loop(begin: float, end: float) -> ReplayCommand:
+    begin_ns, end_ns = (DAY_NS + int(at * NS_PER_S) for at in (begin, end))
+    return ReplayCommand(do=Do.LOOP, at_ns=begin_ns, to_ns=end_ns)
+
+
+class Seeker(Driver):
+    """Loads blocks anew after a seek, as the publisher does."""
+
+    def _loaded(self) -> bool:
+        while True:
+            if (at_ns := self.steering.seeking_ns) is not None:
+                there = [key for key in self.whole if key >= at_ns]
+                self.blocks, self._at = [there] if there else [], -1
+                self.steering.begin_anew()
+            if super()._loaded():
+                return True
+            self.steering.come_to_end(self.now_ns)
+            if self.steering.seeking_ns is None:
+                return False
+
+    @property
+    def whole(self) -> list[int]:
+        return [DAY_NS + key * NS_PER_S for key in range(0, 20, 2)]
+
+
+def seeker(steering: Steering) -> Seeker:
+    made = Seeker(steering, [])
+    made.blocks = [made.whole]
+    return made
+
+
+def test_after_a_seek_the_first_row_at_or_after_it_goes_at_once_and_a_schedule_begins() -> None:
+    replay = seeker(Steering(1))
+    assert keys(replay.play_s(3)) == [0, 2]
+    assert replay.do(seek(11)).startswith("seeks to 2025-12-16T00:00:11")
+    assert replay.steering.state.seeking_ns == DAY_NS + 11 * NS_PER_S
+    assert replay.play_s(3) == [(12, 3), (14, 5)]
+    replay.do(ReplayCommand(do=Do.SEEK, by_ns=-10 * NS_PER_S))
+    assert replay.play_s(3) == [(4, 6), (6, 8)]
+    assert [change.to_ns for change in replay.steering.changes()] == [
+        DAY_NS + 11 * NS_PER_S,
+        DAY_NS + 4 * NS_PER_S,
+    ]
+
+
+def test_what_is_commanded_before_the_rows_of_a_seek_are_there_is_in_force_with_them() -> None:
+    replay = seeker(Steering(paused=True))
+    replay.do(step(1))
+    assert keys(replay.play_s(1)) == [0]
+    replay.do(step(5))
+    replay.do(seek(7))
+    assert replay.play_s(1) == []
+    replay.do(seek(8))
+    replay.do(span(3))
+    assert keys(replay.play_s(1)) == [8, 10]
+    assert replay.steering.state.paused
+
+
+def test_a_bound_is_kept_by_a_seek_before_it_and_dropped_by_one_behind_it() -> None:
+    replay = seeker(Steering())
+    replay.do(until(8))
+    replay.do(seek(4))
+    assert keys(replay.play_s(1)) == [4, 6]
+    replay.do(until(8))
+    replay.do(seek(16))
+    replay.do(RESUME)
+    assert keys(replay.play_s(1)) == [16, 18]
+
+
+def test_a_loop_goes_round_at_its_pace_until_it_is_told_not_to() -> None:
+    replay = seeker(Steering(1))
+    replay.do(loop(4, 8))
+    assert replay.play_s(5) == [(4, 0), (6, 2), (4, 2), (6, 4), (4, 4)]
+    replay.do(ReplayCommand(do=Do.LOOP))
+    assert replay.play_s(4) == [(6, 6), (8, 8)]
+    replay.do(loop(4, 8))
+    replay.do(seek(12))
+    assert keys(replay.play_s(3)) == [12, 14]
+    assert replay.steering.state.loop_ns is None
+
+
+def test_a_loop_goes_round_at_the_end_of_all_rows_and_not_over_nothing() -> None:
+    replay = seeker(Steering(2))
+    replay.do(loop(16, 90))
+    assert keys(replay.play_s(2.5)) == [16, 18, 16, 18, 16]
+    replay.do(loop(4.5, 5))
+    assert replay.play_s(5) == []
+    state = replay.steering.state
+    assert (state.paused, state.loop_ns) == (True, None)
+
+
+def test_a_seek_that_was_under_way_goes_on_in_another_process() -> None:
+    before = seeker(Steering(3))
+    before.do(loop(4, 8))
+    after = seeker(Steering())
+    after.steering.restore(before.steering.state)
+    assert keys(after.play_s(1)) == [4, 6, 4]
+    assert after.steering.state.loop_ns == before.steering.state.loop_ns

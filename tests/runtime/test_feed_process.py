@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +28,7 @@ from ingestor.runtime.feed_process import (
     RingWriter,
     lane_bytes,
 )
+from ingestor.runtime.positions import Seek
 from tests.dbn_files import trades
 from tests.rows import block, rows
 
@@ -190,6 +192,10 @@ class Blocks:
     def __init__(self, *blocks: Block, breaks: bool = False) -> None:
         self._blocks = blocks
         self._breaks = breaks
+        self.started_at: list[int | None] = []
+
+    def start_at(self, at_ns: int | None) -> None:
+        self.started_at.append(at_ns)
 
     def blocks(self) -> Iterator[Block]:
         yield from self._blocks
@@ -198,16 +204,49 @@ class Blocks:
 
 
 class Feed:
-    def __init__(self, source: Blocks, ring_bytes: int = 100_000) -> None:
+    def __init__(self, source: Blocks, ring_bytes: int = 100_000, *, stays: bool = False) -> None:
         self.ring = BlockRing(Doorbell(), ring_bytes)
         self.table = CounterTable(1)
         self.row = self.table.row(0)
-        self.process = FeedProcess(source, FeedContext(0, self.ring, self.table))
+        self.context = FeedContext(0, self.ring, self.table)
+        self.process = FeedProcess(source, self.context, stays=stays)
 
     def taken(self) -> tuple[list[Block], RingReader]:
         reader = RingReader(0, Source.REPLAY, {})
         blocks = [reader.read(message) for message in self.ring.take(1000)]
         return [one for one in blocks if isinstance(one, Block)], reader
+
+
+def test_a_feed_that_is_sought_begins_again_there_and_stays_until_the_run_ends() -> None:
+    source = Blocks(block([(1, 1, 1)]), block([(2, 2, 2)]))
+    feed = Feed(source, stays=True)
+    thread = threading.Thread(target=feed.process.run)
+    thread.start()
+    while feed.ring.used_bytes == 0 or feed.row[Counter.RECORDS] < 2:
+        time.sleep(0.001)
+    feed.table.note_seek(Seek(1, 77, {}))
+    feed.ring.begin_generation()
+    while feed.row[Counter.SEEKS] < 1 or feed.row[Counter.RECORDS] < 2:
+        time.sleep(0.001)
+    feed.table.stop()
+    thread.join(10)
+    blocks, reader = feed.taken()
+    assert source.started_at == [None, 77]
+    assert (sum(len(one.records) for one in blocks), reader.ended) == (2, True)
+
+
+def test_a_process_that_follows_one_that_died_counts_from_the_newest_seek() -> None:
+    feed = Feed(Blocks(block([(1, 1, 1)]), block([(2, 2, 2)])))
+    feed.process.run()
+    same = Blocks(block([(1, 1, 1)]), block([(2, 2, 2)]))
+    FeedProcess(same, feed.context).run()
+    assert feed.row[Counter.RECORDS] == 2
+    feed.table.note_seek(Seek(1, 77, {}))
+    feed.ring.begin_generation()
+    after = Blocks(block([(2, 2, 2)]))
+    FeedProcess(after, feed.context).run()
+    assert (after.started_at, feed.row[Counter.RECORDS], feed.row[Counter.SEEKS]) == ([77], 1, 1)
+    assert sum(len(one.records) for one in feed.taken()[0]) == 1
 
 
 def test_all_blocks_their_symbols_and_the_end_go_through_the_ring() -> None:
@@ -309,6 +348,10 @@ class Lane:
     rows: int = 3
     error: Exception | None = None
     progress: Counts = field(default_factory=Counts)
+    started_at: int | None = None
+
+    def start_at(self, at_ns: int | None) -> None:
+        self.started_at = at_ns
 
     def blocks(self) -> Iterator[Block]:
         memory: Records = np.empty(self.rows, self.records.dtype)

@@ -81,6 +81,7 @@ class DBNIngestor:
     feed: int = 0
     source: Source = Source.REPLAY
     progress: Progress = field(default_factory=Progress, init=False)
+    _from_ns: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.block_bytes < MAX_RECORD_BYTES:
@@ -103,6 +104,14 @@ class DBNIngestor:
         end when nothing in the files bears one of `symbols`.
         """
         return self._run(self.schema)
+
+    def start_at(self, at_ns: int | None) -> None:
+        """Have the next `blocks` yield only events at or after a time, int ns UTC; None for all.
+
+        What it yields is what a start at `start_ns` would. An uncompressed file is searched for
+        the place (see `ingestor.feeds.databento.place`), another is read up to it.
+        """
+        self._from_ns = at_ns
 
     def read_trades(self) -> Iterator[FuturesTrade]:
         """Return the trades as event objects, whatever `schema` says; raises as `blocks` does."""
@@ -174,6 +183,8 @@ class DBNIngestor:
                 for _ in reader.open():
                     # A sign of life: a header of 256 MiB takes its time.
                     yield Block(self.feed, reader.nothing, {}, self.source)
+                if self._from_ns is not None:
+                    shared.progress.filtered += reader.pass_over(self._from_ns)
                 folders = file.path.parent, self.data_dir
                 symbology = shared.symbology.setdefault(folders, SymbologyNames(folders))
                 header = HeaderNames(reader.header)
@@ -199,7 +210,7 @@ class DBNIngestor:
         """The file of one day is read whole; of a longer one each day's records count by day."""
         session = SessionTimes(self.start, self.end)
         limits = Window(
-            EVERYTHING.start_ns if self.start_ns is None else self.start_ns,
+            max(self.start_ns or EVERYTHING.start_ns, self._from_ns or EVERYTHING.start_ns),
             EVERYTHING.end_ns if self.end_ns is None else self.end_ns,
         ).within(EVERYTHING)
         # The file of one day is published whole, also its records of other days (the contract).

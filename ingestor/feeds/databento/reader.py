@@ -10,6 +10,7 @@ its decompression. The send time that ``ts_out`` files append to each record is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -22,6 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.header import PRELUDE_BYTES, Header, header_bytes, header_of
+from ingestor.feeds.databento.place import place_before
 from ingestor.files.streams import ByteStream
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import FUTURES_TRADE, HEAD, MBP10, Records, RType
@@ -33,6 +35,8 @@ WORD_BYTES: Final = 4
 MAX_RECORD_BYTES: Final = 255 * WORD_BYTES
 """What one byte of length can say; so any record, of whatever type, fits in a chunk of as much."""
 TS_OUT_BYTES: Final = 8
+
+logger = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -161,6 +165,11 @@ class ReadBuffer:
         """Let go of bytes at the front."""
         self._start += count
         self.offset += count
+
+    def drop(self, offset: int) -> None:
+        """Let go of all bytes held: the stream goes on at another offset."""
+        self._start = self._end = 0
+        self.offset = offset
 
     @property
     def failure(self) -> str | None:
@@ -293,6 +302,33 @@ class DbnReader:
             )
         if self.header.ts_out:
             self._layout = replace(self._layout, stride=self._layout.stride + TS_OUT_BYTES)
+
+    def pass_over(self, at_ns: int) -> int:
+        """Go on before the first record with an event time at or after `at_ns`; to be filtered.
+
+        Returns how many records were passed over: 0 where the file has to be read up to there.
+        Call it once, after `open`.
+        """
+        first, stride = self._buffer.offset, self._layout.stride
+        file = self._stream.searchable
+        # A capture names its instruments between the records: none of that may be missed.
+        if file is None or self.header.schema is None:
+            logger.info("%s cannot be searched for a time: it is read up to there", self._path)
+            return 0
+        dtype, length = self._layout.dtype, stride // WORD_BYTES
+
+        def recv_ns(place: int) -> int | None:
+            data = file.peek(first + place * stride, dtype.itemsize)
+            if len(data) < dtype.itemsize or data[0] != length or data[1] != self._layout.rtype:
+                return None
+            return int(np.frombuffer(data, dtype)["ts_recv_ns"][0])
+
+        place = place_before(recv_ns, (file.size - first) // stride, at_ns)
+        if place:
+            file.jump(first + place * stride)
+            self._buffer.drop(first + place * stride)
+            self.found = place
+        return place
 
     def chunks(self) -> Iterator[Framed]:
         """Yield at most `block_bytes` of the file at a time, as whole records.

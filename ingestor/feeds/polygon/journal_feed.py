@@ -194,12 +194,22 @@ class JournalFeed:
     feed: int = 0
     source: Source = Source.REPLAY
     progress: JournalProgress = field(default_factory=JournalProgress, init=False)
+    _from_ns: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.block_bytes < MIN_BLOCK_BYTES:
             raise ConfigurationError(
                 f"block_bytes is {self.block_bytes}; it must be at least {MIN_BLOCK_BYTES}"
             )
+
+    def start_at(self, at_ns: int | None) -> None:
+        """Have the next `blocks` yield only events at or after a time, int ns UTC; None for all.
+
+        The journal is read from its front all the same: what a decoder says depends on all frames.
+        """
+        if at_ns is not None:
+            logger.info("seeking in a journal: it is decoded up to there")
+        self._from_ns = at_ns
 
     def blocks(self) -> Iterator[Block]:
         """Return the records of the journal in its order, empty blocks as signs of life.
@@ -222,7 +232,8 @@ class JournalFeed:
         session = SessionTimes(self.start, self.end)
         run = _Run(Playback(), JournalFilter(self.market, self.symbols, self.block_bytes), progress)
         for reading in readings:
-            run.wanted.windows = session.of_file(reading.date, dates, EVERYTHING)
+            limits = Window(EVERYTHING.start_ns if self._from_ns is None else self._from_ns)
+            run.wanted.windows = session.of_file(reading.date, dates, limits)
             for records in run.records_of(reading):
                 yield Block(self.feed, records, run.playback.symbols, self.source)
         if progress.damaged is not None:

@@ -544,6 +544,15 @@ function onEntered(id, act) {
 onEntered("to-speed", (value) => steer("speed", value));
 onEntered("to-time", async (value) =>
   await steer("until", value) && (!state.replay.paused || steer("resume")));
+onEntered("to-seek", (value) => steer("seek", value));
+onEntered("to-loop", (value) => steer("loop", value));
+$("density").addEventListener("click", (event) => {
+  const { replay } = state;
+  if (sessionStorage.getItem(TOKEN) === null || !state.run.steerable) return;
+  const end = Math.max(replay.end, replay.event, replay.first + 1);
+  const share = event.offsetX / $("density").clientWidth;
+  steer("seek", new Date(replay.first + share * (end - replay.first)).toISOString());
+});
 onEntered("token-box", (value) => {
   sessionStorage.setItem(TOKEN, value);
   return steer("status");

@@ -19,7 +19,7 @@ from ingestor.feeds.databento.reader import (
     ReadBuffer,
     frame,
 )
-from ingestor.files.streams import open_stream
+from ingestor.files.streams import Searchable, open_stream
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import FUTURES_TRADE, MBP10, Records
 from tests.dbn_files import (
@@ -45,6 +45,7 @@ class Trickle:
     """A stream that gives its bytes in pieces of its own choosing."""
 
     failure: str | None = None
+    searchable: Searchable | None = None
     position = 0
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
