@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento import header as header_module
-from ingestor.feeds.databento.header import MAX_HEADER_BYTES, Header, header_of
+from ingestor.feeds.databento.header import MAX_HEADER_BYTES, DbnHeader, header_of
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError
 from tests.dbn_files import VENDOR_FILES, header_bytes
@@ -43,7 +43,7 @@ def time_or_none(ts_ns: int | None) -> int | None:
     return ts_ns if ts_ns is not None and 0 < ts_ns < 2**63 else None
 
 
-def assert_is_what_the_vendor_reads(header: Header, encoded: bytes) -> None:
+def assert_is_what_the_vendor_reads(header: DbnHeader, encoded: bytes) -> None:
     as_is: Any = VersionUpgradePolicy.AS_IS
     metadata = Metadata.decode(encoded, upgrade_policy=as_is)
     assert header.version == metadata.version
