@@ -152,6 +152,17 @@ def test_each_loss_is_its_own_gap() -> None:
     assert gaps.on_records(records((5, 6))) == FeedGap(3, 4, 5, 6)
 
 
+@pytest.mark.parametrize(
+    ("to_recv_ns", "told"), [(NOW, "for 0.000 s after"), (NOW - 1, "until our clock, set back,")]
+)
+def test_only_a_clock_that_was_set_back_is_said_to_be(to_recv_ns: int, told: str) -> None:
+    room = Room(0, statuses=9)
+    reporter = StatusReporter("stocks", room, FeedStats())
+    reporter.gap(FeedGap(1, NOW, 2, to_recv_ns))
+    reporter.drain()
+    assert told in room.statuses[0].text
+
+
 def test_an_unchanged_reason_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     connect_log = ConnectLog("stocks", "wss://example.com:443/stocks")
     for second in range(REPEAT_NS // S + 1):
