@@ -97,7 +97,8 @@ install_project() {
         give_up "the installation failed; the reason stands above"
     for source in "$root"/ingestor/{,*/}*.pyx; do
         [[ ! -e $source || -e ${source%.pyx}$suffix ]] || say "${source##*/} was not compiled and" \
-            "plain Python does its work: install a C compiler (gcc, python3-dev), remove $venv"
+            "plain Python does its work, some ten times slower: install a C compiler" \
+            "(gcc, libc6-dev, python3-dev), remove $venv"
     done
 }
 

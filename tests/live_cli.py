@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,13 +25,13 @@ _OURS: Final = ("NATS_URL", "POLYGON_API_KEY", "POLYGON_STOCKS_URL", "POLYGON_OP
 
 
 def start(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, by: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
-    """Start ``ingestor-live`` in a folder of its own."""
+    """Start ``ingestor-live`` in a folder of its own, `by` a program that executes it, if any."""
     clean = {name: value for name, value in os.environ.items() if name not in _OURS}
     clean["PYTHONPATH"] = str(Path(__file__).parents[1])
     return subprocess.Popen(
-        [sys.executable, "-m", "ingestor.main", *arguments],
+        [*by, sys.executable, "-m", "ingestor.main", *arguments],
         cwd=cwd,
         env=clean | dict(env or {}),
         stdout=subprocess.PIPE,

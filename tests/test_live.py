@@ -614,3 +614,30 @@ def test_the_configuration_is_shown_without_what_only_a_replay_heeds(tmp_path: P
     assert not {key for key in keys if key.startswith("replay.")}
     assert "process.trades_cpus" not in keys
     assert re.search(r'record.dir = "journal" +# flag --record', shown.out)
+
+
+def test_a_changed_file_is_heeded_without_a_stop_and_a_wrong_one_refused(
+    silent_vendor: SimulatorProcess, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "live.toml"
+    file.write_text('[polygon]\nsymbols = ["SPY"]\n')
+    process = begun(silent_vendor, nats_server, tmp_path, "--config", str(file))
+    pids = children(process.pid)
+    for symbols, wanted in (("SPY", "QQQ"), {"SPY", "QQQ"}), (("SPY",), {"SPY"}):
+        file.write_text(f"[polygon]\nsymbols = {json.dumps(symbols)}\n[nats]\nstream = 'OTHER'\n")
+        process.send_signal(signal.SIGHUP)
+        names = {f"{kind}.{symbol}" for kind in "TQ" for symbol in wanted}
+        until(lambda names=names: subscriptions(silent_vendor, "stocks") == names, "followed")  # type: ignore[misc]
+    file.write_text("[polygon]\nsymbols = []\n")
+    process.send_signal(signal.SIGHUP)
+    line = ""
+    while "nothing is reloaded" not in line:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+    assert children(process.pid) == pids
+    assert stopped(process).exit_code == 143
+    told = [one for one in statuses(nats_server) if one.what is What.SETTINGS]
+    assert [one.text for one in told] == [
+        "subscriptions added T.QQQ, Q.QQQ",
+        "subscriptions removed T.QQQ, Q.QQQ",
+    ]

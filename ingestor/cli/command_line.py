@@ -204,6 +204,14 @@ def settings_of(
     return replace(load(layers), cautions=warned)
 
 
+def settings_again(
+    given: argparse.Namespace, environment: Mapping[str, str], flags: Sequence[Flag]
+) -> Callable[[], Config]:
+    """Return what reads the same settings anew."""
+    base = demo_layer() if given.demo else {}
+    return lambda: settings_of(given, environment, flags, base).config
+
+
 def demo_layer() -> Layer:
     """Return what a demo has instead of the defaults: the page, and time to look at it."""
     shown = {"metrics.listen": Setting(f"127.0.0.1:{PAGE_PORT}", "demo")}

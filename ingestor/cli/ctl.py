@@ -130,7 +130,7 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
     await connection.open()
     try:
         if given.command == "list":
-            return _list(await _replays(connection), as_json=given.json)
+            return _list(await running(connection), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
         while given.command == Do.STEP and answer.state is not None and answer.state.stepping:
@@ -151,11 +151,11 @@ def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-async def _replays(connection: Connection) -> list[RunningReplay]:
-    """Return the replays that say that they are there."""
+async def running(connection: Connection, service: str = SERVICE) -> list[RunningReplay]:
+    """Return the replays, or the runs with another service, that say that they are there."""
     replays = _Replays()
     inbox, subscription = await connection.tap(replays)
-    await connection.publish(f"$SRV.PING.{SERVICE}", reply=f"{inbox}.replay")
+    await connection.publish(f"$SRV.PING.{service}", reply=f"{inbox}.replay")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DISCOVERY_S):
             await replays.heard.wait()
@@ -165,7 +165,7 @@ async def _replays(connection: Connection) -> list[RunningReplay]:
 
 
 async def _only_run(connection: Connection) -> str:
-    found = await _replays(connection)
+    found = await running(connection)
     if not found:
         raise NoDataError(f"no replay that can be steered is running at {connection.servers}")
     if len(found) > 1:

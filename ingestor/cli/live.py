@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ingestor.cli.command_line import LOG, NO_LEASE, Flag, add, add_summary, parser_of, run
+from ingestor.cli.command_line import (
+    LOG,
+    NO_LEASE,
+    Flag,
+    add,
+    add_summary,
+    parser_of,
+    run,
+    settings_again,
+)
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 
@@ -53,6 +62,8 @@ examples:
 
 It reconnects by itself; what was missed is logged, counted and published. Ctrl-C once stops in
 order: the vendor is told, what has come in is published, the report is printed. Twice stops now.
+SIGHUP to a run with --config reads the file again: log.level, polygon.symbols and strikes change
+without a stop.
 
 environment (a flag beats it, it beats the file):
   POLYGON_API_KEY or POLYGON_API_KEY_FILE, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL,
@@ -68,12 +79,15 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor-live``; returns its exit code."""
     given = parser().parse_args(arguments)
+    flags = (*_HOW, *LOG)
+    # Whoever has the run follow a file can change it; without one SIGHUP is an orderly stop.
+    read_again = settings_again(given, ENVIRONMENT, flags) if given.config else None
     return run(
         PROG,
         given,
-        lambda config: StreamIngestor(config, demo=given.demo).run(),
+        lambda config: StreamIngestor(config, demo=given.demo, read_again=read_again).run(),
         environment=ENVIRONMENT,
-        flags=(*_HOW, *LOG),
+        flags=flags,
         leave_out=REPLAY_ONLY,
     )
 

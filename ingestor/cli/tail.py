@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from rich.console import Console
+from rich.live import Live
 
 from ingestor.cli import consuming
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
 from ingestor.cli.parser import Parser
+from ingestor.cli.plot import BarPlots
 from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
 from ingestor.client import (
     DEFAULT_STREAM,
@@ -51,6 +56,9 @@ MAX_LOOKED_BACK: Final = 200_000
 """Messages that are read back for the last events of a symbol: a second or two."""
 MAX_SYMBOLS_NAMED: Final = 10
 GIVE_UP_AFTER_S: Final = 60.0
+REDRAW_S: Final = 0.25
+UNWATCHED_COLUMNS: Final = 80
+"""Width of a plot that goes into a file."""
 
 _ABOUT: Final = """\
 Print the events of a stream, one a line: time of the event (UTC), type, symbol, and what
@@ -71,6 +79,7 @@ examples:
   ingestor-tail --since 10m --symbol ES.c.0,SPY          the last ten minutes of two symbols
   ingestor-tail --no-follow --json > events.jsonl        all of it, into a file
   ingestor-tail --bars 1m --symbol SPY                   bars of a minute instead of events
+  ingestor-tail --bars 5m --symbol SPY --plot            the same as candles, with their volume
   ingestor-tail --no-follow --parquet day.parquet --subject market.futures.trades
   ingestor-tail --status                                 gaps and alarms of the live feeds
   ingestor-tail --status stocks --since 1d --no-follow   those of one feed since yesterday
@@ -90,12 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     made = parser()
     given = made.parse_args(arguments)
-    if given.status is not None and (given.symbol or given.subject):
-        made.error("--status goes without --subject and --symbol")
-    if given.parquet is not None and (given.symbol or given.count or given.json):
-        made.error("--parquet goes without --symbol, --count and --json")
-    if given.last is not None and not (given.status is given.parquet is given.bars is None):
-        made.error("--last goes without --status, --parquet and --bars")
+    _check(made, given)
     logs.configure(PROG, "WARNING")
     try:
         start = start_of(given)
@@ -104,12 +108,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.parquet is not None:
             files = ParquetFiles(given.parquet, given.subject or EVERYTHING)
             return consuming.run(PROG, tail_parquet(given, start, files))
+        if given.plot:
+            plots = BarPlots(Bars(bar_ns(given.bars)))
+            return consuming.run(PROG, tail_plots(given, start, plots))
         if given.bars is not None:
             return consuming.run(PROG, tail_bars(given, start, Bars(bar_ns(given.bars))))
         return consuming.run(PROG, tail(given, start))
     except IngestorError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _check(made: Parser, given: argparse.Namespace) -> None:
+    """End with a sentence where flags do not go together."""
+    if given.status is not None and (given.symbol or given.subject):
+        made.error("--status goes without --subject and --symbol")
+    if given.parquet is not None and (given.symbol or given.count or given.json):
+        made.error("--parquet goes without --symbol, --count and --json")
+    if given.last is not None and not (given.status is given.parquet is given.bars is None):
+        made.error("--last goes without --status, --parquet and --bars")
+    if given.plot and (given.bars is None or given.json):
+        made.error("--plot goes with --bars, and without --json")
+    if given.plot and given.follow and not sys.stdout.isatty():
+        made.error("--plot follows on a terminal alone; with --no-follow it is drawn once")
 
 
 def start_of(given: argparse.Namespace) -> Start | None:
@@ -134,6 +155,9 @@ def parser() -> Parser:
     how.add_argument("--json", action="store_true", help="print each event's JSON instead")
     how.add_argument(
         "--bars", metavar="SPAN", help="open, high, low, close, volume and spread by 30s, 1m, 1h"
+    )
+    how.add_argument(
+        "--plot", action="store_true", help="draw the bars as candles, one plot a symbol"
     )
     how.add_argument(
         "--parquet", metavar="FILE", type=Path, help="write a table, one for each type of event"
@@ -323,6 +347,49 @@ async def tail_bars(given: argparse.Namespace, start: Start | None, bars: Bars) 
             for bar in bars.rest():
                 print(bar_line(bar))
         return _exit_code(client.skipped)
+
+
+async def tail_plots(given: argparse.Namespace, start: Start | None, plots: BarPlots) -> int:
+    """Draw bars until the end that was asked for; raises as `tail`."""
+    symbols, left = _symbols(given), given.count
+    console = Console() if sys.stdout.isatty() else Console(width=UNWATCHED_COLUMNS)
+    async with _connected(given) as client:
+        subscription = client.subscribe(
+            given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
+        )
+        with _drawn(console, plots, follow=given.follow):
+            async for event in subscription.events():
+                if symbols and not is_of_symbol(event, symbols):
+                    continue
+                if plots.add(event) and left is not None:
+                    left -= 1
+                    if left == 0:
+                        break
+        return _exit_code(client.skipped)
+
+
+@contextmanager
+def _drawn(console: Console, plots: BarPlots, *, follow: bool) -> Iterator[None]:
+    """Draw once at the end, or meanwhile as well."""
+    if not follow:
+        yield
+        console.print(plots.picture(console.width))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+
+        async def redraw() -> None:
+            drawn = (-1, 0)
+            while True:
+                if drawn != (drawn := (plots.events, console.width)):
+                    screen.update(plots.picture(console.width), refresh=True)
+                await asyncio.sleep(REDRAW_S)
+
+        drawing = asyncio.ensure_future(redraw())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            screen.update(plots.picture(console.width), refresh=True)
 
 
 async def tail_parquet(given: argparse.Namespace, start: Start | None, files: ParquetFiles) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import itertools
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -24,6 +26,7 @@ from rich.text import Text
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import PAGE_PORT
+from ingestor.cli.ctl import running
 from ingestor.cli.parser import Parser
 from ingestor.cli.run_figures import ProcessFigures, Scrape, processes, quantile_s
 from ingestor.model.bounds import printable
@@ -37,8 +40,12 @@ from ingestor.model.errors import (
     NoDataError,
 )
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import NobodyListensError
+from ingestor.nats.connection import Connection
+from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View
 from ingestor.runtime.progress_reporter import age_text
 from ingestor.runtime.signals import EXIT_BASE, noted
 
@@ -53,8 +60,8 @@ UNWATCHED_COLUMNS: Final = 120
 
 _ABOUT: Final = """\
 Show a run in the terminal: what each process does, what is stored, how long events take, and what
-is wrong. The run tells it over HTTP: metrics.listen in its configuration turns that on, and a demo
-has it on by itself.
+is wrong. The run tells it over HTTP, and through its NATS server: metrics.listen in its
+configuration turns that on, and a demo has it on by itself.
 """
 
 _MORE: Final = """\
@@ -64,11 +71,12 @@ keys:
 examples:
   ingestor top                                   the run on this machine
   ingestor top --url http://10.0.0.7:9464 --sort cpu
+  ingestor top --nats nats://10.0.0.7:4222       through the server that it publishes to
   ingestor top --once                            one picture, for a script or a mail
 
 exit codes:
-  0 done, 2 command line, 3 no run shows its metrics there, 4 what answers is no run of ours,
-  130 Ctrl-C
+  0 done, 2 command line, or several runs and no --run, 3 no run shows its metrics there, 4 what
+  answers is no run of ours, 5 NATS unreachable, 6 NATS refused, 130 Ctrl-C
 """
 
 
@@ -238,11 +246,61 @@ class MetricsUrl:
         return body.decode(errors="replace")
 
 
+class NatsRun:
+    """A run behind the server that it publishes to; without a number the only one there is."""
+
+    def __init__(self, options: ConnectOptions, run: str | None = None) -> None:
+        self._options = options
+        self._run = run
+
+    def look(self) -> tuple[Scrape, str]:
+        """Return metrics and health. Raises NoDataError; ConfigurationError for one of several.
+
+        A connection a look: whoever looks once a second has no use for what a lasting one costs.
+        """
+        return asyncio.run(self._look())
+
+    async def _look(self) -> tuple[Scrape, str]:
+        connection = Connection(
+            self._options, on_change=lambda: None, open_timeout_s=None, name=PROG
+        )
+        await connection.open()
+        try:
+            self._run = self._run or await self._only(connection)
+            answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
+            view = msgspec.json.decode(answer.data, type=View)
+        except NobodyListensError:
+            raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
+        finally:
+            await connection.close()
+        return Scrape(view.metrics, time.monotonic()), view.health
+
+    async def _only(self, connection: Connection) -> str:
+        found = await running(connection, VIEW_SERVICE)
+        if not found:
+            raise NoDataError(
+                f"no run shows its metrics at {connection.servers}; metrics.listen in the"
+                " configuration of a run turns that on"
+            )
+        if len(found) > 1:
+            listed = "\n  ".join(one.line for one in found)
+            raise ConfigurationError(f"several runs are there; name one with --run:\n  {listed}")
+        return found[0].run
+
+
+def _run_of(given: argparse.Namespace) -> MetricsUrl | NatsRun:
+    if given.nats is None and given.config is None:
+        return MetricsUrl(given.url)
+    return NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor top``; returns its exit code."""
     given = parser().parse_args(arguments)
     try:
-        run = MetricsUrl(given.url)
+        run = _run_of(given)
         if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
             _once(run, given)
         else:
@@ -255,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ExitCode.OK
 
 
-def _first(run: MetricsUrl, given: argparse.Namespace) -> Shown:
+def _first(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> Shown:
     """Look twice: there is no rate before the second time."""
     before, _ = run.look()
     time.sleep(given.interval)
@@ -263,12 +321,12 @@ def _first(run: MetricsUrl, given: argparse.Namespace) -> Shown:
     return Shown(before, now, wall_ns(), health, given.sort)
 
 
-def _once(run: MetricsUrl, given: argparse.Namespace) -> None:
+def _once(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:
     width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
     Console(width=width).print(_first(run, given).picture())
 
 
-def _watch(run: MetricsUrl, given: argparse.Namespace) -> None:
+def _watch(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:
     shown = _first(run, given)
     with _keys() as pressed, Live(screen=True, auto_refresh=False) as screen:
         due_s = time.monotonic() + given.interval
@@ -295,7 +353,7 @@ def _obey(shown: Shown, key: str) -> None:
         shown.paused = not shown.paused
 
 
-def _look_again(run: MetricsUrl, shown: Shown) -> None:
+def _look_again(run: MetricsUrl | NatsRun, shown: Shown) -> None:
     try:
         now, health = run.look()
     except IngestorError as error:
@@ -336,6 +394,13 @@ def parser() -> Parser:
         default=f"http://127.0.0.1:{PAGE_PORT}",
         help="where the run shows its metrics (default %(default)s)",
     )
+    made.add_argument(
+        "--nats", metavar="URL", help="look through this NATS server instead of over HTTP"
+    )
+    made.add_argument(
+        "--config", metavar="FILE", help="TOML file whose [nats] says how to be let in there"
+    )
+    made.add_argument("--run", metavar="RUN", help="which run, where there are several")
     made.add_argument("--once", action="store_true", help="print one picture and end")
     made.add_argument(
         "--sort", choices=ORDERS, default="process", help="the column to sort by (%(default)s)"

@@ -125,6 +125,11 @@ class Record(Table, frozen=True, kw_only=True):
 
     dir: Path | None = None
     """Where it is written; unset writes none."""
+    sync_s: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] = 0.1
+    """How often it is made to survive a power cut; 0 leaves that to the system."""
+    catch_up_per_s: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 50_000
+    """Events of a feed that are published from it a second, at most, which leaves room for others.
+    """
 
 
 class Live(Table, frozen=True, kw_only=True):

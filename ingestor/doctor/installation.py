@@ -60,13 +60,19 @@ def packages_check() -> CheckResult:
     return passed("PACKAGES", f"{len(needed)} packages are installed")
 
 
+def missing_compiled() -> list[str]:
+    """Return the modules that are not compiled here, none of which a run needs."""
+    return [name for name in COMPILED if importlib.util.find_spec(name) is None]
+
+
 def compiled_check() -> CheckResult:
-    """Look for the compiled modules, none of which a run needs."""
-    missing = [name for name in COMPILED if importlib.util.find_spec(name) is None]
+    """Look for the compiled modules."""
+    missing = missing_compiled()
     if not missing:
         return passed("COMPILED", "the compiled modules are there")
     short = ", ".join(name.rpartition(".")[2] for name in missing)
-    text = f"without {short}; once there is a compiler: {_install_again()}"
+    slower = "plain Python does the work, some ten times slower"
+    text = f"without {short}; {slower}; once there is a compiler: {_install_again()}"
     return warned("COMPILED", text, "apt-get install -y gcc libc6-dev python3-dev", as_root=True)
 
 

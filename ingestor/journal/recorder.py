@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from ingestor.journal.follow import Place, RunFollower
 from ingestor.journal.format import (
     HEAD,
     MAX_PAYLOAD_BYTES,
@@ -42,7 +46,7 @@ SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that has so many bytes is full."""
 
 CHUNK_BYTES: Final = 256 * 1024
-"""Bytes held here before they are handed to the thread; `tick` hands over what there is."""
+"""Bytes held here before they are handed to the thread; `flush` hands over what there is."""
 
 MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 """Handed over and not yet written: some seconds of the busiest minute."""
@@ -77,12 +81,55 @@ class End:
     """Work: finish the segment."""
 
 
+@dataclass(frozen=True, slots=True)
 class Wake:
-    """Work: none, but look after what is being compressed."""
+    """Work: look after the file, and what is being compressed; `sync` what was written."""
+
+    sync: bool = False
 
 
 Work = Begin | End | Wake | bytearray
 """Bytes are appended to the segment and must not be changed any more."""
+
+
+class Syncer:
+    """Has files synced by a thread of its own, one at a time.
+
+    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
+    program killed then, the stream would hold what the journal does not.
+    """
+
+    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_busy = self._is_told = False
+
+    def sync(self, file: FileIO) -> None:
+        """Begin to sync a file, which may be closed meanwhile, unless one is being synced."""
+        if self._is_busy:
+            return
+        if self._thread is None:
+            # Daemon: as the writer's, it may hang in a system call for ever.
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        with suppress(OSError):  # no descriptor is free: the next time
+            descriptor = os.dup(file.fileno())
+            self._is_busy = True
+            self._queue.put(descriptor)
+
+    def _run(self) -> None:
+        while True:
+            descriptor = self._queue.get()
+            try:
+                os.fdatasync(descriptor)
+                self._is_told = False
+            except OSError as error:
+                if not self._is_told:
+                    self._tell(f"it is written, but might not survive a power cut: {error}")
+                self._is_told = True
+            os.close(descriptor)
+            self._is_busy = False
 
 
 class WriterThread:
@@ -95,6 +142,7 @@ class WriterThread:
     def __init__(self, directory: Path, market: Market) -> None:
         self._directory = directory
         self._disk = SegmentWriter(directory, market)
+        self._syncer = Syncer(f"journal-{market.feed_name}-sync", self.tell)
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._name = f"journal-{market.feed_name}"
@@ -146,7 +194,9 @@ class WriterThread:
         self._once(self._disk.tidy)
         while (work := self._queue.get()) is not None:
             self._do(work)
-            self._disk.look_after()
+            # Ten times a second, and not with each of hundreds of reads.
+            if isinstance(work, Wake):
+                self._look_after(work)
         self._once(self._disk.finish)
         self._disk.stop()
         if self._given_up_bytes:
@@ -154,17 +204,21 @@ class WriterThread:
             logger.error("the last %d bytes of the journal in %s are lost", lost, where)
 
     def _do(self, work: Work) -> None:
+        if isinstance(work, bytearray):
+            # All there is to know takes 20 us; this takes 1, and is for hundreds of reads a second.
+            if not self._disk.is_sound:
+                self._look_for_file()
+            if not self._until_it_is_done(partial(self._disk.append, work), self._disk.retry):
+                self._given_up_bytes += len(work)
+            # Only the thread writes this and only the feed writes `_put_bytes`: no lock is needed.
+            self._done_bytes += len(work)
+            return
         self._look_for_file()
         if isinstance(work, Begin):
             begin = partial(self._disk.begin, work.date, work.header)
             self._until_it_is_done(begin, begin)
         elif isinstance(work, End):
             self._once(self._disk.finish)
-        elif isinstance(work, bytearray):
-            if not self._until_it_is_done(partial(self._disk.append, work), self._disk.retry):
-                self._given_up_bytes += len(work)
-            # Only the thread writes this and only the feed writes `_put_bytes`: no lock is needed.
-            self._done_bytes += len(work)
 
     def _until_it_is_done(self, step: Callable[[], None], again: Callable[[], None]) -> bool:
         """Try until it succeeds or the run ends; whether it succeeded."""
@@ -176,6 +230,11 @@ class WriterThread:
             self.failure = None
             self.tell("it is written again")
         return done
+
+    def _look_after(self, work: Wake) -> None:
+        self._disk.look_after()
+        if work.sync and (file := self._disk.file) is not None:
+            self._syncer.sync(file)
 
     def _look_for_file(self) -> None:
         missing = self._disk.missing()
@@ -224,6 +283,7 @@ class JournalRecorder:
         roots: Sequence[str] = (),
         late_after_ns: int,
         segment_bytes: int = SEGMENT_BYTES,
+        sync_s: float = 0.0,
     ) -> None:
         """Make the folder if there is none.
 
@@ -233,6 +293,7 @@ class JournalRecorder:
             roots: What the live decoder of options was given.
             late_after_ns: What the live decoder was given.
             segment_bytes: A segment that has so many bytes is full.
+            sync_s: How often what was written is made to survive a power cut; 0 for never.
 
         Raises:
             ConfigurationError: the folder cannot be written to, or another run uses it.
@@ -242,8 +303,11 @@ class JournalRecorder:
         self._roots = tuple(sorted(roots))
         self._late_after_ns = late_after_ns
         self._limit = segment_bytes
+        self._directory = directory
         self._lock = FolderLock(directory, self._market)
         self._thread = WriterThread(directory, self._market)
+        self._sync_ns = round(sync_s * NS_PER_S)
+        self._synced_ns = 0
         self._chunk = bytearray()
         self._segment_bytes = 0
         self._from_ns = self._until_ns = 0
@@ -262,24 +326,61 @@ class JournalRecorder:
         """None, or why nothing is written just now."""
         return self._thread.failure
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
-        """Record a frame that was received at `recv_ns` over a connection of this run."""
-        if self._record(Entry(data, recv_ns, connection, self._number), connection):
-            self.counts.frames += 1
-            self.counts.bytes += len(data)
+    @property
+    def number(self) -> int:
+        """Number of the entry that comes next."""
+        return self._number
+
+    @property
+    def place(self) -> Place | None:
+        """Where the entry that comes next will be found; None while it may never be written."""
+        if self._losing or self._thread.failure is not None:
+            return None
+        return Place(self._part, self._segment_bytes, self._number)
+
+    def follower(self, place: Place) -> RunFollower:
+        """Return what reads back, from a place on, what was recorded."""
+        return RunFollower(self._directory, self._market, self._run_ns, place)
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
+        """Record a frame that was received at `recv_ns` over a connection of this run.
+
+        Whether it was taken, and will be written unless the disk refuses for good.
+        """
+        if not self._record(Entry(data, recv_ns, connection, self._number), connection):
+            return False
+        self.counts.frames += 1
+        self.counts.bytes += len(data)
+        return True
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Record that names are asked for on a connection, or, for None, that it begins."""
         self._record(Entry(pack_note(names), now_ns, NOTE, self._number), connection)
 
+    def flush(self) -> None:
+        """Hand over what is held, so that it outlives this process, unless the disk is behind.
+
+        Before events of it are handed on: whoever finds them stored finds them in the journal.
+        """
+        if self._thread.backlog_bytes < CHUNK_BYTES:
+            self._hand_over()
+
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Hand over what is held; end the segment of a day that is over; return what went wrong."""
+        # First: what is handed over goes into a new file where the one that is open was renamed.
+        self._thread.put(Wake(self._is_to_sync(now_ns)))
         self._hand_over()
         if self._until_ns and now_ns >= self._until_ns:
             self._thread.put(End())
             self._until_ns = 0
-        self._thread.put(Wake())
         return self._thread.take_troubles() or None
+
+    def _is_to_sync(self, now_ns: int) -> bool:
+        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
+        if not self._sync_ns or 10 * abs(now_ns - self._synced_ns) < 9 * self._sync_ns:
+            return False
+        self._synced_ns = now_ns
+        return True
 
     def close(self) -> None:
         """Write what is held, for at most `CLOSE_S`, and let others record here."""

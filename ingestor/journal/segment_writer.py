@@ -1,8 +1,9 @@
 """Segment files on the disk: begun, appended to, synced when they are full, then compressed.
 
-The file is looked at before every write, since others remove, rename and cut files: writing on
-into a descriptor whose file is gone loses what is written in silence. What was meant for it goes
-into a new file that opens with the same header, so that the checksums of its entries agree.
+The file is looked at before every write, and for its name ten times a second, since others remove,
+rename and cut files: writing on into a descriptor whose file is gone loses what is written in
+silence. What was meant for it goes into a new file that opens with the same header, so that the
+checksums of its entries agree.
 
 ``python -m ingestor.journal.segment_writer PATH [CPU,...]`` compresses a segment that is done. That
 is a process of its own, of the lowest priority: a thread would share the interpreter's lock with
@@ -94,6 +95,11 @@ class SegmentWriter:
         self._written_bytes = 0
         self._compressor = Compressor()
 
+    @property
+    def file(self) -> FileIO | None:
+        """The file that is written, if one is open; a pipe or a device is none to sync."""
+        return self._file
+
     def tidy(self) -> None:
         """Take up what runs before this one left: segments not yet compressed. Raises OSError."""
         # A `.part` is of a compressor that died with its run: by the lock nobody else is here.
@@ -141,6 +147,16 @@ class SegmentWriter:
         finally:
             self.close()
         self._compressor.add(self._path)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the open file has a name, be it another one, and the size that it was given."""
+        if self._file is None:
+            return True
+        held = os.fstat(self._file.fileno())
+        return not stat.S_ISREG(held.st_mode) or (
+            held.st_nlink > 0 and held.st_size == self._written_bytes
+        )
 
     def missing(self) -> str | None:
         """Look after the file; when it is not as it was left, let go of it and say what it is."""

@@ -57,6 +57,19 @@ def iso_utc(ts_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
 
 
+def new_york_time(ts_ns: int) -> str:
+    """Return New York's time of day, for a text where UTC stands beside it.
+
+    Its date is there only where it is not UTC's.
+
+    >>> new_york_time(1765895400017150864), new_york_time(1765933200000000000)
+    ('09:30:00 New York', '2025-12-16 20:00:00 New York')
+    """
+    there = dt.datetime.fromtimestamp(ts_ns // NS_PER_S, NEW_YORK)
+    form = "%H:%M:%S" if there.date() == utc_date(ts_ns) else "%Y-%m-%d %H:%M:%S"
+    return f"{there:{form}} New York"
+
+
 def dates_text(dates: Sequence[dt.date]) -> str:
     """Return dates for a sentence, without the middle of a long list.
 

@@ -46,8 +46,13 @@ class What(StrEnum):
     """The vendor refuses or does not answer something; `text` says what."""
     CONTROL = "control"
     """A replay was paused, resumed, or told another speed or end; `text` says what."""
+    SETTINGS = "settings"
+    """What a feed follows was changed while it runs; `text` says how."""
     RESTART = "restart"
     """A process of the run died or fell silent and was started again; `text` says which and why."""
+    SPOOL = "spool"
+    """What is received waits in the journal, and is published from it; `text` says how far behind
+    that is."""
 
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)]

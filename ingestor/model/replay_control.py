@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import msgspec
 
 from ingestor.model.bounds import MAX_TIME_NS, printable
-from ingestor.model.clock import iso_utc, new_york_date, new_york_ns, to_ns, utc_date
+from ingestor.model.clock import iso_utc, new_york_date, new_york_ns, new_york_time, to_ns, utc_date
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.units import INT64_MAX, NS_PER_MS, NS_PER_S
 
@@ -116,12 +116,14 @@ class ReplayState(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self, attained: float | None = None) -> str:
         """One line for people; `attained` is the speed that was measured."""
         parts = ["stepping" if self.stepping else "paused" if self.paused else "running"]
-        parts.append(place_text(self.position_ns))
+        # What is typed, --start and until, are times of New York.
+        there = "" if self.position_ns is None else f" ({new_york_time(self.position_ns)})"
+        parts.append(place_text(self.position_ns) + there)
         parts.append(speed_text(self.speed))
         if attained is not None and not self.paused:
             parts.append(f"attained x{attained:,.4g}")
         if self.until_ns is not None:
-            parts.append(f"until {iso_utc(self.until_ns)}")
+            parts.append(f"until {iso_utc(self.until_ns)} ({new_york_time(self.until_ns)})")
         return f"{', '.join(parts)} (generation {self.generation})"
 
 

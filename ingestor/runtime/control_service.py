@@ -8,7 +8,6 @@ text what is typed behind its word. A server that does not let us subscribe cost
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from nats.micro.request import Request, ServiceError
 from nats.micro.service import Service, ServiceConfig
 
 from ingestor import __version__
-from ingestor.model.errors import ConfigurationError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
     ControlAnswer,
@@ -31,17 +30,13 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.nats_service import metadata, offer
 from ingestor.runtime.progress_reporter import SpeedMeter
 from ingestor.runtime.run_keeper import beat
 from ingestor.runtime.run_records import RunRecord
 
 SERVICE: Final = "ingestor-replay"
 SUBJECT: Final = "ingestor.control"
-
-RETRY_S: Final = 1.0
-"""How often a server that is not there yet is looked for."""
-MEASURE_S: Final = 0.2
-LAST_WORD_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -59,37 +54,24 @@ class ControlService:
         uvloop.run(self._serve(table, feeds, row))
 
     async def _serve(self, table: CounterTable, feeds: int, row: int) -> None:
-        ended = asyncio.Event()
+        ended, meter = asyncio.Event(), SpeedMeter()
         heart = asyncio.create_task(beat(table, feeds, row, ended))
+
+        def measure() -> None:
+            meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
+
         try:
-            while not ended.is_set():
-                try:
-                    await self._offer(table, feeds, ended)
-                except NatsUnreachableError:
-                    # The publisher tells who does not come; this one is there when it does.
-                    await _pause(ended, RETRY_S)
+            await offer(
+                self.options,
+                "ingestor.control",
+                lambda connection: self._begin(connection, meter, ended),
+                ended,
+                measure,
+            )
         except NatsRefusedError as refused:
             log.warning("this replay cannot be steered over NATS: %s", refused)
         finally:
             heart.cancel()
-
-    async def _offer(self, table: CounterTable, feeds: int, ended: asyncio.Event) -> None:
-        connection = Connection(
-            self.options, on_change=lambda: None, open_timeout_s=None, name="ingestor.control"
-        )
-        await connection.open()
-        try:
-            meter = SpeedMeter()
-            await self._begin(connection, meter, ended)
-            while not ended.is_set():
-                if connection.failure is not None:
-                    raise connection.failure
-                meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
-                await _pause(ended, MEASURE_S)
-            # Who asked just now has an answer before the connection goes: else he waits for it.
-            await connection.answers(LAST_WORD_S)
-        finally:
-            await connection.close()
 
     async def _begin(self, connection: Connection, meter: SpeedMeter, ended: asyncio.Event) -> None:
         record = self.record
@@ -99,13 +81,7 @@ class ControlService:
                 name=SERVICE,
                 version=__version__,
                 description="steers a replay: pause, resume, speed, step, until, stop",
-                metadata={
-                    "run": record.run,
-                    "stream": record.stream,
-                    "subjects": " ".join(record.subjects),
-                    "host": record.host,
-                    "pid": str(record.pid),
-                },
+                metadata=metadata(record),
                 stats_handler=lambda _: self._figures(meter),
             ),
         )
@@ -147,9 +123,3 @@ class ControlService:
         state = self.controller.state
         figures = {} if state is None else msgspec.to_builtins(state)
         return figures | {"attained_speed": meter.speed}
-
-
-async def _pause(ended: asyncio.Event, pause_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause_s):
-            await ended.wait()

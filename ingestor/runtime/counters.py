@@ -91,16 +91,8 @@ class Counter(IntEnum):
         "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
     )
     FRAMES = 11, Role.LIVE, "Messages of the vendor that a live feed received."
-    DROPPED_TRADES = (
-        12,
-        Role.LIVE,
-        "Trades that were dropped because the pipeline could not follow.",
-    )
-    DROPPED_QUOTES = (
-        13,
-        Role.LIVE,
-        "Quotes that were dropped because the pipeline could not follow.",
-    )
+    DROPPED_TRADES = 12, Role.LIVE, "Trades dropped because the pipeline could not follow."
+    DROPPED_QUOTES = 13, Role.LIVE, "Quotes dropped because the pipeline could not follow."
     GAPS = 14, Role.LIVE, "Times that a live feed lost its connection and data flowed again."
     ODDITIES = 15, Role.LIVE, "Records that were kept although something about them is odd."
     ENDED = 16, Role.ANY, "1 once the process has ended, however it did."
@@ -144,6 +136,8 @@ class Counter(IntEnum):
     STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
     PID = 35, Role.ANY, "Number of the process."
     FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
+    SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
+    SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
 
 
 GAUGES: Final = frozenset(
@@ -151,6 +145,7 @@ GAUGES: Final = frozenset(
         Counter.BYTES_TOTAL,
         Counter.ENDED,
         Counter.HELD,
+        Counter.SPOOLED,
         Counter.RING_USED_BYTES,
         Counter.RING_BYTES,
         Counter.UNACKED,
@@ -281,7 +276,7 @@ class CounterTable:
         growing = [counter for counter in Counter if counter not in GAUGES | TIMES]
         base[growing] = row[growing]
         # What waited in its memory is gone with it.
-        base[Counter.UNDELIVERED] += row[Counter.HELD]
+        base[Counter.UNDELIVERED] += row[Counter.HELD] + row[Counter.SPOOLED]
         # Causes are a text in a slot, not columns: they have no base that is added to them.
         self._skipped_before = self.skipped(process)
 
@@ -406,7 +401,7 @@ class CounterRow:
 
 
 class Slots:
-    """Texts of up to `SLOT_BYTES` in shared memory, each written by one process only.
+    """Texts of bounded length in shared memory, each written by one process only.
 
     A slot has two halves, and before all slots a byte for each says which half shows. That byte is
     written last: whoever is killed while it writes leaves the text before. Of a half:
@@ -416,16 +411,16 @@ class Slots:
     offset 8       the text
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = max(count, 1)
-        self._memory = mmap.mmap(-1, self._count * (1 + 2 * SLOT_BYTES))
+    def __init__(self, count: int, slot_bytes: int = SLOT_BYTES) -> None:
+        self._count, self._bytes = max(count, 1), slot_bytes
+        self._memory = mmap.mmap(-1, self._count * (1 + 2 * slot_bytes))
 
     def _at(self, slot: int, half: int) -> int:
-        return self._count + (2 * slot + half) * SLOT_BYTES
+        return self._count + (2 * slot + half) * self._bytes
 
     def put(self, slot: int, data: bytes) -> bool:
         """Show a text; False when it does not fit, and the one before stays."""
-        if len(data) > SLOT_BYTES - _HEAD.size:
+        if len(data) > self._bytes - _HEAD.size:
             return False
         half = 1 - self._memory[slot]
         at = self._at(slot, half)
@@ -440,7 +435,7 @@ class Slots:
         # Only two puts during one copy spoil it: the first of them writes the other half.
         for _ in range(_READ_TRIES):
             at = self._at(slot, self._memory[slot])
-            copy = self._memory[at : at + SLOT_BYTES]
+            copy = self._memory[at : at + self._bytes]
             size, checksum = _HEAD.unpack_from(copy)
             data = copy[_HEAD.size : _HEAD.size + size]
             if not size:

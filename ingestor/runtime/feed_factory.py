@@ -46,6 +46,7 @@ from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterRow, Coun
 from ingestor.runtime.feed_process import FeedContext, FeedMain, RingWriter
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition
+from ingestor.runtime.reload import LiveSettings
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 END_TIMEOUT_S: Final = 0.5
@@ -279,6 +280,8 @@ def _show(stats: FeedStats, row: CounterRow) -> None:
     row[Counter.DROPPED_TRADES] = stats.dropped_trades
     row[Counter.DROPPED_QUOTES] = stats.dropped_quotes
     row[Counter.HELD] = stats.backlog_rows
+    row[Counter.SPOOLED] = stats.spooled_rows
+    row[Counter.SPOOL_LAG_NS] = stats.spool_lag_ns
     row[Counter.UNDELIVERED] = stats.undelivered
     row[Counter.ATTEMPTS] = stats.attempts
     row[Counter.SUBSCRIBED] = stats.subscribed
@@ -336,16 +339,24 @@ def _warn_of_plain_text(url: str) -> None:
 class LiveFeeds:
     """Makes the feeds of one configuration and one vendor, each inside its process.
 
-    `ends` are those of what is stored of feeds that an earlier run has left a journal of.
+    What may change while they run is read in `live`. `ends` are those of what is stored of feeds
+    that an earlier run has left a journal of.
     """
 
     config: Config
     vendor: Vendor
     ends: Mapping[LiveFeedName, Mapping[RType, StoredEnd]] = field(default_factory=dict)
+    live: LiveSettings = field(default_factory=LiveSettings)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
-        polygon = self.config.polygon
+        watch = self.live.watch(self.config)
+        polygon = watch.config.polygon
+
+        def renamed() -> tuple[str, ...] | None:
+            changed, newest = watch.changed(), watch.config.polygon.stocks
+            return channel_names(polygon.channels, newest) if changed else None
+
         return PolygonFeed(
             self._settings("stocks", self.vendor.stocks_url, context, STOCKS_EXTENDED),
             StockDecoder(_late_after_ns(self.config)),
@@ -354,12 +365,20 @@ class LiveFeeds:
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
             make_spool=self._spool("stocks", context),
+            renamed=renamed,
         )
 
     def options(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of option trades."""
-        strikes = self.config.strikes
-        manager = StrikeManager(strike_plan(self.config), MarketHours(OPTIONS).trading_days_from)
+        watch = self.live.watch(self.config)
+        strikes = watch.config.strikes
+        manager = StrikeManager(strike_plan(watch.config), MarketHours(OPTIONS).trading_days_from)
+
+        def replanned() -> StrikePlan | None:
+            before = watch.config.strikes
+            changed = watch.changed() and watch.config.strikes != before
+            return strike_plan(watch.config) if changed else None
+
         return PolygonFeed(
             self._settings("options", self.vendor.options_url, context, OPTIONS),
             OptionDecoder((option_root(strikes.underlying),), _late_after_ns(self.config)),
@@ -367,8 +386,9 @@ class LiveFeeds:
             frame_log=frame_log,
             strikes=FollowedStrikes(
                 manager=manager,
-                price=price_of(self.config, context),
+                price=price_of(lambda: watch.config, context),
                 quotes=self.config.polygon.option_quotes,
+                replanned=replanned,
             ),
             make_spool=self._spool("options", context),
         )
@@ -397,18 +417,24 @@ class LiveFeeds:
             silence_limit_ns=int(polygon.silence_s * NS_PER_S),
             socket=SocketLimits(message_bytes=polygon.max_frame_bytes),
             backlog=BacklogLimits(rows=polygon.backlog_rows, bytes=polygon.backlog_bytes),
+            catch_up_per_s=self.config.record.catch_up_per_s,
             drain_s=polygon.drain_s,
         )
 
 
-def price_of(config: Config, context: FeedContext) -> Callable[[], int | None]:
+def price_of(newest: Callable[[], Config], context: FeedContext) -> Callable[[], int | None]:
     """Return what asks for the newest price of the underlying in 1e-9, None before the first.
 
     The stocks' feed shows it in the shared memory; where there is none the focus is the price.
     """
-    if "stocks" not in config.polygon.feeds:
-        focus = strike_plan(config).focus
-        return lambda: focus.strike_e9 if focus else None
+    if "stocks" not in newest().polygon.feeds:
+
+        def focus_e9() -> int | None:
+            # Asked each time, since it may change while the feed runs.
+            focus = strike_plan(newest()).focus
+            return focus.strike_e9 if focus else None
+
+        return focus_e9
     table = context.table
     return lambda: table.reference_price_e9
 
@@ -432,7 +458,12 @@ def journals(config: Config) -> Iterator[Mapping[LiveFeedName, JournalRecorder]]
 def _journal(config: Config, directory: Path, name: LiveFeedName) -> JournalRecorder:
     # The journal keeps the roots beside the frames, so that a replay decodes without this file.
     roots = (option_root(config.strikes.underlying),) if name == "options" else ()
-    return JournalRecorder(directory, name, roots=roots, late_after_ns=_late_after_ns(config))
+    return JournalRecorder(
+        *(directory, name),
+        roots=roots,
+        late_after_ns=_late_after_ns(config),
+        sync_s=config.record.sync_s,
+    )
 
 
 def _late_after_ns(config: Config) -> int:

@@ -83,7 +83,11 @@ class Health:
     ) -> Iterator[Finding]:
         if row[Counter.HELD] > BEHIND * (self._view.facts.backlog_rows or math.inf):
             text = f"{name} falls behind: {row[Counter.HELD]:,} events wait for room in its ring"
-            yield Finding("behind", name, 0.0, f"{text}, and are dropped when there are too many")
+            after = "are dropped" if self._view.facts.journal_dir is None else "wait in the journal"
+            yield Finding("behind", name, 0.0, f"{text}, and {after} when there are too many")
+        if lag_ns := row[Counter.SPOOL_LAG_NS]:
+            text = f"{name} reads its journal back, and is {age_text(lag_ns)} behind"
+            yield Finding("behind", name, 0.0, text, bad=False)
         why = f": {trouble}" if trouble else ""
         if row[Counter.AWAY_SINCE_NS]:
             away_s = since_s(row, Counter.AWAY_SINCE_NS, now_ns)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -58,6 +58,7 @@ from ingestor.runtime.publisher_factory import (
     server_of,
     tell_demo,
 )
+from ingestor.runtime.reload import LiveSettings, Reload
 from ingestor.runtime.report import RunReport
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
@@ -86,9 +87,14 @@ RETRY_S: Final = 1.0
 class StreamIngestor:
     """Publishes the live feeds to JetStream, as the configuration says."""
 
-    def __init__(self, config: Config, *, demo: bool = False) -> None:
+    def __init__(
+        self, config: Config, *, demo: bool = False, read_again: Callable[[], Config] | None = None
+    ) -> None:
+        """SIGHUP has `read_again` called, and what can change is heeded; None stops the run."""
         self._config = config
         self._demo = demo
+        self._read_again = read_again
+        self._settings = LiveSettings()
 
     def run(self) -> RunReport:
         """Stream until stopped. Raises IngestorError for what is wrong before anything starts."""
@@ -161,6 +167,7 @@ class StreamIngestor:
     ) -> RunPlan:
         config = self._config
         demo_s = DEMO_S if self._demo and not is_watched() else None
+        read = self._read_again
         return RunPlan(
             feeds=feeds,
             config=config,
@@ -173,6 +180,7 @@ class StreamIngestor:
             run_s=config.live.stop_after_s or demo_s,
             metrics=metrics,
             keeping=keeping,
+            reload=read and Reload(config, read, check, self._settings),
         )
 
     def _unfinished(self, options: ConnectOptions, vendor: Vendor) -> dict[LiveFeedName, Ends]:
@@ -192,7 +200,7 @@ class StreamIngestor:
         ends: Mapping[LiveFeedName, Ends],
     ) -> list[FeedPlan]:
         process = self._config.process
-        made = LiveFeeds(self._config, vendor, ends)
+        made = LiveFeeds(self._config, vendor, ends, self._settings)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import mmap
 import os
 import select
 import socket
@@ -324,6 +325,8 @@ class _State:
     """Where this process's lines go, and those of the processes that it forks."""
 
     target = Target()
+    level: Final = mmap.mmap(-1, 1)
+    """Shared by a process and those that it forks: what `set_level` has told, 0 until then."""
 
 
 def configure(label: str, level: str, target: Target | None = None) -> None:
@@ -342,8 +345,22 @@ def configure(label: str, level: str, target: Target | None = None) -> None:
         pen = Pen(file.fd, write=file.write)
     handler = _Handler(label, pen, before, target.form)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _heed_level()
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     logging.getLogger("websockets").setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Have this process and those that it has forked, or will, tell what `level` says."""
+    _State.level[0] = logging.getLevelNamesMapping()[level.upper()]
+    _heed_level()
+
+
+def _heed_level() -> None:
+    level, root = _State.level[0], logging.getLogger()
+    # A change empties the caches of all loggers: only where there is one.
+    if level and level != root.level:
+        root.setLevel(level)
 
 
 def complain(prog: str, sentence: object) -> None:
@@ -360,7 +377,8 @@ def close() -> None:
 
 
 def drain() -> None:
-    """Write what waits since nobody read it; to be called now and then by whoever says little."""
+    """Write what waits since nobody read it, and heed `set_level`; to be called now and then."""
+    _heed_level()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.drain()

@@ -16,7 +16,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import CounterTable, Role
 from ingestor.runtime.progress_reporter import MakeProgress
 from ingestor.runtime.run_keeper import Keeping
+from ingestor.runtime.run_records import RunRecord
 
 METRICS: Final = "metrics"
 
@@ -42,12 +43,14 @@ log = logging.getLogger(__name__)
 class MetricsPlan:
     """Where metrics are served, bound already, and the limits of what counts as well.
 
-    Who has the `token` may steer the replay; without one nobody may.
+    Who has the `token` may steer the replay; without one nobody may. `service` says where the run
+    can be looked at over NATS as well, and what it is.
     """
 
     listener: socket.socket
     limits: Metrics
     token: str | None = None
+    service: tuple[ConnectOptions, RunRecord] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ def shown_by(
     """Return what `Run` is given to serve; None where nothing is."""
     if plan is None:
         return None
+    if keeping is not None:
+        plan = replace(plan, service=(options, keeping.record))
     facts = RunFacts(
         mode="live" if live else "replay",
         demo=demo,

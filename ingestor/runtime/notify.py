@@ -4,6 +4,7 @@
     WATCHDOG=1   only while every process on the way of the data gives signs of life: that the
                  supervisor's own loop turns would prove nothing
     STATUS=      the line that people see on a terminal
+    RELOADING=1  while the configuration is read again, and READY=1 after it
     STOPPING=1   once the run has been asked to stop
 
 Nothing is sent where nobody asks for it. A datagram that the socket does not take at once is sent
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ingestor.model.bounds import MAX_LINE_CHARS, printable
@@ -82,6 +84,16 @@ class RunNotifier:
         self._told: set[str] = set()
         self._alive_due_ns = 0
         self._status_due_ns = 0
+
+    def around(self, reload: Callable[[], None]) -> None:
+        """Tell that the configuration is read again, have it read, and tell that it was."""
+        # A run that is not ready yet stays so: READY=1 would be taken for the end of its start.
+        if "READY=1" not in self._told:
+            reload()
+            return
+        self._way.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // NS_PER_US}")
+        reload()
+        self._way.send("READY=1")
 
     def tick(self, now_ns: int) -> None:
         """Send what is due at `now_ns` of the monotonic clock."""

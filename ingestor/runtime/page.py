@@ -143,7 +143,7 @@ class Page:
             at_ns = 0 if status is None else status.at_ns
             # The restart of a live feed is a status too: it is told once.
             if status is not None and at_ns != seen[1] and status.what != "restart":
-                calm = status.what in (What.STREAMING, What.CONTROL)
+                calm = status.what in (What.STREAMING, What.CONTROL, What.SETTINGS)
                 self._note(at_ns, status.feed, status.what.value, status.text, bad=not calm)
             self._seen[name] = (restarts, at_ns)
         # A restart has just been noted.

@@ -250,10 +250,17 @@ class LiveProgress:
                         f"{counted(row[one], noun)}{what}"
                         for one, (noun, what) in _LOSSES.items()
                         if row[one]
-                    ),
+                    )
+                    + _spooled(row),
                 )
             )
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
+
+
+def _spooled(row: CounterRow) -> tuple[str, ...]:
+    lag_ns, left = row[Counter.SPOOL_LAG_NS], row[Counter.SPOOLED]
+    more = f", {counted(left, 'event')} to read" if left else ""
+    return (f"{age_text(lag_ns)} behind in its journal{more}",) if lag_ns else ()
 
 
 def counted(number: int, noun: str) -> str:

@@ -76,6 +76,7 @@ class RunPlan:
         run_s: The run stops by itself after this time, where it is set.
         metrics: Where metrics are served, and what they say the run is.
         keeping: The run's record and leases, where it has any, and what it goes on behind.
+        reload: What SIGHUP calls; None stops the run.
     """
 
     feeds: Sequence[FeedPlan]
@@ -88,6 +89,7 @@ class RunPlan:
     run_s: float | None = None
     metrics: tuple[MetricsPlan, RunFacts] | None = None
     keeping: Keeping | None = None
+    reload: Callable[[], None] | None = None
 
     @property
     def processes(self) -> list[tuple[str, Role]]:
@@ -150,7 +152,7 @@ class Run:
             return None
 
         try:
-            self._supervisor.run(tick)
+            self._supervisor.run(tick, plan.reload and partial(notifier.around, plan.reload))
         finally:
             reporter.close()
             systemd.close()

@@ -8,6 +8,8 @@ is to end:
               they are closed in order; a second signal ends the process at once
     NOTING    processes run: signals are noted, and whoever runs them heeds them
 
+A live run with a configuration file takes SIGHUP for a wish to read it again (`Supervisor.run`).
+
 A program begins with `run_program`. Whoever runs processes inside a program of another owner only
 has `noting`, which gives the signals back at its end. The exit code is always 128 and the number.
 """
@@ -58,6 +60,23 @@ class _State:
 def noted() -> list[signal.Signals]:
     """Return the signals that have come, the first one first."""
     return list(_State.noted)
+
+
+def take(number: signal.Signals) -> bool:
+    """Take a signal out of those noted, which stop the run; whether it had come."""
+    had_come = number in _State.noted
+    while number in _State.noted:
+        _State.noted.remove(number)
+    return had_come
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that it is controlled by; not once that was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

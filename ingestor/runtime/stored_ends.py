@@ -5,6 +5,7 @@ Asked by a run that has begun, and taken the leases, but writes nothing yet.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -15,10 +16,12 @@ from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Source
+from ingestor.model.clock import to_ns
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError, StreamError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
+from ingestor.model.units import NS_PER_S
 from ingestor.nats.connection import Connection
-from ingestor.nats.jetstream import JetStreamApi
+from ingestor.nats.jetstream import JetStreamApi, StreamEnd
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import mapped_subject
 from ingestor.runtime.positions import quiet
@@ -31,6 +34,9 @@ TAIL_SEQS: Final = 64
 MAX_TAIL_MESSAGES: Final = 1_000_000
 """A feed's last event is not looked for behind more messages of others on its own subject."""
 
+SLACK_NS: Final = 10 * NS_PER_S
+"""A run receives before its publisher has made the stream, and the server's clock is another's."""
+
 Ends = Mapping[RType, StoredEnd]
 
 log = logging.getLogger(__name__)
@@ -39,7 +45,9 @@ log = logging.getLogger(__name__)
 def stored_ends(
     options: ConnectOptions, stream: str, feeds: Sequence[LiveFeedName], source: Source
 ) -> dict[LiveFeedName, Ends]:
-    """Return the ends of each feed of which something is stored.
+    """Return the ends of each feed of which something is stored, or of which nothing ever was.
+
+    Of the latter an end is when the stream was made, and has no event (0).
 
     Raises NatsUnreachableError, NatsRefusedError.
     """
@@ -79,6 +87,9 @@ async def _stored_ends(
             rtype: await _end(api, stream, rtype, places[rtype], source) for rtype in RTYPES[feed]
         }
         known = {rtype: end for rtype, end in ends.items() if end is not None}
+        if not known and await _never_held(api, stream, stream_end, [places[one] for one in ends]):
+            found[feed] = dict.fromkeys(ends, StoredEnd(0, _made_ns(stream_end) - SLACK_NS, 0))
+            continue
         if not known:
             log.info(
                 "stream %s holds nothing of %s: nothing of the journal is published before what is"
@@ -90,6 +101,23 @@ async def _stored_ends(
         first = min(known.values(), key=lambda end: end.recv_ns)
         found[feed] = {rtype: end or first._replace(rows=0) for rtype, end in ends.items()}
     return found
+
+
+async def _never_held(
+    api: JetStreamApi, stream: str, end: StreamEnd, places: Sequence[str]
+) -> bool:
+    """Whether a stream has never held anything on these subjects.
+
+    One out of which nothing was ever removed, by age, by a limit or by hand, holds all it ever
+    took. Of any other nobody knows: what an old journal has may have been stored, and aged out.
+    """
+    if end.first_seq > 1 or end.removed_amid:
+        return False
+    return not any([await api.message(stream, last_by_subj=place) for place in places])
+
+
+def _made_ns(end: StreamEnd) -> int:
+    return to_ns(dt.datetime.fromisoformat(end.identity))
 
 
 async def _end(

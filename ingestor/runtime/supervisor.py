@@ -2,7 +2,8 @@
 
 It has no event loop and no thread. A tick is: take outcomes, look at heartbeats, hear signals.
 The first SIGINT, SIGTERM or SIGHUP asks everybody to stop in order: feeds stop reading, the
-publisher flushes what it has sent and reports. The second ends everything now.
+publisher flushes what it has sent and reports. The second ends everything now. Where a run can read
+its configuration again, that is what SIGHUP asks for, unless it says that the terminal is gone.
 
 Nobody may hang for ever. A process that dies without a word, or gives no heartbeat for `silence_s`,
 is started again where its plan says so, in its row of the table, and the others go on. Any other,
@@ -36,7 +37,7 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.machine import die_with_parent, keep_freed_memory, pin
-from ingestor.runtime.signals import EXIT_BASE, WANTED, noted, noting
+from ingestor.runtime.signals import EXIT_BASE, WANTED, has_terminal, noted, noting, take
 
 _FORK: Final = multiprocessing.get_context("fork")
 
@@ -189,6 +190,8 @@ class Supervisor:
         self._failure: Outcome | None = None
         self._stopped_by: signal.Signals | None = None
         self._stopped_first = False
+        self._reload: Callable[[], None] | None = None
+        self._had_terminal = has_terminal()
         self.outcomes: dict[str, Outcome] = {}
         """How each process that has ended did, by its name."""
 
@@ -210,11 +213,15 @@ class Supervisor:
             return Outcome(EXIT_BASE + number, f"{number.name}: stopped before the end{also}")
         return broken[0] if broken else Outcome()
 
-    def run(self, tick: Callable[[], Outcome | None]) -> None:
+    def run(
+        self, tick: Callable[[], Outcome | None], reload: Callable[[], None] | None = None
+    ) -> None:
         """Start everything and return when all processes have ended.
 
-        `tick` is called every `TICK_S`; a failure it returns stops the run.
+        `tick` is called every `TICK_S`; a failure it returns stops the run. SIGHUP calls `reload`;
+        without one it stops the run.
         """
+        self._reload = reload
         with noting():
             try:
                 self._start()
@@ -375,6 +382,8 @@ class Supervisor:
             self._stop()
 
     def _heed_signals(self) -> None:
+        if self._reload is not None and self._stop_by_ns is None and self._is_to_reload():
+            self._reload()
         heard = noted()
         if heard and self._stopped_by is None:
             self._stopped_by = heard[0]
@@ -387,6 +396,11 @@ class Supervisor:
         if len(heard) > 1 and not self._forced:
             self._forced = True
             self._force(f"{heard[1].name} again")
+
+    def _is_to_reload(self) -> bool:
+        # The kernel sends SIGHUP as well when a terminal is closed: then there is none any more.
+        is_closed = signal.SIGHUP in noted() and self._had_terminal and not has_terminal()
+        return not is_closed and take(signal.SIGHUP)
 
     def _force(self, reason: str) -> None:
         if any(not child.ended for child in self._children):

@@ -6,6 +6,8 @@
     /healthz   200, or 503 and who is unwell, and why
     /control   a command for a replay, posted by one who has the token of the run
 
+The same process shows the texts of /metrics and /healthz over NATS (`nats_service`).
+
 Nothing else can be changed from here. A client is bounded in what it can hold: `MAX_CONNECTIONS`
 are open at once, beyond which the oldest makes way; one that sends no request is closed; one that
 reads slowly gets the newest state when it has read the one before. Nothing is queued for anybody.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -33,7 +36,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ingestor.model.clock import now_ns as wall_ns
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
     ControlAnswer,
@@ -48,6 +51,7 @@ from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Health, told
 from ingestor.runtime.metrics import MetricsPlan
+from ingestor.runtime.nats_service import View, offer_view
 from ingestor.runtime.page import Page, frame
 from ingestor.runtime.progress_reporter import Progress
 from ingestor.runtime.run_view import RunView, exposition
@@ -61,6 +65,8 @@ MAX_CONNECTIONS: Final = 16
 NICENESS: Final = 5
 GRACE_S: Final = 1
 """How long the end of the run waits for answers that are under way."""
+
+log = logging.getLogger(__name__)
 
 _STATIC: Final = Path(__file__).parent / "static"
 _FILES: Final = {
@@ -120,10 +126,25 @@ class Web:
         )
         server = _Server(config)
         beating = asyncio.create_task(self._beat(server))
+        viewing = asyncio.create_task(self._offer_view())
         try:
             await server.serve([self._plan.listener])
+            await asyncio.wait((viewing,), timeout=GRACE_S)
         finally:
             beating.cancel()
+            viewing.cancel()
+
+    async def _offer_view(self) -> None:
+        if self._plan.service is None:
+            return
+        try:
+            await offer_view(*self._plan.service, self._view_now, self._ended)
+        except NatsRefusedError as refused:
+            # No warning: most runs are looked at over HTTP, and need no such right.
+            log.info("this run cannot be looked at over NATS: %s", refused)
+
+    def _view_now(self) -> View:
+        return View(self._exposition(), told(self._health.findings(time.monotonic_ns(), wall_ns())))
 
     async def _beat(self, server: uvicorn.Server) -> None:
         ticked_ns = 0
@@ -149,12 +170,14 @@ class Web:
             Route("/healthz", self._healthz),
         ]
 
-    async def _metrics(self, _: Request) -> Response:
+    def _exposition(self) -> str:
         now_ns = time.monotonic_ns()
         findings = self._health.findings(now_ns, wall_ns())
         unwell = [(one.process, one.what) for one in findings if one.bad]
-        text = exposition(self._view, self._progress, now_ns, unwell)
-        return Response(text, headers=_HEADERS, media_type=_EXPOSITION)
+        return exposition(self._view, self._progress, now_ns, unwell)
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self._exposition(), headers=_HEADERS, media_type=_EXPOSITION)
 
     async def _healthz(self, _: Request) -> Response:
         findings = self._health.findings(time.monotonic_ns(), wall_ns())

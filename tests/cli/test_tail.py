@@ -20,6 +20,7 @@ import pytest
 from ingestor.cli import tail
 from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import encode_status, line_of_status
+from tests.cli.test_top import Watched
 from tests.client.streams import TRADES, as_json, depth, packed, publish, trades
 from tests.client.test_statuses import status, tell
 from tests.encode import examples
@@ -112,6 +113,8 @@ def test_a_bad_message_is_named_and_passed(nats_server: NatsServer, capfd: Captu
         ["--last", "5", "--new"],
         ["--last", "5", "--bars", "1m"],
         ["--bars", "7s"],
+        ["--plot"],
+        ["--plot", "--bars", "1m"],  # it follows, and this is no terminal
         ["--parquet", "x", "--json"],
         ["--give-up", "-1"],
     ],
@@ -307,6 +310,25 @@ def test_bars_are_lines_below_a_header(nats_server: NatsServer, capsys: Captured
     assert bar.split() == [
         *("2025-12-16", "14:30:00", "ES.c.0", "6870", "6870", "6870", "6870", "81", "3", "-")
     ]
+
+
+def test_bars_are_drawn_as_candles(nats_server: NatsServer, capsys: Captured) -> None:
+    store(nats_server, *as_json(trades(3)))
+    lines = printed(nats_server, capsys, "--bars", "1m", "--plot")
+    assert lines[0] == "ES.c.0  6870  1 bar"
+    assert lines[-1] == "2025-12-16 14:30 to 2025-12-16 14:30 UTC"
+
+
+def test_on_a_terminal_candles_follow_what_is_new(nats_server: NatsServer) -> None:
+    store(nats_server, *as_json(trades(3)))
+    words = ("--nats", nats_server.url, "--bars", "1m", "--plot")
+    screen = Watched(*words, program="tail")
+    screen.until("ES.c.0 +6870 +1 bar")
+    screen.press("")
+    store(nats_server, *as_json(trades(2, first=60_000_000)))
+    screen.until("ES.c.0 +6870 +2 bars")
+    os.kill(screen.pid, signal.SIGINT)
+    assert screen.ended() == 130
 
 
 def test_events_are_written_as_tables(

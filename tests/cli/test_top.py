@@ -131,15 +131,28 @@ def test_one_picture_of_a_run_is_printed(tmp_path: Path, nats_server: NatsServer
     assert re.search(r"^publish to stored +[\d,.]+ [mu]s ", told.stdout, re.M)
 
 
+def test_a_run_is_looked_at_through_its_nats_server(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    with replaying(tmp_path, nats_server):
+        told = top("--once", "--nats", nats_server.url, "--interval", "0.2")
+        other = top("--once", "--nats", nats_server.url, "--run", "another")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert re.search(r"^replay  MARKET_DATA at 127.0.0.1:", told.stdout)
+    assert re.search(r"^mbp10 +runs|^mbp10 +ended", told.stdout, re.M)
+    assert (other.returncode, other.stdout) == (3, "")
+    assert "there is no run another at" in other.stderr
+
+
 class Watched:
     """The program on a terminal of its own, and all that it has shown."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, program: str = "top") -> None:
         self.pid, self._terminal = pty.fork()
         if not self.pid:
             os.chdir(ROOT)
             os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [sys.executable, "-m", "ingestor", "top", *words])
+            os.execv(sys.executable, [sys.executable, "-m", "ingestor", program, *words])
         ioctl(self._terminal, TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self.shown = ""
 
@@ -198,6 +211,13 @@ def test_nobody_there_is_told_with_what_turns_it_on() -> None:
     told = top("--once", "--url", f"http://127.0.0.1:{free_port()}")
     assert (told.returncode, told.stdout) == (3, "")
     assert "Connection refused; metrics.listen in the configuration" in told.stderr
+
+
+def test_a_server_without_runs_is_told(
+    nats_server: NatsServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--once", "--nats", nats_server.url]) == 3
+    assert "no run shows its metrics at" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:x", "https://127.0.0.1:1"])

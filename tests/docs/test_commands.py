@@ -29,8 +29,8 @@ from tests.nats_servers import NatsServer
 
 UNITS: Final = sorted((ROOT / "configs" / "systemd").glob("*.service"))
 
-_SLOW: Final = ("replay", "live")
-"""Pages that take 7 s each, of what other tests run as well."""
+_SLOW: Final = ("replay", "live", "first-hour")
+"""Pages that take 7 s or more, of what other tests run as well."""
 
 _OURS: Final = re.compile(r"NATS_URL|REPLAY_\w+|DBN_DATA_DIR|POLYGON_\w+")
 _STEP_TIMEOUT_S: Final = 60

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ from tests.journal.tapes import (
     unpacked_as_far_as_whole,
     wait_until,
 )
+from tests.journal.test_segment_writer import files_of_at_most
 
 MIDNIGHT_NS = new_york_ns(DAY + dt.timedelta(days=1), dt.time(0))
 
@@ -306,6 +308,48 @@ def test_frames_go_on_in_a_new_file_when_theirs_is_removed_renamed_or_cut(
     assert feed.progress.frames + missing == 60
 
 
+def test_what_is_flushed_is_written_without_a_tick(tmp_path: Path) -> None:
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
+    writer.append(b"[1]", OPEN_NS, 1)
+    writer.flush()
+    wait_until(lambda: writer._thread.backlog_bytes == 0)
+    assert [entry.payload for entry in all_entries(tmp_path)] == [b"[1]"]
+    writer.close()
+
+
+def test_a_journal_is_synced_as_often_as_is_said_and_beside_the_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync that does not come back holds up nothing but the next sync."""
+    syncs, ticks, goes_on = count(1), count(), threading.Event()
+
+    def sync(descriptor: int) -> None:
+        next(syncs)
+        goes_on.wait(10)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S, sync_s=0.01)
+    told: list[str] = []
+
+    def tick() -> bool:
+        told.extend(writer.tick(OPEN_NS + next(ticks) * 10_000_000) or ())
+        return writer._thread.backlog_bytes == 0
+
+    for number in range(20):
+        writer.append(b"[%d]" % number, OPEN_NS, 1)
+        wait_until(tick)
+    assert len(all_entries(tmp_path)) == 20
+    assert next(syncs) == 2
+    goes_on.set()
+    wait_until(lambda: tick() and bool(told))
+    assert told == [
+        f"the journal in {tmp_path}: it is written, but might not survive a power cut:"
+        " [Errno 5] Input/output error"
+    ]
+    writer.close()
+
+
 def test_a_file_that_is_gone_is_noticed_by_a_tick_without_a_frame(tmp_path: Path) -> None:
     writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
     writer.append(b"[1]", OPEN_NS, 1)
@@ -360,6 +404,47 @@ def test_a_segment_that_meets_a_full_disk_keeps_what_was_whole(tmp_path: Path) -
     _, held, torn = unpacked(content_of(found))
     assert [entry.number for entry in held] == list(range((100_000 - 44) // 132))
     assert torn is not None
+
+
+def test_a_disk_that_was_full_is_written_again_and_the_hole_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files stands for the disk: the same bytes are refused and retried."""
+    monkeypatch.setattr(recorder_module, "MAX_BACKLOG_BYTES", 4 * CHUNK_BYTES)
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.01)
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
+    numbers, told = count(), list[str]()
+
+    def ticked(word: str) -> Callable[[], bool]:
+        def is_told() -> bool:
+            told.extend(writer.tick(OPEN_NS) or ())
+            return any(word in one for one in told)
+
+        return is_told
+
+    def recorded() -> bool:
+        number = next(numbers)
+        return writer.append(b"[%d]" % number + b" " * 1_000, OPEN_NS + number, 1)
+
+    with files_of_at_most(50_000):
+        while writer.failure is None:
+            recorded()  # in vain, where the thread is slow
+            writer.flush()
+        wait_until(ticked("cannot be written"))
+        while recorded():
+            pass
+        assert [writer.place] == [None]
+        for _ in range(100):
+            assert not recorded()
+    wait_until(ticked("it is written again"))
+    wait_until(lambda: writer._thread.backlog_bytes == 0)
+    assert recorded()
+    writer.close()
+    assert writer.counts.lost > 100
+    feed = JournalFeed(directory=tmp_path, market=Market.STOCKS)
+    list(feed.blocks())
+    assert feed.progress.skipped["frame_not_in_journal"] == writer.counts.lost
+    assert feed.progress.frames == writer.counts.frames
 
 
 def test_a_frame_that_is_too_long_is_counted_and_its_number_left_out(

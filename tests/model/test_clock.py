@@ -11,6 +11,7 @@ from ingestor.model.clock import (
     iso_utc,
     new_york_date,
     new_york_ns,
+    new_york_time,
     now_ns,
     to_ns,
     utc_date,
@@ -59,3 +60,18 @@ def test_long_lists_of_dates_are_shortened_in_their_middle() -> None:
     assert dates_text(days) == (
         "2024-01-01, 2024-01-02, 2024-01-03 ... 2024-07-16, 2024-07-17, 2024-07-18 (200 days)"
     )
+
+
+@pytest.mark.parametrize(
+    ("utc", "there"),
+    [
+        (dt.datetime(2025, 12, 16, 14, 30, tzinfo=dt.UTC), "09:30:00 New York"),
+        (dt.datetime(2025, 7, 1, 13, 30, tzinfo=dt.UTC), "09:30:00 New York"),
+        (dt.datetime(2025, 12, 17, 4, 59, 59, tzinfo=dt.UTC), "2025-12-16 23:59:59 New York"),
+        (dt.datetime(2025, 12, 17, 5, 0, tzinfo=dt.UTC), "00:00:00 New York"),
+    ],
+)
+def test_new_york_s_time_has_its_date_only_where_it_is_not_utc_s(
+    utc: dt.datetime, there: str
+) -> None:
+    assert new_york_time(to_ns(utc)) == there

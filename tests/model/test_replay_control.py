@@ -132,8 +132,8 @@ def test_a_command_as_json_is_what_is_typed() -> None:
 def test_a_state_reads_as_one_line() -> None:
     state = ReplayState(speed=1_000.0, position_ns=NOON_NS, until_ns=NOON_NS + 1, generation=3)
     assert state.sentence(998.2) == (
-        "running, at 2025-12-16T17:00:00.000000000Z, x1,000, attained x998.2,"
-        " until 2025-12-16T17:00:00.000000001Z (generation 3)"
+        "running, at 2025-12-16T17:00:00.000000000Z (12:00:00 New York), x1,000, attained x998.2,"
+        " until 2025-12-16T17:00:00.000000001Z (12:00:00 New York) (generation 3)"
     )
     assert ReplayState(paused=True).sentence(5.0) == (
         "paused, before the first event, as fast as possible (generation 0)"

@@ -140,9 +140,15 @@ def test_a_feed_that_receives_more_than_is_stored() -> None:
     stocks[Counter.HELD] = 501
     assert judged.text().splitlines() == [
         "behind: stocks for 0.0 s",
-        "stocks falls behind: 501 events wait for room in its ring, and are dropped when there are"
-        " too many",
+        "stocks falls behind: 501 events wait for room in its ring, and wait in the journal when"
+        " there are too many",
     ]
+
+
+def test_a_feed_whose_journal_is_read_back() -> None:
+    judged = Judged()
+    judged.run.row("stocks")[Counter.SPOOL_LAG_NS] = 7 * NS_PER_S
+    assert judged.text() == "ok\nstocks reads its journal back, and is 7 s behind\n"
 
 
 def test_a_journal_whose_disk_is_full() -> None:

@@ -60,7 +60,7 @@ def test_a_price_between_the_tickers_steps_is_refused_by_name(name: str) -> None
 
 def test_the_price_is_what_the_process_of_the_stocks_shows() -> None:
     here = place(1)
-    price = price_of(Config(), here)
+    price = price_of(Config, here)
     assert price() is None
     here.table.reference_price_e9 = 686_000_000_000
     assert price() == 686_000_000_000
@@ -68,7 +68,7 @@ def test_the_price_is_what_the_process_of_the_stocks_shows() -> None:
 
 def test_without_stocks_the_focus_is_the_price() -> None:
     config = Config(polygon=Polygon(feeds=("options",)), strikes=Strikes(focus=700.0))
-    assert price_of(config, place(0))() == 700_000_000_000
+    assert price_of(lambda: config, place(0))() == 700_000_000_000
 
 
 @pytest.mark.parametrize("name", ["stocks", "options"])

@@ -27,6 +27,7 @@ from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.positions import FeedPosition, Position
+from tests.feeds.polygon.rig import NoPlace
 from tests.rows import block
 
 STATUS = FeedStatus(feed="stocks", what=What.STREAMING, at_ns=1, text="data flows")
@@ -66,14 +67,15 @@ class Feed:
 
 
 @dataclass
-class Log:
+class Log(NoPlace):
     closed: int = 0
     frames: list[bytes] = field(default_factory=list)
     counts: JournalCounts = field(default_factory=JournalCounts)
     failure: str | None = None
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
         self.frames.append(data)
+        return True
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Nothing to keep."""

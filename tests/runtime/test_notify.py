@@ -216,3 +216,18 @@ def test_a_watchdog_is_heeded_that_is_meant_for_this_process(
 ) -> None:
     with closing(NotifySocket({"NOTIFY_SOCKET": "/run/notify", **more})) as way:
         assert way.watchdog_ns == watchdog_ns
+
+
+def test_a_configuration_that_is_read_again_is_told_before_and_after(told: Told) -> None:
+    told.prove_stream()
+    told.subscribe()
+    told.notifier.around(lambda: None)
+    assert told.manager.heard() == []  # it is starting, and READY=1 would say that it is not
+    told.tick()
+
+    def read() -> None:
+        told.way.send("X_READ=1")
+
+    told.notifier.around(read)
+    heard = [text.partition("\n")[0] for text in told.manager.heard()]
+    assert heard == ["RELOADING=1", "X_READ=1", "READY=1"]

@@ -171,6 +171,14 @@ def test_a_narrow_terminal_is_told_what_a_pause_or_a_wait_is_for() -> None:
     assert line_of(waiting, 70) == f"50% done, {waiting.waits}"
 
 
+def test_a_feed_whose_journal_is_read_back_says_how_far_behind_it_is() -> None:
+    table = CounterTable(2)
+    stocks, publisher = table.row(0), table.row(1)
+    stocks[Counter.SPOOL_LAG_NS], stocks[Counter.SPOOLED] = 90 * NS_PER_S, 12_345
+    told = LiveProgress([("stocks", stocks)], publisher).snapshot(time.monotonic_ns())
+    assert told.feeds[0].losses == ("90 s behind in its journal, 12,345 events to read",)
+
+
 def test_a_narrow_terminal_is_told_of_losses_before_rates_and_ages() -> None:
     stocks = FeedSnapshot("stocks", 1_020.4, 7 * NS_PER_MS, ("12 quotes dropped",))
     live = LiveSnapshot(1_234, 1_030.0, (stocks, FeedSnapshot("options", 0.0, 0)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -128,3 +130,34 @@ def test_the_deadlines_of_a_stop_add_up() -> None:
     )
     assert closing_s < publisher_process.CLOSE_S
     assert feeds_s + publisher_process.STALLED_S + publisher_process.CLOSE_S < process.stop_s
+
+
+_WATCHING_TERMINAL = """
+import signal
+from ingestor.runtime.signals import has_terminal
+heard = []
+signal.signal(signal.SIGHUP, lambda *_: heard.append(1))
+def main():
+    print(has_terminal(), flush=True)
+    while not heard:
+        signal.pause()
+    print(has_terminal(), flush=True)
+"""
+
+
+def test_a_terminal_that_was_closed_is_known_to_be_gone(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    (tmp_path / "a_program.py").write_text(_WATCHING_TERMINAL)
+    process = subprocess.Popen(
+        ("setsid", "--ctty", sys.executable, "-c", "import a_program; a_program.main()"),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}"},
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    os.close(slave)
+    ready(process, "True")
+    os.close(master)
+    ready(process, "False")
+    assert process.wait(10) == 0

@@ -12,8 +12,10 @@ import pytest
 from ingestor.encode import make_encoder
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Block, Reply, Source, whole_block
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import NatsUnreachableError
 from ingestor.model.records import STOCK_TRADE, Records, RType
+from ingestor.model.units import NS_PER_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime import stored_ends as module
@@ -111,6 +113,39 @@ def test_where_nothing_of_a_feed_is_stored_it_has_no_ends(
     publish(nats_server, (T, [5_000], Source.REPLAY))
     assert stocks(nats_server) is None
     assert "holds nothing of stocks" in caplog.text
+
+
+def make_stream(server: NatsServer, *seqs: str, removed: bool = False) -> None:
+    async def work() -> None:
+        client = await connect(server)
+        stream = client.jetstream()
+        await stream.add_stream(name="MARKET_DATA", subjects=["market.>"])
+        for subject in seqs:
+            await stream.publish(subject, b"{}")
+        if removed:
+            await stream.purge_stream("MARKET_DATA")
+        await client.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("others", [(), ("market.options.trades",)])
+def test_a_stream_that_never_held_anything_of_a_feed_is_to_get_all_since_it_was_made(
+    nats_server: NatsServer, others: tuple[str, ...]
+) -> None:
+    make_stream(nats_server, *others)
+    found = stocks(nats_server)
+    assert found is not None
+    assert found[T] == found[Q]
+    assert (found[T].event_ns, found[T].rows) == (0, 0)
+    assert 0 <= now_ns() - module.SLACK_NS - found[T].recv_ns < 10 * NS_PER_S
+
+
+def test_a_stream_that_lacks_what_it_once_held_may_have_held_the_journal(
+    nats_server: NatsServer,
+) -> None:
+    make_stream(nats_server, "market.options.trades", removed=True)
+    assert stocks(nats_server) is None
 
 
 def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from ingestor.model.errors import BadDataError, ExitCode, IngestorError, NatsUnreachableError
 from ingestor.ring.doorbell import Doorbell
+from ingestor.runtime import supervisor
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.machine import pin
+from ingestor.runtime.signals import noted
 from ingestor.runtime.supervisor import (
     MAX_RESTARTS,
     Child,
@@ -136,10 +138,13 @@ class Run:
         ]
 
     def to_the_end(
-        self, limits: Limits = PATIENT, tick: Callable[[], Outcome | None] = lambda: None
+        self,
+        limits: Limits = PATIENT,
+        tick: Callable[[], Outcome | None] = lambda: None,
+        reload: Callable[[], None] | None = None,
     ) -> Supervisor:
         supervisor = Supervisor(self.plans, self.table, Doorbell(), limits)
-        supervisor.run(tick)
+        supervisor.run(tick, reload)
         return supervisor
 
 
@@ -232,6 +237,30 @@ def test_the_first_signal_stops_everybody_in_order(number: signal.Signals) -> No
     result = Run(until_stopped, until_stopped).to_the_end(tick=signals_after_start(number))
     assert result.outcome == Outcome(128 + number, f"{number.name}: stopped before the end")
     assert set(said(result).values()) == {"stopped in order"}
+
+
+def test_a_run_that_can_read_its_settings_again_does_so_and_goes_on() -> None:
+    reloads: list[list[signal.Signals]] = []
+    tick = signals_after_start(signal.SIGHUP)
+
+    def reload() -> None:
+        reloads.append(noted())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    result = Run(until_stopped).to_the_end(tick=tick, reload=reload)
+    assert reloads == [[]]
+    assert result.outcome == Outcome(143, "SIGTERM: stopped before the end")
+
+
+def test_a_terminal_that_was_closed_stops_a_run_that_could_read_its_settings_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([True, False, False])
+    monkeypatch.setattr(supervisor, "has_terminal", lambda: next(answers))
+    reloads: list[int] = []
+    tick = signals_after_start(signal.SIGHUP)
+    result = Run(until_stopped).to_the_end(tick=tick, reload=lambda: reloads.append(1))
+    assert (result.outcome.exit_code, reloads) == (129, [])
 
 
 def test_the_second_signal_ends_everything_now() -> None:

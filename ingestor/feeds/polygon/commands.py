@@ -17,9 +17,10 @@ SHOWN_NAMES: Final = 20
 
 
 class ReportKind(StrEnum):
-    """What is reported; all but `INFO` deserve an alarm and a counter."""
+    """What is reported; all but the first two deserve an alarm and a counter."""
 
     INFO = "info"
+    SETTINGS = "settings"
     NOT_GRANTED = "not_granted"
     NOT_ACKNOWLEDGED = "not_acknowledged"
     EVICTED = "evicted"

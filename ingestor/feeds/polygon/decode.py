@@ -11,6 +11,7 @@ Sizes are whole shares. Where the vendor gives the fraction too (``ds``), it dec
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
+from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
@@ -45,7 +47,7 @@ from ingestor.model.records import (
     Records,
     RType,
 )
-from ingestor.model.symbols import SymbolTable, parse_option_ticker
+from ingestor.model.symbols import parse_option_ticker
 from ingestor.model.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 LATE_AFTER_NS: Final = NS_PER_S
@@ -59,66 +61,6 @@ _EARLY: Final = (Skip.BEFORE_SUBSCRIPTION, "data before anything was asked for")
 _FOREIGN: Final = (Skip.NOT_SUBSCRIBED, "data under a name that was never subscribed")
 
 ConditionsField = Conditions | Condition | None
-
-
-NO_BID: Final = 0
-NO_ASK: Final = UNDEF_PRICE
-
-MAX_INSTRUMENTS: Final = 100_000
-"""Symbols one feed process may meet; all US stocks are some 12,000, a day of SPY's chain 10,000."""
-
-
-class Instrument:
-    """A symbol's id and its newest quote in 1e-9, `NO_BID` and `NO_ASK` where a side is empty."""
-
-    __slots__ = ("ask_e9", "bid_e9", "id")
-
-    def __init__(self, instrument_id: int) -> None:
-        self.id = instrument_id
-        self.bid_e9 = NO_BID
-        self.ask_e9 = NO_ASK
-
-    def aggressor(self, price_e9: int) -> int:
-        """1 (BUY), -1 (SELL) or 0 (MID) of a trade at this price, which is above 0."""
-        return (price_e9 >= self.ask_e9) - (price_e9 <= self.bid_e9)
-
-
-class Instruments:
-    """Symbol to `Instrument`; ids count up from 0 and are never given twice."""
-
-    def __init__(self, limit: int = MAX_INSTRUMENTS) -> None:
-        self._limit = limit
-        self._by_symbol: dict[str, Instrument] = {}
-        self._table: dict[int, str] = {}
-        self._new: list[tuple[int, str]] = []
-        self.find = self._by_symbol.get
-
-    @property
-    def table(self) -> SymbolTable:
-        """Every id taken as new so far, to its symbol; one object, to which ids are added."""
-        return self._table
-
-    def add(self, symbol: str) -> Instrument | None:
-        """Give a new symbol its id; None when `limit` symbols are known."""
-        if len(self._by_symbol) >= self._limit:
-            return None
-        instrument = Instrument(len(self._by_symbol))
-        self._by_symbol[symbol] = instrument
-        self._new.append((instrument.id, symbol))
-        return instrument
-
-    def take_new(self) -> tuple[tuple[int, str], ...]:
-        """Return the (id, symbol) pairs that were added since the last call."""
-        if not self._new:
-            return ()
-        new, self._new = tuple(self._new), []
-        self._table.update(new)
-        return new
-
-    def forget_quotes(self) -> None:
-        """Empty every book: after a gap in the feed no quote held is the newest one any more."""
-        for instrument in self._by_symbol.values():
-            instrument.bid_e9, instrument.ask_e9 = NO_BID, NO_ASK
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +129,14 @@ class _Decoder:
         """These names were asked for on this connection, if one was begun."""
         if self._admission is not None:
             self._admission.ask(names)
+
+    def _teach(self, other: _Decoder) -> None:
+        """Let another, that has decoded nothing, say of what follows what this one says."""
+        other.instruments = Instruments(like=self.instruments)
+        other._admission = copy.deepcopy(self._admission)
+        find = other.instruments.find
+        for mine, its in ((self._trades, other._trades), (self._quotes, other._quotes)):
+            its.update((symbol, known) for symbol in mine if (known := find(symbol)) is not None)
 
     def _decoded(self, frame: _Frame) -> Decoded:
         # Counted without a word: it may be so for every price of a penny stock.
@@ -262,6 +212,12 @@ class StockDecoder(_Decoder):
     def __init__(self, late_after_ns: int = LATE_AFTER_NS) -> None:
         super().__init__(STOCK_TRADE, late_after_ns)
         self._reader: FrameReader[StockMessage] = FrameReader(StockMessage, STOCK_KEYS, self._tally)
+
+    def twin(self) -> StockDecoder:
+        """Return one that says of what follows what this one says, which decodes it first."""
+        other = StockDecoder(self._late_after_ms * NS_PER_MS)
+        self._teach(other)
+        return other
 
     def decode(self, data: bytes, recv_ns: int) -> Decoded:
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
@@ -353,6 +309,12 @@ class OptionDecoder(_Decoder):
         self._reader: FrameReader[OptionMessage] = FrameReader(
             OptionMessage, OPTION_KEYS, self._tally
         )
+
+    def twin(self) -> OptionDecoder:
+        """Return one that says of what follows what this one says, which decodes it first."""
+        other = OptionDecoder(self._roots, self._late_after_ms * NS_PER_MS)
+        self._teach(other)
+        return other
 
     def decode(self, data: bytes, recv_ns: int) -> Decoded:
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""

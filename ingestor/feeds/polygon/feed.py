@@ -35,7 +35,12 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollow
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
-from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.spill_queue import (
+    CATCH_UP_PER_S,
+    Backlog,
+    BacklogLimits,
+    SpillQueue,
+)
 from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
@@ -69,6 +74,7 @@ class FeedSettings:
         session: Limits of the conversation.
         socket: Limits of the socket.
         backlog: Limits of what waits for a full sink.
+        catch_up_per_s: How many records a second are read back from the journal.
         drain_s: How long the end of the feed waits for a full sink to take the backlog.
         clock: The wall clock, int nanoseconds UTC.
     """
@@ -83,6 +89,7 @@ class FeedSettings:
     session: SessionLimits = field(default_factory=SessionLimits)
     socket: SocketLimits = field(default_factory=SocketLimits)
     backlog: BacklogLimits = field(default_factory=BacklogLimits)
+    catch_up_per_s: float = CATCH_UP_PER_S
     drain_s: float = 2.0
     clock: Callable[[], int] = now_ns
 
@@ -105,8 +112,11 @@ class PolygonFeed:
         reference: ReferencePrice | None = None,
         strikes: FollowedStrikes | None = None,
         make_spool: MakeSpool | None = None,
+        renamed: Callable[[], Iterable[str] | None] = lambda: None,
     ) -> None:
         """`names` are channels such as ``T.SPY``; `reference` is for stocks, `strikes` for options.
+
+        `renamed` is asked ten times a second for names to follow instead; None: those of before.
 
         `make_spool` makes what goes before all that this feed hears.
 
@@ -118,6 +128,7 @@ class PolygonFeed:
         self._settings = settings
         self._sink = sink
         self._frame_log = frame_log
+        self._renamed = renamed
         self._target = Endpoint(settings.url, settings.socket)
         limits = settings.session
         self._session = Session(settings.api_key, names, random=random.random, limits=limits)
@@ -137,6 +148,8 @@ class PolygonFeed:
             symbols=decoder.instruments.table,
             source=settings.source,
             spool=None if make_spool is None else make_spool(decoder.instruments.table),
+            frame_log=frame_log,
+            catch_up_per_s=settings.catch_up_per_s,
         )
         self._handler = FrameHandler(
             settings.name,
@@ -243,6 +256,8 @@ class PolygonFeed:
                     self._socket.close(command.code)
                 case Report(ReportKind.INFO):
                     log.info("%s: %s", self._settings.name, command.text)
+                case Report(ReportKind.SETTINGS):
+                    self._reporter.settings(command.text, self._settings.clock())
                 case Report():
                     self._reporter.alarm(command.text, self._settings.clock(), command.kind)
                 case Fail():
@@ -263,6 +278,8 @@ class PolygonFeed:
             self._reporter.tell_sums(wall_ns)
             self._watch(wall_ns, now_ns)
             self._carry_out(self._session.on_tick(now_ns))
+            if (names := self._renamed()) is not None:
+                self._carry_out(self._session.subscriptions.follow(names, now_ns))
             if self._follower is not None:
                 self._carry_out(self._follower.on_tick(now_ns, wall_ns))
             self._beat()
@@ -301,6 +318,8 @@ class PolygonFeed:
 
     def _beat(self) -> None:
         self._stats.backlog_rows = len(self._spill)
+        self._stats.spooled_rows = self._spill.left_rows
+        self._stats.spool_lag_ns = self._spill.lag_ns(self._settings.clock())
         self._stats.subscribed = self._session.subscriptions.subscribed
         self._stats.streaming = self._session.phase is Phase.STREAMING
         self._sink.show(self._stats)

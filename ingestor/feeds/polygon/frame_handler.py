@@ -70,7 +70,14 @@ class FrameHandler:
         gathered = 0
         for data in messages:
             if self._frame_log is not None:
-                self._frame_log.append(data, recv_ns, self._stats.sockets)
+                place = self._frame_log.place if self._spill.full else None
+                is_recorded = self._frame_log.append(data, recv_ns, self._stats.sockets)
+                if place is not None and is_recorded:
+                    # What came before it is held: the journal gives what begins with this one.
+                    if parts:
+                        self._hand_on(parts, recv_ns)
+                        parts, gathered = [], 0
+                    self._spill.leave(place, self._decoder.twin, recv_ns)
             self._stats.frames += 1
             self._stats.bytes += len(data)
             self._stats.last_recv_ns = recv_ns
@@ -135,6 +142,8 @@ class FrameHandler:
             self._reporter.streaming(recv_ns, int(records["ts_event_ns"][0]))
         self._streaming = True
         self._stats.last_event_ns = int(records["ts_event_ns"][-1])
+        if self._frame_log is not None:
+            self._frame_log.flush()
         self._spill.put(records, recv_ns)
         price_e9 = None if self._reference is None else self._reference.price_e9
         # After the records: whoever moves strikes for this price finds its quote published.

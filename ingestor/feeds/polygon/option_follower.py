@@ -24,7 +24,7 @@ from ingestor.feeds.polygon.commands import Command, Report, ReportKind, channel
 from ingestor.feeds.polygon.decode import Decoded
 from ingestor.feeds.polygon.hours import MarketHours
 from ingestor.feeds.polygon.session import Phase, Session
-from ingestor.feeds.polygon.strikes import Action, StrikeManager
+from ingestor.feeds.polygon.strikes import Action, StrikeManager, StrikePlan
 from ingestor.model.blocks import Int64s
 from ingestor.model.clock import new_york_date
 from ingestor.model.records import STOCK_QUOTE, RType
@@ -163,11 +163,13 @@ class FollowedStrikes:
 
     `price` answers with the newest reference price in 1e-9, None before the first; it is asked
     some ten times a second. With `quotes` the contracts' quotes are subscribed beside their trades.
+    `replanned` is asked as often for a plan to follow instead, and answers with each one once.
     """
 
     manager: StrikeManager
     price: Callable[[], int | None]
     quotes: bool = False
+    replanned: Callable[[], StrikePlan | None] = lambda: None
 
 
 class OptionFollower:
@@ -192,11 +194,19 @@ class OptionFollower:
         """Bring the names up to the price of now and the New York date of now."""
         commands: list[Command] = []
         date, subscriptions = new_york_date(wall_ns), self._session.subscriptions
+        plan = self._strikes.replanned()
+        if plan is not None:
+            self._strikes.manager.replan(plan)
+        counts = {Action.ADD: 0, Action.DROP: 0}
         for step in self._strikes.manager.update(date, self._strikes.price()):
             # Adds come first, so that no strike near the price is without data.
             adds = step.action is Action.ADD
             change = subscriptions.subscribe if adds else subscriptions.unsubscribe
             commands += change(channel_names(self._channels, step.contracts), now_ns)
+            counts[step.action] += len(step.contracts)
+        if plan is not None:
+            text = f"strikes: {counts[Action.ADD]} contracts added, {counts[Action.DROP]} removed"
+            commands.append(Report(ReportKind.SETTINGS, text))
         return (*commands, *self._complain(now_ns, wall_ns))
 
     def _complain(self, now_ns: int, wall_ns: int) -> tuple[Report, ...]:

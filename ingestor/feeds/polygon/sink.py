@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ingestor.journal.follow import Place, RunFollower
 from ingestor.model.blocks import Block
 from ingestor.model.feed_status import FeedStatus
 
@@ -36,6 +37,8 @@ class FeedStats:
         statuses: Statuses that the sink has taken.
         dropped_statuses: Statuses that it did not take in time.
         backlog_rows: Records that wait for the sink now.
+        spooled_rows: Records that wait in the journal now, to be read back.
+        spool_lag_ns: How old the record is that the journal gives next; 0 where it gives none.
         subscribed: Names that the vendor has acknowledged on the socket of now.
         streaming: Whether there is an authenticated socket now.
         trouble: Why the last socket is gone, until there is another one.
@@ -60,6 +63,8 @@ class FeedStats:
     statuses: int = 0
     dropped_statuses: int = 0
     backlog_rows: int = 0
+    spooled_rows: int = 0
+    spool_lag_ns: int = 0
     subscribed: int = 0
     streaming: bool = False
     trouble: str = ""
@@ -95,12 +100,33 @@ class Sink(Protocol):
 class FrameLog(Protocol):
     """Records raw frames as they were received."""
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
-        """Take a frame, when its bytes were read, and on which connection of the run (1, 2...)."""
+    @property
+    def number(self) -> int:
+        """Number of the frame or note that is taken next."""
+        ...
+
+    @property
+    def place(self) -> Place | None:
+        """Where that is found later; None while nothing is written."""
+        ...
+
+    def follower(self, place: Place) -> RunFollower:
+        """Return what reads back, from a place on, what was taken."""
+        ...
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
+        """Take a frame, when its bytes were read, and on which connection of the run (1, 2...).
+
+        Whether it was taken.
+        """
         ...
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Take names that are asked for on a connection; None where a connection begins."""
+        ...
+
+    def flush(self) -> None:
+        """Write what is held as soon as can be: after each read."""
         ...
 
     def tick(self, now_ns: int) -> Sequence[str] | None:

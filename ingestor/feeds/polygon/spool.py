@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ingestor.feeds.polygon.decode import MAX_INSTRUMENTS
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.journal_feed import Playback
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
@@ -61,7 +61,11 @@ class Piece(NamedTuple):
     gap: FeedGap | None = None
 
 
-_NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
+NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
+"""Much was read, and there is nothing to show for it."""
+
+IDLE: Final = Piece(np.zeros(0, STOCK_TRADE))
+"""Nothing can be read just now, and more is to come."""
 
 
 def left_in(directory: Path, market: Market) -> list[Segment]:
@@ -140,7 +144,8 @@ class Spool:
         self._connection: int | None = None
         self._broken = False
         last = max(ends.values(), key=lambda end: end.recv_ns)
-        self._gaps = GapTracker((last.event_ns, last.recv_ns))
+        # Without an event before them the first ones end no gap.
+        self._gaps = GapTracker((last.event_ns, last.recv_ns) if last.event_ns else None)
         self.rows = 0
         self._span_ns = (0, 0)
 
@@ -169,7 +174,7 @@ class Spool:
         segments: list[Segment] = []
         for segment in reversed(self._segments):
             segments.insert(0, segment)
-            yield _NOTHING
+            yield NOTHING
             if _begins_before(segment, min(times) - CONTEXT_NS):
                 break
         found: set[int] = set()
@@ -177,7 +182,7 @@ class Spool:
         for segment in segments:
             for entry in self._entries(segment, lambda _: None):
                 if entry is None:
-                    yield _NOTHING
+                    yield NOTHING
                 elif entry.connection != NOTE:
                     newest_ns = max(newest_ns, entry.recv_ns)
                     found |= times & {entry.recv_ns}
@@ -201,7 +206,7 @@ class Spool:
                 yield from self._cut(joined(gathered), gap)
                 gathered, held, gap = [], 0, None
             if records is None:
-                yield _NOTHING
+                yield NOTHING
                 continue
             gap = self._next_gap(records) or gap
             gathered.append(records)

@@ -181,6 +181,11 @@ class StatusReporter:
         self._held: deque[FeedStatus] = deque()
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
+    @property
+    def feed(self) -> str:
+        """Whom it speaks for."""
+        return self._feed
+
     def streaming(self, at_ns: int, event_ns: int) -> None:
         """The first data has come."""
         text = "data flows"
@@ -199,6 +204,20 @@ class StatusReporter:
         log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
+    def hole(self, gap: FeedGap) -> None:
+        """What was received in a span and left to the journal is not there."""
+        self._stats.gaps += 1
+        seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
+        text = f"the journal lacks what was received in the {seconds:.3f} s after"
+        text += f" {iso_utc(gap.from_recv_ns)}"
+        log.error("%s: %s: whatever was traded then is missing", self._feed, text)
+        self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
+
+    def spool(self, text: str, at_ns: int) -> None:
+        """What is received waits in the journal, or is read back from it."""
+        log.warning("%s: %s", self._feed, text)
+        self._tell(What.SPOOL, at_ns, text)
+
     def losing(self) -> None:
         """The first record of an episode was given up; `overflow` is told at its end."""
         log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
@@ -208,6 +227,12 @@ class StatusReporter:
         self._stats.dropped_trades += losses.lost_trades
         self._stats.dropped_quotes += losses.lost_quotes
         self._tell_losses(losses, "dropped: the backlog was full", at_ns)
+
+    def left(self, losses: Losses, at_ns: int) -> None:
+        """These records are left to the journal; the next run publishes them."""
+        self._stats.undelivered += losses.lost_trades + losses.lost_quotes
+        what = "not read back from the journal before the stop, which the next run does"
+        self._tell_losses(losses, what, at_ns)
 
     def undelivered(self, losses: Losses, at_ns: int) -> None:
         """These records were not handed on when the feed was to stop."""
@@ -224,6 +249,11 @@ class StatusReporter:
         self._stats.silences += 1
         log.warning("%s: %s", self._feed, text)
         self._tell(What.SILENCE, at_ns, text, from_recv_ns=since_ns, to_recv_ns=at_ns)
+
+    def settings(self, text: str, at_ns: int) -> None:
+        """What the feed follows was changed."""
+        log.info("%s: %s", self._feed, text)
+        self._tell(What.SETTINGS, at_ns, text)
 
     def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
         """The vendor refuses something, or does not answer; of many of a kind tell a sum."""

@@ -137,6 +137,10 @@ class StrikeManager:
             return f"there is no price of {plan.underlying} yet; the stocks feed tells what it sees"
         return f"no strike of {plan.underlying} lies around {price_text(self._anchor_e9 or 0)}"
 
+    def replan(self, plan: StrikePlan) -> None:
+        """Follow another plan from the next update on; the anchor stays where it is."""
+        self._plan, self._date = plan, None
+
     def update(self, date: dt.date, price_e9: int | None) -> tuple[Step, ...]:
         """Return the steps for this New York date and the newest price, None if there is none.
 
@@ -215,7 +219,7 @@ def _steps(before: dict[str, None], after: dict[str, None], room: int) -> Iterat
     new = tuple(name for name in after if name not in before)
     old = tuple(name for name in before if name not in after)
     # What does not fit beside the old waits until they are dropped.
-    now = room - len(before)
+    now = max(0, room - len(before))  # another plan may have less of it than the one before
     for action, contracts in (
         (Action.ADD, new[:now]),
         (Action.DROP, old),

@@ -94,6 +94,19 @@ class Subscriptions:
             self._leaving_due_ns[name] = now_ns + self._ack_limit_ns
         return subscription("unsubscribe", gone)
 
+    def follow(self, names: Iterable[str], now_ns: int) -> tuple[Command, ...]:
+        """Want these names and no others; reports what that changes, if anything."""
+        wanted = dict.fromkeys(names)
+        new = [name for name in wanted if name not in self._wanted]
+        old = [name for name in self._wanted if name not in wanted]
+        if not new and not old:
+            return ()
+        # New ones first: going from some to all leaves no moment in which nothing is subscribed.
+        asked = (*self.subscribe(new, now_ns), *self.unsubscribe(old, now_ns))
+        parts = (("added", new), ("removed", old))
+        text = "; ".join(f"{what} {shown(some)}" for what, some in parts if some)
+        return (*asked, Report(ReportKind.SETTINGS, f"subscriptions {text}"))
+
     def on_success(self, message: str) -> tuple[Command, ...]:
         """The server acknowledges one name."""
         if message.startswith(UNSUBSCRIBED):

@@ -193,6 +193,11 @@ def test_other_versions_are_refused(version: int) -> None:
             "116 of its content it has 4294967295 times 71 bytes for symbols where",
         ),
         (with_number(MAPPINGS_AT, 2**31), " times 75 bytes for mappings where"),
+        # The second of two mappings is missed where the first one ends, 7 bytes before the header.
+        (
+            with_number(MAPPINGS_AT, 2),
+            f"{len(HEADER) - 7} of its content it has 1 times 75 bytes for mappings where 7 are",
+        ),
         (
             with_number(INTERVALS_AT, 3),
             "3 times 79 bytes for intervals of mapping 0 (from 0) where",

@@ -19,6 +19,7 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePri
 from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.journal.follow import Place, RunFollower
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
@@ -105,6 +106,19 @@ class Recorder:
 
     def alarms(self) -> list[str]:
         return [status.text for status in self.told(What.ALARM)]
+
+
+class NoPlace:
+    """What a frame log has to have beyond what is recorded: nothing of it is read back."""
+
+    number = 0
+    place: Place | None = None
+
+    def follower(self, place: Place) -> RunFollower:
+        raise AssertionError(f"nobody left anything at {place}")
+
+    def flush(self) -> None:
+        """Nothing is held."""
 
 
 class Room:

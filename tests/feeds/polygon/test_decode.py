@@ -10,12 +10,12 @@ from ingestor.feeds.polygon import decode as layouts
 from ingestor.feeds.polygon.decode import (
     LATE_AFTER_NS,
     MAX_CONDITION_SETS,
-    Instruments,
     OptionDecoder,
     StockDecoder,
     whole_shares,
 )
 from ingestor.feeds.polygon.frames import Oddity, Skip
+from ingestor.feeds.polygon.instruments import Instruments
 from ingestor.model.records import (
     MAX_CONDITIONS,
     OPTION_TRADE,

@@ -14,7 +14,7 @@ from ingestor.model.errors import VendorRefusedError
 from ingestor.model.events import StockQuote, StockTrade
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import RType
-from tests.feeds.polygon.rig import BOTH, Rig, drive
+from tests.feeds.polygon.rig import BOTH, NoPlace, Rig, drive
 from tests.sim.polygon.conftest import Start
 
 
@@ -100,17 +100,18 @@ def test_a_plan_that_grants_none_of_the_names_ends_the_feed(start: Start) -> Non
         drive(start("--plan", "stocks-A"), scenario)
 
 
-class Broken:
+class Broken(NoPlace):
     """A frame log that breaks at its third frame."""
 
     def __init__(self, fault: Exception) -> None:
         self.fault = fault
         self.frames = 0
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
         self.frames += 1
         if self.frames == 3:
             raise self.fault
+        return True
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Nothing breaks here."""
@@ -131,7 +132,7 @@ def test_a_fault_of_ours_ends_the_feed(start: Start, fault: Exception) -> None:
         drive(start(), scenario, frame_log=Broken(fault))
 
 
-class Paper:
+class Paper(NoPlace):
     """A frame log that keeps everything."""
 
     def __init__(self) -> None:
@@ -139,8 +140,9 @@ class Paper:
         self.notes: list[tuple[Sequence[str] | None, int]] = []
         self.ticks = 0
 
-    def append(self, data: bytes, recv_ns: int, connection: int) -> None:
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
         self.frames.append((data, recv_ns, connection))
+        return True
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         self.notes.append((names, connection))

@@ -26,7 +26,12 @@ class Following:
         self.session = Session("key", (), random=lambda: 0.5)
         self.open()
         manager = StrikeManager(StrikePlan(**plan), HOURS.trading_days_from)
-        strikes = FollowedStrikes(manager=manager, price=lambda: self.price_e9)
+        self.plans: list[StrikePlan] = []
+        strikes = FollowedStrikes(
+            manager=manager,
+            price=lambda: self.price_e9,
+            replanned=lambda: self.plans.pop() if self.plans else None,
+        )
         self._follower = OptionFollower(strikes, self.session, HOURS, PATIENCE)
         self._wall_ns = wall_ns
 
@@ -112,3 +117,14 @@ def test_time_without_a_connection_does_not_count_and_a_reason_is_not_repeated_a
     following.at(162)
     following.open()
     assert following.told(163) == following.told(300) == []
+
+
+def test_another_plan_is_followed_at_once_and_reported_once() -> None:
+    following = Following(each_side=1)
+    following.price_e9 = 686 * PRICE_SCALE
+    following.at(0)
+    following.plans.append(StrikePlan(each_side=2))
+    *_, report = following.at(1)
+    assert report == Report(ReportKind.SETTINGS, "strikes: 4 contracts added, 0 removed")
+    assert len(following.session.subscriptions.wanted) == 10
+    assert following.at(2) == ()

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import cast
 
 import numpy as np
 import pytest
 
 from ingestor.feeds.polygon.sink import FeedStats
-from ingestor.feeds.polygon.spill_queue import MAX_BLOCK_ROWS, Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.spill_queue import (
+    MAX_BLOCK_ROWS,
+    PIECE_COST,
+    SPOOL_ROWS,
+    Backlog,
+    BacklogLimits,
+    SpillQueue,
+)
 from ingestor.feeds.polygon.spool import Piece, Spool
 from ingestor.feeds.polygon.status_reporter import FeedGap, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import What
 from ingestor.model.records import STOCK_TRADE, Records
+from ingestor.model.units import NS_PER_S
 from tests.feeds.polygon.rig import Room
 from tests.feeds.polygon.test_spill_queue_backlog import rows
 
@@ -137,21 +146,26 @@ def behind(before: Before, room: Room) -> SpillQueue:
 
 def test_what_a_journal_holds_goes_before_all_that_comes() -> None:
     room = Room(100)
-    way = behind(Before(*(Piece(rows("T", at)) for at in range(5))), room)
-    way.put(rows("T", 5), NOW)
+    way = behind(Before(*(Piece(rows("T", at)) for at in range(20))), room)
+    way.put(rows("T", 20), NOW)
     assert room.numbers == []
-    while not way.drain(NOW):
-        way.put(rows("Q", 6), NOW)
-    assert room.numbers[:6] == [0, 1, 2, 3, 4, 5]
-    assert len(room.numbers) > 6
+    seconds = count()
+    while not way.drain(NOW + next(seconds) * NS_PER_S):
+        way.put(rows("Q", 21), NOW)
+    assert room.numbers[:21] == list(range(21))
+    assert len(room.numbers) > 21
     assert len(way) == 0
 
 
 def test_a_part_of_a_journal_is_read_at_a_time() -> None:
     room = Room(100)
-    way = behind(Before(*(Piece(rows("T", at)) for at in range(5))), room)
-    assert not way.drain(NOW)
-    assert room.numbers == [0, 1]
+    way = behind(Before(*(Piece(rows("T", at)) for at in range(20))), room)
+    for _ in range(2):
+        # A tenth of a second is due, and a piece counts as 256 rows at least; then nothing more.
+        assert not way.drain(NOW)
+        assert room.numbers == list(range(SPOOL_ROWS // PIECE_COST))
+    assert not way.drain(NOW + NS_PER_S)
+    assert room.numbers == list(range(2 * SPOOL_ROWS // PIECE_COST))
 
 
 def test_a_full_sink_loses_nothing_of_a_journal_and_is_told_a_gap_once() -> None:
@@ -160,7 +174,7 @@ def test_a_full_sink_loses_nothing_of_a_journal_and_is_told_a_gap_once() -> None
     for _ in range(3):
         assert not way.drain(NOW)
     room.room = 1
-    assert way.drain(NOW)
+    assert way.drain(NOW + NS_PER_S)
     assert room.numbers == [0, 1]
     assert [status.from_event_ns for status in room.statuses] == [5]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon.decode import MAX_INSTRUMENTS
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.spool import Piece, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.status_reporter import FeedGap
 from ingestor.journal.format import NOTE, Entry, Market
@@ -138,6 +138,16 @@ def test_a_type_that_is_stored_beyond_the_journal_hides_nothing_of_another(tmp_p
         QUOTE: StoredEnd(OPEN_NS, OPEN_NS + 100, 1),
     }
     assert Spooled(tmp_path, ends).messages == messages[1:]
+
+
+def test_of_a_stream_that_never_held_anything_all_since_it_was_made_follows_and_ends_no_gap(
+    tmp_path: Path,
+) -> None:
+    messages = plain(tmp_path, (OPEN_NS + 10, 1), (OPEN_NS + 20, 1), (OPEN_NS + 30, 1))
+    end = StoredEnd(0, OPEN_NS + 15, 0)
+    found = Spooled(tmp_path, {TRADE: end, QUOTE: end})
+    assert found.messages == messages[1:]
+    assert found.gaps == []
 
 
 def test_names_have_ids_beyond_those_of_the_live_feed(tmp_path: Path) -> None:

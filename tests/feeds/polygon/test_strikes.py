@@ -400,3 +400,23 @@ def test_any_walk_follows_the_model_and_serves_no_name_twice_and_none_over_the_c
         served = [parse_option_ticker(name.removeprefix("T.")) for name in wire.served]
         followed = {(each.expiry, each.strike_e9, each.right) for each in served}
         assert followed == model(plan, date, anchor_e9)
+
+
+def test_another_plan_is_followed_from_the_next_update_on_around_the_same_price() -> None:
+    strikes_ = manager(each_side=1)
+    strikes_.update(TUESDAY, e9(686.0))
+    strikes_.replan(StrikePlan(each_side=2))
+    steps = strikes_.update(TUESDAY, e9(686.2))
+    assert by_action(steps) == [(Action.ADD, tickers("251216", 684, 688))]
+
+
+def test_a_plan_of_fewer_contracts_drops_before_it_adds() -> None:
+    strikes_ = manager(each_side=1)
+    strikes_.update(TUESDAY, e9(686.0))
+    tomorrow = TUESDAY + dt.timedelta(days=1)
+    strikes_.replan(StrikePlan(each_side=1, expiries=(tomorrow,), max_contracts=4))
+    drop, add = strikes_.update(TUESDAY, e9(686.0))
+    assert (drop.action, len(drop.contracts), add.action, len(add.contracts)) == (
+        *(Action.DROP, 6),
+        *(Action.ADD, 4),
+    )

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.feeds.polygon.subscriptions import Admission
+from ingestor.feeds.polygon.commands import Report, ReportKind, subscription
+from ingestor.feeds.polygon.subscriptions import Admission, Subscriptions
+from ingestor.model.units import NS_PER_S
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,22 @@ def test_it_tells_whether_anything_was_asked_for() -> None:
     assert admission.empty
     admission.ask(("T.A",))
     assert not admission.empty
+
+
+def test_other_names_are_followed_the_new_ones_first_and_that_is_reported() -> None:
+    subscriptions = Subscriptions(("T.SPY", "T.QQQ"), 10 * NS_PER_S)
+    subscriptions.begin(0)
+    assert subscriptions.follow(("T.SPY", "T.QQQ"), 1) == ()
+    assert subscriptions.follow(("T.SPY", "T.IWM"), 1) == (
+        *subscription("subscribe", ["T.IWM"]),
+        *subscription("unsubscribe", ["T.QQQ"]),
+        Report(ReportKind.SETTINGS, "subscriptions added T.IWM; removed T.QQQ"),
+    )
+    assert subscriptions.wanted == ("T.SPY", "T.IWM")
+
+
+def test_names_that_change_without_a_connection_are_asked_for_on_the_next() -> None:
+    subscriptions = Subscriptions(("T.SPY",), 10 * NS_PER_S)
+    (report,) = subscriptions.follow(("T.QQQ",), 1)
+    assert isinstance(report, Report)
+    assert subscriptions.begin(2) == subscription("subscribe", ["T.QQQ"])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.decode import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
 
 BUY, MID, SELL = 1, 0, -1
 
@@ -83,3 +83,19 @@ def test_forgotten_quotes_decide_nothing_and_ids_stay() -> None:
     instruments.forget_quotes()
     assert instrument.aggressor(102) == MID
     assert instruments.find("SPY") is instrument
+
+
+def test_what_is_like_another_knows_its_quotes_and_gives_its_ids() -> None:
+    live = Instruments()
+    spy = live.add("SPY")
+    assert spy is not None
+    spy.bid_e9 = 686
+    other = Instruments(like=live)
+    live.add("AAPL")
+    live.add("QQQ")
+    known, new = other.find("SPY"), other.add("QQQ")
+    assert known is not None
+    assert new is not None
+    assert (known.id, known.bid_e9, new.id) == (0, 686, 2)
+    other.forget_quotes()
+    assert spy.bid_e9 == 686

@@ -1,0 +1,54 @@
+"""What is built for others: made from what is here, and tried before it is handed out."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.bin.project import REPOSITORY, UNUSABLE
+
+
+def build(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [root / "bin/build", *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def test_what_it_does_not_know_is_refused() -> None:
+    done = build(REPOSITORY, "--wheels")
+    assert (done.returncode, done.stdout) == (UNUSABLE, "")
+    assert "bin/build takes no --wheels" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sdist_and_wheel_hold_what_is_needed_and_the_wheel_is_whole() -> None:
+    done = build(REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("installed from the wheel: all modules are compiled\n")
+    lines = done.stdout.splitlines()
+    made = sorted(REPOSITORY / line.split()[0] for line in lines if line.startswith("dist/"))
+    wheel_path, sdist_path = made  # "-" comes before "."
+    with tarfile.open(sdist_path) as sdist:
+        sources = {name.partition("/")[2] for name in sdist.getnames()}
+    with zipfile.ZipFile(wheel_path) as wheel:
+        installed = set(wheel.namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "ingestor"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(tracked.stdout.split()) <= sources
+    modules = {name for name in tracked.stdout.split() if name.endswith(".py")}
+    assert modules <= installed
+    assert "ingestor/runtime/static/page.js" in installed
+    compiled = {name.partition(".")[0] for name in installed if name.endswith(".so")}
+    assert compiled == {
+        f"ingestor/{one}" for one in ("encode/_fast", "encode/_parse", "model/_keys")
+    }
