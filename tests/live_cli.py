@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -76,11 +78,19 @@ def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE
 
 
 def stored(url: str, stream: str = "MARKET_DATA") -> int:
-    """How many messages a stream holds; 0 while there is no such stream, or no server."""
-    try:
-        return asyncio.run(_stored(url, stream))
-    except (OSError, nats.errors.Error):
-        return 0
+    """How many messages a stream holds; 0 while there is no such stream, or no server of `url`."""
+    for one in listening(url):
+        with suppress(OSError, nats.errors.Error):
+            return asyncio.run(_stored(one, stream))
+    return 0
+
+
+def listening(url: str) -> Iterator[str]:
+    """Yield the servers of `url` that listen: the client library tries a dead one for minutes."""
+    for one in url.split(","):
+        parts = urlsplit(one)
+        with suppress(OSError), socket.create_connection((parts.hostname, parts.port or 0), 1):
+            yield one
 
 
 async def _stored(url: str, stream: str) -> int:

@@ -94,7 +94,7 @@ def each_message(url: str, stream: str, take: Callable[[Msg], None]) -> None:
 
 
 async def _each_message(url: str, stream: str, take: Callable[[Msg], None]) -> None:
-    client = await nats.connect(url)
+    client = await nats.connect(url.split(","))
     try:
         context = client.jetstream()
         count = (await context.stream_info(stream)).state.messages

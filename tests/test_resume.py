@@ -21,7 +21,7 @@ from ingestor.nats.answers import NoAnswerError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.run_keeper import begin
-from ingestor.runtime.run_records import RunRecord, new_record
+from ingestor.runtime.run_records import Leases, RunRecord, new_record
 from tests.dbn_files import write_small_day
 from tests.nats_servers import NatsServer
 from tests.replay_cli import Finished, Stored, finish, read_stream, replay, start
@@ -184,6 +184,20 @@ def test_a_replay_of_which_nobody_says_where_it_stands_does_not_begin(
     record = new_record("replay", "MARKET_DATA", subjects=(TRADES,))
     with pytest.raises(NatsUnreachableError, match="where the stream stands is not known"):
         begin(ConnectOptions((nats_server.url,)), record, Nats(), silent)
+
+
+def test_a_live_run_that_nobody_answers_who_writes_does_not_begin_without_a_lease(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> None:
+        raise NoAnswerError("no answer within 5 s")
+
+    monkeypatch.setattr(Leases, "take", silent)
+    record = new_record("live", "MARKET_DATA", subjects=(TRADES,))
+    options = ConnectOptions((nats_server.url,))
+    with pytest.raises(NatsUnreachableError, match="who writes to the stream is not known"):
+        begin(options, record, Nats())
+    assert begin(options, record, Nats(lease=False)) is not None
 
 
 def test_what_another_wrote_to_the_subjects_meanwhile_does_not_count(

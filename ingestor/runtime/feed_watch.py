@@ -108,7 +108,9 @@ class FeedWatch:
             self._tell(self._index(status.feed), status, key)
 
     def _index(self, name: str) -> int:
-        return next((index for index, feed in enumerate(self._feeds) if feed.name == name), 0)
+        """Return whose status it is: one that is no feed's is the publisher's, behind them."""
+        indices = (index for index, feed in enumerate(self._feeds) if feed.name == name)
+        return next(indices, len(self._feeds))
 
     async def find_gaps(self) -> None:
         """Look up where each live feed's stored events end: its next ones may end a gap."""
@@ -170,6 +172,10 @@ class FeedWatch:
         self._gaps[feed].on_disconnect()
         self._say(feed, What.RESTART, f"{self._table.cause_of_death(feed)}: started again")
         return True
+
+    def tell(self, status: FeedStatus) -> None:
+        """Tell what was done to the whole run; a follower tells it where this publisher cannot."""
+        self._tell(self._index(status.feed), status, uuid4().hex)
 
     def tell_trouble(self) -> None:
         """Say once, for each live feed, that nothing is stored, and why."""

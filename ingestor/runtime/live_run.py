@@ -114,6 +114,8 @@ class StreamIngestor:
                 return self._run(over)
             except StreamInUseError as other:
                 log.info("standby: another one was faster: %s", other)
+            except NatsUnreachableError as error:
+                log.warning("standby: not taken over: %s", error)
 
     @property
     def _names(self) -> tuple[LiveFeedName, ...]:

@@ -371,8 +371,7 @@ class PublisherProcess:
                 from_event_ns=change.position_ns,
                 generation=change.generation,
             )
-            self._publisher.statuses.tell(status)
-            self._table.note_status(len(self._rings), status)
+            self._watch.tell(status)
         steered.controller.show(steered.steering)
 
     async def _beat(self) -> None:

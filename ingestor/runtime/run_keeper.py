@@ -110,7 +110,7 @@ def begin(
     `over` are revisions of leases that are taken whoever holds them.
     Raises `StreamInUseError`, what `prepare` raises on purpose: `JobExistsError`, and
     `NatsUnreachableError` when no server comes in the time that a publisher waits for one, or none
-    says where the stream stands.
+    says where the stream stands, or who holds the leases.
     """
     keeping = Keeping(options, record, nats.replicas)
 
@@ -145,8 +145,10 @@ def begin(
         raise
     except IngestorError as error:
         is_silent = isinstance(error, NoAnswerError) and not isinstance(error, NobodyListensError)
-        if is_silent and prepare is not None:
-            raise NatsUnreachableError(f"where the stream stands is not known: {error}") from error
+        # Without a lease a second run would write beside this one, and neither be fenced.
+        if is_silent and (nats.lease or prepare is not None):
+            what = "where the stream stands" if prepare is not None else "who writes to the stream"
+            raise NatsUnreachableError(f"{what} is not known: {error}") from error
         log.warning("no record of this run is kept, and no lease: %s", error)
         return None
     return keeping

@@ -17,6 +17,12 @@ DROP: Final = "drop"
 """The vendor cuts the connections of both markets."""
 REFUSE: Final = "refuse"
 """And takes no new ones for a while."""
+HALF_OPEN: Final = "half-open"
+"""The vendor's connections stay, and nothing comes or is answered any more."""
+SLOW: Final = "slow"
+"""The vendor lets its bytes trickle for a while, slower than they come."""
+FULL: Final = "disk full"
+"""The server's disk has no room for a while; the server is then started again, as it asks for."""
 
 VENDOR: Final = "vendor"
 NATS: Final = "nats"
@@ -25,7 +31,11 @@ RUN: Final = "run"
 
 SEVERAL_SHARE: Final = 0.3
 """Of the rounds that have two or three faults at once."""
-LONGEST_S: Final = {KILL: 3.0, STOP: 0.0, PAUSE: 3.0, DROP: 0.0, REFUSE: 2.0}
+LONGEST_S: Final = {KILL: 3.0, STOP: 0.0, PAUSE: 3.0, DROP: 0.0, REFUSE: 2.0} | {
+    HALF_OPEN: 0.0,
+    SLOW: 2.0,
+    FULL: 3.0,
+}
 """A pause is shorter than the silence after which a process is given up."""
 WITHIN_S: Final = 0.3
 """Faults at once begin within this time."""
@@ -59,12 +69,15 @@ class Round:
     faults: tuple[Fault, ...]
 
 
-def rounds(seed: int, targets: Mapping[str, Sequence[str]]) -> Iterator[Round]:
+def rounds(
+    seed: int, targets: Mapping[str, Sequence[str]], pauses_s: tuple[float, float] = (0.1, 1.5)
+) -> Iterator[Round]:
     """Yield rounds for ever; `targets` says what may happen to whom."""
     rng = random.Random(seed)
     while True:
-        pause_s = rng.uniform(0.1, 1.5)
-        count = rng.randint(2, 3) if rng.random() < SEVERAL_SHARE else 1
+        pause_s = rng.uniform(*pauses_s)
+        several = len(targets) > 1 and rng.random() < SEVERAL_SHARE
+        count = min(rng.randint(2, 3), len(targets)) if several else 1
         faults = []
         for number, target in enumerate(rng.sample(list(targets), count)):
             how = rng.choice(targets[target])

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, Protocol
 
 import nats
 import nats.errors
 import psutil
 
 from ingestor.runtime.supervisor import RESTARTS_WITHIN_NS
-from tests.faults.plan import KILL, NATS, PAUSE, RUN, Fault
-from tests.nats_servers import NatsServer
+from tests.faults.plan import FULL, KILL, NATS, PAUSE, RUN, STOP, Fault
+from tests.live_cli import listening
 
 ROOT: Final = Path(__file__).parents[2]
 DEATHS_AT_MOST: Final = 4
@@ -49,6 +49,20 @@ class Tally:
     exits: Counter[int] = field(default_factory=Counter)
     """Codes of runs that ended before they were to, and were started again."""
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Figures that a campaign tells beside."""
+    stopped: str = ""
+    """The signal by which the campaign is to end early, with what it has."""
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def deaths(self) -> int:
+        """Kills and stops of processes and of whole runs."""
+        return sum(
+            count
+            for label, count in self.faults.items()
+            if label.endswith((f" {KILL}", f" {STOP}")) and not label.startswith(NATS)
+        )
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each kind of fault, and one for each finding."""
@@ -57,8 +71,45 @@ class Tally:
             took_s = self.recoveries_s.get(label, [])
             times = f"{median(took_s):6.2f} s, at most {max(took_s):6.2f} s" if took_s else "-"
             yield f"  {label:{width}} {self.faults[label]:5}  again after {times}"
+        minutes = (time.monotonic() - self.began_s) / 60
+        count = sum(self.faults.values())
+        yield (
+            f"  {count} faults, {self.deaths} deaths of processes or runs among them, in"
+            f" {minutes:.1f} min, {count / minutes:.1f} a minute"
+            + (f"; ended early by {self.stopped}" if self.stopped else "")
+        )
+        yield from (f"  {note}" for note in self.notes)
         yield f"  runs that ended by themselves, by exit code: {dict(self.exits)}"
         yield from (f"  FOUND: {finding}" for finding in self.findings)
+
+
+class Server(Protocol):
+    """One nats-server, or three."""
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+
+    def start(self) -> None:
+        """Have it there again."""
+
+    def stop(self) -> None:
+        """End it."""
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+
+    def pause(self) -> None:
+        """Freeze it."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+    def fill(self) -> None:
+        """Leave no room on its disk."""
+
+    def make_room(self) -> None:
+        """Have room there again, and the server go on."""
 
 
 class Command:
@@ -72,6 +123,10 @@ class Command:
         ours = ("NATS_URL", "POLYGON_", "REPLAY_", "DBN_DATA_DIR")
         clean = {name: one for name, one in os.environ.items() if not name.startswith(ours)}
         self._environment = {**clean, "PYTHONPATH": str(ROOT), **environment}
+        # What it leaves in the place for temporary files is seen there.
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        self._environment["TMPDIR"] = str(self.temporary)
         self._log = folder / "run.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths: defaultdict[str, list[float]] = defaultdict(list)
@@ -102,6 +157,8 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Ctrl-C is for the campaign, which ends its runs itself.
+                start_new_session=True,
             )
 
     def log(self) -> str:
@@ -155,9 +212,11 @@ class Command:
 Act = Callable[[], None]
 
 
-def acts_of(fault: Fault, command: Command, server: NatsServer) -> tuple[Act, Act | None]:
+def acts_of(fault: Fault, command: Command, server: Server) -> tuple[Act, Act | None]:
     """Return what begins a fault of a process or a server, and what ends it where that is to be."""
     if fault.target == NATS:
+        if fault.how == FULL:
+            return server.fill, server.make_room
         if fault.how == KILL:
             return server.kill, server.start
         return server.pause, server.resume
@@ -190,8 +249,8 @@ def perform(acts: Sequence[tuple[float, Act]]) -> None:
 def newest_receipts(url: str, subjects: Sequence[str], stream: str = "MARKET_DATA") -> list[int]:
     """Return when the newest event of each subject was received; none while nobody answers."""
 
-    async def ask() -> list[int]:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=1)
+    async def ask(one: str) -> list[int]:
+        client = await nats.connect(one, allow_reconnect=False, connect_timeout=1)
         try:
             context = client.jetstream(timeout=1)
             found = [await context.get_last_msg(stream, subject) for subject in subjects]
@@ -199,10 +258,10 @@ def newest_receipts(url: str, subjects: Sequence[str], stream: str = "MARKET_DAT
         finally:
             await client.close()
 
-    try:
-        return asyncio.run(ask())
-    except (OSError, TimeoutError, nats.errors.Error):
-        return []
+    for one in listening(url):
+        with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
+            return asyncio.run(ask(one))
+    return []
 
 
 def commit() -> str:

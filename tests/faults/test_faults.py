@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.live import LiveCampaign
+from tests.faults.live import LiveCampaign, Settings
 from tests.faults.replay import ReplayCampaign
 
 SEED: Final = 20251216
@@ -19,7 +19,8 @@ LONG_RATE: Final = 2_500
 
 
 def live(folder: Path, *, seed: int, seconds: float, rate: int, journal: bool = True) -> None:
-    campaign = LiveCampaign(folder, seed=seed, seconds=seconds, rate=rate, journal=journal)
+    settings = Settings(seed=seed, rate=rate, journal=journal)
+    campaign = LiveCampaign(folder, settings, seconds=seconds)
     try:
         campaign.run()
     finally:

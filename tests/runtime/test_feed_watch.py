@@ -154,6 +154,21 @@ def test_what_a_publisher_had_not_told_when_it_died_is_told_once_by_its_follower
     assert [one.what for one in told(nats_server, work)] == [What.RESTART, What.GAP]
 
 
+def test_what_was_done_to_a_replay_outlives_its_publisher_too(nats_server: NatsServer) -> None:
+    paused = FeedStatus(feed="replay", what=What.CONTROL, at_ns=1, text="paused", generation=1)
+
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        one.watch.tell(paused)
+        one.die()
+        other = Watched(nats_server, table)
+        await other.open()
+        await other.settled()
+        assert not other.watch.untold
+
+    assert told(nats_server, work) == [paused]
+
+
 def test_a_feeds_status_that_is_handed_on_again_is_stored_once(nats_server: NatsServer) -> None:
     statuses = [FeedStatus(feed="stocks", what=What.ALARM, at_ns=at, text="no") for at in range(3)]
 

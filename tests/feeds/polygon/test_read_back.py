@@ -276,3 +276,33 @@ def test_without_room_in_the_journal_what_is_too_much_is_dropped_and_told(tmp_pa
     assert feed.room.numbers == list(range(30, 50))
     (told,) = feed.told(What.OVERFLOW)
     assert told == "30 trades and 0 quotes were dropped: the backlog was full"
+
+
+def test_what_was_read_beyond_the_end_is_not_lost_when_that_is_put_off(tmp_path: Path) -> None:
+    with recording(tmp_path, segment_bytes=1 << 20) as recorder:
+        feed = Feed(recorder, "stocks")
+        for one in numbered(40):
+            feed.hear(one)
+        with patch.object(recorder, "flush"), patch.object(recorder, "tick"):
+            for one in numbered(10, first=40):
+                feed.hear(one)
+            wait_until(lambda: bool(feed.drain()) or feed.spill.left_rows == 10)
+        for one in numbered(20, first=50):
+            feed.hear(one)
+        wait_until(lambda: recorder._thread.backlog_bytes == 0)
+        # Read up to 49, which the sink does not take, and some of what is held in memory.
+        feed.drain(0)
+        for one in numbered(20, first=70):
+            feed.hear(one)
+        feed.catch_up()
+    assert feed.room.numbers == list(range(90))
+    assert feed.told(What.GAP) == []
+
+
+def test_a_twin_lets_in_what_was_asked_for() -> None:
+    decoder = StockDecoder()
+    decoder.begin_connection()
+    decoder.ask(["T.SPY"])
+    twin = decoder.twin()
+    for one in (decoder, twin):
+        assert len(one.decode(frame(trade(), trade(sym="AAPL")), OPEN_NS).records) == 1
