@@ -1,10 +1,10 @@
-"""``python -m ingestor SUBCOMMAND`` is the command ``ingestor``; see `ingestor.cli.commands`."""
+"""``python -m ingestor SUBCOMMAND`` is the command ``ingestor``; see `ingestor.cli.subcommands`."""
 
 from __future__ import annotations
 
 import sys
 
-from ingestor.cli.commands import COMMANDS
+from ingestor.cli.subcommands import COMMANDS
 from ingestor.runtime.signals import run_program
 
 TYPE_CHECKING = False  # each import delays the moment from which signals are heard
@@ -18,7 +18,7 @@ def main() -> NoReturn:
     if name in COMMANDS:
         del sys.argv[1]
         run_program(f"ingestor-{name}", COMMANDS[name][0], "main")
-    run_program("ingestor", "ingestor.cli.commands", "main")
+    run_program("ingestor", "ingestor.cli.subcommands", "main")
 
 
 if __name__ == "__main__":

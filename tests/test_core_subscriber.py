@@ -11,6 +11,7 @@ import pytest
 
 from tests.dbn_files import dbn_path, depth, trades, write_dbn
 from tests.live_cli import live
+from tests.nats_servers import FIRST_THE_CURRENT
 from tests.publish.observers import CoreSubscriber
 from tests.publish.plain import messages
 from tests.replay_cli import replay
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
+    from tests.nats_servers import NatsServer
 
 
 @contextmanager

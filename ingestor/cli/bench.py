@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from ingestor.bench import latency, objects
+from ingestor.bench import latency_bench, objects
 from ingestor.bench.inputs import make_day
 from ingestor.bench.stages import stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["live"]:
-        return latency.main(words[1:])
+        return latency_bench.main(words[1:])
     if words[:1] == ["consume"]:
         return objects.main(words[1:])
     made = parser()

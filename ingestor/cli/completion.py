@@ -52,7 +52,7 @@ def parser() -> Parser:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Return one parser of all subcommands, for completion alone."""
-    from ingestor.cli.commands import COMMANDS  # noqa: PLC0415  (which names this module)
+    from ingestor.cli.subcommands import COMMANDS  # noqa: PLC0415  (which names this module)
 
     made = argparse.ArgumentParser("ingestor")
     made.add_argument("--version", action="store_true", help="print the version")
@@ -66,7 +66,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 def parser_of_subcommand(name: str) -> argparse.ArgumentParser:
     """Return a subcommand's parser, with what completes its values."""
-    from ingestor.cli.commands import COMMANDS  # noqa: PLC0415
+    from ingestor.cli.subcommands import COMMANDS  # noqa: PLC0415
 
     made: argparse.ArgumentParser = import_module(COMMANDS[name][0]).parser()
     for action in made._actions:

@@ -18,8 +18,8 @@ from ingestor.cli.live import ENVIRONMENT, RECORD
 from ingestor.cli.replay import REPLAY_ENVIRONMENT, REPLAY_WHAT
 from ingestor.config.load import Loaded
 from ingestor.config.schema import Config
+from ingestor.doctor.check_result import RIGHT, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.data import data_checks
-from ingestor.doctor.finding import RIGHT, Finding, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.installation import installation_checks
 from ingestor.doctor.server import server_checks
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     sections = frozenset().union(*(SECTIONS[name] for name in given.sections or SECTIONS))
     logs.configure(PROG, "ERROR")
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     tell = None if given.json else _Teller(sys.stdout)
     for finding in _findings(given, sections):
         findings.append(finding)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or written
 
 
-def _findings(given: argparse.Namespace, sections: frozenset[str]) -> Iterator[Finding]:
+def _findings(given: argparse.Namespace, sections: frozenset[str]) -> Iterator[CheckResult]:
     named = frozenset(given.sections)
     try:
         loaded = settings_of(given, {**ENVIRONMENT, **REPLAY_ENVIRONMENT}, _FLAGS)
@@ -128,11 +128,11 @@ def _findings(given: argparse.Namespace, sections: frozenset[str]) -> Iterator[F
         yield from data_checks(config, needed="replay" in named)
 
 
-async def _all(config: Config) -> list[Finding]:
+async def _all(config: Config) -> list[CheckResult]:
     return [finding async for finding in server_checks(config)]
 
 
-def _configuration(given: argparse.Namespace, loaded: Loaded) -> Iterator[Finding]:
+def _configuration(given: argparse.Namespace, loaded: Loaded) -> Iterator[CheckResult]:
     origins = sorted(set(loaded.origins.values()))
     text = f"set by {', '.join(origins)}" if origins else "all settings are defaults"
     yield passed("CONFIGURATION", text)
@@ -155,7 +155,7 @@ class _Teller:
 
         self._console = Console(file=out, highlight=False, soft_wrap=True)
 
-    def __call__(self, finding: Finding) -> None:
+    def __call__(self, finding: CheckResult) -> None:
         from rich.text import Text  # noqa: PLC0415
 
         line = Text().append(f"{finding.mark:<5}", _STYLES[finding.mark])
@@ -170,7 +170,7 @@ class _Teller:
             self._console.print(Text(f"     mend:  {root}").append(finding.mend, "cyan"))
 
 
-def _summary(findings: Sequence[Finding]) -> str:
+def _summary(findings: Sequence[CheckResult]) -> str:
     counts = {mark: sum(one.mark is mark for one in findings) for mark in Mark}
     told = {
         Mark.OK: "right",
@@ -181,7 +181,7 @@ def _summary(findings: Sequence[Finding]) -> str:
     return ", ".join(f"{counts[mark]} {word}" for mark, word in told.items() if counts[mark])
 
 
-def _write_script(path: Path, findings: Sequence[Finding]) -> ExitCode:
+def _write_script(path: Path, findings: Sequence[CheckResult]) -> ExitCode:
     """Write what mends the findings; returns the exit code."""
     try:
         path.write_text(script(findings, socket.gethostname()))
@@ -193,7 +193,7 @@ def _write_script(path: Path, findings: Sequence[Finding]) -> ExitCode:
     return ExitCode.OK
 
 
-def script(findings: Sequence[Finding], host: str) -> str:
+def script(findings: Sequence[CheckResult], host: str) -> str:
     """Return a shell script of the commands that mend findings, each below what it mends."""
     lines = [
         "#!/bin/sh",

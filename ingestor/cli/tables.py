@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ingestor.cli.event_text import symbol_of
 from ingestor.client import Batch, Subscription
-from ingestor.client.decode import SUBJECTS
+from ingestor.client.payloads import SUBJECTS
 from ingestor.model.bounds import printable
 from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError

@@ -29,9 +29,8 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from ingestor.client.batches import Batch
 from ingestor.client.consumer import AtSequence, Durable, Ephemeral, From, Since, Start, check_start
-from ingestor.client.decode import (
+from ingestor.client.payloads import (
     SUBJECTS,
     BadMessageError,
     Cause,
@@ -41,6 +40,7 @@ from ingestor.client.decode import (
     decode,
 )
 from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
+from ingestor.client.record_batches import Batch
 from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, NatsUnreachableError, StreamError

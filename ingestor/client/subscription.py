@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from ingestor.client.batches import Batch, batches_of, events_by_seq
 from ingestor.client.consumer import AtSequence, Consumer
-from ingestor.client.decode import Cause, Message, Skips, bad_message
+from ingestor.client.payloads import Cause, Message, Skips, bad_message
 from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
+from ingestor.client.record_batches import Batch, batches_of, events_by_seq
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
@@ -151,7 +151,7 @@ class Subscription:
                     yield event
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Yield messages as they stand in the stream; `ingestor.client.decode` reads one.
+        """Yield messages as they stand in the stream; `ingestor.client.payloads` reads one.
 
         Raises StreamError, NatsUnreachableError, NatsRefusedError.
         """

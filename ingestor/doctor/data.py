@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config
-from ingestor.doctor.finding import Finding, failed, passed, warned
+from ingestor.doctor.check_result import CheckResult, failed, passed, warned
 from ingestor.feeds.databento.candidates import front_of
 from ingestor.feeds.databento.files import Listing
 from ingestor.feeds.databento.selection import Catalog
@@ -22,7 +22,7 @@ MAX_NAMED: Final = 3
 """Files that a finding names; the rest are counted."""
 
 
-def data_checks(config: Config, *, needed: bool) -> Iterator[Finding]:
+def data_checks(config: Config, *, needed: bool) -> Iterator[CheckResult]:
     """Yield what is found; `needed` where a replay without data is what was asked about."""
     replay = config.replay
     places = replay.files or (replay.data_dir,)
@@ -51,7 +51,7 @@ def data_checks(config: Config, *, needed: bool) -> Iterator[Finding]:
         yield dates_check(days, config)
 
 
-def days_check(days: Sequence[Day], places: Sequence[Path], *, needed: bool) -> Finding:
+def days_check(days: Sequence[Day], places: Sequence[Path], *, needed: bool) -> CheckResult:
     """Judge whether there is anything to replay."""
     if not days:
         where = ", ".join(str(place) for place in places)
@@ -63,7 +63,7 @@ def days_check(days: Sequence[Day], places: Sequence[Path], *, needed: bool) -> 
     return passed("DATA", text)
 
 
-def dates_check(days: Sequence[Day], config: Config) -> Finding:
+def dates_check(days: Sequence[Day], config: Config) -> CheckResult:
     """Judge the dates that are there against those asked for, and for holes between them."""
     there = {day.date for day in days}
     lacking = sorted(set(config.replay.dates) - there)
@@ -78,7 +78,7 @@ def dates_check(days: Sequence[Day], config: Config) -> Finding:
     return passed("DATA_DATES", dates_text(sorted(there)))
 
 
-def files_check(listing: Listing) -> Finding:
+def files_check(listing: Listing) -> CheckResult:
     """Judge whether every file that lies there can be read by its front, and is of use."""
     problems: list[tuple[Path, str]] = []
     unread = 0
@@ -109,7 +109,7 @@ def files_check(listing: Listing) -> Finding:
     return passed("DATA_FILES", f"{len(listing.files)} files can be read")
 
 
-def _nothing(text: str, *, needed: bool) -> Finding:
+def _nothing(text: str, *, needed: bool) -> CheckResult:
     # The sample day is data enough to see the program run.
     mend = f"{program()} replay --demo"
     if needed:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config
-from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
+from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine
 
@@ -82,7 +82,7 @@ class Host:
         return None
 
 
-def host_checks(host: Host, config: Config, feeds: int) -> Iterator[Finding]:
+def host_checks(host: Host, config: Config, feeds: int) -> Iterator[CheckResult]:
     """Yield what is found; takes `STEAL_WINDOW_S`. `feeds` run at the same time."""
     before = host.read("proc/stat")
     yield cpus_check(host, len(os.sched_getaffinity(0)))
@@ -100,7 +100,7 @@ def host_checks(host: Host, config: Config, feeds: int) -> Iterator[Finding]:
     yield clock_source_check(host)
 
 
-def cpus_check(host: Host, allowed: int) -> Finding:
+def cpus_check(host: Host, allowed: int) -> CheckResult:
     """Judge how many CPUs a run may use, by affinity and by the control group's quota."""
     cpus = float(allowed)
     # A container may see all CPUs of its host and have half of one: the quota says so.
@@ -111,7 +111,7 @@ def cpus_check(host: Host, allowed: int) -> Finding:
     return warned("CPUS", text) if cpus < MIN_CPUS else passed("CPUS", text)
 
 
-def pinning_check(host: Host, config: Config) -> Finding:
+def pinning_check(host: Host, config: Config) -> CheckResult:
     """Judge the CPUs that the configuration names."""
     try:
         check_machine(config.process)
@@ -135,7 +135,7 @@ def pinning_check(host: Host, config: Config) -> Finding:
     return passed("PINNING", f"pinned to isolated CPUs {', '.join(map(str, sorted(named)))}")
 
 
-def governor_check(host: Host) -> Finding:
+def governor_check(host: Host) -> CheckResult:
     """Judge the CPUs' frequency governors."""
     folders = sorted((host.root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     names = {(folder / "scaling_governor").read_text().strip() for folder in folders}
@@ -151,7 +151,7 @@ def governor_check(host: Host) -> Finding:
     return warned("GOVERNOR", text, mend, as_root=True)
 
 
-def steal_check(before: str | None, after: str | None) -> Finding:
+def steal_check(before: str | None, after: str | None) -> CheckResult:
     """Judge how much of the CPUs' time the host gave to others between two looks."""
     then, now = _ticks(before), _ticks(after)
     passed_ticks = sum(now) - sum(then)
@@ -163,7 +163,7 @@ def steal_check(before: str | None, after: str | None) -> Finding:
     return warned("STEAL", text) if share > MAX_STEAL else passed("STEAL", text)
 
 
-def memory_check(host: Host, feeds: int, ring_bytes: int) -> Finding:
+def memory_check(host: Host, feeds: int, ring_bytes: int) -> CheckResult:
     """Judge the memory that is free, by the machine and by the control group."""
     available = host.kib("MemAvailable")
     if available is None:
@@ -178,7 +178,7 @@ def memory_check(host: Host, feeds: int, ring_bytes: int) -> Finding:
     return warned("MEMORY", text) if free < wanted else passed("MEMORY", text)
 
 
-def shared_memory_check(host: Host, wanted_bytes: int) -> Finding:
+def shared_memory_check(host: Host, wanted_bytes: int) -> CheckResult:
     """Judge the room in /dev/shm: containers have 64 MB unless told otherwise."""
     folder = host.root / "dev/shm"
     try:
@@ -191,7 +191,7 @@ def shared_memory_check(host: Host, wanted_bytes: int) -> Finding:
     return shared_memory_finding(status.f_bavail * status.f_frsize, wanted_bytes)
 
 
-def shared_memory_finding(free_bytes: int, wanted_bytes: int) -> Finding:
+def shared_memory_finding(free_bytes: int, wanted_bytes: int) -> CheckResult:
     """Judge how much is free in /dev/shm against what the rings take."""
     text = f"{free_bytes // _MIB:,} MiB are free, the rings take {wanted_bytes // _MIB:,} MiB"
     if free_bytes >= wanted_bytes:
@@ -201,7 +201,7 @@ def shared_memory_finding(free_bytes: int, wanted_bytes: int) -> Finding:
     return failed("SHARED_MEMORY", text, ExitCode.INTERNAL, mend, as_root=True)
 
 
-def huge_pages_check(host: Host) -> Finding:
+def huge_pages_check(host: Host) -> CheckResult:
     """Judge whether the kernel makes huge pages of memory that did not ask for them."""
     words = host.read(_THP)
     if words is None:
@@ -216,7 +216,7 @@ def huge_pages_check(host: Host) -> Finding:
     return warned("HUGE_PAGES", text, host.setting(_THP, "madvise"), as_root=True)
 
 
-def swap_check(host: Host) -> Finding:
+def swap_check(host: Host) -> CheckResult:
     """Judge whether memory of a run may be written to a disk and read back when it is needed."""
     total = host.kib("SwapTotal")
     if not total:
@@ -229,7 +229,7 @@ def swap_check(host: Host) -> Finding:
     return warned("SWAP", text, host.setting("proc/sys/vm/swappiness", "1"), as_root=True)
 
 
-def open_files_check(soft: int, hard: int) -> Finding:
+def open_files_check(soft: int, hard: int) -> CheckResult:
     """Judge how many files a process may open."""
     # RLIM_INFINITY is -1 in Python, so that it cannot be compared by size.
     if soft == resource.RLIM_INFINITY or soft >= WANTED_OPEN_FILES:
@@ -245,7 +245,7 @@ def open_files_check(soft: int, hard: int) -> Finding:
     return warned("OPEN_FILES", f"{soft} files", mend)
 
 
-def receive_buffers_check(host: Host) -> Finding:
+def receive_buffers_check(host: Host) -> CheckResult:
     """Judge how much the kernel keeps of a connection that is not read for a moment."""
     name = "proc/sys/net/ipv4/tcp_rmem"
     words = (host.read(name) or "").split()
@@ -268,7 +268,7 @@ class KernelClock:
     error_us: int
 
 
-def clock_check(clock: KernelClock | None) -> Finding:
+def clock_check(clock: KernelClock | None) -> CheckResult:
     """Judge the clock: every latency that is told has its error."""
     if clock is None:
         return unknown("CLOCK", "this system does not let us ask its clock")
@@ -282,7 +282,7 @@ def clock_check(clock: KernelClock | None) -> Finding:
     return passed("CLOCK", text)
 
 
-def clock_source_check(host: Host) -> Finding:
+def clock_source_check(host: Host) -> CheckResult:
     """Judge how long it takes to read the clock: every frame and block is stamped."""
     source = host.read(f"{_SOURCES}/current_clocksource")
     if source is None:
@@ -338,7 +338,7 @@ def _cpu_list(text: str) -> set[int]:
     return found
 
 
-def folder_checks(folders: Sequence[Path]) -> Iterator[Finding]:
+def folder_checks(folders: Sequence[Path]) -> Iterator[CheckResult]:
     """Yield what is found of folders that a run writes to; takes up to `SYNC_WINDOW_S` each."""
     for folder in folders:
         finding = writable_check(folder)
@@ -351,7 +351,7 @@ def folder_checks(folders: Sequence[Path]) -> Iterator[Finding]:
         yield space_finding(folder, status.f_bavail * status.f_frsize, bytes_a_day(folder))
 
 
-def writable_check(folder: Path) -> Finding:
+def writable_check(folder: Path) -> CheckResult:
     """Judge whether a run may make files there, making the folder first if need be."""
     there = _existing(folder)
     if not there.is_dir():
@@ -379,7 +379,7 @@ def sync_times_s(folder: Path) -> list[float]:
     return took
 
 
-def sync_finding(folder: Path, took_s: Sequence[float]) -> Finding:
+def sync_finding(folder: Path, took_s: Sequence[float]) -> CheckResult:
     """Judge how long syncs took: the journal syncs every 100 ms, the server's store by setting."""
     slowest = sorted(took_s)[max(len(took_s) * 99 // 100 - 1, 0)]
     text = f"{folder}: 99 of 100 syncs within {slowest * 1000:.1f} ms"
@@ -405,7 +405,7 @@ def bytes_a_day(folder: Path) -> float | None:
     return size / max((last_s - first_s) / _DAY_S, 1.0)
 
 
-def space_finding(folder: Path, free_bytes: int, day_bytes: float | None) -> Finding:
+def space_finding(folder: Path, free_bytes: int, day_bytes: float | None) -> CheckResult:
     """Judge the room that is left against what a day takes."""
     text = f"{folder}: {free_bytes / 1e9:,.1f} GB are free"
     if day_bytes is not None:

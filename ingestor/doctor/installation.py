@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Final
 
-from ingestor.doctor.finding import Finding, failed, passed, warned
+from ingestor.doctor.check_result import CheckResult, failed, passed, warned
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.model.errors import EmbeddedServerError, ExitCode
 from ingestor.runtime.embedded_server import server_program
@@ -25,7 +25,7 @@ _NEWEST: Final = (3, 13)
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?")
 
 
-def installation_checks(*, needs_server: bool) -> Iterator[Finding]:
+def installation_checks(*, needs_server: bool) -> Iterator[CheckResult]:
     """Yield what is found; `needs_server` where a run would start a server of its own."""
     yield python_check(sys.version_info[:2], platform.system(), sys.maxsize > 2**32)
     yield packages_check()
@@ -36,7 +36,7 @@ def installation_checks(*, needs_server: bool) -> Iterator[Finding]:
     yield calendar_check(dt.datetime.now(dt.UTC).date())
 
 
-def python_check(version: tuple[int, int], system: str, is_64_bit: bool) -> Finding:
+def python_check(version: tuple[int, int], system: str, is_64_bit: bool) -> CheckResult:
     """Judge the interpreter that runs this."""
     text = f"Python {platform.python_version()} ({platform.machine()}, {system})"
     if _OLDEST <= version <= _NEWEST and system == "Linux" and is_64_bit:
@@ -45,7 +45,7 @@ def python_check(version: tuple[int, int], system: str, is_64_bit: bool) -> Find
     return failed("PYTHON", text, ExitCode.CONFIGURATION, mend)
 
 
-def packages_check() -> Finding:
+def packages_check() -> CheckResult:
     """Look for every package that the installed project says it needs."""
     try:
         lines = metadata.requires("ingestor") or []
@@ -65,7 +65,7 @@ def missing_compiled() -> list[str]:
     return [name for name in COMPILED if importlib.util.find_spec(name) is None]
 
 
-def compiled_check() -> Finding:
+def compiled_check() -> CheckResult:
     """Look for the compiled modules."""
     missing = missing_compiled()
     if not missing:
@@ -76,7 +76,7 @@ def compiled_check() -> Finding:
     return warned("COMPILED", text, "apt-get install -y gcc libc6-dev python3-dev", as_root=True)
 
 
-def server_program_check() -> Finding:
+def server_program_check() -> CheckResult:
     """Look for nats-server beside the interpreter, then on PATH."""
     try:
         return passed("NATS_PROGRAM", server_program())
@@ -84,7 +84,7 @@ def server_program_check() -> Finding:
         return failed("NATS_PROGRAM", str(error), ExitCode.EMBEDDED_SERVER, _install_again())
 
 
-def time_zones_check() -> Finding:
+def time_zones_check() -> CheckResult:
     """See whether New York has a summer time here."""
     zoneinfo.ZoneInfo.clear_cache()
     try:
@@ -103,7 +103,7 @@ def time_zones_check() -> Finding:
     return passed("TIME_ZONES", "New York is 5 h behind UTC in winter, 4 h in summer")
 
 
-def calendar_check(today: dt.date) -> Finding:
+def calendar_check(today: dt.date) -> CheckResult:
     """See whether the calendar closes on Christmas and opens on a plain Tuesday of this year."""
     hours = MarketHours(OPTIONS)
     christmas = dt.date(today.year, 12, 25)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ingestor.config.schema import Config
-from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
+from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, printable
 from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError, NatsRefusedError
@@ -51,7 +51,7 @@ MAX_MONITOR_BYTES: Final = 1_000_000
 _LOCAL: Final = (LOOPBACK, "localhost", "[::1]")
 
 
-async def server_checks(config: Config) -> AsyncIterator[Finding]:
+async def server_checks(config: Config) -> AsyncIterator[CheckResult]:
     """Yield what is found of the server that a run would use."""
     url = config.nats.url
     if url is None:
@@ -85,7 +85,7 @@ async def server_checks(config: Config) -> AsyncIterator[Finding]:
         await connection.close()
 
 
-def default_server_check() -> Finding:
+def default_server_check() -> CheckResult:
     """Look at what a run finds that names no server."""
     where = f"port {DEFAULT_PORT}"
     try:
@@ -106,7 +106,7 @@ def default_server_check() -> Finding:
 
 async def _connected_checks(
     connection: Connection, config: Config, options: ConnectOptions, credentials: Credentials
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[CheckResult]:
     yield await _round_trip_check(connection, credentials)
     yield access_check(options, credentials)
     yield version_check(connection.server_version)
@@ -127,7 +127,7 @@ async def _connected_checks(
         yield failed("STREAM", str(error), ExitCode.STREAM)
 
 
-async def _round_trip_check(connection: Connection, credentials: Credentials) -> Finding:
+async def _round_trip_check(connection: Connection, credentials: Credentials) -> CheckResult:
     took: list[float] = []
     for _ in range(ROUND_TRIPS):
         before = time.perf_counter()
@@ -143,7 +143,7 @@ async def _round_trip_check(connection: Connection, credentials: Credentials) ->
     )
 
 
-def access_check(options: ConnectOptions, credentials: Credentials) -> Finding:
+def access_check(options: ConnectOptions, credentials: Credentials) -> CheckResult:
     """Judge how we are let in: what `resolve` warns of."""
     if not credentials.cautions:
         how = "over TLS" if credentials.tls is not None else "without TLS"
@@ -154,7 +154,7 @@ def access_check(options: ConnectOptions, credentials: Credentials) -> Finding:
     return warned("NATS_ACCESS", credentials.cautions[0], mend)
 
 
-def version_check(version: tuple[int, int]) -> Finding:
+def version_check(version: tuple[int, int]) -> CheckResult:
     """Judge what the server is able to do."""
     text = f"nats-server {version[0]}.{version[1]}"
     if version >= FAST_INGEST:
@@ -164,7 +164,7 @@ def version_check(version: tuple[int, int]) -> Finding:
     return failed("NATS_VERSION", f"{text} is not supported", ExitCode.STREAM)
 
 
-def payload_check(max_bytes: int, *, packed: bool) -> Finding:
+def payload_check(max_bytes: int, *, packed: bool) -> CheckResult:
     """Judge how long a message may be."""
     text = f"messages of up to {max_bytes:,} bytes (max_payload)"
     if max_bytes < MAX_JSON_EVENT_BYTES:
@@ -173,7 +173,7 @@ def payload_check(max_bytes: int, *, packed: bool) -> Finding:
     return passed("NATS_PAYLOAD", text) if max_bytes >= wanted else warned("NATS_PAYLOAD", text)
 
 
-def limits_check(account: Json) -> Finding:
+def limits_check(account: Json) -> CheckResult:
     """Judge how much of what the account may store is used."""
     most = int((account.get("limits") or {}).get("max_storage", -1))
     used = int(account.get("storage") or 0)
@@ -187,7 +187,7 @@ def limits_check(account: Json) -> Finding:
     return passed("JETSTREAM_LIMITS", text)
 
 
-def sync_check(servers: Sequence[str], monitor_port: int = MONITOR_PORT) -> Finding:
+def sync_check(servers: Sequence[str], monitor_port: int = MONITOR_PORT) -> CheckResult:
     """Ask the server's monitoring port, where it has one, how often its store is synced."""
     host = urlsplit(servers[0]).hostname or LOOPBACK
     host = f"[{host}]" if ":" in host else host
@@ -206,7 +206,7 @@ def sync_check(servers: Sequence[str], monitor_port: int = MONITOR_PORT) -> Find
     return passed("NATS_SYNC", text)
 
 
-async def stream_check(api: JetStreamApi, config: Config) -> Finding:
+async def stream_check(api: JetStreamApi, config: Config) -> CheckResult:
     """Judge the stream that is there, or what stands in the way of making it."""
     settings = stream_settings(config.nats)
     info = await api.stream_info(settings.name)
@@ -245,7 +245,7 @@ def unusable(existing: Json) -> str | None:
     return None
 
 
-async def _missing_stream_finding(api: JetStreamApi, name: str) -> Finding:
+async def _missing_stream_finding(api: JetStreamApi, name: str) -> CheckResult:
     for subject in DEFAULT_SUBJECTS:
         answer = await api.call("streams", "STREAM.NAMES", {"subject": subject})
         others = [printable(other) for other in answer.get("streams") or []]
@@ -256,7 +256,7 @@ async def _missing_stream_finding(api: JetStreamApi, name: str) -> Finding:
     return passed("STREAM", f"there is no stream {name} yet: the first run makes it")
 
 
-async def lease_check(connection: Connection, stream: str) -> Finding:
+async def lease_check(connection: Connection, stream: str) -> CheckResult:
     """Judge whether another run is writing the stream now."""
     try:
         found = await holders(connection, stream)

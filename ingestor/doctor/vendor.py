@@ -22,10 +22,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from ingestor.config.schema import Config, LiveFeedName
-from ingestor.doctor.finding import Finding, failed, passed, unknown, warned
+from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
 from ingestor.feeds.polygon.commands import Fail, Report, Send, channel_names, shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.strikes import option_root
 from ingestor.model.bounds import printable
@@ -50,7 +50,7 @@ _KEY_FILE: Final = "read -rs POLYGON_API_KEY && export POLYGON_API_KEY"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def vendor_checks(config: Config, *, login: bool, needed: bool) -> Iterator[Finding]:
+def vendor_checks(config: Config, *, login: bool, needed: bool) -> Iterator[CheckResult]:
     """Yield what is found; `needed` where a run without a key is what was asked about."""
     key = config.polygon.api_key
     yield key_check(key, needed=needed)
@@ -67,7 +67,7 @@ def vendor_checks(config: Config, *, login: bool, needed: bool) -> Iterator[Find
             yield login_check(config, feed, url, key) if login else _no_login(feed)
 
 
-def _for_live_only(finding: Finding) -> Finding:
+def _for_live_only(finding: CheckResult) -> CheckResult:
     if not finding.exit_code:
         return finding
     text = f"{finding.found}; only a live run needs it"
@@ -84,7 +84,7 @@ def endpoints(config: Config) -> dict[LiveFeedName, str]:
     return {feed: url for feed, url in urls.items() if feed in polygon.feeds}
 
 
-def key_check(key: str | None, *, needed: bool) -> Finding:
+def key_check(key: str | None, *, needed: bool) -> CheckResult:
     """Judge the key without showing any of it."""
     if key is None:
         text = "there is no key: neither POLYGON_API_KEY nor POLYGON_API_KEY_FILE is set"
@@ -100,7 +100,7 @@ def key_check(key: str | None, *, needed: bool) -> Finding:
     return warned("KEY", f"its {len(key)} characters are not what keys look like", _KEY_FILE)
 
 
-def way_checks(url: str) -> Iterator[Finding]:
+def way_checks(url: str) -> Iterator[CheckResult]:
     """Yield what is found on the way to an endpoint: its name, TCP, TLS. Nothing is sent."""
     address = urlsplit(url)
     host, secure = address.hostname or "", address.scheme == "wss"
@@ -125,7 +125,7 @@ def way_checks(url: str) -> Iterator[Finding]:
         yield _tls_check(connection, host) if secure else _plain_text_finding(host)
 
 
-def _tls_check(connection: socket.socket, host: str) -> Finding:
+def _tls_check(connection: socket.socket, host: str) -> CheckResult:
     try:
         with ssl.create_default_context().wrap_socket(connection, server_hostname=host) as secure:
             return certificate_finding(secure.getpeercert() or {}, secure.version(), time.time())
@@ -139,7 +139,7 @@ def _tls_check(connection: socket.socket, host: str) -> Finding:
 
 def certificate_finding(
     certificate: Mapping[str, object], version: str | None, now_s: float
-) -> Finding:
+) -> CheckResult:
     """Judge for how long a certificate is still good."""
     ends = certificate.get("notAfter")
     if not isinstance(ends, str):
@@ -149,13 +149,13 @@ def certificate_finding(
     return passed("VENDOR_TLS", text) if days >= CERTIFICATE_DAYS else warned("VENDOR_TLS", text)
 
 
-def _plain_text_finding(host: str) -> Finding:
+def _plain_text_finding(host: str) -> CheckResult:
     if host in _LOOPBACK:
         return passed("VENDOR_TLS", f"{host} is this machine")
     return warned("VENDOR_TLS", f"{host} without TLS: everybody on the way can read the key")
 
 
-def _no_login(feed: LiveFeedName) -> Finding:
+def _no_login(feed: LiveFeedName) -> CheckResult:
     text = f"{feed}: not tried, since a login throws out a run that uses the key"
     return unknown("VENDOR_LOGIN", text, f"{program()} doctor live --login")
 
@@ -169,7 +169,7 @@ class _Login:
     failure: str | None = None
 
 
-def login_check(config: Config, feed: LiveFeedName, url: str, key: str | None) -> Finding:
+def login_check(config: Config, feed: LiveFeedName, url: str, key: str | None) -> CheckResult:
     """Log in as a run does, ask for a few channels, and leave."""
     if key is None:
         return unknown("VENDOR_LOGIN", f"{feed}: there is no key to log in with")
@@ -225,13 +225,13 @@ def _logged_in(url: str, key: str, names: Sequence[str]) -> _Login:
     return login
 
 
-def _statuses(connection: ClientConnection) -> list[Status]:
+def _statuses(connection: ClientConnection) -> list[StatusMessage]:
     """Return the statuses in the next frame; what else is in it is passed over."""
     with contextlib.suppress(TimeoutError, msgspec.MsgspecError):
         raw = msgspec.json.decode(connection.recv(timeout=0.5), type=list[msgspec.Raw])
         found = []
         for one in raw:
             with contextlib.suppress(msgspec.MsgspecError):
-                found.append(msgspec.json.decode(one, type=Status))
+                found.append(msgspec.json.decode(one, type=StatusMessage))
         return found
     return []

@@ -139,7 +139,7 @@ def is_packed(payload: bytes) -> bool:
     return payload[: len(MAGIC)] == MAGIC
 
 
-class Header(NamedTuple):
+class PackedHeader(NamedTuple):
     """What a header says about the rows after it, but for their number."""
 
     event_type: EventType
@@ -186,13 +186,13 @@ def take_apart(payload: bytes) -> tuple[bytes, memoryview]:
     return opening, memoryview(payload)[start:]
 
 
-def read_header(opening: bytes) -> Header:
+def read_header(opening: bytes) -> PackedHeader:
     """Read what `take_apart` returns. Raises `BadDataError`, `UnknownVersionError`."""
     # Longer ones are not kept: with 65,536 symbols a header takes 17 MB.
     return (_read_cached if len(opening) <= CACHED_HEADER_BYTES else _read)(opening)
 
 
-def check_rows(records: Records, header: Header) -> None:
+def check_rows(records: Records, header: PackedHeader) -> None:
     """Raise `BadDataError` unless every row is what its header says, at a time that can be."""
     kind, symbols, _ = header
     _require(bool((records["rtype"] == kind.rtype).all()), f"has rows that are no {kind.name}")
@@ -206,7 +206,7 @@ def check_rows(records: Records, header: Header) -> None:
         _require(int(records["price_e9"].max()) < UNDEF_PRICE, "has a trade without a price")
 
 
-def _read(opening: bytes) -> Header:
+def _read(opening: bytes) -> PackedHeader:
     head = Head._make(HEAD.unpack_from(opening))
     _require(head.zero == 0, "has bits set that are reserved")
     kind = _event_type(head)
@@ -221,7 +221,7 @@ def _read(opening: bytes) -> Header:
     if kind.rtype == RType.OPTION_TRADE:
         for symbol in symbols.values():
             parse_option_ticker(symbol)
-    return Header(kind, symbols, source)
+    return PackedHeader(kind, symbols, source)
 
 
 _read_cached: Final = lru_cache(_HEADERS_CACHED)(_read)

@@ -74,7 +74,7 @@ class FlowAck(msgspec.Struct, frozen=True):
     messages: int
 
 
-class Gap(msgspec.Struct, frozen=True):
+class FlowGap(msgspec.Struct, frozen=True):
     """Messages of the batch were lost on their way; in gap mode ``fail`` it ends."""
 
 
@@ -92,7 +92,7 @@ class Refusal(msgspec.Struct, frozen=True):
     error: ApiError
 
 
-Answer = FlowAck | Gap | PubAck | Refusal
+Answer = FlowAck | FlowGap | PubAck | Refusal
 
 NO_RESPONDERS: Final = Refusal(ApiError(UNAVAILABLE, 0, "no stream takes this subject"))
 """The client library's status 503: nobody listened."""
@@ -159,7 +159,7 @@ def parse_answer(data: bytes) -> Answer:
     if wire.type == "ack":
         return FlowAck(wire.seq, wire.msgs)
     if wire.type == "gap":
-        return Gap()
+        return FlowGap()
     if wire.type or not wire.seq:
         raise _odd(data, "is of no known kind")
     return PubAck(wire.seq, wire.batch, wire.count)

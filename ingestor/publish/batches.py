@@ -40,7 +40,7 @@ from ingestor.nats.answers import (
     Answer,
     ApiError,
     FlowAck,
-    Gap,
+    FlowGap,
     PubAck,
 )
 
@@ -67,7 +67,7 @@ _SUFFIX: Final = ".$FI"
 _NUMBER: Final = re.compile(rf"[0-9]{{{SEQUENCE_DIGITS}}}", re.ASCII).fullmatch
 
 
-class Batch:
+class PublishBatch:
     """What the publisher knows of either kind."""
 
     flow: int
@@ -135,7 +135,7 @@ class Batch:
         return A_WHOLE_WRITE if self.sent < limit else 0
 
 
-class FastBatch(Batch):
+class FastBatch(PublishBatch):
     """One batch of fast ingest.
 
     `flow` is how many messages between flow acknowledgements we ask for. `proof` makes it a batch
@@ -212,7 +212,7 @@ class FastBatch(Batch):
         elif isinstance(answer, PubAck):
             self._end(answer)
         else:
-            error = None if isinstance(answer, Gap) else answer.error
+            error = None if isinstance(answer, FlowGap) else answer.error
             self.unknown = self.unknown or (error is not None and error.err_code == BATCH_UNKNOWN)
             self._break(error)
 
@@ -245,7 +245,7 @@ class FastBatch(Batch):
         return Reply(self._head, b".%d.$FI" % operation, fence)
 
 
-class AckBatch(Batch):
+class AckBatch(PublishBatch):
     """Messages that are acknowledged one by one, a bounded number of them under way.
 
     Of those that are under way together only one may be fenced: where the stream refuses it for
@@ -296,7 +296,7 @@ class AckBatch(Batch):
         if not 0 < number <= self.sent:
             self.odd_answers += 1
         elif not isinstance(answer, PubAck):
-            self._break(None if isinstance(answer, (FlowAck, Gap)) else answer.error)
+            self._break(None if isinstance(answer, (FlowAck, FlowGap)) else answer.error)
         # Stored in order: an answer that skips a number tells of a message that was refused.
         elif number == self.acked + 1 and not self.broken:
             self._store(self.acked + 1, answer.stream_seq)

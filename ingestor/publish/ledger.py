@@ -32,7 +32,7 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.nats.stream import StreamState
-from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, Batch, FastBatch, SendWindow
+from ingestor.publish.batches import FLOW_MESSAGES, AckBatch, FastBatch, PublishBatch, SendWindow
 
 MAX_UNACKED_BYTES: Final = 32 * 1024 * 1024
 """Most bytes under way; the server drops messages once 128 MiB wait."""
@@ -143,7 +143,7 @@ class Ledger:
         self._exact_acked = 0
         self._odd_answers = 0
         self.window = SendWindow()
-        self.batch: Batch = self._new_batch()
+        self.batch: PublishBatch = self._new_batch()
         self.first_seq: int | None = None
         """Stream sequence of the first message, once it is known to be stored."""
         self.lost_messages = 0
@@ -404,7 +404,7 @@ class Ledger:
         self._anchor, self._exact_acked = seq, 0
         self._at_anchor = self.window.acked_messages, self.stored_rows_by_subject()
 
-    def _new_batch(self) -> Batch:
+    def _new_batch(self) -> PublishBatch:
         batch_id, fence = secrets.token_hex(_BATCH_ID_BYTES), self._new_fence()
         if not self._fast_ingest:
             return AckBatch(self._inbox, batch_id, fence=fence)

@@ -33,7 +33,7 @@ from ingestor.nats.answers import (
     parse_answer,
 )
 from ingestor.publish.ack_timer import MAX_RETRY_S
-from ingestor.publish.batches import AckBatch, Batch, FastBatch
+from ingestor.publish.batches import AckBatch, FastBatch, PublishBatch
 from ingestor.publish.ledger import StoredPrefix
 from ingestor.publish.link import ANSWER_S, StreamLink, now_s
 from ingestor.publish.reconcile import NO_REPLY, StreamLostError, messages_of
@@ -71,8 +71,8 @@ class Recovery:
         self._link = link
         self._give_up_after_s = give_up_after_s
         self._guards_held = 0
-        self._probed: tuple[Batch, int] | None = None
-        self._disorder: tuple[Batch, int] | None = None
+        self._probed: tuple[PublishBatch, int] | None = None
+        self._disorder: tuple[PublishBatch, int] | None = None
         self.silence_s = min(SILENCE_S, give_up_after_s / 2)
         """A server that answers nothing for this long is dropped."""
 
@@ -292,7 +292,7 @@ class Recovery:
         link.bound_messages()
         ledger.restart()
 
-    def _is_in_order(self, batch: Batch) -> bool:
+    def _is_in_order(self, batch: PublishBatch) -> bool:
         """Whether no message was stored whose predecessor was refused; False until that is sure.
 
         Raises StreamError when it is not in order.

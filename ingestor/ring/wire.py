@@ -121,7 +121,7 @@ NEW_ROWS: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class FeedBegin:
     """The first message of a feed's process (0, then 1, 2... when started again) to a reader."""
 
     process: int
@@ -132,7 +132,7 @@ class Begin:
 _BEGIN: Final = struct.Struct("<xQqQ")
 
 
-def begin_message(begin: Begin) -> bytes:
+def begin_message(begin: FeedBegin) -> bytes:
     """Return the message that says so."""
     message = bytearray(_BEGIN.pack(begin.process, begin.next_row, begin.next_status))
     message[0] = Kind.BEGIN
@@ -168,7 +168,7 @@ class RingReader:
         self.symbols = self._table = {}
         self._in_use = self._in_order = False
 
-    def read(self, message: Message) -> Block | FeedStatus | Begin | None:
+    def read(self, message: Message) -> Block | FeedStatus | FeedBegin | None:
         """Return what is in a message; None when it only changes the reader's state.
 
         Rows that were read before the feed was started again are left out.
@@ -183,7 +183,7 @@ class RingReader:
                 f"feed {self.feed} left {len(message)} bytes in its ring that say nothing: {error}"
             ) from error
 
-    def _read(self, message: Message) -> Block | FeedStatus | Begin | None:
+    def _read(self, message: Message) -> Block | FeedStatus | FeedBegin | None:
         match message[0]:
             case Kind.SYMBOLS:
                 self._add(_symbols_decoder.decode(message[1:]))
@@ -194,7 +194,7 @@ class RingReader:
             case Kind.ORDER:
                 self._in_order = message[1] == 1
             case Kind.BEGIN:
-                begin = Begin(*_BEGIN.unpack(message))
+                begin = FeedBegin(*_BEGIN.unpack(message))
                 # What the reader has of it already is left out when it comes again.
                 new = begin.next_row == NEW_ROWS
                 self._repeated = 0 if new else max(self.rows - begin.next_row, 0)

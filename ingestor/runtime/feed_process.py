@@ -20,7 +20,7 @@ from ingestor.ring.wire import (
     END_MESSAGE,
     MAX_SYMBOLS_BYTES,
     NEW_ROWS,
-    Begin,
+    FeedBegin,
     begin_message,
     order_message,
     records_message,
@@ -81,7 +81,7 @@ class RingWriter:
         self._stamps = stamps
         self._ring.join()
         self._process = context.row[Counter.RESTARTS]
-        self._begin = begin_message(Begin(self._process, next_row)) if context.again else b""
+        self._begin = begin_message(FeedBegin(self._process, next_row)) if context.again else b""
         self._row = context.row
         self._row[Counter.RING_BYTES] = context.ring.max_message_bytes
         # A table of thousands of symbols goes in pieces, so that a small ring takes it too.
@@ -118,7 +118,7 @@ class RingWriter:
     def begin_again(self, next_row: int, next_status: int) -> None:
         """Put for a reader that has just begun: it knows nothing."""
         self._ring.join()
-        self._begin = begin_message(Begin(self._process, next_row, next_status))
+        self._begin = begin_message(FeedBegin(self._process, next_row, next_status))
         self._table, self._seen, self._pending, self._in_order = {}, 0, [], False
 
     def tell(self, status: FeedStatus, timeout_s: float = 0.0) -> bool:

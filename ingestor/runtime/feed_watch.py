@@ -18,15 +18,15 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.client.decode import BadMessageError, Message, decode
-from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
+from ingestor.client.payloads import BadMessageError, Message, decode
+from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
 from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.wire import Begin, RingReader
+from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.positions import FeedPosition, FeedPositions, Position
 
@@ -162,7 +162,7 @@ class FeedWatch:
         self._publisher.statuses.tell(status, key, settled)
         self._table.note_status(feed, status)
 
-    def on_begin(self, feed: int, begin: Begin) -> bool:
+    def on_begin(self, feed: int, begin: FeedBegin) -> bool:
         """Note who puts from here on; whether it is another process of a live feed."""
         self._read[feed] = begin.next_status
         rows = self._feeds[feed].reader.rows
@@ -187,7 +187,7 @@ class FeedWatch:
                 self._say(feed, What.ALARM, f"nothing is stored: {trouble}")
         self._trouble = trouble
 
-    def _tell_gap(self, feed: int, gap: Gap) -> None:
+    def _tell_gap(self, feed: int, gap: FeedGap) -> None:
         """Tell what a feed that was started again did not hear; the feed itself cannot know."""
         seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
         text = f"the feed was started again: nothing was received for {seconds:.3f} s after"

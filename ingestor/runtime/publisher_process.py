@@ -33,7 +33,7 @@ from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport, StreamPlace
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Begin
+from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
@@ -316,7 +316,7 @@ class PublisherProcess:
                     self._watch.on_block(item)
                 elif isinstance(item, FeedStatus):
                     self._watch.on_status(feed, item)
-                elif isinstance(item, Begin) and self._watch.on_begin(feed, item):
+                elif isinstance(item, FeedBegin) and self._watch.on_begin(feed, item):
                     # Before its rows are sent: a successor must know whose they are.
                     self._count()
             if source.reader.ended:

@@ -12,7 +12,7 @@ from typing import Final
 
 import uvloop
 
-from ingestor.client.decode import BadMessageError, Message, decode
+from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Source

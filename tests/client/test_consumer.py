@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from ingestor.client import AtSequence, From, Since
 from ingestor.client.consumer import deliver_policy
+from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.errors import ConfigurationError
 
 
 def test_the_beginning_and_new_are_policies_of_the_server() -> None:
@@ -21,3 +25,14 @@ def test_a_sequence_is_inclusive() -> None:
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": 7,
     }
+
+
+@pytest.mark.parametrize("ts_ns", [0, MAX_TIME_NS])
+def test_the_first_and_the_last_time_there_is_are_taken(ts_ns: int) -> None:
+    assert Since(ts_ns).ts_ns == ts_ns
+
+
+@pytest.mark.parametrize("ts_ns", [-1, MAX_TIME_NS + 1])
+def test_a_time_before_the_first_or_after_the_last_is_refused(ts_ns: int) -> None:
+    with pytest.raises(ConfigurationError, match="1970 to 2262"):
+        Since(ts_ns)

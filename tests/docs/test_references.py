@@ -14,11 +14,11 @@ from typing import Final
 import pytest
 
 from ingestor.cli import live, replay
-from ingestor.cli.commands import COMMANDS
 from ingestor.cli.live import ENVIRONMENT
 from ingestor.cli.replay import REPLAY_ENVIRONMENT
+from ingestor.cli.subcommands import COMMANDS
 from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
-from ingestor.doctor.finding import RIGHT
+from ingestor.doctor.check_result import RIGHT
 from tests.docs.pages import PAGES, ROOT, commands, prose_of
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
@@ -58,7 +58,7 @@ def help_of(*program: str) -> str:
     """What a program says of itself; asked here, since starting 20 of them takes 12 s of CPU."""
     module, *words = program
     if module == "ingestor":
-        module = COMMANDS[words.pop(0)][0] if words else "ingestor.cli.commands"
+        module = COMMANDS[words.pop(0)][0] if words else "ingestor.cli.subcommands"
     module = BEHIND.get(module, module)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ingestor.config.schema import Config, Replay
+from ingestor.doctor.check_result import CheckResult
 from ingestor.doctor.data import data_checks
-from ingestor.doctor.finding import Finding
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_DAY
 from tests.dbn_files import DAY, DAY_NS, dbn_path, trades, write_dbn
@@ -24,7 +24,7 @@ def write_day(folder: Path, days_later: int = 0) -> Path:
     return path
 
 
-def findings(folder: Path, *, needed: bool = True, **replay: object) -> dict[str, Finding]:
+def findings(folder: Path, *, needed: bool = True, **replay: object) -> dict[str, CheckResult]:
     config = Config(replay=Replay(data_dir=folder, **replay))  # type: ignore[arg-type]
     return {finding.code: finding for finding in data_checks(config, needed=needed)}
 

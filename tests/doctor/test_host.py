@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.config.schema import Config, Process
-from ingestor.doctor.finding import Finding, Mark
+from ingestor.doctor.check_result import CheckResult, Mark
 from ingestor.doctor.host import (
     Host,
     KernelClock,
@@ -47,7 +47,7 @@ SOUND = {
     "sys/devices/system/cpu/isolated": "\n",
 }
 
-Check = Callable[[Host], Finding]
+Check = Callable[[Host], CheckResult]
 
 
 def machine(root: Path, **broken: str) -> Host:
@@ -169,7 +169,7 @@ def test_a_limit_of_open_files_is_raised_by_what_is_typed() -> None:
     assert not finding.as_root
     lowered = "ulimit -S -n 256; "
     told = typed(
-        Finding(code="", mark=finding.mark, found="", right="", mend=lowered + finding.mend),
+        CheckResult(code="", mark=finding.mark, found="", right="", mend=lowered + finding.mend),
         then="ulimit -n",
     )
     assert_right(open_files_check(int(told), hard), "OPEN_FILES")

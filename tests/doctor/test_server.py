@@ -20,7 +20,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from ingestor.config.schema import Config, Nats, Publish
-from ingestor.doctor.finding import Finding, Mark
+from ingestor.doctor.check_result import CheckResult, Mark
 from ingestor.doctor.server import (
     default_server_check,
     limits_check,
@@ -39,8 +39,8 @@ from tests.nats_servers import NatsServer, current_executable
 from tests.ports import free_port
 
 
-def findings(config: Config) -> dict[str, Finding]:
-    async def work() -> dict[str, Finding]:
+def findings(config: Config) -> dict[str, CheckResult]:
+    async def work() -> dict[str, CheckResult]:
         return {finding.code: finding async for finding in server_checks(config)}
 
     return asyncio.run(work())
@@ -155,7 +155,7 @@ def test_a_bound_on_messages_is_judged_by_what_is_sent(start_nats_server: StartN
     ],
 )
 def test_an_account_that_is_nearly_full_is_told(
-    used: int, judge: Callable[[Finding], None]
+    used: int, judge: Callable[[CheckResult], None]
 ) -> None:
     judge(limits_check({"limits": {"max_storage": 1_000}, "storage": used}))
     assert_right(limits_check({"limits": {"max_storage": -1}, "storage": used}), "JETSTREAM_LIMITS")

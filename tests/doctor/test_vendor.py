@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ingestor.config.schema import Config, Polygon
-from ingestor.doctor.finding import Finding, Mark
+from ingestor.doctor.check_result import CheckResult, Mark
 from ingestor.doctor.vendor import certificate_finding, key_check, vendor_checks, way_checks
 from ingestor.model.errors import ExitCode
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
@@ -33,7 +33,7 @@ def config(vendor: SimulatorProcess, **more: object) -> Config:
     )
 
 
-def logins(found: list[Finding]) -> list[Finding]:
+def logins(found: list[CheckResult]) -> list[CheckResult]:
     return [finding for finding in found if finding.code == "VENDOR_LOGIN"]
 
 

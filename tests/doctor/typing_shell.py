@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ingestor.doctor.finding import RIGHT, Finding, Mark
+from ingestor.doctor.check_result import RIGHT, CheckResult, Mark
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-def typed(finding: Finding, cwd: Path = ROOT, *, then: str = "", given: str = "") -> str:
+def typed(finding: CheckResult, cwd: Path = ROOT, *, then: str = "", given: str = "") -> str:
     """Type what mends a finding, and `then` something in the same shell; return what that says."""
     assert finding.mend, finding
     command = f"{finding.mend}\n{then}"
@@ -30,11 +30,11 @@ def typed(finding: Finding, cwd: Path = ROOT, *, then: str = "", given: str = ""
     return ended.stdout
 
 
-def assert_right(finding: Finding, code: str) -> None:
+def assert_right(finding: CheckResult, code: str) -> None:
     assert (finding.code, finding.mark, finding.exit_code) == (code, Mark.OK, 0), finding
 
 
-def assert_wrong(finding: Finding, code: str, exit_code: int = 0) -> None:
+def assert_wrong(finding: CheckResult, code: str, exit_code: int = 0) -> None:
     mark = Mark.FAILURE if exit_code else Mark.WARNING
     assert (finding.code, finding.mark, finding.exit_code) == (code, mark, exit_code), finding
     assert finding.right == RIGHT[code]

@@ -16,12 +16,12 @@ import zstandard
 from ingestor.feeds.databento import DBNIngestor
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
 from ingestor.feeds.databento.header import header_of
-from ingestor.feeds.databento.reader import DbnReader
-from ingestor.feeds.databento.record_filter import FileIssues, Progress, RecordFilter
+from ingestor.feeds.databento.record_filter import FileIssues, FileProgress, RecordFilter
+from ingestor.feeds.databento.record_reader import DbnReader
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
 from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.windows import EVERYTHING
@@ -217,7 +217,7 @@ def _blocks_in_memory(path: Path, schema: DbnSchema, data: bytes) -> Iterator[Bl
     deque(reader.open(), maxlen=0)
     issues = FileIssues(path)
     tables = SymbolTables(HeaderNames(reader.header))
-    yield from RecordFilter(reader, tables, issues, Progress()).blocks([EVERYTHING])
+    yield from RecordFilter(reader, tables, issues, FileProgress()).blocks([EVERYTHING])
     issues.log()
 
 
@@ -245,9 +245,9 @@ _WORDS: Final = (
     *("authenticated", "", f"bad key {KEY}", "line\nforged", "y" * 5000),
     *(each.decode(errors="replace") for each in (*NUMBERS[::9], *VALUES[::5])),
 )
-_SAID: Final = [[Status(status, words) for words in _WORDS] for status in _STATUSES]
+_SAID: Final = [[StatusMessage(status, words) for words in _WORDS] for status in _STATUSES]
 _STEPS_NS: Final = (*(0, 1, NS_PER_S, 60 * NS_PER_S, -NS_PER_S) * (len(EDGES) // 5), *EDGES)
-_LET_IN: Final = (Status("connected"), Status("auth_success"))
+_LET_IN: Final = (StatusMessage("connected"), StatusMessage("auth_success"))
 
 
 def _converse(data: bytes) -> None:

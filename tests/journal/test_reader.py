@@ -185,6 +185,16 @@ def test_a_copy_of_a_segment_is_read_once(tmp_path: Path) -> None:
     assert feed.progress.skipped == {"frame_repeated": 20}
 
 
+@pytest.mark.parametrize(("others", "more"), [(10, ""), (11, " and 1 more")])
+def test_ten_names_are_told_and_the_rest_are_counted(
+    tmp_path: Path, others: int, more: str
+) -> None:
+    for number in range(others):
+        (tmp_path / f"other-{number:02}").touch()
+    with pytest.raises(NoDataError, match=rf"passed over: other-00, .*other-09{more}(?!.* more)"):
+        find_segments(tmp_path, Market.STOCKS, [], first_event_ns)
+
+
 def test_names_that_are_passed_over_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

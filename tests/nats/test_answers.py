@@ -14,7 +14,7 @@ from ingestor.nats.answers import (
     Answer,
     ApiError,
     FlowAck,
-    Gap,
+    FlowGap,
     PubAck,
     Refusal,
     parse_answer,
@@ -26,7 +26,7 @@ from ingestor.nats.answers import (
     [
         ('{"type":"ack","seq":0,"msgs":500}', FlowAck(0, 500)),
         ('{"type":"ack","seq":1500,"msgs":250}', FlowAck(1500, 250)),
-        ('{"type":"gap","last_seq":10,"seq":15}', Gap()),
+        ('{"type":"gap","last_seq":10,"seq":15}', FlowGap()),
         ('{"stream":"S","seq":7}', PubAck(7, "", 0)),
         ('{"stream":"S","seq":9,"batch":"b1","count":3}', PubAck(9, "b1", 3)),
         (

@@ -206,6 +206,18 @@ def test_every_server_is_told_its_own_secret() -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("2.14.1", (2, 14)), ("2.10.26-RC.1", (2, 10)), ("dev", (0, 0)), (None, (0, 0))],
+)
+def test_a_servers_version_is_its_major_and_minor_number(
+    said: str | None, version: tuple[int, int]
+) -> None:
+    client = GuardedClient(resolve(ConnectOptions()))
+    client._server_info = {} if said is None else {"version": said}
+    assert client.server_version == version
+
+
 def test_every_private_name_of_nats_py_that_is_used_is_there() -> None:
     """What nats-py renames in a later version fails here, not in a run."""
     client = nats.aio.client.Client()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ingestor.model.blocks import Block, Fence, Frames, Runs, Source
 from ingestor.model.records import RType
-from ingestor.nats.answers import NO_RESPONDERS, ApiError, FlowAck, Gap, PubAck, Refusal
+from ingestor.nats.answers import NO_RESPONDERS, ApiError, FlowAck, FlowGap, PubAck, Refusal
 from ingestor.publish.batches import (
     A_WHOLE_WRITE,
     ACK_WINDOW_MESSAGES,
@@ -126,7 +126,7 @@ def test_a_batch_closed_while_messages_are_under_way_still_waits_for_its_last_on
 
 def test_a_batch_that_ends_before_its_last_message_is_broken_and_known() -> None:
     batch = started(9)
-    batch.receive(APPENDED, Gap())
+    batch.receive(APPENDED, FlowGap())
     assert (batch.broken, batch.ended, batch.room) == (True, False, 0)
     batch.receive(APPENDED, PubAck(104, "b1", 4))
     assert (batch.acked, batch.ended, batch.broken) == (4, True, True)

@@ -13,6 +13,7 @@ import uvloop
 from ingestor.model.errors import NatsUnreachableError
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
+from tests.nats_servers import FIRST_THE_CURRENT
 from tests.publish.plain import PlainEncoder, connect, publisher, stored, trades, until
 from tests.publish.proxy import Proxy
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ingestor.publish.publisher import Publisher
-    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
+    from tests.nats_servers import NatsServer
 
 ROWS = 400
 HELD_BYTES = 2_000

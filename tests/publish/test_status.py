@@ -28,13 +28,14 @@ from ingestor.publish.status import (
     MAX_PENDING_STATUSES,
     NEW_MAX_AGE_S,
 )
+from tests.nats_servers import FIRST_THE_CURRENT
 from tests.publish.plain import connect, messages, publisher, raw_info, stored, trades, until
 from tests.publish.proxy import Proxy
 
 if TYPE_CHECKING:
     from ingestor.publish.publisher import Publisher
     from tests.conftest import StartNatsServer
-    from tests.nats_servers import FIRST_THE_CURRENT, NatsServer
+    from tests.nats_servers import NatsServer
 
 STREAM = "INGESTOR_STATUS"
 

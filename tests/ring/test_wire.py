@@ -12,7 +12,7 @@ from ingestor.model.records import EVENT_TYPES, STOCK_TRADE, RType
 from ingestor.ring.wire import (
     END_MESSAGE,
     NEW_ROWS,
-    Begin,
+    FeedBegin,
     Kind,
     RingReader,
     begin_message,
@@ -167,7 +167,7 @@ def test_of_a_feed_that_was_started_again_only_rows_that_were_not_read_come() ->
     assert numbers(ring.read(records_message(sent[0]))) == [1, 2, 3]
     assert numbers(ring.read(records_message(sent[1]))) == [4, 5, 6]
     # Its next row is the second of all, of which six were read.
-    assert ring.read(begin_message(Begin(1, 1))) == Begin(1, 1)
+    assert ring.read(begin_message(FeedBegin(1, 1))) == FeedBegin(1, 1)
     assert ring.read(records_message(sent[0][1:])) is None
     assert ring.read(records_message(sent[1][:2])) is None
     assert numbers(ring.read(records_message(np.concatenate((sent[1][2:], sent[2]))))) == [7, 8, 9]
@@ -177,7 +177,7 @@ def test_of_a_feed_that_was_started_again_only_rows_that_were_not_read_come() ->
 def test_new_rows_of_a_feed_that_was_started_again_are_all_read() -> None:
     ring = reader()
     assert numbers(ring.read(records_message(rows([(1, 0, 0)])))) == [1]
-    assert ring.read(begin_message(Begin(1))) == Begin(1, NEW_ROWS)
+    assert ring.read(begin_message(FeedBegin(1))) == FeedBegin(1, NEW_ROWS)
     assert numbers(ring.read(records_message(rows([(2, 0, 0)])))) == [2]
 
 
@@ -185,7 +185,7 @@ def test_what_was_said_before_a_feed_was_started_again_does_not_hold() -> None:
     ring = reader()
     ring.read(order_message(in_order=True))
     before = block_of(ring)
-    ring.read(begin_message(Begin(1)))
+    ring.read(begin_message(FeedBegin(1)))
     ring.read(symbols_message({2: "B"}))
     after = block_of(ring)
     assert (before.symbols, before.in_order) == ({1: "A"}, True)

@@ -18,7 +18,7 @@ from ingestor.model.records import Records
 from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Begin, RingReader
+from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import (
     MIN_LANE_BYTES,
@@ -47,7 +47,7 @@ class Place:
         self.place = FeedContext(1, ring, CounterTable(2))
         self.writer = RingWriter(self.place)
 
-    def taken(self) -> list[Block | FeedStatus | Begin | None]:
+    def taken(self) -> list[Block | FeedStatus | FeedBegin | None]:
         return [self.reader.read(message) for message in self.place.ring.take(1000)]
 
 
@@ -90,7 +90,7 @@ def test_whether_a_block_is_in_order_comes_out_with_it_also_of_a_ring_that_is_fu
     orders: list[bool],
 ) -> None:
     here = Place(ring_bytes=150)
-    out: list[Block | FeedStatus | Begin | None] = []
+    out: list[Block | FeedStatus | FeedBegin | None] = []
     for in_order in orders:
         one = replace(block([(1, 1, 1)]), in_order=in_order)
         while not here.writer.put(one):

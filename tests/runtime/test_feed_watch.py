@@ -16,7 +16,7 @@ from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Begin, RingReader
+from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.positions import FeedPosition, Position
@@ -85,7 +85,7 @@ def test_a_feed_that_was_started_again_and_its_gap_are_told(nats_server: NatsSer
         await one.open()
         one.watch.on_block(block([(1, 2, 0)]))
         table.note_death(0, "killed")
-        assert one.watch.on_begin(0, Begin(1))
+        assert one.watch.on_begin(0, FeedBegin(1))
         assert one.watch.feeds({}) == (FeedPosition(1, 0, 0, 0, gap=True),)
         one.watch.on_block(block([(7, 8, 0)]))
         assert one.watch.feeds({}) == (FeedPosition(1, 0, 0, 0, gap=False),)
@@ -126,7 +126,7 @@ def test_the_same_process_that_hands_on_again_is_no_restart(nats_server: NatsSer
     async def work(table: CounterTable) -> None:
         one = Watched(nats_server, table)
         await one.open()
-        assert not one.watch.on_begin(0, Begin(0, 5, 0))
+        assert not one.watch.on_begin(0, FeedBegin(0, 5, 0))
         one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
         await one.settled()
 
@@ -140,7 +140,7 @@ def test_what_a_publisher_had_not_told_when_it_died_is_told_once_by_its_follower
         one = Watched(nats_server, table)
         await one.open()
         one.watch.on_block(block([(1, 2, 0)]))
-        one.watch.on_begin(0, Begin(1))
+        one.watch.on_begin(0, FeedBegin(1))
         one.watch.on_block(block([(7, 8, 0)]))
         one.die()
         assert [status.what for _, status in one.watch.untold] == [What.RESTART, What.GAP]
@@ -183,7 +183,7 @@ def test_a_feeds_status_that_is_handed_on_again_is_stored_once(nats_server: Nats
         other = Watched(nats_server, table)
         await other.open()
         assert other.watch.feeds({})[0].told == 2
-        other.watch.on_begin(0, Begin(0, 3, 1))
+        other.watch.on_begin(0, FeedBegin(0, 3, 1))
         for status in statuses[1:]:
             other.watch.on_status(0, status)
         await until(lambda: other.watch.feeds({})[0].told == 3)
@@ -201,7 +201,7 @@ def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_block(block([(1, 2, 0)]))
         table.note_death(0, "killed")
-        one.watch.on_begin(0, Begin(1))
+        one.watch.on_begin(0, FeedBegin(1))
         one.watch.on_block(block([(7, 8, 0)]))
         await one.settled()
 

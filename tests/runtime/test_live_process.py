@@ -21,7 +21,7 @@ from ingestor.model.records import OPTION_TRADE, RType
 from ingestor.ring import kept as kept_module
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
-from ingestor.ring.wire import Begin, RingReader
+from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterTable
 from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
@@ -87,7 +87,7 @@ class Log(NoPlace):
         self.closed += 1
 
 
-def taken(where: FeedContext) -> tuple[list[Block | FeedStatus | Begin], bool]:
+def taken(where: FeedContext) -> tuple[list[Block | FeedStatus | FeedBegin], bool]:
     reader = RingReader(0, Source.SIM, {})
     found = [reader.read(message) for message in where.ring.take(100)]
     return [one for one in found if one is not None], reader.ended
@@ -160,7 +160,7 @@ def numbers(where: FeedContext) -> list[int]:
     return [int(at_ns) for one in blocks for at_ns in one.records["ts_event_ns"]]
 
 
-def begun(where: FeedContext) -> tuple[Begin, list[int]]:
+def begun(where: FeedContext) -> tuple[FeedBegin, list[int]]:
     """What another publisher reads: the beginning, then blocks with their symbols."""
     (begin, *blocks), _ = taken(where)
     times: list[int] = []
@@ -168,7 +168,7 @@ def begun(where: FeedContext) -> tuple[Begin, list[int]]:
         assert isinstance(one, Block)
         assert one.symbols == {0: "ES.c.0"}
         times += one.records["ts_event_ns"].tolist()
-    assert isinstance(begin, Begin)
+    assert isinstance(begin, FeedBegin)
     return begin, times
 
 
@@ -191,7 +191,7 @@ def test_another_publisher_gets_what_is_not_stored_before_anything_new() -> None
     renewed(here, stored=2)
     assert put(sink, 5)
     begin, times = begun(here)
-    assert (begin, times) == (Begin(0, 2), [3, 4, 5])
+    assert (begin, times) == (FeedBegin(0, 2), [3, 4, 5])
     assert here.row[Counter.RECORDS] == 5
 
 
@@ -246,7 +246,7 @@ def test_a_position_of_an_earlier_process_of_the_feed_says_nothing_of_this_one()
     put(sink, 1, 2)
     renewed(here, stored=2, process=0)
     sink.beat()
-    assert begun(here) == (Begin(1, 0), [1, 2])
+    assert begun(here) == (FeedBegin(1, 0), [1, 2])
 
 
 def test_the_end_comes_after_what_is_handed_on_again_and_what_is_not_is_counted(
@@ -274,7 +274,7 @@ def test_statuses_that_are_not_settled_are_told_again_before_rows() -> None:
     here.ring.begin_generation()
     sink.beat()
     (begin, *told, rows), _ = taken(here)
-    assert begin == Begin(0, 0, 1)
+    assert begin == FeedBegin(0, 0, 1)
     assert [one.at_ns for one in told if isinstance(one, FeedStatus)] == [2, 3]
     assert isinstance(rows, Block)
 

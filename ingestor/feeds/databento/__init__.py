@@ -2,7 +2,7 @@
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema
 from ingestor.feeds.databento.ingestor import BLOCK_BYTES, DBNIngestor
-from ingestor.feeds.databento.record_filter import Progress
+from ingestor.feeds.databento.record_filter import FileProgress
 from ingestor.feeds.databento.selection import Catalog, available_dates, find_files
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "DBNIngestor",
     "DbnFile",
     "DbnSchema",
-    "Progress",
+    "FileProgress",
     "available_dates",
     "find_files",
 ]

@@ -142,7 +142,7 @@ class Mappings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Header:
+class DbnHeader:
     """What a DBN file says about itself.
 
     Attributes:
@@ -200,7 +200,7 @@ def header_bytes(opening: bytes | bytearray, path: Path, failure: str | None = N
     return PRELUDE_BYTES + length
 
 
-def header_of(content: bytes | bytearray, path: Path, failure: str | None = None) -> Header:
+def header_of(content: bytes | bytearray, path: Path, failure: str | None = None) -> DbnHeader:
     """Return what the header says that `content` begins with; it keeps `content`, unchanged.
 
     `path` and `failure`, why there is no more of the file, are for the complaint. Raises
@@ -237,7 +237,7 @@ class _Parser:
         self._at = PRELUDE_BYTES
         self._width = MIN_NAME_BYTES
 
-    def header(self, version: int) -> Header:
+    def header(self, version: int) -> DbnHeader:
         fixed = _FIXED[version]
         # Each field is checked against what is left before it is read; so no length is trusted.
         self._need(1, fixed.size, "its fixed fields")
@@ -253,7 +253,7 @@ class _Parser:
                 f"symbols of {self._width} bytes, fewer than the {MIN_NAME_BYTES} there are"
             )
         self._at += fixed.size
-        return Header(
+        return DbnHeader(
             version=version,
             dataset=self._text(dataset, "a dataset"),
             schema=None if schema == _NO_SCHEMA else _name(SCHEMAS, schema, "schema"),

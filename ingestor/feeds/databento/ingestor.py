@@ -11,8 +11,8 @@ from typing import Final, Self, cast
 from weakref import WeakSet
 
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
-from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
-from ingestor.feeds.databento.record_filter import FileIssues, Progress, RecordFilter
+from ingestor.feeds.databento.record_filter import FileIssues, FileProgress, RecordFilter
+from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES, DbnReader
 from ingestor.feeds.databento.selection import find_files
 from ingestor.feeds.databento.symbology import (
     HeaderNames,
@@ -80,7 +80,7 @@ class DBNIngestor:
     block_bytes: int = BLOCK_BYTES
     feed: int = 0
     source: Source = Source.REPLAY
-    progress: Progress = field(default_factory=Progress, init=False)
+    progress: FileProgress = field(default_factory=FileProgress, init=False)
     _from_ns: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class DBNIngestor:
 
     def _run(self, schema: DbnSchema) -> Iterator[Block]:
         files = self.files or find_files(self.data_dir, schema, self.dates)
-        self.progress = Progress(
+        self.progress = FileProgress(
             files_total=len(files), bytes_total=sum(file.size for file in files)
         )
         # Files are looked for at once, so that a missing one is told before a process starts.
@@ -153,7 +153,7 @@ class DBNIngestor:
         return run
 
     def _blocks_of_files(
-        self, files: Sequence[DbnFile], schema: DbnSchema, progress: Progress
+        self, files: Sequence[DbnFile], schema: DbnSchema, progress: FileProgress
     ) -> Generator[Block]:
         dates = set(self.dates or days_of(files))
         symbol_filter = self.symbol_filter or SymbolFilter(
@@ -229,7 +229,7 @@ class DBNIngestor:
 class _Shared:
     """What the files of a run have in common."""
 
-    progress: Progress
+    progress: FileProgress
     symbol_filter: SymbolFilter
     unknown: set[int] = field(default_factory=set)
     symbology: dict[tuple[Path, Path], SymbologyNames] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.feeds.databento.reader import (
+from ingestor.feeds.databento.record_reader import (
     HEARTBEAT,
     ControlRType,
     DbnReader,
@@ -60,7 +60,7 @@ _LAST_NS: Final = np.uint64(MAX_TIME_NS)
 
 
 @dataclass(slots=True)
-class Progress:
+class FileProgress:
     """Counts of one run, updated with every block.
 
     Every record found is in exactly one of `records`, `filtered`, `skipped` and `control`.
@@ -193,7 +193,7 @@ class RecordFilter:
         reader: DbnReader,
         tables: SymbolTables,
         issues: FileIssues,
-        progress: Progress,
+        progress: FileProgress,
         *,
         feed: int = 0,
         source: Source = Source.REPLAY,

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.feeds.databento.header import Header, Names
+from ingestor.feeds.databento.header import DbnHeader, Names
 from ingestor.model.bounds import is_symbol, printable
 from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import NoDataError
@@ -68,7 +68,7 @@ class _Symbology(msgspec.Struct):
 class HeaderNames:
     """What the header of a file says about the names of instruments."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: DbnHeader) -> None:
         mappings = header.mappings
         self._symbols = header.symbols
         if header.stype_in == _INSTRUMENT_ID:

@@ -28,11 +28,11 @@ from ingestor.feeds.polygon.messages import (
     Condition,
     Conditions,
     OptionMessage,
-    OptionTrade,
-    Status,
+    OptionTradeMessage,
+    StatusMessage,
     StockMessage,
-    StockQuote,
-    StockTrade,
+    StockQuoteMessage,
+    StockTradeMessage,
 )
 from ingestor.feeds.polygon.subscriptions import Admission
 from ingestor.model.bounds import MAX_SYMBOL_BYTES
@@ -74,7 +74,7 @@ class Decoded:
     """
 
     records: Records
-    statuses: tuple[Status, ...]
+    statuses: tuple[StatusMessage, ...]
     late: tuple[int, ...]
     new_symbols: tuple[tuple[int, str], ...]
     skipped: Mapping[Skip, int]
@@ -90,7 +90,7 @@ class _Frame:
     def __init__(self, recv_ns: int) -> None:
         self.recv_ns = recv_ns
         self.rows = bytearray()
-        self.statuses: list[Status] = []
+        self.statuses: list[StatusMessage] = []
         self.late: list[int] = []
         self.rounded = 0
 
@@ -176,7 +176,11 @@ class _Decoder:
         return instrument
 
     def _aggressor(
-        self, frame: _Frame, message: StockTrade | OptionTrade, instrument: Instrument, price: int
+        self,
+        frame: _Frame,
+        message: StockTradeMessage | OptionTradeMessage,
+        instrument: Instrument,
+        price: int,
     ) -> int:
         pt = message.pt
         # A print of minutes ago meets the quotes of now: they say nothing about who took whom.
@@ -219,15 +223,15 @@ class StockDecoder(_Decoder):
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
         frame = _Frame(recv_ns)
         for message in self._reader.read(data):
-            if isinstance(message, StockQuote):
+            if isinstance(message, StockQuoteMessage):
                 self._quote(frame, message)
-            elif isinstance(message, StockTrade):
+            elif isinstance(message, StockTradeMessage):
                 self._trade(frame, message)
             else:
                 frame.statuses.append(message)
         return self._decoded(frame)
 
-    def _quote(self, frame: _Frame, message: StockQuote) -> None:
+    def _quote(self, frame: _Frame, message: StockQuoteMessage) -> None:
         try:
             instrument = self._quotes[message.sym]
         except KeyError:
@@ -259,7 +263,7 @@ class StockDecoder(_Decoder):
             0,
         )
 
-    def _trade(self, frame: _Frame, message: StockTrade) -> None:
+    def _trade(self, frame: _Frame, message: StockTradeMessage) -> None:
         size, ds = message.s, message.ds
         # Nearly every ``ds`` is ``s`` with ".0": comparing text is cheaper than making a Decimal.
         if ds is not None and ds != f"{size}.0":
@@ -316,11 +320,11 @@ class OptionDecoder(_Decoder):
         """Decode a frame that was received at `recv_ns`; raises nothing for what is in it."""
         frame = _Frame(recv_ns)
         for message in self._reader.read(data):
-            if isinstance(message, Status):
+            if isinstance(message, StatusMessage):
                 frame.statuses.append(message)
                 continue
             symbol = message.sym
-            if isinstance(message, OptionTrade):
+            if isinstance(message, OptionTradeMessage):
                 contract = self._trades.get(symbol) or self._contract("T", symbol, self._trades)
                 if contract is not None:
                     self._trade(frame, message, contract)
@@ -346,7 +350,7 @@ class OptionDecoder(_Decoder):
             return None
         return self._admit(channel, symbol, admitted)
 
-    def _trade(self, frame: _Frame, message: OptionTrade, instrument: Instrument) -> None:
+    def _trade(self, frame: _Frame, message: OptionTradeMessage, instrument: Instrument) -> None:
         p = message.p
         e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
         if e9 / _E9 != p:

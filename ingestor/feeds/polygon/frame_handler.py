@@ -12,7 +12,7 @@ from typing import Final
 
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frames import PIECE_BYTES, pieces
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.spill_queue import SpillQueue
@@ -60,7 +60,7 @@ class FrameHandler:
         self._streaming = False
         self.has_data = False
 
-    def take(self, messages: list[bytes], recv_ns: int) -> Iterator[tuple[Status, ...]]:
+    def take(self, messages: list[bytes], recv_ns: int) -> Iterator[tuple[StatusMessage, ...]]:
         """Take the messages of one read; yield the statuses in them as they are met.
 
         After each piece of a long message something is yielded, be it nothing, so that whoever

@@ -51,7 +51,7 @@ Condition = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 Conditions = tuple[Condition, ...]
 
 
-class Status(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"):
+class StatusMessage(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"):
     """An answer of the server; may stand anywhere inside a data frame.
 
     A message of another type says nothing, and must not cost the status that it comes with.
@@ -66,7 +66,7 @@ class Status(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="status"
         return self.message if isinstance(self.message, str) else ""
 
 
-class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
+class StockTradeMessage(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
     """``T`` on /stocks. ``ds`` is the size with its fraction, as decimal text."""
 
     sym: Symbol
@@ -82,7 +82,7 @@ class StockTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T")
     pt: ParticipantMs | None = None
 
 
-class StockQuote(
+class StockQuoteMessage(
     msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q", rename={"as_": "as"}
 ):
     """``Q`` on /stocks, the NBBO. A side that is absent, null or 0 is empty; sizes are shares."""
@@ -98,7 +98,7 @@ class StockQuote(
     q: Sequence | None = None
 
 
-class OptionTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
+class OptionTradeMessage(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"):
     """``T`` on /options; size in contracts."""
 
     sym: Symbol
@@ -111,7 +111,7 @@ class OptionTrade(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="T"
     pt: ParticipantMs | None = None
 
 
-class OptionQuote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"):
+class OptionQuoteMessage(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"):
     """``Q`` on /options; only its prices are used."""
 
     sym: Symbol
@@ -120,8 +120,8 @@ class OptionQuote(msgspec.Struct, frozen=True, gc=False, tag_field="ev", tag="Q"
     ap: SidePrice | None = None
 
 
-StockMessage = StockTrade | StockQuote | Status
-OptionMessage = OptionTrade | OptionQuote | Status
+StockMessage = StockTradeMessage | StockQuoteMessage | StatusMessage
+OptionMessage = OptionTradeMessage | OptionQuoteMessage | StatusMessage
 
 
 def _keys(kind: type[msgspec.Struct], *unused: str) -> frozenset[str]:
@@ -129,16 +129,16 @@ def _keys(kind: type[msgspec.Struct], *unused: str) -> frozenset[str]:
 
 
 STOCK_KEYS: Final = {
-    "T": _keys(StockTrade, "i", "z", "trfi", "trft"),
+    "T": _keys(StockTradeMessage, "i", "z", "trfi", "trft"),
     # ``i`` is a list of indicators here and ``c`` a bare int; no record has room for either.
-    "Q": _keys(StockQuote, "i", "z", "c", "pt"),
-    "status": _keys(Status),
+    "Q": _keys(StockQuoteMessage, "i", "z", "c", "pt"),
+    "status": _keys(StatusMessage),
 }
 """Keys that the vendor is known to send, by ``ev``; what else comes is worth a notice."""
 
 OPTION_KEYS: Final = {
-    "T": _keys(OptionTrade),
-    "Q": _keys(OptionQuote, "bs", "as", "bx", "ax", "q"),
-    "status": _keys(Status),
+    "T": _keys(OptionTradeMessage),
+    "Q": _keys(OptionQuoteMessage, "bs", "as", "bx", "ax", "q"),
+    "status": _keys(StatusMessage),
 }
 """As `STOCK_KEYS`, for /options."""

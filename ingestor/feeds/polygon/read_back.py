@@ -20,7 +20,7 @@ from typing import Final
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.sink import FrameLog
 from ingestor.feeds.polygon.spool import IDLE, NOTHING, PIECE_ROWS, Piece
-from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
+from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.journal.follow import Place
 from ingestor.journal.format import NOTE, Entry, read_note
 from ingestor.model.errors import BadDataError
@@ -87,7 +87,7 @@ class ReadBack:
         finally:
             self._follower.close()
 
-    def join(self, records: Records) -> Gap | None:
+    def join(self, records: Records) -> FeedGap | None:
         """Return what is missing between the last record read back and the first that is new."""
         return self._gaps.on_records(records)
 
@@ -143,7 +143,7 @@ class ReadBack:
             self._decoder.ask(names)
 
 
-def _cut(records: Records, gap: Gap | None) -> Iterator[Piece]:
+def _cut(records: Records, gap: FeedGap | None) -> Iterator[Piece]:
     for first in range(0, len(records), PIECE_ROWS):
         yield Piece(records[first : first + PIECE_ROWS], gap)
         gap = None

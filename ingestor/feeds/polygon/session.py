@@ -30,7 +30,7 @@ from ingestor.feeds.polygon.commands import (
     ReportKind,
     auth,
 )
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
 from ingestor.model.units import NS_PER_S
@@ -166,7 +166,7 @@ class Session:
         self._backoff.reached()
         return ()
 
-    def on_statuses(self, statuses: Sequence[Status], now_ns: int) -> tuple[Command, ...]:
+    def on_statuses(self, statuses: Sequence[StatusMessage], now_ns: int) -> tuple[Command, ...]:
         """Status elements arrived, alone or inside a data frame.
 
         What they say is made fit to be shown here, once: on one line, cut, and without the key.
@@ -174,7 +174,7 @@ class Session:
         commands: list[Command] = []
         # The vendor may echo what it was sent, and what it was sent first is the key.
         for status in statuses:
-            said = Status(self._shown(status.status), self._shown(status.text))
+            said = StatusMessage(self._shown(status.status), self._shown(status.text))
             commands += self._ended_if_failed(self._on_status(said, now_ns))
         return tuple(commands)
 
@@ -220,7 +220,7 @@ class Session:
         self.subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
-    def _on_status(self, status: Status, now_ns: int) -> tuple[Command, ...]:
+    def _on_status(self, status: StatusMessage, now_ns: int) -> tuple[Command, ...]:
         # What comes after our close frame answers a conversation that is over.
         if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
             return ()
@@ -262,7 +262,7 @@ class Session:
     def _shown(self, text: str) -> str:
         return printable(without(text, self._api_key))
 
-    def _on_unknown(self, status: Status) -> tuple[Command, ...]:
+    def _on_unknown(self, status: StatusMessage) -> tuple[Command, ...]:
         known = status.status in self._unknown
         # Bounded, since the vendor chooses the words.
         if known or len(self._unknown) >= MAX_UNKNOWN_STATUSES:

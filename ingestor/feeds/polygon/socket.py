@@ -79,7 +79,7 @@ class Ended:
     unreachable: bool = False
 
 
-class Receiver(Protocol):
+class FrameReceiver(Protocol):
     """Takes what a socket brings, at once; an exception ends the socket and comes out of `run`."""
 
     def on_open(self) -> None:
@@ -115,7 +115,7 @@ class Endpoint:
 class FeedSocket(asyncio.Protocol):
     """One connection; `run` it once. `clock` is the wall clock in nanoseconds."""
 
-    def __init__(self, target: Endpoint, receiver: Receiver, clock: Callable[[], int]) -> None:
+    def __init__(self, target: Endpoint, receiver: FrameReceiver, clock: Callable[[], int]) -> None:
         self._uri = parse_uri(target.url)
         self._limits = target.limits
         self._receiver = receiver

@@ -27,7 +27,7 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.read_back import ReadBack
 from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, Spool
-from ingestor.feeds.polygon.status_reporter import Gap, Losses, StatusReporter, is_quote
+from ingestor.feeds.polygon.status_reporter import FeedGap, Losses, StatusReporter, is_quote
 from ingestor.journal.follow import Place
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import Records, joined
@@ -388,7 +388,7 @@ class SpillQueue:
             self._before = None
         return True
 
-    def _tell_gap(self, before: Spool | ReadBack, gap: Gap) -> None:
+    def _tell_gap(self, before: Spool | ReadBack, gap: FeedGap) -> None:
         if isinstance(before, ReadBack):
             self._reporter.hole(gap)
         else:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.journal_feed import Playback
-from ingestor.feeds.polygon.status_reporter import Gap, GapTracker
+from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
 from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
 from ingestor.journal.segments import Segment, list_segments
@@ -58,7 +58,7 @@ class Piece(NamedTuple):
     """Rows of a journal in its order, perhaps none; `gap` is what is missing before them."""
 
     records: Records
-    gap: Gap | None = None
+    gap: FeedGap | None = None
 
 
 NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
@@ -163,7 +163,7 @@ class Spool:
                 *(self._feed, f"{self.rows:,}", first, last),
             )
 
-    def join(self, records: Records) -> Gap | None:
+    def join(self, records: Records) -> FeedGap | None:
         """Return what is missing between the end of the journal and the first records of now."""
         self._gaps.on_disconnect()
         return self._gaps.on_records(records)
@@ -252,13 +252,13 @@ class Spool:
             return None
         return rest
 
-    def _next_gap(self, records: Records) -> Gap | None:
+    def _next_gap(self, records: Records) -> FeedGap | None:
         if self._broken:
             self._gaps.on_disconnect()
         self._broken = False
         return self._gaps.on_records(records)
 
-    def _cut(self, records: Records, gap: Gap | None) -> Iterator[Piece]:
+    def _cut(self, records: Records, gap: FeedGap | None) -> Iterator[Piece]:
         records = self._renamed(records)
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))

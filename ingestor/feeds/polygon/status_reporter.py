@@ -81,7 +81,7 @@ class ConnectLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class FeedGap:
     """The vendor replays nothing of what lies between; all times int nanoseconds UTC."""
 
     from_event_ns: int
@@ -107,7 +107,7 @@ class GapTracker:
         """The socket is gone; without a record before it there is no gap."""
         self._open_from = self._last
 
-    def on_records(self, records: Records) -> Gap | None:
+    def on_records(self, records: Records) -> FeedGap | None:
         """Note a frame's records; returns the gap that the first of them ends."""
         if not len(records):
             return None
@@ -117,7 +117,7 @@ class GapTracker:
         if begun is None:
             return None
         self._open_from = None
-        return Gap(*begun, int(event_ns[0]), int(recv_ns[0]))
+        return FeedGap(*begun, int(event_ns[0]), int(recv_ns[0]))
 
 
 @dataclass(slots=True)
@@ -192,7 +192,7 @@ class StatusReporter:
         log.info("%s: %s", self._feed, text)
         self._tell(What.STREAMING, at_ns, text, to_event_ns=event_ns, to_recv_ns=at_ns)
 
-    def gap(self, gap: Gap) -> None:
+    def gap(self, gap: FeedGap) -> None:
         """Data flows again after a connection was lost."""
         self._stats.gaps += 1
         since, seconds = iso_utc(gap.from_recv_ns), (gap.to_recv_ns - gap.from_recv_ns) / 1e9
@@ -204,7 +204,7 @@ class StatusReporter:
         log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
-    def hole(self, gap: Gap) -> None:
+    def hole(self, gap: FeedGap) -> None:
         """What was received in a span and left to the journal is not there."""
         self._stats.gaps += 1
         seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S

@@ -30,7 +30,7 @@ import uvloop
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.control_handler import COMMANDS, KINDS, MAX_RATE, ControlHandler
-from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.server_session import SimMarket
 from ingestor.sim.polygon.simulator import (
     EVICT_OLDER,
     PLAN,
@@ -64,7 +64,7 @@ _RANGES: Final = (
 class Directive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to do before the next frame."""
 
-    market: Market | None = None
+    market: SimMarket | None = None
     wait: str = ""
     pause_ms: float = 0
 
@@ -159,7 +159,7 @@ def parse_script(lines: Iterable[bytes], name: str) -> Iterable[Step]:
 
 async def play(steps: Iterable[Step], simulator: Simulator) -> None:
     """Send the frames of a script to the authenticated clients of their market."""
-    hub = simulator.hubs[Market.STOCKS]
+    hub = simulator.hubs[SimMarket.STOCKS]
     for step in steps:
         if isinstance(step, bytes):
             await simulator.until(partial(_has_client, hub))
@@ -257,10 +257,10 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--delayed-tier",
-        type=Market,
+        type=SimMarket,
         action="append",
         default=[],
-        choices=list(Market),
+        choices=list(SimMarket),
         help="accept the key on this market, then never answer or send anything",
     )
     group.add_argument(

@@ -21,7 +21,7 @@ from ingestor.model.errors import ConfigurationError
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.event_stream import CENTS_PER_UNIT
-from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.server_session import SimMarket
 from ingestor.sim.polygon.simulator import MarketHub, Simulator
 
 LINE_BYTES: Final = 16 * 1024 * 1024
@@ -81,7 +81,7 @@ class Command(
 class Aimed(Command, frozen=True, kw_only=True):
     """A command about the connections of one market, or of both, which is the default."""
 
-    market: Market | None = None
+    market: SimMarket | None = None
 
     def hubs(self, simulator: Simulator) -> list[MarketHub]:
         """The markets that are meant."""
@@ -195,7 +195,7 @@ class Delayed(Command, frozen=True, kw_only=True, tag="delayed"):
     def __call__(self, simulator: Simulator) -> Reply:
         simulator.stock_tape.delay_prints(self.n, self.ms)
         # Events are written ahead: those that wait were made without the delay.
-        simulator.hubs[Market.STOCKS].stream.rewrite()
+        simulator.hubs[SimMarket.STOCKS].stream.rewrite()
         return {"n": self.n}
 
 
@@ -215,7 +215,7 @@ class SetRate(Aimed, frozen=True, kw_only=True, tag="rate"):
     """Change the event rate; 0 is a quiet market that still answers pings."""
 
     events_per_s: Rate
-    market: Market | None = Market.STOCKS
+    market: SimMarket | None = SimMarket.STOCKS
 
     def __call__(self, simulator: Simulator) -> Reply:
         for hub in self.hubs(simulator):
@@ -244,7 +244,7 @@ class SendFrame(Aimed, frozen=True, kw_only=True, tag="send"):
 
     frame: msgspec.Raw = msgspec.Raw()
     text: str = ""
-    market: Market | None = Market.STOCKS
+    market: SimMarket | None = SimMarket.STOCKS
 
     def __call__(self, simulator: Simulator) -> Reply:
         members = self.members(simulator)

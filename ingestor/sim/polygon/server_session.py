@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 
-class Market(StrEnum):
+class SimMarket(StrEnum):
     """An asset class: a path of the server, a connection quota, a plan of its own."""
 
     STOCKS = "stocks"
@@ -23,8 +23,8 @@ class Market(StrEnum):
 
 
 TOPICS: Final = {
-    Market.STOCKS: frozenset({"T", "Q", "A", "AM", "LULD", "FMV", "NOI"}),
-    Market.OPTIONS: frozenset({"T", "Q", "A", "AM", "FMV"}),
+    SimMarket.STOCKS: frozenset({"T", "Q", "A", "AM", "LULD", "FMV", "NOI"}),
+    SimMarket.OPTIONS: frozenset({"T", "Q", "A", "AM", "FMV"}),
 }
 """Topics the vendor knows; any other is met with silence."""
 
@@ -111,7 +111,7 @@ def read_request(text: bytes) -> Request | None:
 class ServerSession:
     """One connection's authentication and subscriptions."""
 
-    def __init__(self, market: Market, rules: Rules) -> None:
+    def __init__(self, market: SimMarket, rules: Rules) -> None:
         self._market = market
         self._rules = rules
         self.authenticated = False
@@ -157,7 +157,7 @@ class ServerSession:
         return StatusElement("success", f"subscribed to: {param}")
 
     def _over_quote_limit(self, topic: str, ticker: str) -> bool:
-        if self._market is not Market.OPTIONS or topic != "Q":
+        if self._market is not SimMarket.OPTIONS or topic != "Q":
             return False
         held = sum(name.startswith("Q.") for name in self.subscriptions)
         return ticker == "*" or held >= OPTION_QUOTE_LIMIT

@@ -37,14 +37,16 @@ from ingestor.sim.polygon.server_session import (
     CONNECTED,
     MAX_CONNECTIONS,
     Answer,
-    Market,
     Request,
     Rules,
     ServerSession,
+    SimMarket,
 )
 from ingestor.sim.polygon.stock_tape import StockTape
 
-PLAN: Final = frozenset(f"{market}-{topic}" for market in Market for topic in ("T", "Q", "A", "AM"))
+PLAN: Final = frozenset(
+    f"{market}-{topic}" for market in SimMarket for topic in ("T", "Q", "A", "AM")
+)
 
 EVICT_OLDER: Final = "evict-older"
 REFUSE_NEWER: Final = "refuse-newer"
@@ -70,7 +72,7 @@ class SimulatorSettings:
 
     api_key: str = API_KEY
     plan: frozenset[str] = PLAN
-    delayed_tier: frozenset[Market] = frozenset()
+    delayed_tier: frozenset[SimMarket] = frozenset()
     auth_timeout_s: float = 10.0
     quota: int = 1
     over_quota: str = EVICT_OLDER
@@ -91,11 +93,11 @@ class SimulatorSettings:
     script: Path | None = None
     log: Path | None = None
 
-    def rate_of(self, market: Market) -> int:
+    def rate_of(self, market: SimMarket) -> int:
         """Events a second of a market."""
-        return self.rate if market is Market.STOCKS else self.options_rate
+        return self.rate if market is SimMarket.STOCKS else self.options_rate
 
-    def rules(self, market: Market) -> Rules:
+    def rules(self, market: SimMarket) -> Rules:
         """What the account may do on a market."""
         prefix = f"{market}-"
         topics = frozenset(p.removeprefix(prefix) for p in self.plan if p.startswith(prefix))
@@ -114,7 +116,7 @@ class MarketHub:
     """One market; `changed` is called when connections, subscriptions or the rate have changed."""
 
     def __init__(
-        self, market: Market, settings: SimulatorSettings, stream: EventStream, time: MarketTime
+        self, market: SimMarket, settings: SimulatorSettings, stream: EventStream, time: MarketTime
     ) -> None:
         self.market = market
         self.stream = stream
@@ -258,9 +260,9 @@ class Simulator:
         self.stock_tape = StockTape(
             settings.seed, self.underlying, settings.quote_share, settings.stocks
         )
-        tapes: dict[Market, MarketTape] = {
-            Market.STOCKS: self.stock_tape,
-            Market.OPTIONS: OptionTape(
+        tapes: dict[SimMarket, MarketTape] = {
+            SimMarket.STOCKS: self.stock_tape,
+            SimMarket.OPTIONS: OptionTape(
                 settings.seed, self.underlying, settings.quote_share, new_york_date(time_ns())
             ),
         }
@@ -314,7 +316,7 @@ class Simulator:
         if self._refusing_http:
             return HTTPStatus.SERVICE_UNAVAILABLE
         try:
-            return self.hubs[Market(path.removeprefix("/"))]
+            return self.hubs[SimMarket(path.removeprefix("/"))]
         except ValueError:
             return HTTPStatus.NOT_FOUND
 

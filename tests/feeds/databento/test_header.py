@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento import header as header_module
-from ingestor.feeds.databento.header import MAX_HEADER_BYTES, Header, header_of
+from ingestor.feeds.databento.header import MAX_HEADER_BYTES, DbnHeader, header_of
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError
 from tests.dbn_files import VENDOR_FILES, header_bytes
@@ -43,7 +43,7 @@ def time_or_none(ts_ns: int | None) -> int | None:
     return ts_ns if ts_ns is not None and 0 < ts_ns < 2**63 else None
 
 
-def assert_is_what_the_vendor_reads(header: Header, encoded: bytes) -> None:
+def assert_is_what_the_vendor_reads(header: DbnHeader, encoded: bytes) -> None:
     as_is: Any = VersionUpgradePolicy.AS_IS
     metadata = Metadata.decode(encoded, upgrade_policy=as_is)
     assert header.version == metadata.version
@@ -193,6 +193,11 @@ def test_other_versions_are_refused(version: int) -> None:
             "116 of its content it has 4294967295 times 71 bytes for symbols where",
         ),
         (with_number(MAPPINGS_AT, 2**31), " times 75 bytes for mappings where"),
+        # The second of two mappings is missed where the first one ends, 7 bytes before the header.
+        (
+            with_number(MAPPINGS_AT, 2),
+            f"{len(HEADER) - 7} of its content it has 1 times 75 bytes for mappings where 7 are",
+        ),
         (
             with_number(INTERVALS_AT, 3),
             "3 times 79 bytes for intervals of mapping 0 (from 0) where",

@@ -15,7 +15,7 @@ import zstandard
 
 from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
-from ingestor.feeds.databento.reader import MAX_RECORD_BYTES
+from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES
 from ingestor.files.streams import MAX_BLOCK_BYTES, READ_BYTES
 from ingestor.model import records
 from ingestor.model.blocks import Source

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.reader import MAX_RECORD_BYTES, DbnReader
 from ingestor.feeds.databento.record_filter import (
     TEXTS_TOLD,
     FileIssues,
-    Progress,
+    FileProgress,
     RecordFilter,
     invalid,
 )
+from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES, DbnReader
 from ingestor.feeds.databento.symbology import HeaderNames, SymbolFilter, SymbolTables
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, Window
 from ingestor.files.streams import open_stream
@@ -62,7 +62,7 @@ class Passed:
         symbols: frozenset[str] = frozenset(),
         block_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
-        self.progress = Progress()
+        self.progress = FileProgress()
         self.blocks: list[tuple[Records, SymbolTable]] = []
         self.in_order: list[bool] = []
         issues = FileIssues(path)

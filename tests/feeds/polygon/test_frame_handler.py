@@ -4,7 +4,7 @@ import numpy as np
 
 from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
@@ -71,7 +71,7 @@ def handler() -> tuple[FrameHandler, Keeper, FeedStats]:
     return way, sink, stats
 
 
-def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[Status]:
+def take(way: FrameHandler, frames: list[bytes], recv_ns: int) -> list[StatusMessage]:
     return [status for statuses in way.take(frames, recv_ns) for status in statuses]
 
 

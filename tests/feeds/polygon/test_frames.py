@@ -15,10 +15,10 @@ from ingestor.feeds.polygon.frames import (
 )
 from ingestor.feeds.polygon.messages import (
     STOCK_KEYS,
-    Status,
+    StatusMessage,
     StockMessage,
-    StockQuote,
-    StockTrade,
+    StockQuoteMessage,
+    StockTradeMessage,
 )
 from tests.feeds.polygon.wire import frame, quote, trade
 
@@ -35,7 +35,12 @@ class Reading:
 def test_a_mixed_frame_keeps_its_order() -> None:
     status = {"ev": "status", "status": "success", "message": "subscribed to: T.SPY"}
     messages = Reading().read(frame(quote(), status, trade(), quote()))
-    assert [type(message) for message in messages] == [StockQuote, Status, StockTrade, StockQuote]
+    assert [type(message) for message in messages] == [
+        StockQuoteMessage,
+        StatusMessage,
+        StockTradeMessage,
+        StockQuoteMessage,
+    ]
 
 
 def test_an_empty_frame_holds_nothing() -> None:
@@ -81,8 +86,8 @@ def test_a_bad_element_is_left_out_with_its_cause_and_costs_no_other(
     reading = Reading()
     messages = reading.read(frame(trade(q=1), element, quote(q=2)))
     assert [(type(message), getattr(message, "q", None)) for message in messages] == [
-        (StockTrade, 1),
-        (StockQuote, 2),
+        (StockTradeMessage, 1),
+        (StockQuoteMessage, 2),
     ]
     skipped, _, notices = reading.tally.take()
     assert skipped == {cause: 1}
@@ -146,7 +151,7 @@ def test_no_bytes_raise(data: bytes) -> None:
 def test_a_field_of_another_type_with_a_clear_value_is_read() -> None:
     reading = Reading()
     messages = reading.read(frame(trade(s=100.0, q="7", ds=100.5), quote(bs=320.0)))
-    assert isinstance(messages[0], StockTrade)
+    assert isinstance(messages[0], StockTradeMessage)
     assert (messages[0].s, messages[0].q, messages[0].ds) == (100, 7, 100.5)
     assert reading.tally.take()[0] == {}
 

@@ -13,7 +13,7 @@ from ingestor.feeds.polygon.messages import (
     MAX_PRICE,
     OPTION_KEYS,
     STOCK_KEYS,
-    StockTrade,
+    StockTradeMessage,
 )
 from tests.feeds.polygon.wire import MS, RECV_NS
 
@@ -65,7 +65,7 @@ def test_a_price_that_was_rounded_is_noticed(units: int, rest_e12: int) -> None:
 def test_a_trade_price_outside_the_domain_is_refused(text: str) -> None:
     data = f'{{"ev":"T","sym":"A","t":1786649956459,"p":{text}}}'
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(data, type=StockTrade)
+        msgspec.json.decode(data, type=StockTradeMessage)
 
 
 def test_known_keys_are_the_vendors_names() -> None:

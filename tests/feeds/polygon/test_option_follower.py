@@ -5,7 +5,7 @@ from typing import Any
 
 from ingestor.feeds.polygon.commands import Command, Report, ReportKind, Send
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
@@ -37,7 +37,7 @@ class Following:
 
     def open(self) -> None:
         self.session.on_open(0)
-        self.session.on_statuses((Status("connected"), Status("auth_success")), 0)
+        self.session.on_statuses((StatusMessage("connected"), StatusMessage("auth_success")), 0)
 
     def at(self, seconds: float) -> tuple[Command, ...]:
         after_ns = round(seconds * NS_PER_S)

@@ -16,7 +16,7 @@ from ingestor.feeds.polygon.commands import (
     ReportKind,
     Send,
 )
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import (
     MAX_UNKNOWN_STATUSES,
     Backoff,
@@ -40,11 +40,11 @@ LIMIT = status("error", "Subscription limit reached for feed. Please remove some
 EVICTED = status("max_connections", "Maximum number of websocket connections exceeded.")
 
 
-def ack(name: str) -> Status:
+def ack(name: str) -> StatusMessage:
     return status("success", f"subscribed to: {name}")
 
 
-def unack(name: str) -> Status:
+def unack(name: str) -> StatusMessage:
     return status("success", f"unsubscribed to: {name}")
 
 
@@ -139,7 +139,7 @@ def test_an_auth_timeout_closes_and_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("statuses", [(), (CONNECTED,)])
-def test_a_handshake_that_hangs_is_given_up_once(statuses: tuple[Status, ...]) -> None:
+def test_a_handshake_that_hangs_is_given_up_once(statuses: tuple[StatusMessage, ...]) -> None:
     session = new_session()
     session.on_open(NOW)
     session.on_statuses(statuses, NOW)

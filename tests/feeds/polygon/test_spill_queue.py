@@ -17,7 +17,7 @@ from ingestor.feeds.polygon.spill_queue import (
     SpillQueue,
 )
 from ingestor.feeds.polygon.spool import Piece, Spool
-from ingestor.feeds.polygon.status_reporter import Gap, StatusReporter
+from ingestor.feeds.polygon.status_reporter import FeedGap, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import What
 from ingestor.model.records import STOCK_TRADE, Records
@@ -126,9 +126,9 @@ class Before:
     def pieces(self) -> Iterator[Piece]:
         yield from self._pieces
 
-    def join(self, records: Records) -> Gap | None:
+    def join(self, records: Records) -> FeedGap | None:
         self.joined.append(int(records["sequence"][0]))
-        return Gap(1, 2, 3, 4)
+        return FeedGap(1, 2, 3, 4)
 
 
 def behind(before: Before, room: Room) -> SpillQueue:
@@ -170,7 +170,7 @@ def test_a_part_of_a_journal_is_read_at_a_time() -> None:
 
 def test_a_full_sink_loses_nothing_of_a_journal_and_is_told_a_gap_once() -> None:
     room = Room(1)
-    way = behind(Before(Piece(rows("T", 0)), Piece(rows("T", 1), Gap(5, 6, 7, 8))), room)
+    way = behind(Before(Piece(rows("T", 0)), Piece(rows("T", 1), FeedGap(5, 6, 7, 8))), room)
     for _ in range(3):
         assert not way.drain(NOW)
     room.room = 1

@@ -10,7 +10,7 @@ import pytest
 
 from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.spool import Piece, Spool, StoredEnd, left_in
-from ingestor.feeds.polygon.status_reporter import Gap
+from ingestor.feeds.polygon.status_reporter import FeedGap
 from ingestor.journal.format import NOTE, Entry, Market
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import EVENT_TYPES, RType
@@ -193,7 +193,7 @@ def test_what_follows_the_journal_is_behind_a_gap(tmp_path: Path) -> None:
     event_ns, recv_ns = times(messages[1])
     for stored in (1, 2):
         found = Spooled(tmp_path, ends_of(messages[:stored], "stocks"))
-        assert found.spool.join(rows("T", 5)) == Gap(event_ns, recv_ns, 50, 5_000)
+        assert found.spool.join(rows("T", 5)) == FeedGap(event_ns, recv_ns, 50, 5_000)
 
 
 def test_a_note_that_says_nothing_costs_no_frame_and_is_a_gap(tmp_path: Path) -> None:

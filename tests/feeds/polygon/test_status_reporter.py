@@ -12,7 +12,7 @@ from ingestor.feeds.polygon.status_reporter import (
     MAX_STATUSES_HELD,
     REPEAT_NS,
     ConnectLog,
-    Gap,
+    FeedGap,
     GapTracker,
     StatusReporter,
 )
@@ -123,7 +123,7 @@ def test_a_gap_runs_from_the_last_record_before_to_the_first_one_after() -> None
     gaps = GapTracker()
     gaps.on_records(records((1, 2), (3, 4)))
     gaps.on_disconnect()
-    assert gaps.on_records(records((7, 8), (9, 10))) == Gap(3, 4, 7, 8)
+    assert gaps.on_records(records((7, 8), (9, 10))) == FeedGap(3, 4, 7, 8)
     assert gaps.on_records(records((11, 12))) is None
 
 
@@ -134,7 +134,7 @@ def test_several_attempts_are_one_gap() -> None:
     gaps.on_disconnect()
     assert gaps.on_records(records()) is None
     gaps.on_disconnect()
-    assert gaps.on_records(records((7, 8))) == Gap(3, 4, 7, 8)
+    assert gaps.on_records(records((7, 8))) == FeedGap(3, 4, 7, 8)
 
 
 def test_the_first_connection_ends_no_gap() -> None:
@@ -149,7 +149,18 @@ def test_each_loss_is_its_own_gap() -> None:
     gaps.on_disconnect()
     gaps.on_records(records((3, 4)))
     gaps.on_disconnect()
-    assert gaps.on_records(records((5, 6))) == Gap(3, 4, 5, 6)
+    assert gaps.on_records(records((5, 6))) == FeedGap(3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("to_recv_ns", "told"), [(NOW, "for 0.000 s after"), (NOW - 1, "until our clock, set back,")]
+)
+def test_only_a_clock_that_was_set_back_is_said_to_be(to_recv_ns: int, told: str) -> None:
+    room = Room(0, statuses=9)
+    reporter = StatusReporter("stocks", room, FeedStats())
+    reporter.gap(FeedGap(1, NOW, 2, to_recv_ns))
+    reporter.drain()
+    assert told in room.statuses[0].text
 
 
 def test_an_unchanged_reason_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:

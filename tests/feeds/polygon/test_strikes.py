@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ingestor.feeds.polygon.commands import Command, Send, channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import (
     MAX_CONTRACTS,
@@ -273,7 +273,7 @@ class Wire:
     def open(self) -> None:
         self.served.clear()
         self.session.on_open(0)
-        greeting = (Status("connected"), Status("auth_success"))
+        greeting = (StatusMessage("connected"), StatusMessage("auth_success"))
         self.carry_out(self.session.on_statuses(greeting, 0))
 
     def carry_out(self, commands: tuple[Command, ...]) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.messages import Status
+from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.model.blocks import Block, Source
 from ingestor.model.events import Event, events_of
 
@@ -42,8 +42,8 @@ def _with(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in (plain | changes).items() if value is not ...}
 
 
-def status(name: str, message: str = "") -> Status:
-    return Status(name, message)
+def status(name: str, message: str = "") -> StatusMessage:
+    return StatusMessage(name, message)
 
 
 def events(decoder: StockDecoder | OptionDecoder, decoded: Decoded) -> list[Event]:

@@ -16,7 +16,7 @@ from ingestor.model.errors import ChildFailedError, ConfigurationError, ExitCode
 from ingestor.model.units import NS_PER_S
 from ingestor.sim.polygon.__main__ import Directive, main, parse_script, parser, read_settings
 from ingestor.sim.polygon.control_handler import COMMANDS
-from ingestor.sim.polygon.server_session import Market
+from ingestor.sim.polygon.server_session import SimMarket
 from ingestor.sim.polygon.simulator import PricePath, SimulatorSettings
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.sim.polygon.conftest import Start
@@ -121,8 +121,8 @@ def test_the_path_is_read_in_dollars_and_seconds() -> None:
 
 def test_a_plan_is_told_apart_by_market() -> None:
     settings, _ = read_settings(["--plan", "stocks-T,options-Q,options-T"])
-    assert settings.rules(Market.STOCKS).topics == {"T"}
-    assert settings.rules(Market.OPTIONS).topics == {"T", "Q"}
+    assert settings.rules(SimMarket.STOCKS).topics == {"T"}
+    assert settings.rules(SimMarket.OPTIONS).topics == {"T", "Q"}
 
 
 def test_with_a_script_the_markets_are_quiet_unless_asked() -> None:

@@ -7,10 +7,10 @@ from ingestor.sim.polygon.server_session import (
     OPTION_QUOTE_LIMIT,
     SILENCE,
     Answer,
-    Market,
     Request,
     Rules,
     ServerSession,
+    SimMarket,
     read_request,
 )
 
@@ -18,13 +18,13 @@ KEY = "k"
 
 
 def session(
-    market: Market = Market.STOCKS, topics: str = "T,Q,A", *, delayed_tier: bool = False
+    market: SimMarket = SimMarket.STOCKS, topics: str = "T,Q,A", *, delayed_tier: bool = False
 ) -> ServerSession:
     rules = Rules(KEY, frozenset(filter(None, topics.split(","))), delayed_tier)
     return ServerSession(market, rules)
 
 
-def authenticated(market: Market = Market.STOCKS, topics: str = "T,Q,A") -> ServerSession:
+def authenticated(market: SimMarket = SimMarket.STOCKS, topics: str = "T,Q,A") -> ServerSession:
     joined = session(market, topics)
     joined.answer(Request("auth", KEY))
     return joined
@@ -109,20 +109,20 @@ def test_unsubscribing_what_is_not_subscribed_is_met_with_silence() -> None:
 
 
 def test_a_wildcard_wants_every_channel_of_its_topic() -> None:
-    joined = authenticated(Market.OPTIONS)
+    joined = authenticated(SimMarket.OPTIONS)
     subscribe(joined, "T.*")
     assert joined.wants("T.O:SPY261124C00686000")
     assert not joined.wants("Q.O:SPY261124C00686000")
 
 
 def test_a_prefix_wildcard_is_acknowledged_and_matches_nothing() -> None:
-    joined = authenticated(Market.OPTIONS)
+    joined = authenticated(SimMarket.OPTIONS)
     assert subscribe(joined, "T.O:SPY*") == ["subscribed to: T.O:SPY*"]
     assert not joined.wants("T.O:SPY261124C00686000")
 
 
 def test_option_quotes_end_at_a_thousand_contracts() -> None:
-    joined = authenticated(Market.OPTIONS)
+    joined = authenticated(SimMarket.OPTIONS)
     names = contracts(OPTION_QUOTE_LIMIT + 2)
     answers = subscribe(joined, ",".join(names))
     assert answers[:-1] == [f"subscribed to: {name}" for name in names[:OPTION_QUOTE_LIMIT]]
@@ -130,7 +130,7 @@ def test_option_quotes_end_at_a_thousand_contracts() -> None:
 
 
 def test_room_made_by_unsubscribing_can_be_used() -> None:
-    joined = authenticated(Market.OPTIONS)
+    joined = authenticated(SimMarket.OPTIONS)
     *first, last = contracts(OPTION_QUOTE_LIMIT + 1)
     subscribe(joined, ",".join(first))
     joined.answer(Request("unsubscribe", first[0]))
@@ -139,12 +139,14 @@ def test_room_made_by_unsubscribing_can_be_used() -> None:
 
 def test_option_trades_and_stock_quotes_have_no_such_limit() -> None:
     trades = ",".join(f"T{name[1:]}" for name in contracts(1_500))
-    assert len(subscribe(authenticated(Market.OPTIONS), trades)) == 1_500
+    assert len(subscribe(authenticated(SimMarket.OPTIONS), trades)) == 1_500
     assert len(subscribe(authenticated(), ",".join(f"Q.X{n}" for n in range(1_500)))) == 1_500
 
 
 def test_all_option_quotes_at_once_are_over_the_limit() -> None:
-    assert subscribe(authenticated(Market.OPTIONS), "Q.*") == [server_session.QUOTE_LIMIT.message]
+    assert subscribe(authenticated(SimMarket.OPTIONS), "Q.*") == [
+        server_session.QUOTE_LIMIT.message
+    ]
 
 
 def test_a_delayed_tier_authenticates_and_then_falls_silent() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.databento.reader import mapping_of, text_of
+from ingestor.feeds.databento.record_reader import mapping_of, text_of
 from tests.dbn_files import control_record, mapping_record, text_record
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.reader import (
+from ingestor.feeds.databento.record_reader import (
     MAX_RECORD_BYTES,
     DbnReader,
     Framed,

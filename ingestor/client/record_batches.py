@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.client.decode import BadMessageError, bad_message, check_subject
+from ingestor.client.payloads import BadMessageError, bad_message, check_subject
 from ingestor.encode.json_records import read_rows
 from ingestor.encode.packed import check_rows, read_header, take_apart
 from ingestor.model.blocks import Block, Source

@@ -65,7 +65,7 @@ RIGHT: Final[Mapping[str, str]] = {
 """Every code there is, and what is right. A code is never renamed: scripts and alarms name it."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one check.
 
     Attributes:
@@ -85,23 +85,23 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int = 0
 
 
-def passed(code: str, found: str) -> Finding:
+def passed(code: str, found: str) -> CheckResult:
     """All is well."""
-    return Finding(code=code, mark=Mark.OK, found=found, right=RIGHT[code])
+    return CheckResult(code=code, mark=Mark.OK, found=found, right=RIGHT[code])
 
 
-def warned(code: str, found: str, mend: str = "", *, as_root: bool = False) -> Finding:
+def warned(code: str, found: str, mend: str = "", *, as_root: bool = False) -> CheckResult:
     """A run starts, and is slower or less safe than it could be."""
-    return Finding(
+    return CheckResult(
         code=code, mark=Mark.WARNING, found=found, right=RIGHT[code], mend=mend, as_root=as_root
     )
 
 
 def failed(
     code: str, found: str, exit_code: ExitCode, mend: str = "", *, as_root: bool = False
-) -> Finding:
+) -> CheckResult:
     """A run would end with `exit_code`."""
-    return Finding(
+    return CheckResult(
         code=code,
         mark=Mark.FAILURE,
         found=found,
@@ -112,6 +112,6 @@ def failed(
     )
 
 
-def unknown(code: str, found: str, mend: str = "") -> Finding:
+def unknown(code: str, found: str, mend: str = "") -> CheckResult:
     """Nobody can tell, for the reason that `found` says."""
-    return Finding(code=code, mark=Mark.UNKNOWN, found=found, right=RIGHT[code], mend=mend)
+    return CheckResult(code=code, mark=Mark.UNKNOWN, found=found, right=RIGHT[code], mend=mend)

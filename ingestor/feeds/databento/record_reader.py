@@ -22,7 +22,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.header import PRELUDE_BYTES, Header, header_bytes, header_of
+from ingestor.feeds.databento.header import PRELUDE_BYTES, DbnHeader, header_bytes, header_of
 from ingestor.feeds.databento.place import place_before
 from ingestor.files.streams import ByteStream
 from ingestor.model.errors import BadDataError
@@ -262,7 +262,7 @@ class DbnReader:
         self._schema = schema
         self._block_bytes = block_bytes
         self._buffer = ReadBuffer(stream, block_bytes)
-        self.header: Header
+        self.header: DbnHeader
         self._layout = Layout(DTYPES[schema], RTYPES[schema], DTYPES[schema].itemsize)
         self.found = 0
 
