@@ -38,15 +38,14 @@ from ingestor.model.errors import (
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.feed_factory import (
-    Journal,
     LiveFeeds,
     Vendor,
     demo_vendor,
     journals,
-    live_feed_main,
     real_vendor,
     strike_plan,
 )
+from ingestor.runtime.live_process import Journal, live_feed_main
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import MetricsPlan, RunFacts, listening, shown_by
 from ingestor.runtime.notify import NotifySocket

@@ -17,13 +17,13 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_factory import (
     LiveFeeds,
-    RingSink,
     Vendor,
     journals,
     price_of,
     strike_plan,
 )
 from ingestor.runtime.feed_process import FeedContext
+from ingestor.runtime.live_process import RingSink
 
 VENDOR = Vendor("ws://127.0.0.1:1/stocks", "ws://127.0.0.1:1/options", "k", Source.SIM)
 

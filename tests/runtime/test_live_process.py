@@ -23,9 +23,9 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterTable
-from ingestor.runtime.feed_factory import RingSink, live_feed_main
 from ingestor.runtime.feed_process import FeedContext
 from ingestor.runtime.latency import Hop
+from ingestor.runtime.live_process import RingSink, live_feed_main
 from ingestor.runtime.positions import FeedPosition, Position
 from tests.feeds.polygon.rig import NoPlace
 from tests.rows import block

@@ -15,7 +15,7 @@ from ingestor.config.schema import Process
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.nats import connection
 from ingestor.publish import status
-from ingestor.runtime import feed_factory, publisher_process
+from ingestor.runtime import live_process, publisher_process
 from ingestor.runtime.signals import WANTED
 
 _LOADING = 'print("ready", flush=True); import time; time.sleep(30)'
@@ -124,7 +124,7 @@ def test_a_result_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 def test_the_deadlines_of_a_stop_add_up() -> None:
     """Feeds, then the publisher's work, then its closing: less than the supervisor waits."""
     process, socket = Process(), SocketLimits()
-    feeds_s = 2 * socket.close_s + 2.0 + feed_factory.END_TIMEOUT_S  # polygon.drain_s is 2
+    feeds_s = 2 * socket.close_s + 2.0 + live_process.END_TIMEOUT_S  # polygon.drain_s is 2
     closing_s = (
         max(publisher_process.HOPELESS_FLUSH_S, status.CLOSE_TIMEOUT_S) + connection.CLOSE_TIMEOUT_S
     )
