@@ -6,17 +6,23 @@ thick part of a candle lies between open and close, the thin one between low and
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from rich.console import Group
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from ingestor.cli.tables import Bar, Bars
 from ingestor.model.bounds import printable
 from ingestor.model.clock import iso_utc, new_york_time
 from ingestor.model.events import Event
+
+REDRAW_S: Final = 0.25
+"""How often what changed is drawn."""
 
 MAX_BARS: Final = 1_000
 """Bars of a symbol that are kept: more than a terminal is wide."""
@@ -179,3 +185,27 @@ def _short(volume: int) -> str:
         if volume >= size:
             return f"{volume / size:.3g}{unit}"
     return str(volume)
+
+
+@contextmanager
+def drawn(console: Console, plots: BarPlots, *, follow: bool) -> Iterator[None]:
+    """Draw once at the end of the block, or meanwhile as well: in a running event loop."""
+    if not follow:
+        yield
+        console.print(plots.picture(console.width))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+
+        async def redraw() -> None:
+            shown = (-1, 0)
+            while True:
+                if shown != (shown := (plots.events, console.width)):
+                    screen.update(plots.picture(console.width), refresh=True)
+                await asyncio.sleep(REDRAW_S)
+
+        drawing = asyncio.ensure_future(redraw())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            screen.update(plots.picture(console.width), refresh=True)

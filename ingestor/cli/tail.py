@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.live import Live
 
 from ingestor.cli import consuming
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
 from ingestor.cli.parser import Parser
-from ingestor.cli.plot import BarPlots
+from ingestor.cli.plot import BarPlots, drawn
 from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
 from ingestor.client import (
     DEFAULT_STREAM,
@@ -56,7 +53,6 @@ MAX_LOOKED_BACK: Final = 200_000
 """Messages that are read back for the last events of a symbol: a second or two."""
 MAX_SYMBOLS_NAMED: Final = 10
 GIVE_UP_AFTER_S: Final = 60.0
-REDRAW_S: Final = 0.25
 UNWATCHED_COLUMNS: Final = 80
 """Width of a plot that goes into a file."""
 
@@ -357,7 +353,7 @@ async def tail_plots(given: argparse.Namespace, start: Start | None, plots: BarP
         subscription = client.subscribe(
             given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
         )
-        with _drawn(console, plots, follow=given.follow):
+        with drawn(console, plots, follow=given.follow):
             async for event in subscription.events():
                 if symbols and not is_of_symbol(event, symbols):
                     continue
@@ -366,30 +362,6 @@ async def tail_plots(given: argparse.Namespace, start: Start | None, plots: BarP
                     if left == 0:
                         break
         return _exit_code(client.skipped)
-
-
-@contextmanager
-def _drawn(console: Console, plots: BarPlots, *, follow: bool) -> Iterator[None]:
-    """Draw once at the end, or meanwhile as well."""
-    if not follow:
-        yield
-        console.print(plots.picture(console.width))
-        return
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
-
-        async def redraw() -> None:
-            drawn = (-1, 0)
-            while True:
-                if drawn != (drawn := (plots.events, console.width)):
-                    screen.update(plots.picture(console.width), refresh=True)
-                await asyncio.sleep(REDRAW_S)
-
-        drawing = asyncio.ensure_future(redraw())
-        try:
-            yield
-        finally:
-            drawing.cancel()
-            screen.update(plots.picture(console.width), refresh=True)
 
 
 async def tail_parquet(given: argparse.Namespace, start: Start | None, files: ParquetFiles) -> int:
