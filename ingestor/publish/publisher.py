@@ -237,6 +237,8 @@ class Publisher:
         published or not. Raises NatsUnreachableError, NatsRefusedError, StreamError, and what
         the encoder raises.
         """
+        if self.statuses.gap_is_pending:
+            await self.statuses.gap_stored()
         self._link.ledger.add(runs)
         self._link.wake()
         async with self._lock:
