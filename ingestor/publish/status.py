@@ -1,11 +1,12 @@
 """What feeds tell about themselves, published into a stream of its own: each once and in order.
 
-It shares the publisher's connection and nothing else. Nothing here waits for market data: a status is put in a bounded queue,
-and one task at a time sends it, waits for its acknowledgement, and sends it again until there is
-one. Market data waits for this in one case: what ends a gap is sent once the gap is stored, or after
-`GAP_WAIT_S`. A run that dies between the two would leave events whose gap nobody tells, since the
-next run tells what is missing behind the last event stored. Each has a message id, so
-that the stream stores it once however often it is sent (within `DUPLICATE_WINDOW_S`).
+It shares the publisher's connection and nothing else. Nothing here waits for market data: a status
+is put in a bounded queue, and one task at a time sends it, waits for its acknowledgement, and sends
+it again until there is one. Market data waits for this in one case: what ends a gap is sent once
+the gap is stored, or after `GAP_WAIT_S`. A run that dies between the two would leave events whose
+gap nobody tells, since the next run tells what is missing behind the last event stored. Each has a
+message id, so that the stream stores it once however often it is sent (within
+`DUPLICATE_WINDOW_S`).
 
 The stream is made when the first status comes: a replay has none. A stream that refuses a status
 is named in the log, and the status is counted; nothing else ends by it.
