@@ -12,7 +12,7 @@ import uvloop
 
 from ingestor.cli.command_line import Flag, add, hide_secrets, parser_of, settings_of
 from ingestor.cli.event_text import aligned
-from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT
+from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
 from ingestor.feeds.databento.selection import Catalog

@@ -26,7 +26,6 @@ from rich.text import Text
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import PAGE_PORT
-from ingestor.cli.ctl import running
 from ingestor.cli.parser import Parser
 from ingestor.cli.run_figures import ProcessFigures, Scrape, processes, quantile_s
 from ingestor.model.bounds import printable
@@ -45,7 +44,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
-from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, running
 from ingestor.runtime.progress_reporter import age_text
 from ingestor.runtime.signals import EXIT_BASE, noted
 
