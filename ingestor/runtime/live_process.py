@@ -279,7 +279,7 @@ class RingSink(RingWriter):
         self._last_trades.show()
         _show(stats, self._row)
         self._context.table.note_skipped(self._context.index, stats.skipped)
-        self._row.away(not stats.streaming, time.monotonic_ns())
+        self._row.note_since(Counter.AWAY_SINCE_NS, not stats.streaming, time.monotonic_ns())
         trouble: str | None = stats.trouble
         if self._journal is not None:
             trouble = trouble or self._journal.failure
