@@ -289,19 +289,16 @@ class NatsRun:
         return found[0].run
 
 
-def _run_of(given: argparse.Namespace) -> MetricsUrl | NatsRun:
-    if given.nats is None and given.config is None:
-        return MetricsUrl(given.url)
-    return NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor top``; returns its exit code."""
     given = parser().parse_args(arguments)
     try:
-        run = _run_of(given)
+        run: MetricsUrl | NatsRun = MetricsUrl(given.url)
+        if given.nats is not None or given.config is not None:
+            run = NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
         if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            _once(run, given)
+            width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
+            Console(width=width).print(_first(run, given).picture())
         else:
             _watch(run, given)
     except IngestorError as error:
@@ -318,11 +315,6 @@ def _first(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> Shown:
     time.sleep(given.interval)
     now, health = run.look()
     return Shown(before, now, wall_ns(), health, given.sort)
-
-
-def _once(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:
-    width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
-    Console(width=width).print(_first(run, given).picture())
 
 
 def _watch(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:

@@ -321,20 +321,17 @@ class JournalRecorder:
 
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Hand over what is held; end the segment of a day that is over; return what went wrong."""
+        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
+        is_due = 10 * abs(now_ns - self._synced_ns) >= 9 * self._sync_ns
+        if sync := self._sync_ns > 0 and is_due:
+            self._synced_ns = now_ns
         # First: what is handed over goes into a new file where the one that is open was renamed.
-        self._thread.put(Wake(self._is_to_sync(now_ns)))
+        self._thread.put(Wake(sync))
         self._hand_over()
         if self._until_ns and now_ns >= self._until_ns:
             self._thread.put(End())
             self._until_ns = 0
         return self._thread.take_troubles() or None
-
-    def _is_to_sync(self, now_ns: int) -> bool:
-        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
-        if not self._sync_ns or 10 * abs(now_ns - self._synced_ns) < 9 * self._sync_ns:
-            return False
-        self._synced_ns = now_ns
-        return True
 
     def close(self) -> None:
         """Write what is held, for at most `CLOSE_S`, and let others record here."""

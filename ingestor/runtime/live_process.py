@@ -305,7 +305,11 @@ class LastTrades:
         if not self._blocks:
             return
         while self._blocks:
-            self._take(self._blocks.popleft())
+            block = self._blocks.popleft()
+            columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
+            rows = zip(*(block.records[one].tolist() for one in columns), strict=True)
+            for instrument, price_e9, size, ts_event_ns in rows:
+                self._trades[instrument] = (block.symbols[instrument], price_e9, size, ts_event_ns)
         price_e9 = self._table.reference_price_e9 or 0
 
         def distance_e9(trade: LastTrade) -> int:
@@ -315,12 +319,6 @@ class LastTrades:
         # Strikes follow the price: of a whole day's contracts only those around it are kept.
         self._trades = dict(nearest[:MAX_LAST_TRADES])
         self._table.note_last_trades([*self._trades.values()])
-
-    def _take(self, block: Block) -> None:
-        columns = ("instrument_id", "price_e9", "size", "ts_event_ns")
-        rows = zip(*(block.records[one].tolist() for one in columns), strict=True)
-        for instrument, price_e9, size, ts_event_ns in rows:
-            self._trades[instrument] = (block.symbols[instrument], price_e9, size, ts_event_ns)
 
 
 class LiveProcess:

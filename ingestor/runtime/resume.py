@@ -297,7 +297,8 @@ async def _stored_ends(
         }
         known = {rtype: end for rtype, end in ends.items() if end is not None}
         if not known and await _never_held(api, stream, stream_end, [places[one] for one in ends]):
-            found[feed] = dict.fromkeys(ends, StoredEnd(0, _made_ns(stream_end) - SLACK_NS, 0))
+            made_ns = to_ns(dt.datetime.fromisoformat(stream_end.identity))
+            found[feed] = dict.fromkeys(ends, StoredEnd(0, made_ns - SLACK_NS, 0))
             continue
         if not known:
             log.info(
@@ -323,10 +324,6 @@ async def _never_held(
     if end.first_seq > 1 or end.removed_amid:
         return False
     return not any([await api.message(stream, last_by_subj=place) for place in places])
-
-
-def _made_ns(end: StreamEnd) -> int:
-    return to_ns(dt.datetime.fromisoformat(end.identity))
 
 
 async def _end(
