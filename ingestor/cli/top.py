@@ -293,8 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor top``; returns its exit code."""
     given = parser().parse_args(arguments)
     try:
-        run: MetricsUrl | NatsRun = MetricsUrl(given.url)
-        if given.nats is not None or given.config is not None:
+        run: MetricsUrl | NatsRun
+        if given.nats is None and given.config is None:
+            run = MetricsUrl(given.url)
+        else:
             run = NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
         if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
             width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
