@@ -75,6 +75,6 @@ def test_a_core_subscriber_beside_a_live_run_sees_its_events_and_nothing_else(
     any_nats_server: NatsServer, tmp_path: Path
 ) -> None:
     with core_subscriber(any_nats_server) as subscriber:
-        finished = live("--demo", "--for", "4", "--nats", any_nats_server.url, cwd=tmp_path)
+        finished = live("--demo", "--for", "2", "--nats", any_nats_server.url, cwd=tmp_path)
     assert finished.exit_code == 0, finished.err
     check(subscriber, any_nats_server, 50)

@@ -52,7 +52,7 @@ def test_a_replay_demo_leaves_files_alone_that_lie_there(
 def test_a_demo_writes_into_no_server_that_nobody_named(tmp_path: Path) -> None:
     """The default port is taken: by whatever runs on this machine, or by a server of the test."""
     with closing(Taken(DEFAULT_PORT)):
-        finished = live("--demo", "--for", "4", cwd=tmp_path)
+        finished = live("--demo", "--for", "2", cwd=tmp_path)
     assert finished.exit_code == 0, finished.err
     found = re.search(r"embedded NATS server at (\S+), store (\S+)", finished.err)
     assert found is not None
@@ -91,7 +91,7 @@ class Taken:
 def test_a_demo_tells_where_its_page_is_and_what_to_type_next(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    finished = live("--demo", "--for", "3", "--nats", nats_server.url, cwd=tmp_path)
+    finished = live("--demo", "--for", "2", "--nats", nats_server.url, cwd=tmp_path)
     assert finished.exit_code == 0, finished.err
     assert re.search(r"the status page are at http://127\.0\.0\.1:\d+/", finished.err)
     next_command = rf"demo: type in another terminal: \S+ingestor tail --nats {nats_server.url}"

@@ -238,9 +238,9 @@ def test_packed_messages_and_another_stream(
 
 
 def test_the_demo_needs_no_key_and_ends_by_itself(nats_server: NatsServer, tmp_path: Path) -> None:
-    finished = live("--demo", "--for", "4", "--nats", nats_server.url, cwd=tmp_path)
+    finished = live("--demo", "--for", "2", "--nats", nats_server.url, cwd=tmp_path)
     assert finished.exit_code == 0, finished.err
-    assert "4 s are over: stopping in order" in finished.err
+    assert "2 s are over: stopping in order" in finished.err
     sources = {json.loads(one.data)["source"] for one in read_stream(nats_server.url)}
     assert sources == {"sim"}
     for subject in (QUOTES, TRADES, OPTION_TRADES):

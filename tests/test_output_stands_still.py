@@ -110,7 +110,7 @@ def replay_goes_on(kind: str, server: NatsServer, cwd: Path, hold_s: float) -> N
             process.wait()
 
 
-@pytest.mark.parametrize("kind", ["pipe", "closed", *map(slow, ("terminal", "gone", "full"))])
+@pytest.mark.parametrize("kind", ["closed", *map(slow, ("pipe", "terminal", "gone", "full"))])
 def test_a_live_run_publishes_all_and_heeds_a_signal(
     kind: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:

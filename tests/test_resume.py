@@ -108,7 +108,7 @@ def test_refuse_ends_with_a_code_where_something_is_there(
     assert stored(nats_server) == 1200
 
 
-@pytest.mark.parametrize("encoding", ["json", "packed"])
+@pytest.mark.parametrize("encoding", [pytest.param("json", marks=pytest.mark.slow), "packed"])
 def test_a_replay_that_was_killed_goes_on_where_the_stream_stands(
     data: Path, nats_server: NatsServer, encoding: str
 ) -> None:

@@ -125,6 +125,8 @@ class Connection:
         self._last_error: Exception | None = None
         self._forbidden: dict[str, Exception | None] = {}
         """Subjects that were asked on, and the server's word on those that are forbidden."""
+        self._asking: dict[asyncio.Timeout, str] = {}
+        """What ends the wait of each request that is under way, and its subject."""
         self._mark = ""
         self._former: deque[str] = deque(maxlen=MAX_FORMER)
         self.failure: IngestorError | None = None
@@ -291,10 +293,13 @@ class Connection:
         """
         self._remember(subject)
         losses = self._losses
+        patience = asyncio.timeout(None)
+        self._asking[patience] = subject
         try:
-            return await self._client.request(
-                subject, payload, timeout_s or REQUEST_TIMEOUT_S, headers=headers
-            )
+            async with patience:
+                return await self._client.request(
+                    subject, payload, timeout_s or REQUEST_TIMEOUT_S, headers=headers
+                )
         except NoRespondersError:
             raise NobodyListensError(
                 f"{what}: nobody listens on {subject} at {self.servers}"
@@ -308,6 +313,8 @@ class Connection:
                 raise self.failure from None
             kind = NoAnswerError if losses == self._losses else CutOffError
             raise kind(f"{what}: no answer on {subject} from {self.servers}") from None
+        finally:
+            self._asking.pop(patience, None)
 
     async def api(
         self,
@@ -407,8 +414,15 @@ class Connection:
             named = _FORBIDDEN_SUBJECT(str(error))
             if named is not None and named[1] in self._forbidden:
                 self._forbidden[named[1]] = error
+                self._ask_no_longer(named[1])
             else:
                 self.give_up(refusal(error, self.servers))
+
+    def _ask_no_longer(self, subject: str) -> None:
+        """End what waits for an answer on a forbidden subject: none will come."""
+        for patience in [one for one, asked in self._asking.items() if asked == subject]:
+            del self._asking[patience]
+            patience.reschedule(asyncio.get_running_loop().time())
 
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:

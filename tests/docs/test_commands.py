@@ -29,7 +29,7 @@ from tests.nats_servers import NatsServer
 
 UNITS: Final = sorted((ROOT / "configs" / "systemd").glob("*.service"))
 
-_SLOW: Final = ("replay", "live", "first-hour")
+_SLOW: Final = ("replay", "live", "first-hour", "consuming")
 """Pages that take 7 s or more, of what other tests run as well."""
 
 _OURS: Final = re.compile(r"NATS_URL|REPLAY_\w+|DBN_DATA_DIR|POLYGON_\w+")

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ingestor.config.schema import Config, Polygon
+from ingestor.doctor import vendor as module
 from ingestor.doctor.check_result import CheckResult, Mark
 from ingestor.doctor.vendor import certificate_finding, key_check, vendor_checks, way_checks
 from ingestor.model.errors import ExitCode
@@ -117,7 +118,8 @@ def test_a_plan_that_lacks_something_is_told() -> None:
     assert "polygon.feeds" in found[1].found
 
 
-def test_a_vendor_that_says_nothing_is_given_up() -> None:
+def test_a_vendor_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAY_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"ws://127.0.0.1:{mute.getsockname()[1]}/stocks"
         polygon = Polygon(stocks_url=url, feeds=("stocks",), api_key=API_KEY)

@@ -39,7 +39,7 @@ def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = 
     assert fast.rows_by_rtype == reference.rows_by_rtype
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     runs=strategies.runs(),
     first=st.integers(0, 10**12 - 100),
@@ -54,6 +54,7 @@ def test_equals_the_reference_under_any_reply_subject(prefix: bytes, suffix: byt
     assert_equal(runs_with(examples.MBP10), Reply(prefix, suffix))
 
 
+@settings(max_examples=50)
 @given(
     runs=strategies.sound_runs(max_size=40),
     fence=st.builds(Fence, st.integers(0, 10**15), st.integers(1, 12)),

@@ -43,7 +43,7 @@ def assert_equal(runs: Runs, reply: Reply = REPLY, first: int = 1, limit: int = 
     return fast
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     runs=strategies.runs(max_size=60),
     first=st.integers(0, 10**12 - 1000),
@@ -202,7 +202,7 @@ def message_sizes(frames: Frames) -> list[int]:
     return [len(payload) for _, payload in messages_of(frames.data)]
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(runs=strategies.runs(max_size=60), most=st.integers(700, 9_000))
 def test_no_message_is_longer_than_the_server_takes_and_equals_the_reference(
     runs: Runs, most: int

@@ -59,23 +59,23 @@ def check_both(frames: Sequence[Frame]) -> None:
     assert as_told(read_rows(frames)) == as_told(read_rows(frames, parser=None))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(strategies.sound_runs())
 def test_both_readers_read_the_same_records(runs: Runs) -> None:
     check_both(frames_of(list(payloads(runs))))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 @given(strategies.runs())
 def test_both_readers_refuse_the_same_for_the_same_reasons(runs: Runs) -> None:
     check_both(frames_of(list(payloads(runs))))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=120)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(strategies.sound_runs(max_size=4), st.randoms(use_true_random=False))
 def test_both_readers_say_the_same_of_mutated_messages(runs: Runs, random: Random) -> None:
     frames = frames_of(list(payloads(runs)))
-    check_both([(*frame[:2], mutated(frame[2], random)) for frame in frames for _ in range(4)])
+    check_both([(*frame[:2], mutated(frame[2], random)) for frame in frames for _ in range(8)])
 
 
 def mutated(payload: bytes, random: Random) -> bytes:

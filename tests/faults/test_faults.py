@@ -12,7 +12,7 @@ from tests.faults.live import LiveCampaign, Settings
 from tests.faults.replay import ReplayCampaign
 
 SEED: Final = 20251216
-SHORT_S: Final = 10.0
+SHORT_S: Final = 5.0
 LONG_S: Final = float(os.environ.get("INGESTOR_FAULTS_S", "3600"))
 LONG_SEED: Final = int(os.environ.get("INGESTOR_FAULTS_SEED", "1"))
 LONG_RATE: Final = 2_500

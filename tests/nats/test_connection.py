@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
-def connection(options: ConnectOptions, changes: list[bool] | None = None) -> Connection:
+def connection(
+    options: ConnectOptions, changes: list[bool] | None = None, **more: Any
+) -> Connection:
     made: Connection
-    made = Connection(options, on_change=lambda: (changes or []).append(made.up))
+    made = Connection(options, on_change=lambda: (changes or []).append(made.up), **more)
     return made
 
 
@@ -56,9 +58,9 @@ async def tapped(link: Connection, payloads: list[bytes]) -> bytes:
     return inbox.encode()
 
 
-async def opened(options: ConnectOptions) -> None:
+async def opened(options: ConnectOptions, **more: Any) -> None:
     """Connect and close again."""
-    link = connection(options)
+    link = connection(options, **more)
     try:
         async with asyncio.timeout(8):
             await link.open()
@@ -67,9 +69,9 @@ async def opened(options: ConnectOptions) -> None:
         await link.close()
 
 
-def refused(options: ConnectOptions, error: type[IngestorError], match: str) -> str:
+def refused(options: ConnectOptions, error: type[IngestorError], match: str, **more: Any) -> str:
     with pytest.raises(error, match=match) as raised:
-        asyncio.run(opened(options))
+        asyncio.run(opened(options, **more))
     return str(raised.value)
 
 
@@ -174,7 +176,8 @@ def test_nobody_listening_is_told_with_the_servers_name() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
-        text = refused(ConnectOptions(url=f"nats://jo:s3cret@{url}"), NatsUnreachableError, url)
+        options = ConnectOptions(url=f"nats://jo:s3cret@{url}")
+        text = refused(options, NatsUnreachableError, url, open_timeout_s=0.5)
     assert "s3cret" not in text
 
 
@@ -183,7 +186,8 @@ def test_a_listener_that_says_nothing_is_unreachable() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
-        refused(ConnectOptions(url=url), NatsUnreachableError, "no NATS server answers")
+        told = "no NATS server answers"
+        refused(ConnectOptions(url=url), NatsUnreachableError, told, open_timeout_s=0.5)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +343,14 @@ def test_a_subject_we_may_not_ask_on_ends_the_request_and_nothing_else(
     async def check() -> None:
         link = connection(ConnectOptions(url=server.url, user="jo", password="pw"))
         await link.open()
-        with pytest.raises(ForbiddenError, match=r'"secret\.x"'):
-            await link.request("a test", "secret.x", timeout_s=0.3)
+        await link.client.subscribe("mute")
+        other = asyncio.create_task(link.request("a test", "mute", timeout_s=60))
+        async with asyncio.timeout(10):  # It is not waited for an answer that cannot come.
+            for _ in range(2):
+                with pytest.raises(ForbiddenError, match=r'"secret\.x"'):
+                    await link.request("a test", "secret.x", timeout_s=60)
+        assert not other.done()
+        other.cancel()
         assert link.up
         assert await link.api("the account", "INFO", dict)
         await link.close()

@@ -148,7 +148,8 @@ def test_a_batch_that_has_not_begun_when_its_connection_is_lost_is_stored_once(
     asyncio.run(run())
 
 
-@FIRST_THE_CURRENT
+# Eight seconds of freezing are the matter of it.
+@pytest.mark.slow
 def test_a_frozen_server_that_wakes_up_in_time_gets_every_row_once(
     any_nats_server: NatsServer,
 ) -> None:

@@ -338,7 +338,10 @@ def test_no_server_is_told_and_closing_reports_nothing() -> None:
     async def check() -> None:
         connect_options = ConnectOptions(url="nats://127.0.0.1:1")
         publishing = Publisher(
-            PlainEncoder(), connect_options=connect_options, stream=StreamSettings()
+            PlainEncoder(),
+            connect_options=connect_options,
+            stream=StreamSettings(),
+            open_timeout_s=0.5,
         )
         with pytest.raises(NatsUnreachableError, match=r"127\.0\.0\.1:1"):
             await publishing.open()

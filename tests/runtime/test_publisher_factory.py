@@ -8,6 +8,7 @@ import pytest
 
 from ingestor.config.schema import Consumer, Nats
 from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.runtime import run_keeper
 from ingestor.runtime.publisher_factory import checked_options
 from tests.dbn_files import dbn_path, trades, write_dbn
 from tests.nats.test_stream import request
@@ -43,7 +44,8 @@ def test_a_stream_that_is_there_says_what_a_consumer_can_get(
     assert checked_options(LOST, nats_server.url).url == nats_server.url
 
 
-def test_a_server_that_is_away_is_asked_later() -> None:
+def test_a_server_that_is_away_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_keeper, "OPEN_TIMEOUT_S", 0.5)
     url = f"nats://127.0.0.1:{free_port()}"
     assert checked_options(LOST, url).url == url
 

@@ -19,6 +19,7 @@ from ingestor.model.units import NS_PER_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime import resume as module
+from ingestor.runtime import run_keeper
 from ingestor.runtime.resume import Ends, stored_ends
 from tests.ports import free_port
 from tests.publish.plain import connect
@@ -148,7 +149,8 @@ def test_a_stream_that_lacks_what_it_once_held_may_have_held_the_journal(
     assert stocks(nats_server) is None
 
 
-def test_a_server_that_is_not_there_is_an_error() -> None:
+def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_keeper, "OPEN_TIMEOUT_S", 0.5)
     options = ConnectOptions((f"nats://127.0.0.1:{free_port()}",))
     with pytest.raises(NatsUnreachableError):
         stored_ends(options, "MARKET_DATA", ["stocks"], Source.SIM)

@@ -92,7 +92,7 @@ def check_day(depth: Records) -> None:
 # What holds in every file
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**64 - 1),
     events=st.integers(1_000, 6_000),

@@ -60,7 +60,7 @@ def test_more_option_quotes_than_allowed_are_an_alarm(start: Start) -> None:
         await rig.until_told(What.ALARM)
         assert rig.sink.counts.subscribed == 1_000
 
-    patient = replace(QUICK, ack_ns=10 * NS_PER_S)
+    patient = replace(QUICK, ack_ns=3 * NS_PER_S)
     names = channel_names(("Q",), contracts)
     sink = drive(start(), scenario, names, options=Options(), session=patient)
     (text,) = sink.alarms()
