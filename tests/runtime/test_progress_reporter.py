@@ -274,4 +274,5 @@ def test_who_begins_to_look_late_is_told_where_a_replay_began() -> None:
     publisher[Counter.EVENT_TIME_NS] = 10**18 + 25 * NS_PER_S
     feed[Counter.EVENT_TIME_NS], feed[Counter.ENDED] = 10**18 + 100 * NS_PER_S, 1
     told = ReplayProgress([("trades", feed)], publisher, 5.0).snapshot(time.monotonic_ns())
-    assert (told.share, told.eta_s, told.ends_ns) == (0.25, 15.0, 10**18 + 100 * NS_PER_S)
+    assert (told.share, told.eta_s) == (0.25, 15.0)
+    assert told.span == (10**18, 10**18 + 100 * NS_PER_S, False)
