@@ -342,6 +342,8 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
             " { clientX: $('density').getBoundingClientRect().left + 100, clientY: 1 }))"
         )
         tab.until("/seeks to 2024-01-02T00:(?!30)/.test($('answer').innerText)")
+        enter(tab, "to-seek", "50%")
+        tab.until("/^seeks to (about )?50%, 2024-01-02T00:/.test($('answer').innerText)")
         enter(tab, "to-time", "+50m")
         tab.until("$('speed').innerText.includes(', until 1')")
         run.picture("replay-until")

@@ -55,7 +55,8 @@ commands:
   step N            pause, and publish the next N events at once
   step SPAN         the same with all events of 5s, 250ms, 1m (the word is back when that is done)
   until TIME        pause before the first event at or after it; `until off` plays to the end
-  seek TIME         go on with the first event at or after it, back or forth; also -10s, -5m
+  seek TIME         go on with the first event at or after it, back or forth; also -10s, -5m,
+                    and 50% of the way from the replay's first event to its last
   loop FROM TO      seek to FROM, and go back there before the first event at or after TO;
                     `loop off` plays on
   stop              end it in order, as SIGTERM does
@@ -69,6 +70,7 @@ examples:
   ingestor ctl pause
   ingestor ctl step 5s
   ingestor ctl seek 15:30
+  ingestor ctl seek 50%
   ingestor ctl loop 15:30 15:31
   ingestor ctl --run 20251216143000-host-4711-ab12 speed 100
   nats request ingestor.control.20251216143000-host-4711-ab12.speed 100    the same
@@ -76,7 +78,7 @@ examples:
 
 exit codes:
   0 done, 2 command line, or several replays and no --run, 3 no such replay, 5 NATS unreachable,
-  6 NATS refused, 9 the replay's publisher does not answer, 130 Ctrl-C
+  6 NATS refused, 9 the replay cannot do it now, or does not answer, 130 Ctrl-C
 """
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
+from ingestor.model.clock import iso_utc, new_york_time
 from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.replay_control import ReplaySpan, ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S
@@ -305,13 +305,14 @@ class ReplaySnapshot:
     """The speed that was told, which the other may fall short of; 0 as fast as possible."""
     paused: bool = False
 
-    def sentence(self) -> str:
-        """One line for people."""
+    def sentence(self, *, new_york: bool = False) -> str:
+        """One line for people; with `new_york` it also tells the time of what is typed there."""
         parts = [counted(self.published, "event"), f"{self.rate:,.0f}/s"]
         if self.paused:
             parts.insert(0, "paused")
         if self.event_time_ns:
-            parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
+            there = f" ({new_york_time(self.event_time_ns)})" if new_york else ""
+            parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z{there}")
         parts += self._speeds()
         parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
@@ -321,7 +322,7 @@ class ReplaySnapshot:
         return ", ".join(parts)
 
     def sentences(self) -> Sequence[str]:
-        """Return that line, one without the date, and ever shorter ones."""
+        """Return that line with New York's time and without, one without the date, shorter ones."""
         total, rate = counted(self.published, "event"), f"{self.rate:,.0f}/s"
         done = f"{self.share:.0%} done"
         if self.waits is not None:
@@ -339,7 +340,8 @@ class ReplaySnapshot:
                 [*paused, done, *left],
                 [*paused, done],
             ]
-        return self.sentence(), *(", ".join(parts) for parts in shorter)
+        whole = self.sentence(new_york=True), self.sentence()
+        return *whole, *(", ".join(parts) for parts in shorter)
 
     def _speeds(self, *, told: bool = True) -> list[str]:
         if not self.event_time_ns:

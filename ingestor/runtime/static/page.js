@@ -432,7 +432,7 @@ function showDay() {
     ? `${Math.floor(replay.share * 100)} % done, at ${newYork(at)} New York (${utc(at)} UTC)${left}`
     : replay.paused ? "before the first event" : "reading up to the first event");
   const wanted = replay.wanted ? `×${speedText(replay.wanted)} asked for` : "as fast as possible";
-  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York`;
+  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York (${utc(replay.until)} UTC)`;
   const attained = replay.waits || replay.paused ? "" : `, ×${speedText(replay.speed)} attained`;
   set($("speed"), `${replay.paused ? "paused; " : ""}${wanted}${attained}${until}`);
   showControls();
