@@ -33,6 +33,7 @@ from tests.faults.plan import FULL, KILL, NATS, Fault, Round, rounds
 from tests.faults.replay import ROWS, ReplayCampaign
 from tests.faults.runs import BrokenError
 from tests.faults.standby import StandbyCampaign
+from tests.nats_servers import ServerFailedError
 
 KILLS_ROWS: Final = 6_000
 """Of a file: a job is complete within seconds."""
@@ -48,7 +49,7 @@ def main() -> int:
         _stop_by_signals(campaign)
         try:
             campaign.run()
-        except BrokenError as error:
+        except (BrokenError, ServerFailedError) as error:
             campaign.tally.findings.append(str(error))
         print(*campaign.lines(), sep="\n")
     broken = sum(one.broken for one in getattr(campaign, "verdicts", {}).values())
