@@ -30,7 +30,7 @@ from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn, write_small_day
 from tests.journal.tapes import live_messages, option_frames, record, stock_frames
 from tests.nats_servers import NatsServer
-from tests.processes import named
+from tests.processes import ended, named
 from tests.replay_cli import Stored, finish, read_stream, replay, start
 from tests.test_replay_journal import merged, of_files
 
@@ -521,6 +521,9 @@ def test_a_replay_that_offers_no_service_cannot_be_found(
     while not messages(nats_server.url):
         assert time.monotonic() < deadline
     assert ctl(nats_server.url, "list").stdout == "no replay is running here\n"
+    # Nobody can send it back into its files, so a feed that has read them has ended.
+    feeds = [named(process.pid, name) for name in ("trades", "mbp10")]
+    assert all(map(ended, feeds))
     process.terminate()
     assert finish(process).exit_code == ExitCode.TERMINATED
 

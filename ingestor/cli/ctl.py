@@ -142,13 +142,16 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             return _list(await running(connection), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
+        text = answer.text
         while _is_under_way(given.command, answer):
             await asyncio.sleep(STEP_POLL_S)
             answer = await _command(connection, run, Do.STATUS, [])
+        # What was done, and how it stands now that it is done.
+        answer = msgspec.structs.replace(answer, text=text)
     finally:
         await connection.close()
-    text = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
-    sys.stdout.write(f"{text}\n")
+    line = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
+    sys.stdout.write(f"{line}\n")
     return ExitCode.OK
 
 
