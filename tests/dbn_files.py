@@ -96,6 +96,7 @@ def write_dbn(
     frames: int = 2,
     ts_out: bool = False,
     symbols: Iterable[str] | None = None,
+    end_ns: int | None = None,
 ) -> Path:
     """Write a DBN file and return its path.
 
@@ -109,9 +110,10 @@ def write_dbn(
         frames: Number of zstd frames; 1 for all in one, otherwise the header has its own.
         ts_out: Whether to append a send time to each record (which must be an array).
         symbols: List of symbols of the header, if it is not that of the mappings.
+        end_ns: End of the header, which begins with `DAY`; None leaves it open.
     """
     header = header_bytes(
-        schema, version=version, mappings=mappings, ts_out=ts_out, symbols=symbols
+        schema, version=version, mappings=mappings, ts_out=ts_out, symbols=symbols, end_ns=end_ns
     )
     if isinstance(records, bytes):
         body = records
@@ -135,6 +137,7 @@ def header_bytes(
     mappings: Mappings | Symbology = ES,
     ts_out: bool = False,
     symbols: Iterable[str] | None = None,
+    end_ns: int | None = None,
 ) -> bytes:
     """Return an encoded metadata header; its list of symbols is that of the mappings by default."""
     symbology = mappings if isinstance(mappings, Symbology) else Symbology(mappings)
@@ -151,6 +154,7 @@ def header_bytes(
     metadata = Metadata(
         dataset="GLBX.MDP3",
         start=DAY_NS,
+        end=end_ns,
         stype_in=symbology.stype_in,
         stype_out=symbology.stype_out,
         schema=_SCHEMAS[schema],

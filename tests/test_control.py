@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 import pty
@@ -22,13 +23,16 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from ingestor.encode.packed import decode_packed
+from ingestor.model.clock import iso_utc, new_york_ns
 from ingestor.model.errors import ExitCode, JobExistsError
 from ingestor.model.records import Records
 from tests.conftest import StartNatsServer
-from tests.dbn_files import write_small_day
+from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn, write_small_day
+from tests.journal.tapes import live_messages, option_frames, record, stock_frames
 from tests.nats_servers import NatsServer
-from tests.processes import named
+from tests.processes import ended, named
 from tests.replay_cli import Stored, finish, read_stream, replay, start
+from tests.test_replay_journal import merged, of_files
 
 DAY_NS = 1_704_153_600 * 10**9
 PATIENCE_S = 20.0
@@ -145,11 +149,13 @@ def statuses(url: str) -> list[dict[str, Any]]:
     return [json.loads(one.data) for one in read_stream(url, "INGESTOR_STATUS")]
 
 
-def whole(data: Path, start_server: StartNatsServer) -> list[tuple[str, bytes]]:
+def whole() -> list[tuple[str, bytes]]:
     """What a replay publishes that nobody steers."""
-    server = start_server()
-    replay("--data-dir", str(data), "--nats", server.url, cwd=data.parent)
-    return [(one.subject, one.data) for one in read_stream(server.url)]
+    records = {
+        "trades": trades(300, step_ns=10**8),
+        "mbp10": depth(900, step_ns=10**8 // 3),
+    }
+    return merged({feed: of_files(rows) for feed, rows in records.items()})
 
 
 def payloads(stored: Sequence[Stored]) -> list[tuple[str, bytes]]:
@@ -157,9 +163,9 @@ def payloads(stored: Sequence[Stored]) -> list[tuple[str, bytes]]:
 
 
 def test_steps_a_bound_and_a_pause_publish_what_they_say_and_all_of_it_is_the_whole_replay(
-    data: Path, steered: Steered, start_nats_server: StartNatsServer
+    steered: Steered,
 ) -> None:
-    expected = whole(data, start_nats_server)
+    expected = whole()
     assert steered.do("status")["state"] == {
         "paused": True, "stepping": False, "speed": 0.0, "until_ns": None,
         "position_ns": None, "generation": 0, "seeking_ns": None, "loop_ns": None,
@@ -187,9 +193,9 @@ def since(events: Sequence[tuple[str, bytes]], at_ns: int) -> list[tuple[str, by
 
 
 def test_after_a_seek_back_or_forth_comes_what_a_run_from_there_publishes(
-    data: Path, steered: Steered, start_nats_server: StartNatsServer
+    data: Path, steered: Steered
 ) -> None:
-    expected = whole(data, start_nats_server)
+    expected = whole()
     steered.do("step", "7")
     steered.do("seek", "2024-01-02T00:00:20.05Z")
     steered.do("step", "5")
@@ -232,9 +238,9 @@ def test_packed_rows_after_a_seek_are_those_of_a_run_from_there(
 
 
 def test_a_loop_goes_round_and_a_publisher_or_a_feed_that_dies_in_it_changes_nothing(
-    data: Path, steered: Steered, start_nats_server: StartNatsServer
+    steered: Steered,
 ) -> None:
-    expected = whole(data, start_nats_server)
+    expected = whole()
     ten = since(expected, DAY_NS + 10 * 10**9)
     ten = ten[: len(ten) - len(since(expected, DAY_NS + 11 * 10**9))]
     steered.do("loop", "2024-01-02T00:00:10Z 2024-01-02T00:00:11Z")
@@ -242,7 +248,7 @@ def test_a_loop_goes_round_and_a_publisher_or_a_feed_that_dies_in_it_changes_not
     named(steered.process.pid, "trades").kill()
     named(steered.process.pid, "publisher").kill()
     steered.stored(3)
-    steered.do("speed", "4")
+    steered.do("speed", "10")
     steered.do("resume")
     steered._await(lambda: messages(steered.url) > 2 * len(ten))
     steered.do("pause")
@@ -253,6 +259,88 @@ def test_a_loop_goes_round_and_a_publisher_or_a_feed_that_dies_in_it_changes_not
     rounds = next(n for n in range(1, 99) if found[: n * len(ten)] != ten * n) - 2
     assert rounds >= 2
     assert found[rounds * len(ten) :] == since(expected, DAY_NS + 10 * 10**9)
+
+
+def test_a_share_of_a_replay_is_of_all_of_it_whatever_was_sought_before(steered: Steered) -> None:
+    expected = whole()
+    times_ns = [json.loads(data)["ts_event_ns"] for _, data in expected]
+    # Files of half a minute are read to their end at once.
+    steered._await(lambda: "about" not in steered.do("seek", "90%")["text"])
+    answer = steered.do("seek", "50%")
+    half_ns = times_ns[0] + round((max(times_ns) - times_ns[0]) / 2)
+    assert answer["state"]["position_ns"] == half_ns
+    assert answer["text"].startswith(f"seeks to 50%, {iso_utc(half_ns)}, from at ")
+    told = steered.ctl("seek", "0%")
+    assert told.stdout.startswith(f"seeks to 0%, {iso_utc(times_ns[0])}")
+    steered.end()
+    assert payloads(read_stream(steered.url)) == expected
+
+
+def test_a_run_that_is_killed_right_after_a_seek_is_none_to_go_on_behind(steered: Steered) -> None:
+    steered.do("step", "7")
+    steered.stored(7)
+    steered.do("seek", "2024-01-02T00:00:20Z")
+    steered.do("step", "1")
+    steered._await(lambda: messages(steered.url) == 8)
+    steered.process.kill()
+    steered.process.communicate()
+    [record] = [json.loads(one.data) for one in read_stream(steered.url, "KV_INGESTOR_RUNS")]
+    assert record["sought"]
+
+
+def write_morning(folder: Path) -> None:
+    """Write half a minute of trades and depth, in whose middle it is 10:00 in New York."""
+    start_ns = new_york_ns(DAY, dt.time(9, 59, 45))
+    for schema, count, make in (("trades", 300, trades), ("mbp-10", 900, depth)):
+        records = make(count, start_ns=start_ns, step_ns=30 * 10**9 // count)
+        # Some step back in time: they are left out where their own time lies before.
+        records["ts_event_ns"][count // 2 :: 7] -= 3 * 10**9
+        write_dbn(dbn_path(folder, schema), records, schema=schema)
+
+
+@pytest.mark.slow
+def test_after_a_seek_comes_byte_for_byte_what_a_run_with_that_start_publishes(
+    tmp_path: Path, nats_server: NatsServer, start_nats_server: StartNatsServer
+) -> None:
+    data, fresh = tmp_path / "data", start_nats_server()
+    write_morning(data)
+    ran = replay(
+        "--data-dir", str(data), "--nats", fresh.url, "--start", "10:00", cwd=tmp_path
+    )  # fmt: skip
+    assert ran.exit_code == ExitCode.OK
+    run = Steered(data, nats_server, "--paused")
+    run.do("step", "3")
+    run.do("seek", iso_utc(new_york_ns(DAY, dt.time(10, 0))))
+    run.end()
+    expected = payloads(read_stream(fresh.url))
+    assert payloads(read_stream(run.url))[3:] == expected
+    assert 300 < len(expected) < 600
+
+
+def test_after_a_seek_within_a_journal_comes_what_was_published_live_from_there(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    start_ns = new_york_ns(DAY, dt.time(10, 0))
+    stocks, options = stock_frames(300, start_ns=start_ns), option_frames(300, start_ns=start_ns)
+    record(tmp_path / "journal", "stocks", stocks)
+    record(tmp_path / "journal", "options", options, roots=("SPY", "QQQ"))
+    expected = merged(
+        {
+            "stocks": live_messages("stocks", [stocks]),
+            "options": live_messages("options", [options]),
+        }
+    )
+    times_ns = [json.loads(data)["ts_event_ns"] for _, data in expected]
+    journal = str(tmp_path / "journal")
+    run = Steered(tmp_path / "data", nats_server, "--journal", journal, "--paused")
+    run.do("step", "5")
+    for row in (len(expected) // 2, len(expected) // 3):
+        run.do("seek", iso_utc(times_ns[row]))
+        run.do("step", "4")
+    run.end()
+    found = payloads(read_stream(run.url))
+    half = since(expected, times_ns[len(expected) // 2])[:4]
+    assert found == expected[:5] + half + since(expected, times_ns[len(expected) // 3])
 
 
 def test_each_change_is_a_status_with_its_generation_and_place(steered: Steered) -> None:
@@ -306,7 +394,7 @@ def test_a_long_pause_loses_nothing_and_repeats_nothing(
     data: Path, start_nats_server: StartNatsServer, nats_server: NatsServer
 ) -> None:
     """Longer than the server keeps a batch to which nothing is added."""
-    expected = whole(data, start_nats_server)
+    expected = whole()
     run = Steered(data, nats_server, "--paused", "--speed", "100")
     run.do("step", "400")
     assert payloads(run.stored(400)) == expected[:400]
@@ -433,6 +521,9 @@ def test_a_replay_that_offers_no_service_cannot_be_found(
     while not messages(nats_server.url):
         assert time.monotonic() < deadline
     assert ctl(nats_server.url, "list").stdout == "no replay is running here\n"
+    # Nobody can send it back into its files, so a feed that has read them has ended.
+    feeds = [named(process.pid, name) for name in ("trades", "mbp10")]
+    assert all(map(ended, feeds))
     process.terminate()
     assert finish(process).exit_code == ExitCode.TERMINATED
 
@@ -467,6 +558,8 @@ def test_keys_of_the_terminal_pause_step_and_change_the_speed(
     assert messages(nats_server.url) == 2
     os.write(terminal, b"?")
     until("(?s)keys: .*keys: ")
+    os.write(terminal, b"5")
+    until("seeks to (about )?50%")
     os.write(terminal, b" ")
     until("resumed")
     os.write(terminal, b"\x03")

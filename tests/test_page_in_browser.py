@@ -331,6 +331,8 @@ def test_a_replay_is_paused_told_another_speed_stepped_and_resumed(
         tab.until("/\u00d780 asked for, \u00d7(7[5-9]|8[0-5])/.test($('speed').innerText)")
         enter(tab, "to-speed", "fast")
         tab.until("$('answer').className.includes('bad')")
+        enter(tab, "to-seek", "50%")
+        tab.until("/^seeks to (about )?50%, 2024-01-02T00:/.test($('answer').innerText)")
         enter(tab, "to-seek", "2024-01-02T00:30:00Z")
         tab.until("$('answer').innerText.startsWith('seeks to 2024-01-02T00:30')")
         enter(tab, "to-loop", "2024-01-02T00:20:00Z 2024-01-02T00:25:00Z")

@@ -62,7 +62,11 @@ def whole(run: OnTerminal) -> list[str]:
             80,
             r"[\d,]+ events?, [\d,]+/s, at ([-\d]+T)?[\d:]{8}Z, x[\d.]+ of x1, \d+% done, 0:.*",
         ),
-        (160, r"━*─* [\d,]+ events?, [\d,]+/s, at [-\dT:]+Z, x[\d.]+ of x1, \d+% done, 0:.* left"),
+        (
+            160,
+            r"━*─* [\d,]+ events?, [\d,]+/s, at [-\dT:]+Z \([-\d: ]+ New York\), x[\d.]+ of x1,"
+            r" \d+% done, 0:.* left",
+        ),
     ],
 )
 def test_one_row_tells_what_fits_it(

@@ -48,7 +48,7 @@ class _Configured(BaseException):
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replay_run, "file_feed_main", lambda source: source)
+    monkeypatch.setattr(replay_run, "file_feed_main", lambda source, **_: source)
     monkeypatch.setattr(command_line, "configure", lambda *_: None)
     configs: list[Config] = []
 

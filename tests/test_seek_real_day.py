@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -115,4 +116,55 @@ def test_random_sequences_on_the_real_day_publish_what_they_define(
         begin = end
     assert len(found) == len(model.sent)
     print(f"{SEQUENCES} sequences, {len(found):,} events, late: {json.loads(out)['latency']}")
+    assert "Traceback" not in err
+
+
+PACED_S: Final = 12.0
+CHANGES: Final = ("nothing", "pause", "seek", "speed", "step")
+
+
+def change(run: Steered, what: str, random_: random.Random) -> None:
+    """Do one change of a kind, after which the replay goes by its schedule again."""
+    match what:
+        case "pause":
+            run.do("pause")
+            time.sleep(random_.uniform(0, 0.2))
+            run.do("resume")
+        case "seek":
+            run.do("seek", f"2023-12-25T23:{random_.randrange(5, 35):02d}:00Z")
+        case "speed":
+            run.do("speed", random_.choice(("20", "40", "60", "80")))
+        case "step":
+            run.do("step", random_.choice(("1", "25", "2s")))
+            run.do("resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_schedule_is_kept_after_each_kind_of_change(
+    start_nats_server: StartNatsServer, tmp_path: Path, what: str
+) -> None:
+    """12 s each at about 600 rows a second: how late rows are when a change came just before."""
+    data, random_ = shutil.copytree(DATA, tmp_path / "data"), random.Random(SEED)
+    run = Steered(data, start_nats_server(), "--paused", "--speed", "60")
+    run.do("seek", "2023-12-25T23:00:00Z")
+    run.do("resume")
+    end_s = time.monotonic() + PACED_S
+    changes = 0
+    while time.monotonic() < end_s:
+        time.sleep(random_.uniform(0.05, 0.3))
+        change(run, what, random_)
+        changes += 1
+    run.process.terminate()
+    out, err = run.process.communicate(timeout=20)
+    late = json.loads(out)["latency"]["due_to_sent"]
+    p50, p99, most = (late[name] / 10**6 for name in ("p50_ns", "p99_ns", "max_ns"))
+    print(
+        f"{what}: {changes} changes, {late['rows']:,} rows, late by"
+        f" {p50:.3f} ms (p50), {p99:.3f} ms (p99), {most:.3f} ms (max)"
+    )
+    assert late["rows"] > 1_000
+    assert p50 < 5
+    # A row that is late because of a change that is not forgiven would be late by seconds.
+    assert most < 1_000
     assert "Traceback" not in err

@@ -48,7 +48,8 @@ commands:
   step N            pause, and publish the next N events at once
   step SPAN         the same with all events of 5s, 250ms, 1m (the word is back when that is done)
   until TIME        pause before the first event at or after it; `until off` plays to the end
-  seek TIME         go on with the first event at or after it, back or forth; also -10s, -5m
+  seek TIME         go on with the first event at or after it, back or forth; also -10s, -5m,
+                    and 50% of the way from the replay's first event to its last
   loop FROM TO      seek to FROM, and go back there before the first event at or after TO;
                     `loop off` plays on
   stop              end it in order, as SIGTERM does
@@ -62,6 +63,7 @@ examples:
   ingestor ctl pause
   ingestor ctl step 5s
   ingestor ctl seek 15:30
+  ingestor ctl seek 50%
   ingestor ctl loop 15:30 15:31
   ingestor ctl --run 20251216143000-host-4711-ab12 speed 100
   nats request ingestor.control.20251216143000-host-4711-ab12.speed 100    the same
@@ -69,7 +71,7 @@ examples:
 
 exit codes:
   0 done, 2 command line, or several replays and no --run, 3 no such replay, 5 NATS unreachable,
-  6 NATS refused, 9 the replay's publisher does not answer, 130 Ctrl-C
+  6 NATS refused, 9 the replay cannot do it now, or does not answer, 130 Ctrl-C
 """
 
 
@@ -93,13 +95,16 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             return _list(await running(connection, SERVICE), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
+        text = answer.text
         while _is_under_way(given.command, answer):
             await asyncio.sleep(STEP_POLL_S)
             answer = await _command(connection, run, Do.STATUS, [])
+        # What was done, and how it stands now that it is done.
+        answer = msgspec.structs.replace(answer, text=text)
     finally:
         await connection.close()
-    text = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
-    sys.stdout.write(f"{text}\n")
+    line = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
+    sys.stdout.write(f"{line}\n")
     return ExitCode.OK
 
 

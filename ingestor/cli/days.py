@@ -17,7 +17,7 @@ from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
 from ingestor.feeds.databento.selection import Catalog
 from ingestor.model.bounds import printable
-from ingestor.model.clock import dates_text, iso_utc
+from ingestor.model.clock import dates_text, iso_utc, new_york_time
 from ingestor.model.errors import ExitCode, IngestorError, NoDataError
 from ingestor.model.units import NS_PER_DAY
 from ingestor.nats.connection import Connection
@@ -171,7 +171,8 @@ def _time(day: Day) -> str:
     if day.end_ns - day.first_ns == NS_PER_DAY and first[11:19] == "00:00:00":
         return "whole day"
     last = iso_utc(day.end_ns)
-    return f"{first[:16]} to {last[:16]}".replace("T", " ")
+    there = " to ".join(new_york_time(ns)[:-12] for ns in (day.first_ns, day.end_ns))
+    return f"{first[:16]} to {last[:16]} ({there} New York)".replace("T", " ")
 
 
 def _stream(holds: StreamContents | None, name: str) -> list[str]:

@@ -17,7 +17,7 @@ made wherever its end is reached. The schedule begins anew with the first row, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from ingestor.model.replay_control import (
     ControlAnswer,
     Do,
     ReplayCommand,
+    ReplaySpan,
     ReplayState,
     place_text,
     span_text,
@@ -126,6 +127,7 @@ class Steering:
             seek, the time that was sought until a row is taken.
         generation: Changes made so far.
         seeking_ns: The time of a seek that is under way, None where none is.
+        span: Tells where the replay begins and ends, None while nobody knows.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Steering:
         self.position_ns: int | None = None
         self.generation = 0
         self.seeking_ns: int | None = None
+        self.span: Callable[[], ReplaySpan | None] = lambda: None
         self._loop_ns: tuple[int, int] | None = None
         self._has_moved = False
         """Whether a row was taken since the last seek."""
@@ -305,6 +308,10 @@ class Steering:
 
     def apply(self, command: ReplayCommand, now_ns: int) -> ControlAnswer:
         """Do what is commanded; what is so already changes nothing and is no new generation."""
+        span = self.span() if command.share is not None else None
+        if command.share is not None and span is None:
+            text = "how far this replay goes is not known yet: seek to a time instead"
+            return ControlAnswer(ok=False, text=text, state=self.state)
         match command.do:
             case Do.PAUSE:
                 text = self._hold(now_ns)
@@ -319,7 +326,7 @@ class Steering:
             case Do.UNTIL:
                 text = self._play_until(command.at_ns)
             case Do.SEEK:
-                text = self._seek(command)
+                text = self._seek(command, span)
             case Do.LOOP:
                 text = self._loop_over(command)
             case _:
@@ -412,15 +419,19 @@ class Steering:
         how_far = "to the end" if at_ns is None else f"until {iso_utc(at_ns)}"
         return self._note(f"plays {how_far}, {place_text(self.position_ns)}")
 
-    def _seek(self, command: ReplayCommand) -> str:
-        at_ns = command.at_ns
+    def _seek(self, command: ReplayCommand, span: ReplaySpan | None) -> str:
+        at_ns, where = command.at_ns, ""
+        if span is not None and command.share is not None:
+            at_ns = min(max(span.at_ns(command.share), 0), MAX_TIME_NS)
+            where = f"{'' if span.is_known else 'about '}{100 * command.share:.6g}%, "
         if at_ns is None:
             if self.position_ns is None:
                 return "nothing has been published yet: there is no place to count from"
             at_ns = min(max(self.position_ns + (command.by_ns or 0), 0), MAX_TIME_NS)
         if self._loop_ns is not None and not self._loop_ns[0] <= at_ns < self._loop_ns[1]:
             self._loop_ns = None
-        return self._jump(at_ns, f"seeks to {iso_utc(at_ns)}, from {place_text(self.position_ns)}")
+        there = f"{where}{iso_utc(at_ns)}"
+        return self._jump(at_ns, f"seeks to {there}, from {place_text(self.position_ns)}")
 
     def _loop_over(self, command: ReplayCommand) -> str:
         if command.at_ns is None or command.to_ns is None:

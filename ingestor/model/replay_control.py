@@ -1,7 +1,8 @@
 """Steering a replay from outside: the commands, and what a replay says of itself.
 
 A command is typed (``step 5s``), sent as text to a service, or posted as JSON; whichever it is, it
-becomes one `ReplayCommand`. Times may be written as an operator has them in mind (see `moment_ns`).
+becomes one `ReplayCommand`. Times may be written as an operator has them in mind (see `moment_ns`),
+and of a seek also as a share of the replay.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import datetime as dt
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -33,6 +34,7 @@ _SPANS_NS: Final = {
     "h": 3_600 * NS_PER_S,
 }
 _SPAN: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII).fullmatch
+_SHARE: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII).fullmatch
 _MOMENT: Final = re.compile(
     r"(?:(?P<date>\d{4}-\d\d-\d\d)[T ])?(?P<wall>\d\d:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d{1,9}))?"
     r"(?P<zone>Z|[+-]\d\d:\d\d)?",
@@ -40,7 +42,7 @@ _MOMENT: Final = re.compile(
 ).fullmatch
 _MOMENTS_TOLD: Final = (
     "allowed are New York times like 15:30 or 15:30:01.5, UTC times like 2025-12-16T20:30:00Z,"
-    " and +10s, +5m, +1h from where it is"
+    " and +10s, +5m, +1h from where it is; seek takes 50% of the replay too"
 )
 
 
@@ -72,6 +74,7 @@ TIMED: Final = frozenset({Do.UNTIL, Do.SEEK, Do.LOOP})
 MaybeEvents = Annotated[int, msgspec.Meta(ge=1, le=INT64_MAX)] | None
 MaybeSpeed = Annotated[float, msgspec.Meta(ge=0, le=MAX_SPEED)] | None
 MaybeShift = Annotated[int, msgspec.Meta(ge=-MAX_TIME_NS, le=MAX_TIME_NS)] | None
+MaybeShare = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
 MaybeTime = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_NS)] | None
 
 
@@ -92,6 +95,8 @@ class ReplayCommand(
     """Of `LOOP`: where it ends."""
     by_ns: MaybeShift = None
     """Of `SEEK`: so far from where the replay is, back where it is negative."""
+    share: MaybeShare = None
+    """Of `SEEK`: so much of the way from the replay's first event to its end."""
 
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec tells as one of its own, for what makes no sense."""
@@ -111,10 +116,27 @@ _VALUES: Final = {
     Do.SPEED: (frozenset({"speed"}), (1,)),
     Do.STEP: (frozenset({"events", "span_ns"}), (1,)),
     Do.UNTIL: (frozenset({"at_ns"}), (0, 1)),
-    Do.SEEK: (frozenset({"at_ns", "by_ns"}), (1,)),
+    Do.SEEK: (frozenset({"at_ns", "by_ns", "share"}), (1,)),
     Do.LOOP: (frozenset({"at_ns", "to_ns"}), (0, 2)),
 }
 """Which values a command takes, and how many of them."""
+
+
+class ReplaySpan(NamedTuple):
+    """From the first event of a whole replay to its last; int ns UTC, `ends_ns` is the later."""
+
+    first_ns: int
+    ends_ns: int
+    is_known: bool
+    """Whether all has been read; else the end is an estimate."""
+
+    def at_ns(self, share: float) -> int:
+        """Return the event time that lies so much of the way to the end.
+
+        >>> ReplaySpan(1_000, 2_000, True).at_ns(0.5)
+        1500
+        """
+        return self.first_ns + round((self.ends_ns - self.first_ns) * share)
 
 
 class ReplayState(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +256,10 @@ def _timed(do: Do, values: Sequence[str], position_ns: int | None) -> ReplayComm
         # Counted by the replay itself: a position that is asked for is of a moment ago.
         shift_ns = _span_ns(first[1:])
         return ReplayCommand(do=do, by_ns=-shift_ns if first[0] == "-" else shift_ns)
+    if do is Do.SEEK and (found := _SHARE(first)):
+        if (share := float(found[1]) / 100) > 1:
+            raise ValueError("a replay goes from 0% to 100%")
+        return ReplayCommand(do=do, share=share)
     at_ns = moment_ns(first, position_ns)
     to_ns = moment_ns(last, position_ns) if do is Do.LOOP else None
     return ReplayCommand(do=do, at_ns=at_ns, to_ns=to_ns)

@@ -255,6 +255,18 @@ class BlockRing:
         """Whether a taker has begun anew since `join`: it has nothing of what was put before."""
         return bool(self._generation[0] != self._joined)
 
+    def wait_renewed(self, timeout_s: float) -> bool:
+        """Wait until a taker has begun anew, for `timeout_s` or until `wake`; return whether."""
+        # Waits before it looks, as in `put`: a taker that begins in between rings.
+        self._putter_waits[0] = 1
+        if not self.renewed:
+            self._room.sleep(timeout_s)
+        return self.renewed
+
+    def wake(self) -> None:
+        """Have a putter that waits look around: the run may be over."""
+        self._room.ring()
+
     def join(self) -> None:
         """Put for the taker of now."""
         self._joined = int(self._generation[0])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -50,6 +51,8 @@ REPLAY: Final = "replay"
 
 _READ_BYTES: Final = 64 * 1024
 """All that a pipe holds, so that what is read ends with a line."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,9 @@ class Controller:
             now_ns = time.monotonic_ns()
             if now_ns < sent.by_ns:
                 answer = steering.apply(sent.command, now_ns)
+                if not answer.ok:
+                    # Who pressed a key waits for no answer.
+                    log.info("replay: %s", answer.text)
                 self._answers.append((sent.number, msgspec.structs.replace(answer, state=None)))
 
     def show(self, steering: Steering) -> None:

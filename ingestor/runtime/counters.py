@@ -137,12 +137,26 @@ class Counter(IntEnum):
     SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
     SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
     SEEKS = 39, Role.FILES, "Seeks of a replay that a feed has followed."
+    BEGINS_NS = (
+        40,
+        Role.FILES,
+        "Event time of the first event of all files of a feed; what their headers say before it is"
+        " read.",
+    )
+    ENDS_NS = (
+        41,
+        Role.FILES,
+        "Event time of the last event of all files of a feed; what their headers say before it is"
+        " read.",
+    )
+    END_READ = 42, Role.FILES, "1 once the last event of all files of a feed was read."
 
 
 GAUGES: Final = frozenset(
     {
         Counter.BYTES_TOTAL,
         Counter.ENDED,
+        Counter.END_READ,
         Counter.HELD,
         Counter.SPOOLED,
         Counter.RING_USED_BYTES,

@@ -175,8 +175,8 @@ class RingWriter:
 PUT_TIMEOUT_S: Final = 0.2
 """How long a feed waits on a full ring before it looks whether it is to stop."""
 
-SEEK_POLL_S: Final = 0.01
-"""How often a feed whose files are read looks whether it is sought back into them."""
+BEAT_S: Final = 0.5
+"""How often a feed gives a sign of life whose files are read, and that waits for a seek."""
 
 
 class FeedProgress(Protocol):
@@ -214,6 +214,10 @@ class FeedSource(Protocol):
         """Have the next `blocks` yield only events at or after a time; None for all."""
         ...
 
+    def span_ns(self) -> tuple[int, int] | None:
+        """Return from when to when its events are before they are read; None where nothing says."""
+        ...
+
     @property
     def progress(self) -> FeedProgress:
         """How far the newest `blocks` has come."""
@@ -242,6 +246,10 @@ class FeedProcess:
             self._row.count_from(Counter.RECORDS, 0)
             self._row[Counter.SEEKS] = seek.number
         self._done_before = self._row[Counter.RECORDS]
+        self._is_whole = seek.at_ns is None
+        self._newest_ns = 0
+        self._has_begun = False
+        self._note_span()
         source.start_at(seek.at_ns)
         self._writer = RingWriter(context, self._done_before)
         if context.table.seek.number != seek.number:
@@ -257,12 +265,11 @@ class FeedProcess:
 
     def _is_sought(self) -> bool:
         """Wait for a seek; False when the run is to stop instead."""
-        while not self._context.ring.renewed:
-            if self._context.stopping:
-                return False
+        while not self._context.stopping:
             self._writer.beat()
-            time.sleep(SEEK_POLL_S)
-        return True
+            if self._context.ring.wait_renewed(BEAT_S):
+                return True
+        return False
 
     def _begin_anew(self) -> None:
         # The ring first: a seek after this one renews it again.
@@ -270,7 +277,8 @@ class FeedProcess:
         seek = self._context.table.seek
         self._row.count_from(Counter.RECORDS, 0)
         self._row[Counter.SEEKS] = seek.number
-        self._done_before = 0
+        self._done_before = self._newest_ns = 0
+        self._is_whole = seek.at_ns is None
         self._source.start_at(seek.at_ns)
 
     def _run_once(self) -> IngestorError | None:
@@ -280,6 +288,8 @@ class FeedProcess:
         except IngestorError as broken:
             error = broken
         self._count()
+        if not self._leaves:
+            self._note_end()
         # After an error too: without an end the merge would wait for this feed for ever.
         self._wait(lambda: self._writer.end(PUT_TIMEOUT_S))
         return error
@@ -287,6 +297,7 @@ class FeedProcess:
     def _move_all(self) -> None:
         for block in self._source.blocks():
             self._count()
+            self._note_times(block)
             if self._done_before:
                 # A file gives the same rows again: those that the process which died has put are
                 # counted off.
@@ -302,6 +313,32 @@ class FeedProcess:
     def _leaves(self) -> bool:
         """Whether what is read here is of no more use."""
         return self._context.stopping or self._context.ring.renewed
+
+    # Where all that the source has begins and ends, whatever part of it is read now.
+
+    def _note_span(self) -> None:
+        if self._row[Counter.ENDS_NS] or (span_ns := self._source.span_ns()) is None:
+            return
+        self._row[Counter.BEGINS_NS], self._row[Counter.ENDS_NS] = span_ns
+
+    def _note_times(self, block: Block) -> None:
+        if not len(block.records):
+            return
+        times_ns = block.records["ts_event_ns"]
+        if self._is_whole and not self._has_begun:
+            # Snapshots at the front of a file are of hours before: the header says what was asked.
+            later = np.flatnonzero(times_ns >= np.uint64(self._row[Counter.BEGINS_NS]))
+            if len(later):
+                self._row[Counter.BEGINS_NS] = int(times_ns[later[0]])
+                self._has_begun = True
+        self._newest_ns = max(self._newest_ns, int(times_ns[-1]))
+
+    def _note_end(self) -> None:
+        # Read from behind its last event on, a source says nothing of where that is.
+        if self._newest_ns or self._is_whole:
+            self._row[Counter.ENDS_NS], self._row[Counter.END_READ] = self._newest_ns, 1
+        if self._is_whole and not self._newest_ns:
+            self._row[Counter.BEGINS_NS] = 0  # its headers tell of days in which nothing is
 
     def _wait(self, put: Callable[[], bool]) -> bool:
         """Try until there is room in the ring; False when the run is to stop or was sought."""
@@ -321,9 +358,12 @@ class FeedProcess:
         self._context.table.note_skipped(self._context.index, progress.skipped)
 
 
-def file_feed_main(source: FeedSource) -> FeedMain:
-    """Return the main function of a process that moves blocks from a source to its ring."""
-    return lambda context: FeedProcess(source, context, stays=True).run()
+def file_feed_main(source: FeedSource, *, stays: bool) -> FeedMain:
+    """Return the main function of a process that moves blocks from a source to its ring.
+
+    One that `stays` waits at its end for a seek.
+    """
+    return lambda context: FeedProcess(source, context, stays=stays).run()
 
 
 MIN_LANE_BYTES: Final = 64 * 1024
@@ -380,6 +420,13 @@ class MergedFiles:
         """Have every lane begin at a time."""
         for lane in self.lanes:
             lane.start_at(at_ns)
+
+    def span_ns(self) -> tuple[int, int] | None:
+        """Return what covers all lanes; None where one of them does not know."""
+        each = [span_ns for lane in self.lanes if (span_ns := lane.span_ns()) is not None]
+        if len(each) < len(self.lanes):
+            return None
+        return min(first_ns for first_ns, _ in each), max(ends_ns for _, ends_ns in each)
 
     def blocks(self) -> Iterator[Block]:
         """Yield blocks in order, empty ones as signs of life; each is valid until the next."""

@@ -30,7 +30,8 @@ READ_BYTES: Final = 64
 
 HELP: Final = (
     "space pauses and resumes, right steps by one event, up doubles the speed, down halves it,"
-    " left seeks 10 s back, > 1 min on, < 1 min back, l ends a loop"
+    " left seeks 10 s back, > 1 min on, < 1 min back, 0 to 9 go to tenths of the replay,"
+    " l ends a loop"
 )
 
 _FIXED: Final = {
@@ -40,6 +41,7 @@ _FIXED: Final = {
     b"\x1bOD": ReplayCommand(do=Do.SEEK, by_ns=-10 * NS_PER_S),
     b"<": ReplayCommand(do=Do.SEEK, by_ns=-60 * NS_PER_S),
     b">": ReplayCommand(do=Do.SEEK, by_ns=60 * NS_PER_S),
+    **{b"%d" % tenth: ReplayCommand(do=Do.SEEK, share=tenth / 10) for tenth in range(10)},
 }
 
 _RIGHT: Final = (b"\x1b[C", b"\x1bOC")
@@ -74,6 +76,11 @@ def command_of(key: bytes, speed: float, attained: float) -> ReplayCommand | Non
     return None
 
 
+def is_there() -> bool:
+    """Whether somebody may press keys here, and sees what comes of it."""
+    return os.isatty(STDIN) and os.isatty(STDERR)
+
+
 class Keyboard:
     """Reads keys and has them done; nothing where standard input or error is no terminal."""
 
@@ -82,7 +89,7 @@ class Keyboard:
         self._publisher = publisher
         self._meter = SpeedMeter()
         self._before: list[int | list[bytes | int]] | None = None
-        self._on = os.isatty(STDIN) and os.isatty(STDERR)
+        self._on = is_there()
         self._introduced = False
         self._poll = select.poll()
         self._poll.register(STDIN, select.POLLIN)

@@ -160,8 +160,7 @@ class Page:
         self._bad = bad
 
     def _note_density(self, snapshot: ReplaySnapshot) -> None:
-        [(_, _, row)] = self._view.having(Role.PUBLISHER)
-        first_ns = row[Counter.FIRST_EVENT_NS]
+        first_ns = 0 if snapshot.span is None else snapshot.span.first_ns
         self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
 
     # Once a second.
@@ -308,7 +307,8 @@ class Page:
             "paused": snapshot.paused,
             "until": state.until_ns // NS_PER_MS if state is not None and state.until_ns else None,
             "event": snapshot.event_time_ns // NS_PER_MS,
-            "end": snapshot.ends_ns // NS_PER_MS,
+            "end": snapshot.span.ends_ns // NS_PER_MS if snapshot.span is not None else 0,
+            "estimated": snapshot.span is None or not snapshot.span.is_known,
             "first": density.first_ns // NS_PER_MS,
             "bin": density.bin_ns // NS_PER_MS,
             "density": density.bins,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
+from ingestor.model.clock import iso_utc, new_york_time
 from ingestor.model.clock import now_ns as wall_ns
-from ingestor.model.replay_control import ReplayState
+from ingestor.model.replay_control import ReplaySpan, ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.log import ERASE, FREE, STDERR, Pen
+from ingestor.runtime.replay_span import span_of
 
 LONG_WAIT_NS: Final = 10 * NS_PER_S
 """A wait that is told of, since people would take it for a fault."""
@@ -289,19 +290,20 @@ class ReplaySnapshot:
     share: float
     eta_s: float | None
     waits: str | None = None
-    ends_ns: int = 0
-    """Event time at which it ends, as far as can be told; 0 before anything is read."""
+    span: ReplaySpan | None = None
+    """From the first event of all files to the last; None before anything is read."""
     told: float = 0.0
     """The speed that was told, which the other may fall short of; 0 as fast as possible."""
     paused: bool = False
 
-    def sentence(self) -> str:
-        """One line for people."""
+    def sentence(self, *, new_york: bool = False) -> str:
+        """One line for people; with `new_york` it also tells the time of what is typed there."""
         parts = [counted(self.published, "event"), f"{self.rate:,.0f}/s"]
         if self.paused:
             parts.insert(0, "paused")
         if self.event_time_ns:
-            parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z")
+            there = f" ({new_york_time(self.event_time_ns)})" if new_york else ""
+            parts.append(f"at {iso_utc(self.event_time_ns)[:19]}Z{there}")
         parts += self._speeds()
         parts.append(f"{self.share:.0%} done")
         if self.eta_s is not None:
@@ -311,7 +313,7 @@ class ReplaySnapshot:
         return ", ".join(parts)
 
     def sentences(self) -> Sequence[str]:
-        """Return that line, one without the date, and ever shorter ones."""
+        """Return that line with New York's time and without, one without the date, shorter ones."""
         total, rate = counted(self.published, "event"), f"{self.rate:,.0f}/s"
         done = f"{self.share:.0%} done"
         if self.waits is not None:
@@ -329,7 +331,8 @@ class ReplaySnapshot:
                 [*paused, done, *left],
                 [*paused, done],
             ]
-        return self.sentence(), *(", ".join(parts) for parts in shorter)
+        whole = self.sentence(new_york=True), self.sentence()
+        return *whole, *(", ".join(parts) for parts in shorter)
 
     def _speeds(self, *, told: bool = True) -> list[str]:
         if not self.event_time_ns:
@@ -378,11 +381,11 @@ class ReplayProgress:
         self._first_event_ns = (
             self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
         )
-        ends_ns = max((self._ends_ns(row) for row in self._feeds), default=0)
+        span = span_of(self._feeds, self._first_event_ns)
         if (state := self._steered()) is not None:
             self._paced_speed, self._is_paused = state.speed, state.paused
         if self._paced_speed:
-            share, eta_s = self._scheduled(now_ns, event_ns, ends_ns)
+            share, eta_s = self._scheduled(now_ns, event_ns, span)
         else:
             total, read, records = (
                 sum(row[counter] for row in self._feeds)
@@ -400,32 +403,27 @@ class ReplayProgress:
             share,
             eta_s,
             self._waits(now_ns),
-            ends_ns,
+            span,
             told=self._paced_speed,
             paused=self._is_paused,
         )
 
-    def _scheduled(self, now_ns: int, event_ns: int, ends_ns: int) -> tuple[float, float | None]:
+    def _scheduled(
+        self, now_ns: int, event_ns: int, span: ReplaySpan | None
+    ) -> tuple[float, float | None]:
         """Return the share of the schedule that is over, and the seconds that are left of it."""
-        if not event_ns or not ends_ns:
+        if not event_ns:
             return 0.0, None
+        if span is None:
+            return 1.0, 0.0
         at_ns = event_ns
         if waits_for_ns := self._publisher[Counter.WAITS_FOR_NS]:
             # In a hole of the data the schedule goes on though no event is sent.
             due_ns = max(self._publisher[Counter.WAITS_UNTIL_NS] - now_ns, 0)
             at_ns = max(at_ns, waits_for_ns - int(due_ns * self._paced_speed))
-        whole_ns, left_ns = ends_ns - self._first_event_ns, max(ends_ns - at_ns, 0)
-        share = 1 - left_ns / whole_ns if whole_ns > 0 else 1.0
+        left_ns = max(span.ends_ns - at_ns, 0)
+        share = 1 - left_ns / (span.ends_ns - span.first_ns)
         return min(max(share, 0.0), 1.0), left_ns / NS_PER_S / self._paced_speed
-
-    def _ends_ns(self, row: CounterRow) -> int:
-        """Event time at which a feed ends, as far as can be told."""
-        event_ns, first_ns = row[Counter.EVENT_TIME_NS], self._first_event_ns
-        total, read = row[Counter.BYTES_TOTAL], row[Counter.BYTES_READ]
-        if row[Counter.ENDED] or not read or read >= total or event_ns <= first_ns:
-            return event_ns
-        # Bytes are no time, but all there is to go by before the end of the file is read.
-        return first_ns + (event_ns - first_ns) * total // read
 
     def _waits(self, now_ns: int) -> str | None:
         """Say what a wait is for that people would take for a fault."""

@@ -35,10 +35,11 @@ from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Steered, status_of
-from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
+from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterRow, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import PublisherLatencies
 from ingestor.runtime.positions import Position, Predecessor, Seek, Stored
+from ingestor.runtime.replay_span import span_of
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
@@ -55,6 +56,10 @@ CLOSE_S: Final = 6.0
 """What closing takes at the most, of the time that an orderly stop may take."""
 HOPELESS_FLUSH_S: Final = 0.5
 """How long closing waits for answers of a server that has given none for long."""
+
+RECORD_LOOK_S: Final = 0.002
+RECORD_S: Final = 1.0
+"""How long what comes after the first seek waits for the record of the run to tell of it."""
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +87,8 @@ class PublisherInputs:
     """Rows of each type that are stored already: the first of a replay that goes on."""
     spooled: frozenset[int] = frozenset()
     """Live feeds that begin with what a journal holds and the stream does not."""
+    keeper: tuple[Doorbell, CounterRow] | None = None
+    """Has the record of the run written at once, and the row of the process that writes it."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -97,6 +104,7 @@ class PublisherProcess:
         self._doorbell = inputs.doorbell
         self._merge = inputs.merge
         self._steered = inputs.steered
+        self._keeper = inputs.keeper
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
         self._of_earlier = Tally(inputs.skip)
@@ -134,6 +142,8 @@ class PublisherProcess:
         if self._again:
             self._table.go_on(len(self._rings))
         if steered is not None:
+            feeds = [self._table.row(feed) for feed in range(len(self._rings))]
+            steered.steering.span = lambda: span_of(feeds, self._row[Counter.FIRST_EVENT_NS])
             steered.controller.begin(steered.steering)
             steered.controller.listen(loop, partial(self._obey, steered))
         heart = asyncio.create_task(self._beat())
@@ -174,7 +184,7 @@ class PublisherProcess:
             await self._asked(self._publisher.flush())
             if self._is_over() or not self._is_to_seek():
                 return
-            self._begin_anew()
+            await self._begin_anew()
 
     async def _publish_all(self) -> None:
         """Send all there is, or until the run stops or is sought elsewhere."""
@@ -201,7 +211,7 @@ class PublisherProcess:
             self._tell_changes(self._steered)
         return self._seeks()
 
-    def _begin_anew(self) -> None:
+    async def _begin_anew(self) -> None:
         """Have the files read from another time on. All that was sent before is stored."""
         if self._steered is None:
             return
@@ -209,6 +219,9 @@ class PublisherProcess:
         self._count()
         position = self._table.position or Position()
         number = self._table.seek.number + 1
+        self._table.note_seek(Seek(number, steering.seeking_ns, position.rows))
+        await self._tell_record()
+        # Nothing is awaited any more: meanwhile it may have been sought to yet another time.
         # In this order: a feed that finds its ring renewed finds the time too, and who dies between
         # two of these lines leaves a seek that is still under way to its follower.
         self._table.note_seek(Seek(number, steering.seeking_ns, position.rows))
@@ -219,6 +232,23 @@ class PublisherProcess:
         self._skip = SkipRows({})
         steering.begin_anew()
         self._steered.controller.show(steering)
+
+    async def _tell_record(self) -> None:
+        """Wait until the record of the run says that it was sought in.
+
+        Killed as soon as something is stored behind a seek, a run must not look like one that the
+        next may go on behind.
+        """
+        if self._keeper is None:
+            return
+        bell, keeper = self._keeper
+        bell.ring()
+        by_ns = time.monotonic_ns() + int(RECORD_S * NS_PER_S)
+        while not (keeper[Counter.SEEKS] or keeper[Counter.ENDED] or self._table.stopping):
+            if time.monotonic_ns() > by_ns:
+                log.debug("the record of this run does not tell of the seek yet")
+                return
+            await asyncio.sleep(RECORD_LOOK_S)
 
     async def _open(self) -> None:
         """Open the stream, and go on behind what an earlier publisher of this run has stored."""

@@ -35,6 +35,7 @@ from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
+from ingestor.runtime import keyboard
 from ingestor.runtime.control_service import ControlService
 from ingestor.runtime.controller import Controller, Steered
 from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
@@ -264,8 +265,10 @@ def feed_plans(
         "trades": process.trades_cpus,
         "mbp10": process.mbp10_cpus,
     }
+    # Where nobody can seek, a feed whose files are read has nothing to wait for.
+    stays = config.replay.control or keyboard.is_there()
     return [
-        FeedPlan(name, file_feed_main(reader), source, cpus[name])
+        FeedPlan(name, file_feed_main(reader, stays=stays), source, cpus[name])
         for name, reader in sources.items()
     ]
 

@@ -162,6 +162,7 @@ class Run:
             if plan.steered is not None:
                 plan.steered.controller.close()
             if plan.keeping is not None:
+                plan.keeping.bell.close()
                 end(plan.keeping, self._table, self.report())
 
     def report(self) -> RunReport:
@@ -188,6 +189,7 @@ def _feed_children(
             feed.cpus,
             plan.config.log.level,
             restarts=True,
+            wake=ring.wake,
         )
         for index, (feed, ring) in enumerate(zip(plan.feeds, rings, strict=True))
     ]
@@ -196,7 +198,8 @@ def _feed_children(
 def _publisher_child(
     plan: RunPlan, rings: Sequence[BlockRing], doorbell: Doorbell, table: CounterTable
 ) -> ChildPlan:
-    process, feeds = plan.config.process, range(len(plan.feeds))
+    process, feeds, keeping = plan.config.process, range(len(plan.feeds)), plan.keeping
+    keeper = [name for name, _ in plan.processes].index(KEEPER) if keeping is not None else 0
     inputs = PublisherInputs(
         [
             RingInput(
@@ -209,7 +212,8 @@ def _publisher_child(
         plan.steered,
         drain_on_stop=plan.live,
         busy_poll=process.publisher_spins,
-        skip=plan.keeping.skip if plan.keeping is not None else {},
+        skip=keeping.skip if keeping is not None else {},
+        keeper=(keeping.bell, table.row(keeper)) if keeping is not None else None,
         spooled=frozenset(index for index, feed in enumerate(plan.feeds) if feed.spooled),
     )
 

@@ -8,7 +8,6 @@ forks, and ends them when all processes have come to their end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +32,7 @@ from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
+from ingestor.ring.doorbell import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable, Total
 from ingestor.runtime.report import RunReport
@@ -71,6 +71,8 @@ class Keeping:
     leases: dict[str, int] = field(default_factory=dict)
     skip: dict[EventType, int] = field(default_factory=dict)
     """Rows that earlier runs of the job have stored."""
+    bell: Doorbell = field(default_factory=Doorbell)
+    """Rung where the record is to be written at once."""
 
     async def check_lease(self, connection: Connection) -> None:
         """Ask whether the leases are still this run's. Raises `StreamInUseError` if not."""
@@ -174,6 +176,7 @@ async def beat(table: CounterTable, feeds: int, row: int, ended: asyncio.Event) 
 
 async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> None:
     ended = asyncio.Event()
+    keeping.bell.listen(asyncio.get_running_loop())
 
     async def work(connection: Connection) -> None:
         leases = Leases(
@@ -185,15 +188,13 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
         )
         await _grow(leases.bucket, runs_bucket(connection, keeping.replicas))
         while not ended.is_set():
-            await _renew(leases, connection, keeping, table)
-            with contextlib.suppress(TimeoutError):
-                # A run that makes the stream is to be known as its maker soon.
-                pause_s = KEEP_S if keeping.record.stream_id else HEARTBEAT_S
-                async with asyncio.timeout(pause_s):
-                    await ended.wait()
+            await _renew(leases, connection, keeping, table, row)
+            # A run that makes the stream is to be known as its maker soon.
+            await keeping.bell.wait(KEEP_S if keeping.record.stream_id else HEARTBEAT_S)
 
     # Before anything that waits for the server: a process that gives no sign of life is killed.
     heart = asyncio.create_task(beat(table, feeds, row, ended))
+    heart.add_done_callback(lambda _: keeping.bell.ring())
     try:
         await connected(keeping.options, work)
     finally:
@@ -201,7 +202,7 @@ async def _keep(keeping: Keeping, table: CounterTable, feeds: int, row: int) -> 
 
 
 async def _renew(
-    leases: Leases, connection: Connection, keeping: Keeping, table: CounterTable
+    leases: Leases, connection: Connection, keeping: Keeping, table: CounterTable, row: int
 ) -> None:
     """Renew the leases and write the record; where that fails, the next turn tries again."""
     try:
@@ -210,6 +211,8 @@ async def _renew(
             await _note_stream(connection, keeping)
         note(keeping, table)
         await _write(connection, keeping)
+        # The publisher waits for this before it sends what comes after the first seek.
+        table.row(row)[Counter.SEEKS] = int(keeping.record.sought)
     except StreamInUseError:
         raise
     except IngestorError as error:

@@ -62,6 +62,7 @@ class ChildPlan:
     When a process that `ends_run` has ended, however, the others are asked to stop. Without an
     `optional` one that failed the run goes on. One that `restarts` is started again when it dies,
     and `with_it` those of these numbers, ended before `renew` is called and started after it.
+    `wake` has one that sleeps look whether it is to stop.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ChildPlan:
     restarts: bool = False
     with_it: tuple[int, ...] = ()
     renew: Callable[[], None] = lambda: None
+    wake: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -369,6 +371,8 @@ class Supervisor:
             self._stop_by_ns = time.monotonic_ns() + int(self._limits.stop_s * NS_PER_S)
             self._table.stop(give_up=give_up)
             self._doorbell.ring()
+            for plan in self._plans:
+                plan.wake()
 
     def _heed_signals(self) -> None:
         if self._reload is not None and self._stop_by_ns is None and self._is_to_reload():

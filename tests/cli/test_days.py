@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ingestor.cli.days import _time
+from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
+from ingestor.runtime.day_list import Day
 from tests.dbn_files import DAY, dbn_path, depth, write_dbn
 from tests.doctor.test_prerequisites_data import write_day
 from tests.doctor.typing_shell import ROOT
@@ -96,3 +101,11 @@ def test_an_empty_folder_has_no_days(tmp_path: Path) -> None:
     ended = days(tmp_path / "empty", "empty", "--nats", "nats://127.0.0.1:1")
     assert ended.returncode == ExitCode.OK
     assert ended.stdout.startswith("there is no day of data\n")
+
+
+def test_a_part_of_a_day_is_told_in_new_york_too() -> None:
+    opens_ns = new_york_ns(DAY, dt.time(9, 30))
+    day = Day(date=DAY, feed="trades", files=1, size_bytes=1, names=("a.dbn",), first_ns=opens_ns)
+    assert _time(day) == "14:30:00 on"
+    half = msgspec.structs.replace(day, end_ns=opens_ns + 3_600 * 10**9)
+    assert _time(half) == "2024-01-02 14:30 to 2024-01-02 15:30 (09:30 to 10:30 New York)"

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingestor.merge.steering import NEVER, Steering
-from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
+from ingestor.model.replay_control import Do, ReplayCommand, ReplaySpan, ReplayState
 from ingestor.model.units import NS_PER_S
 
 NOW_NS = 1_000_000 * NS_PER_S
@@ -442,6 +442,25 @@ def test_after_a_seek_the_first_row_at_or_after_it_goes_at_once_and_a_schedule_b
         DAY_NS + 11 * NS_PER_S,
         DAY_NS + 4 * NS_PER_S,
     ]
+
+
+def test_a_seek_by_a_share_goes_so_far_into_the_whole_replay_whatever_was_sought_before() -> None:
+    replay = seeker(Steering())
+    half = ReplayCommand(do=Do.SEEK, share=0.5)
+    refused = replay.steering.apply(half, replay.now_ns)
+    assert (refused.ok, refused.text) == (
+        False,
+        "how far this replay goes is not known yet: seek to a time instead",
+    )
+    assert replay.steering.state.generation == 0
+    span = ReplaySpan(DAY_NS, DAY_NS + 18 * NS_PER_S, is_known=True)
+    replay.steering.span = lambda: span
+    replay.do(seek(15))
+    assert replay.do(half).startswith("seeks to 50%, 2025-12-16T00:00:09.000000000Z, from at")
+    assert keys(replay.play_s(0)) == [10, 12, 14, 16, 18]
+    span = span._replace(is_known=False)
+    assert replay.do(ReplayCommand(do=Do.SEEK, share=1.0)).startswith("seeks to about 100%, ")
+    assert keys(replay.play_s(0)) == [18]
 
 
 def test_what_is_commanded_before_the_rows_of_a_seek_are_there_is_in_force_with_them() -> None:

@@ -37,6 +37,9 @@ NOON_NS = to_ns(dt.datetime(2025, 12, 16, 17, 0, tzinfo=dt.UTC))
         ("seek 15:30", ReplayCommand(do=Do.SEEK, at_ns=NOON_NS + 12_600 * NS_PER_S)),
         ("seek +5m", ReplayCommand(do=Do.SEEK, by_ns=300 * NS_PER_S)),
         ("seek -0.5s", ReplayCommand(do=Do.SEEK, by_ns=-NS_PER_S // 2)),
+        ("seek 50%", ReplayCommand(do=Do.SEEK, share=0.5)),
+        ("seek 0%", ReplayCommand(do=Do.SEEK, share=0.0)),
+        ("seek 12.5%", ReplayCommand(do=Do.SEEK, share=0.125)),
         (
             "loop 15:30 15:31",
             ReplayCommand(
@@ -74,6 +77,9 @@ def test_what_is_typed_is_a_command(typed: str, command: ReplayCommand) -> None:
         ("step 1d", "allowed are a number of events"),
         ("step " + "9" * 30, "allowed are a number of events"),
         ("seek", "seek '': allowed are New York times"),
+        ("seek 100.1%", "a replay goes from 0% to 100%"),
+        ("seek -5%", "allowed are New York times"),
+        ("until 50%", "allowed are New York times"),
         ("loop 15:30", "loop '15:30': allowed are New York times"),
         ("loop 15:31 15:30", "a loop ends after it begins"),
         ("until", "until '': allowed are New York times like 15:30"),
@@ -129,6 +135,7 @@ def test_a_time_without_a_date_needs_a_replay_that_has_begun(text: str) -> None:
         (b'{"do":"speed","speed":1e7}', "<= 1000000.0"),
         (b'{"do":"until","at_ns":-1}', ">= 0"),
         (b'{"do":"seek","at_ns":1,"by_ns":1}', "seek takes at_ns or by_ns"),
+        (b'{"do":"seek","share":1.5}', "<= 1"),
         (b'{"do":"loop","at_ns":1}', "loop takes at_ns or to_ns"),
         (b'{"do":"pause","more":1}', "unknown field"),
         (b"[" * 400, "no command"),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -73,6 +74,30 @@ def test_a_putter_sleeps_until_half_of_the_ring_is_free(monkeypatch: pytest.Monk
             assert not putting.done()
             used_bytes -= len(ring.take(1)[0]) + LENGTH_BYTES
         assert putting.result(10)
+
+
+@pytest.mark.parametrize(
+    ("wake", "is_renewed"), [(BlockRing.begin_generation, True), (BlockRing.wake, False)]
+)
+def test_who_waits_for_another_taker_sleeps_until_one_begins_or_it_is_woken(
+    monkeypatch: pytest.MonkeyPatch, wake: Callable[[BlockRing], None], *, is_renewed: bool
+) -> None:
+    asleep, sleep = threading.Event(), Doorbell.sleep
+
+    def told(self: Doorbell, timeout_s: float) -> None:
+        asleep.set()
+        sleep(self, timeout_s)
+
+    monkeypatch.setattr(Doorbell, "sleep", told)
+    ring = BlockRing(Doorbell(), size_bytes=1_000)
+    ring.join()
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(ring.wait_renewed, 60.0)
+        assert asleep.wait(10)
+        assert not waiting.done()
+        wake(ring)
+        assert waiting.result(10) is is_renewed
+    assert ring.wait_renewed(0.001) is is_renewed
 
 
 def test_an_empty_ring_gives_nothing_and_does_not_wait() -> None:

@@ -189,13 +189,19 @@ class Blocks:
 
     progress = Progress()
 
-    def __init__(self, *blocks: Block, breaks: bool = False) -> None:
+    def __init__(
+        self, *blocks: Block, breaks: bool = False, span: tuple[int, int] | None = None
+    ) -> None:
         self._blocks = blocks
         self._breaks = breaks
+        self.span = span
         self.started_at: list[int | None] = []
 
     def start_at(self, at_ns: int | None) -> None:
         self.started_at.append(at_ns)
+
+    def span_ns(self) -> tuple[int, int] | None:
+        return self.span
 
     def blocks(self) -> Iterator[Block]:
         yield from self._blocks
@@ -229,10 +235,51 @@ def test_a_feed_that_is_sought_begins_again_there_and_stays_until_the_run_ends()
     while feed.row[Counter.SEEKS] < 1 or feed.row[Counter.RECORDS] < 2:
         time.sleep(0.001)
     feed.table.stop()
+    feed.ring.wake()
     thread.join(10)
     blocks, reader = feed.taken()
     assert source.started_at == [None, 77]
     assert (sum(len(one.records) for one in blocks), reader.ended) == (2, True)
+
+
+def span_of(feed: Feed) -> tuple[int, int, int]:
+    row = feed.row
+    return row[Counter.BEGINS_NS], row[Counter.ENDS_NS], row[Counter.END_READ]
+
+
+def test_a_feed_tells_where_it_begins_and_ends_by_its_headers_and_then_by_its_events() -> None:
+    # The first event is a snapshot of before what was asked for.
+    source = Blocks(block([(3, 3, 3), (6, 6, 6)]), block([(8, 8, 8)]), span=(5, 10))
+    feed = Feed(source)
+    assert span_of(feed) == (5, 10, 0)
+    feed.process.run()
+    assert span_of(feed) == (6, 8, 1)
+
+
+@pytest.mark.parametrize("rows", [[(7, 7, 7), (8, 8, 8)], []])
+def test_a_seek_changes_nothing_about_where_a_feed_begins_and_ends(
+    rows: list[tuple[int, int, int]],
+) -> None:
+    feed = Feed(Blocks(block([(6, 6, 6), (7, 7, 7), (8, 8, 8)])))
+    feed.process.run()
+    feed.table.note_seek(Seek(1, 7, {}))
+    feed.ring.begin_generation()
+    FeedProcess(Blocks(*([block(rows)] if rows else [])), feed.context).run()
+    assert span_of(feed) == (6, 8, 1)
+
+
+def test_what_is_read_from_a_seek_on_tells_the_end_and_not_the_beginning() -> None:
+    feed = Feed(Blocks(span=(5, 10)))
+    feed.table.note_seek(Seek(1, 7, {}))
+    feed.ring.begin_generation()
+    FeedProcess(Blocks(block([(7, 7, 7), (8, 8, 8)])), feed.context).run()
+    assert span_of(feed) == (5, 8, 1)
+
+
+def test_a_feed_without_events_begins_and_ends_nowhere() -> None:
+    feed = Feed(Blocks(span=(5, 10)))
+    feed.process.run()
+    assert span_of(feed) == (0, 0, 1)
 
 
 def test_a_process_that_follows_one_that_died_counts_from_the_newest_seek() -> None:
@@ -349,9 +396,13 @@ class Lane:
     error: Exception | None = None
     progress: Counts = field(default_factory=Counts)
     started_at: int | None = None
+    span: tuple[int, int] | None = None
 
     def start_at(self, at_ns: int | None) -> None:
         self.started_at = at_ns
+
+    def span_ns(self) -> tuple[int, int] | None:
+        return self.span
 
     def blocks(self) -> Iterator[Block]:
         memory: Records = np.empty(self.rows, self.records.dtype)
@@ -456,6 +507,14 @@ def test_what_concerns_all_lanes_is_raised_after_all_of_them() -> None:
     with pytest.raises(NoDataError, match="no such symbol"):
         rows.extend(len(block.records) for block in blocks)
     assert sum(rows) == 1
+
+
+def test_the_span_is_that_of_all_lanes_together_if_each_has_one() -> None:
+    one, other = lane(1, [(1, 1)]), lane(2, [(2, 2)])
+    one.span = (3, 7)
+    assert MergedFiles([one, other], 1 << 16).span_ns() is None
+    other.span = (2, 5)
+    assert MergedFiles([one, other], 1 << 16).span_ns() == (2, 7)
 
 
 def test_progress_is_the_sum_of_the_lanes() -> None:

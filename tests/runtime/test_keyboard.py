@@ -23,6 +23,8 @@ def test_what_a_terminal_sends_is_a_key_a_byte_and_three_for_an_arrow() -> None:
         (b"\x1bOC", 1, 0, ReplayCommand(do=Do.STEP, events=1)),
         (b"\x1b[D", 1, 0, ReplayCommand(do=Do.SEEK, by_ns=-10_000_000_000)),
         (b">", 1, 0, ReplayCommand(do=Do.SEEK, by_ns=60_000_000_000)),
+        (b"0", 1, 0, ReplayCommand(do=Do.SEEK, share=0.0)),
+        (b"9", 1, 0, ReplayCommand(do=Do.SEEK, share=0.9)),
         (b"l", 1, 0, ReplayCommand(do=Do.LOOP)),
         (UP, 4, 0, ReplayCommand(do=Do.SPEED, speed=8.0)),
         (DOWN, 4, 0, ReplayCommand(do=Do.SPEED, speed=2.0)),

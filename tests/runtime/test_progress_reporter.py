@@ -144,8 +144,14 @@ REPLAY = ReplaySnapshot(
     ("room", "line"),
     [
         (
-            137,
-            "━" * 20 + "─" * 20 + " 1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z,"
+            161,
+            "━" * 20 + "─" * 20 + " 1,234,567 events, 98,765/s,"
+            " at 2023-12-26T00:00:00Z (2023-12-25 19:00:00 New York),"
+            " x120 of x240, 50% done, 1:02:05 left",
+        ),
+        (
+            119,
+            "━" * 14 + "─" * 15 + " 1,234,567 events, 98,765/s, at 2023-12-26T00:00:00Z,"
             " x120 of x240, 50% done, 1:02:05 left",
         ),
         (78, "1,234,567 events, 98,765/s, at 00:00:00Z, x120 of x240, 50% done, 1:02:05 left"),
@@ -274,4 +280,5 @@ def test_who_begins_to_look_late_is_told_where_a_replay_began() -> None:
     publisher[Counter.EVENT_TIME_NS] = 10**18 + 25 * NS_PER_S
     feed[Counter.EVENT_TIME_NS], feed[Counter.ENDED] = 10**18 + 100 * NS_PER_S, 1
     told = ReplayProgress([("trades", feed)], publisher, 5.0).snapshot(time.monotonic_ns())
-    assert (told.share, told.eta_s, told.ends_ns) == (0.25, 15.0, 10**18 + 100 * NS_PER_S)
+    assert (told.share, told.eta_s) == (0.25, 15.0)
+    assert told.span == (10**18, 10**18 + 100 * NS_PER_S, False)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 from weakref import WeakSet
 
+from ingestor.feeds.databento.candidates import contents_of
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, days_of
 from ingestor.feeds.databento.record_filter import FileIssues, FileProgress, RecordFilter
 from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES, DbnReader
@@ -23,8 +24,10 @@ from ingestor.feeds.databento.symbology import (
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.clock import EPOCH_DATE
+from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.model.events import MBP10, FuturesTrade, events_of
+from ingestor.model.units import NS_PER_DAY
 
 BLOCK_BYTES: Final = 1020 * 1024
 """Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.
@@ -112,6 +115,39 @@ class DBNIngestor:
         the place (see `place_before` of the reader), another is read up to it.
         """
         self._from_ns = at_ns
+
+    def span_ns(self) -> tuple[int, int] | None:
+        """Return from when to when events can be, by the headers and the windows, int ns UTC.
+
+        None where a header leaves it open, as those of live captures do.
+        """
+        dates = set(self.dates or days_of(self.files))
+        # Of a thousand files the first and the last say it.
+        ends = (min(self.files, key=_first_day), max(self.files, key=_last_day))
+        spans = [self._span_of(file, dates) for file in ends]
+        first, last = spans
+        return None if first is None or last is None else (first[0], max(first[1], last[1]))
+
+    def _span_of(self, file: DbnFile, dates: set[dt.date]) -> tuple[int, int] | None:
+        try:
+            said = contents_of(file.path)
+        except (BadDataError, NoDataError):
+            return None  # its reader says what is wrong
+        if said.start_ns is None or said.end_ns is None:
+            return None
+        # Files into which a range was split may each tell the whole of it.
+        days = [(day - EPOCH_DATE).days * NS_PER_DAY for day in (_first_day(file), _last_day(file))]
+        limits = Window(max(said.start_ns, days[0]), min(said.end_ns, days[1] + NS_PER_DAY))
+        session = SessionTimes(self.start, self.end)
+        windows = [
+            window
+            for day in (_first_day(file), _last_day(file))
+            for window in session.of_file(day, dates, limits)
+            if window.start_ns < window.end_ns
+        ]
+        if not windows:
+            return None
+        return min(one.start_ns for one in windows), max(one.end_ns for one in windows)
 
     def read_trades(self) -> Iterator[FuturesTrade]:
         """Return the trades as event objects, whatever `schema` says; raises as `blocks` does."""
@@ -223,6 +259,14 @@ class DBNIngestor:
                 session.of_file(day, dates, limits) if file.days is None or day in file.days else []
             )
         )
+
+
+def _first_day(file: DbnFile) -> dt.date:
+    return min(file.days) if file.days else file.date
+
+
+def _last_day(file: DbnFile) -> dt.date:
+    return max(file.days) if file.days else file.last or file.date
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,9 @@ class JournalFeed:
             logger.info("seeking in a journal: it is decoded up to there")
         self._from_ns = at_ns
 
+    def span_ns(self) -> None:
+        """Say that nothing tells when its events end before they are read."""
+
     def blocks(self) -> Iterator[Block]:
         """Return the records of the journal in its order, empty blocks as signs of life.
 

@@ -432,7 +432,7 @@ function showDay() {
     ? `${Math.floor(replay.share * 100)} % done, at ${newYork(at)} New York (${utc(at)} UTC)${left}`
     : replay.paused ? "before the first event" : "reading up to the first event");
   const wanted = replay.wanted ? `×${speedText(replay.wanted)} asked for` : "as fast as possible";
-  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York`;
+  const until = replay.until === null ? "" : `, until ${newYork(replay.until)} New York (${utc(replay.until)} UTC)`;
   const attained = replay.waits || replay.paused ? "" : `, ×${speedText(replay.speed)} attained`;
   set($("speed"), `${replay.paused ? "paused; " : ""}${wanted}${attained}${until}`);
   showControls();
@@ -441,7 +441,7 @@ function showDay() {
   const { pen, width, height } = surface($("density"));
   const end = Math.max(replay.end, at, replay.first + 1);
   // In a hole of the data a paced replay goes on though no event is sent.
-  const reached = replay.wanted ? replay.share : (at - replay.first) / (end - replay.first);
+  const reached = replay.wanted ? replay.share : Math.max((at - replay.first) / (end - replay.first), 0);
   const bottom = height - 18;
   const most = Math.max(...replay.density, 1);
   pen.fillStyle = colour("--line");
@@ -463,7 +463,7 @@ function showDay() {
   pen.fillStyle = colour("--faint");
   pen.textAlign = "left"; pen.fillText(newYork(replay.first), 0, height - 4);
   pen.textAlign = "right";
-  pen.fillText(`${newYork(end)} New York${state.feeds.every((feed) => feed.ended) ? "" : ", estimated"}`, width, height - 4);
+  pen.fillText(`${newYork(end)} New York${replay.estimated ? ", estimated" : ""}`, width, height - 4);
 }
 
 // Steering a replay. The token is in the address that the run tells; from there it goes into the

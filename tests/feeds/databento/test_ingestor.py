@@ -15,7 +15,9 @@ import zstandard
 
 from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
+from ingestor.feeds.databento.candidates import contents_of
 from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES
+from ingestor.feeds.databento.selection import find_files
 from ingestor.files.streams import MAX_BLOCK_BYTES, READ_BYTES
 from ingestor.model import records
 from ingestor.model.blocks import Source
@@ -203,6 +205,29 @@ def test_absolute_times_narrow_what_is_read(tmp_path: Path) -> None:
     )
     assert [trade.seq for trade in ingestor.read_trades()] == [6010, 6011]
     assert ingestor.progress.filtered == 98
+
+
+def test_where_events_begin_and_end_is_what_headers_and_windows_leave(tmp_path: Path) -> None:
+    put(tmp_path, "trades", 0, end_ns=DAY_NS + NS_PER_DAY)
+    put(tmp_path, "trades", 1, end_ns=DAY_NS + 2 * NS_PER_DAY)
+    files = find_files(tmp_path, DbnSchema.TRADES)
+    end_ns = DAY_NS + 2 * NS_PER_DAY
+    assert DBNIngestor(data_dir=tmp_path, files=files).span_ns() == (DAY_NS, end_ns)
+    # The header of the second file begins with the first day: its name knows better.
+    second = DBNIngestor(data_dir=tmp_path, files=files[1:])
+    assert second.span_ns() == (DAY_NS + NS_PER_DAY, end_ns)
+    # New York is five hours behind.
+    session = DBNIngestor(data_dir=tmp_path, files=files, start=dt.time(9, 30), end=dt.time(16, 0))
+    assert session.span_ns() == (DAY_NS + 29 * HOUR_NS // 2, DAY_NS + NS_PER_DAY + 21 * HOUR_NS)
+
+
+def test_a_header_that_leaves_its_end_open_tells_no_span(tmp_path: Path) -> None:
+    put(tmp_path, "trades")
+    files = find_files(tmp_path, DbnSchema.TRADES)
+    assert DBNIngestor(data_dir=tmp_path, files=files).span_ns() is None
+    files[0].path.write_bytes(b"no DBN")
+    contents_of.cache_clear()
+    assert DBNIngestor(data_dir=tmp_path, files=files).span_ns() is None
 
 
 @pytest.mark.parametrize("symbol", ["ES.c.0", "ES", str(INSTRUMENT)])
