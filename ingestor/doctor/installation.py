@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import os
 import platform
 import re
 import shlex
@@ -11,6 +12,7 @@ import sys
 import zoneinfo
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Final
 
 from ingestor.doctor.check_result import CheckResult, failed, passed, warned
@@ -91,7 +93,7 @@ def time_zones_check() -> CheckResult:
         zone = zoneinfo.ZoneInfo("America/New_York")
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         text = f"the zone America/New_York cannot be read: {error}"
-        return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
+        return _wrong_zone(text)
     hours = [
         offset.total_seconds() / 3600
         for month in (1, 7)
@@ -99,8 +101,19 @@ def time_zones_check() -> CheckResult:
     ]
     if hours != [-5, -4]:
         text = f"New York is {hours[0]:+g} h in January 2026 and {hours[-1]:+g} h in July"
-        return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
+        return _wrong_zone(text)
     return passed("TIME_ZONES", "New York is 5 h behind UTC in winter, 4 h in summer")
+
+
+def _wrong_zone(text: str) -> CheckResult:
+    # What is found first is read: a path that somebody has set, the system's zones, our package's.
+    if os.environ.get("PYTHONTZPATH"):
+        text += ", from PYTHONTZPATH"
+        return failed("TIME_ZONES", text, ExitCode.INTERNAL, "unset PYTHONTZPATH")
+    if any(Path(folder, "America/New_York").exists() for folder in zoneinfo.TZPATH):
+        mend = "apt-get install -y --reinstall tzdata"
+        return failed("TIME_ZONES", text, ExitCode.INTERNAL, mend, as_root=True)
+    return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
 
 
 def calendar_check(today: dt.date) -> CheckResult:
