@@ -24,6 +24,7 @@ import pytest
 
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_DAY
+from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests import live_cli
 from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, DAY_NS, dbn_path, trades, write_dbn
@@ -196,7 +197,7 @@ def test_a_key_is_typed(tmp_path: Path, breaks: str, exit_code: int, found: str)
 
 
 def test_a_key_that_the_vendor_refuses(tmp_path: Path, nats_server: NatsServer) -> None:
-    with live_cli.SimulatorProcess("--api-key", KEY) as vendor:
+    with SimulatorProcess("--api-key", KEY) as vendor:
         env = live_cli.feeds_of(vendor, POLYGON_API_KEY=KEY[::-1], NATS_URL=nats_server.url)
         broken = Broken("VENDOR_LOGIN", "live --login", ExitCode.VENDOR_REFUSED, env=env)
         broken.typed = KEY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,8 @@ def write_day(folder: Path, days_later: int = 0) -> Path:
 
 
 def findings(folder: Path, *, needed: bool = True, **replay: object) -> dict[str, CheckResult]:
-    config = Config(replay=Replay(**{"data_dir": folder, "feeds": ("trades",), **replay}))
+    given: dict[str, Any] = {"data_dir": folder, "feeds": ("trades",), **replay}
+    config = Config(replay=Replay(**given))
     return {finding.code: finding for finding in data_checks(config, needed=needed)}
 
 
