@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import socket
 import sys
@@ -15,7 +16,7 @@ import uvloop
 
 from ingestor.cli.command_line import add, hide_secrets, parser_of, settings_of
 from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD, REPLAY_ENVIRONMENT, REPLAY_WHAT
-from ingestor.config.load import Loaded
+from ingestor.config.load import SECRET_FILES, Loaded
 from ingestor.config.schema import Config
 from ingestor.doctor.check_result import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
@@ -64,7 +65,7 @@ _STYLES: Final = {
     Mark.FAILURE: "bold red",
     Mark.UNKNOWN: "dim",
 }
-_OF_THE_SHELL: Final = ("ulimit ", "read ", "prlimit ")
+_OF_THE_SHELL: Final = ("ulimit ", "read ", "prlimit ", "export ", "unset ", "taskset ")
 """Begin commands that mend the shell which they are typed in, and no other."""
 
 _CODE_CHARS: Final = max(map(len, RIGHT))
@@ -126,9 +127,12 @@ def _configuration(given: argparse.Namespace, loaded: Loaded) -> Iterator[CheckR
     origins = sorted(set(loaded.origins.values()))
     text = f"set by {', '.join(origins)}" if origins else "all settings are defaults"
     yield passed("CONFIGURATION", text)
-    if loaded.cautions:
-        mend = f"chmod 600 {shlex.quote(given.config)}"
-        yield warned("SECRETS", loaded.cautions[0], mend)
+    files = [given.config, *map(os.environ.get, SECRET_FILES)]
+    for caution in loaded.cautions:
+        named = [file for file in files if file and file in caution]
+        # The longest: one name may be a part of another.
+        mend = f"chmod 600 {shlex.quote(max(named, key=len))}" if named else ""
+        yield warned("SECRETS", caution, mend)
 
 
 def _written(config: Config) -> list[Path]:

@@ -108,7 +108,14 @@ def cpus_check(host: Host, allowed: int) -> CheckResult:
     if quota.isdigit() and period.isdigit() and int(period):
         cpus = min(cpus, int(quota) / int(period))
     text = f"{cpus:g} CPU{'' if cpus == 1 else 's'}"
-    return warned("CPUS", text) if cpus < MIN_CPUS else passed("CPUS", text)
+    if cpus >= MIN_CPUS:
+        return passed("CPUS", text)
+    there = host.read("sys/fs/cgroup/cpuset.cpus.effective") or host.read(
+        "sys/devices/system/cpu/online"
+    )
+    # Whoever started the shell has bound it to fewer CPUs than there are.
+    bound = cpus == allowed and there and len(_cpu_list(there)) >= MIN_CPUS
+    return warned("CPUS", text, f"taskset -cp {there} $$" if bound else "")
 
 
 def pinning_check(host: Host, config: Config) -> CheckResult:
@@ -356,7 +363,8 @@ def writable_check(folder: Path) -> CheckResult:
     there = _existing(folder)
     if not there.is_dir():
         text = f"{there} is no folder"
-        return failed("FOLDERS", text, ExitCode.CONFIGURATION)
+        mend = f"mv -n {shlex.quote(str(there))} {shlex.quote(f'{there}.aside')}"
+        return failed("FOLDERS", text, ExitCode.CONFIGURATION, mend)
     if os.access(there, os.W_OK | os.X_OK):
         return passed("FOLDERS", f"{folder} can be written")
     text = f"{there} cannot be written by this user"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import os
 import platform
 import re
 import shlex
@@ -18,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from ingestor.config.schema import Config
+from ingestor.config.schema import Config, Replay
 from ingestor.doctor.check_result import CheckResult, failed, passed, warned
 from ingestor.feeds.databento.candidates import front_of
 from ingestor.feeds.databento.files import Listing
@@ -30,6 +31,11 @@ from ingestor.model.errors import BadDataError, EmbeddedServerError, ExitCode, N
 from ingestor.runtime.day_list import Day, days_of_files, days_of_journal, holes
 from ingestor.runtime.embedded_server import server_program
 from ingestor.runtime.machine import checkout, program
+
+FILE_FEEDS: Final = ("trades", "mbp10")
+"""What a replay takes that names no feeds, and no journal."""
+
+_ASIDE: Final = ".broken"
 
 MAX_NAMED: Final = 3
 """Files that a finding names; the rest are counted."""
@@ -106,7 +112,7 @@ def time_zones_check() -> CheckResult:
         zone = zoneinfo.ZoneInfo("America/New_York")
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         text = f"the zone America/New_York cannot be read: {error}"
-        return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
+        return _wrong_zone(text)
     hours = [
         offset.total_seconds() / 3600
         for month in (1, 7)
@@ -114,8 +120,19 @@ def time_zones_check() -> CheckResult:
     ]
     if hours != [-5, -4]:
         text = f"New York is {hours[0]:+g} h in January 2026 and {hours[-1]:+g} h in July"
-        return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
+        return _wrong_zone(text)
     return passed("TIME_ZONES", "New York is 5 h behind UTC in winter, 4 h in summer")
+
+
+def _wrong_zone(text: str) -> CheckResult:
+    # What is found first is read: a path that somebody has set, the system's zones, our package's.
+    if os.environ.get("PYTHONTZPATH"):
+        text += ", from PYTHONTZPATH"
+        return failed("TIME_ZONES", text, ExitCode.INTERNAL, "unset PYTHONTZPATH")
+    if any(Path(folder, "America/New_York").exists() for folder in zoneinfo.TZPATH):
+        mend = "apt-get install -y --reinstall tzdata"
+        return failed("TIME_ZONES", text, ExitCode.INTERNAL, mend, as_root=True)
+    return failed("TIME_ZONES", text, ExitCode.INTERNAL, _install_again())
 
 
 def calendar_check(today: dt.date) -> CheckResult:
@@ -173,17 +190,25 @@ def data_checks(config: Config, *, needed: bool) -> Iterator[CheckResult]:
         except NoDataError as error:
             yield failed("DATA", str(error), ExitCode.NO_DATA)
             return
-    yield days_check(days, places, needed=needed)
+    yield days_check(days, config, needed=needed)
     if days:
         yield dates_check(days, config)
 
 
-def days_check(days: Sequence[Day], places: Sequence[Path], *, needed: bool) -> CheckResult:
-    """Judge whether there is anything to replay."""
+def days_check(days: Sequence[Day], config: Config, *, needed: bool) -> CheckResult:
+    """Judge whether there is something to replay of each feed."""
     if not days:
-        where = ", ".join(str(place) for place in places)
+        where = ", ".join(map(str, config.replay.files or (config.replay.data_dir,)))
         return _nothing(f"there is no DBN file in {where} and below", needed=needed)
     feeds = sorted({day.feed for day in days})
+    missing = [feed for feed in _wanted(config) if feed not in feeds]
+    # Beside a journal a replay takes the files that there are.
+    if missing and config.replay.journal_dir is None:
+        text = f"nothing of {', '.join(missing)}; there is {', '.join(feeds)}"
+        mend = _replay_of(days, max(day.date for day in days), config)
+        return (
+            failed("DATA", text, ExitCode.NO_DATA, mend) if needed else warned("DATA", text, mend)
+        )
     size = sum(day.size_bytes for day in days) / 1e9
     dates = len({day.date for day in days})
     text = f"{', '.join(feeds)}: {dates:,} day{'' if dates == 1 else 's'}, {size:,.2f} GB"
@@ -196,7 +221,7 @@ def dates_check(days: Sequence[Day], config: Config) -> CheckResult:
     lacking = sorted(set(config.replay.dates) - there)
     if lacking:
         text = f"nothing of {dates_text(lacking)}; there is {dates_text(sorted(there))}"
-        mend = f"{program()} replay --date {max(there)}"
+        mend = _replay_of(days, max(there), config)
         return failed("DATA_DATES", text, ExitCode.NO_DATA, mend)
     missing = holes(days)
     if missing:
@@ -224,16 +249,33 @@ def files_check(listing: Listing) -> CheckResult:
         more = len(problems) - MAX_NAMED
         paths = " ".join(shlex.quote(str(path)) for path, _ in problems)
         # Moved aside, not removed: a file of that name is passed over.
-        aside = f'for file in {paths}; do mv -n "$file" "$file.broken"; done'
+        aside = f'for file in {paths}; do mv -n "$file" "$file{_ASIDE}"; done'
         mend = f"chmod u+r {paths}" if unread == len(problems) else aside
         code = ExitCode.NO_DATA if unread == len(problems) else ExitCode.BAD_DATA
         text = named + (f"; and {more} more" if more > 0 else "")
         return failed("DATA_FILES", text, code, mend)
-    if listing.others:
-        path, reason = listing.others[0]
-        text = f"{len(listing.others)} passed over, such as {printable(str(path))}, which {reason}"
+    others = [other for other in listing.others if not other[0].name.endswith(_ASIDE)]
+    if others:
+        path, reason = others[0]
+        text = f"{len(others)} passed over, such as {printable(str(path))}, which {reason}"
         return warned("DATA_FILES", text)
     return passed("DATA_FILES", f"{len(listing.files)} files can be read")
+
+
+def _wanted(config: Config) -> Sequence[str]:
+    return config.replay.feeds or FILE_FEEDS
+
+
+def _replay_of(days: Sequence[Day], date: dt.date, config: Config) -> str:
+    """Return the command that replays what there is of a date."""
+    feeds = {day.feed for day in days if day.date == date}
+    there = [feed for feed in _wanted(config) if feed in feeds]
+    words = ["--date", str(date)]
+    if there != list(FILE_FEEDS):
+        words += ["--feeds", ",".join(there)]
+    if config.replay.data_dir != Replay().data_dir:
+        words += ["--data-dir", str(config.replay.data_dir)]
+    return f"{program()} replay {shlex.join([*words, *map(str, config.replay.files)])}"
 
 
 def _nothing(text: str, *, needed: bool) -> CheckResult:

@@ -6,6 +6,8 @@ Nothing is made or changed there.
 from __future__ import annotations
 
 import json
+import shlex
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -42,7 +44,8 @@ WANTED_PAYLOAD_BYTES: Final = 1_000_000
 PACKED_PAYLOAD_BYTES: Final = 8_000_000
 LEAST_FREE_SHARE: Final = 0.1
 SPARE_PORT: Final = 4333
-"""Named where another program has the default port."""
+"""Named, or the next one that is free, where the server on this machine will not do."""
+SPARE_PORTS: Final = 100
 MONITOR_PORT: Final = 8222
 """Where a server is monitored by default; only there it tells how often it syncs."""
 MONITOR_TIMEOUT_S: Final = 1.0
@@ -91,12 +94,8 @@ def default_server_check() -> CheckResult:
     try:
         info = server_info(DEFAULT_PORT)
     except NotNatsError as error:
-        text = (
-            f"{where} is taken by something that is no NATS server ({error}): start one on"
-            f" another port, and name it in NATS_URL"
-        )
-        mend = f"{program()} nats --port {SPARE_PORT} &"
-        return failed("NATS_SERVER", text, ExitCode.EMBEDDED_SERVER, mend)
+        text = f"{where} is taken by something that is no NATS server ({error})"
+        return failed("NATS_SERVER", text, ExitCode.EMBEDDED_SERVER, _another_server())
     if info is None:
         text = f"none is named and none listens on {where}: a run starts one of its own"
         return passed("NATS_SERVER", text)
@@ -109,13 +108,15 @@ async def _connected_checks(
 ) -> AsyncIterator[CheckResult]:
     yield await _round_trip_check(connection, credentials)
     yield access_check(options, credentials)
-    yield version_check(connection.server_version)
-    yield payload_check(connection.max_payload_bytes, packed=config.publish.encoding == "packed")
+    another = _another_server() if _ports_here(credentials) else ""
+    yield version_check(connection.server_version, another)
+    packed = config.publish.encoding == "packed"
+    yield payload_check(connection.max_payload_bytes, packed=packed, mend=another)
     try:
         account = await connection.api("JetStream", "INFO", dict)
     except (IngestorError, TimeoutError) as error:
         text = f"{error}: start it with -js, or with jetstream {{}} in its configuration"
-        yield failed("JETSTREAM", text, ExitCode.STREAM)
+        yield failed("JETSTREAM", text, ExitCode.STREAM, another)
         return
     yield passed("JETSTREAM", f"on, streams: {account.get('streams', 0)}")
     yield limits_check(account)
@@ -150,25 +151,26 @@ def access_check(options: ConnectOptions, credentials: Credentials) -> CheckResu
         return passed("NATS_ACCESS", f"let in {how}")
     files = (options.credentials_file, options.nkey_file, options.tls_key_file)
     named = [file for file in files if file is not None and str(file) in credentials.cautions[0]]
-    mend = f"chmod 600 {named[0]}" if named else ""
+    mend = f"chmod 600 {shlex.quote(str(named[0]))}" if named else ""
     return warned("NATS_ACCESS", credentials.cautions[0], mend)
 
 
-def version_check(version: tuple[int, int]) -> CheckResult:
-    """Judge what the server is able to do."""
+def version_check(version: tuple[int, int], mend: str = "") -> CheckResult:
+    """Judge what the server is able to do; `mend` starts one that can do more."""
     text = f"nats-server {version[0]}.{version[1]}"
     if version >= FAST_INGEST:
         return passed("NATS_VERSION", text)
     if version >= OLDEST:
-        return warned("NATS_VERSION", f"{text}: without fast ingest a replay takes twice as long")
-    return failed("NATS_VERSION", f"{text} is not supported", ExitCode.STREAM)
+        text += ": without fast ingest a replay takes twice as long"
+        return warned("NATS_VERSION", text, mend)
+    return failed("NATS_VERSION", f"{text} is not supported", ExitCode.STREAM, mend)
 
 
-def payload_check(max_bytes: int, *, packed: bool) -> CheckResult:
-    """Judge how long a message may be."""
+def payload_check(max_bytes: int, *, packed: bool, mend: str = "") -> CheckResult:
+    """Judge how long a message may be; `mend` starts a server that takes JSON of any event."""
     text = f"messages of up to {max_bytes:,} bytes (max_payload)"
     if max_bytes < MAX_JSON_EVENT_BYTES:
-        return failed("NATS_PAYLOAD", text, ExitCode.NATS_REFUSED)
+        return failed("NATS_PAYLOAD", text, ExitCode.NATS_REFUSED, mend)
     wanted = PACKED_PAYLOAD_BYTES if packed else WANTED_PAYLOAD_BYTES
     return passed("NATS_PAYLOAD", text) if max_bytes >= wanted else warned("NATS_PAYLOAD", text)
 
@@ -211,7 +213,7 @@ async def stream_check(api: JetStreamApi, config: Config) -> CheckResult:
     settings = stream_settings(config.nats)
     info = await api.stream_info(settings.name)
     if info is None:
-        return await _missing_stream_finding(api, settings.name)
+        return await _missing_stream_finding(api, settings.name, config.nats.url)
     existing: Json = info["config"]
     if (why := unusable(existing)) is not None:
         text = f"stream {settings.name} {why}"
@@ -245,13 +247,18 @@ def unusable(existing: Json) -> str | None:
     return None
 
 
-async def _missing_stream_finding(api: JetStreamApi, name: str) -> CheckResult:
+async def _missing_stream_finding(
+    api: JetStreamApi, name: str, url: str | Sequence[str] | None
+) -> CheckResult:
     for subject in DEFAULT_SUBJECTS:
         answer = await api.call("streams", "STREAM.NAMES", {"subject": subject})
         others = [printable(other) for other in answer.get("streams") or []]
         if others:
             text = f"there is no stream {name}, and stream {others[0]} already takes {subject}"
-            mend = f"{program()} doctor --stream {others[0]}"
+            # What is typed is seen by all: a URL with a password is not repeated.
+            told = url if isinstance(url, str) and "@" not in url else None
+            at = f" --nats {shlex.quote(told)}" if told else ""
+            mend = f"{program()} doctor nats{at} --stream {shlex.quote(others[0])}"
             return failed("STREAM", text, ExitCode.STREAM, mend)
     return passed("STREAM", f"there is no stream {name} yet: the first run makes it")
 
@@ -273,10 +280,25 @@ async def lease_check(connection: Connection, stream: str) -> CheckResult:
     return warned("LEASE", text)
 
 
+def _ports_here(credentials: Credentials) -> list[int]:
+    """Return the ports of the servers that were looked for on this machine."""
+    places = [server.partition("://")[2].rpartition(":") for server in credentials.servers]
+    return [int(port) for host, _, port in places if host in _LOCAL]
+
+
 def _start_command(credentials: Credentials) -> str:
-    """Return what starts a server where one was looked for, if that is on this machine."""
-    for server in credentials.servers:
-        host, _, port = server.partition("://")[2].rpartition(":")
-        if host in _LOCAL:
-            return f"{program()} nats --port {port} &"
-    return ""
+    """Return what starts a server where one was looked for, if that is here and the port free."""
+    # One that is frozen still has its port: a second one would not start.
+    free = [port for port in _ports_here(credentials) if _is_free(port)]
+    return f"{program()} nats --port {free[0]} &" if free else ""
+
+
+def _another_server() -> str:
+    """Return what starts a server of ours beside the one that is not right, and names it."""
+    port = next(filter(_is_free, range(SPARE_PORT, SPARE_PORT + SPARE_PORTS)), SPARE_PORT)
+    return f"export NATS_URL=nats://{LOOPBACK}:{port}; {program()} nats --port {port} &"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) != 0

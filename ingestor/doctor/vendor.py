@@ -7,6 +7,7 @@ out a run that uses the key.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import socket
@@ -46,7 +47,7 @@ MAX_NAMES: Final = 4
 
 _ANY_STRIKE: Final = "C00500000"
 _KEY: Final = re.compile(r"[A-Za-z0-9_]{24,64}").fullmatch
-_KEY_FILE: Final = "read -rs POLYGON_API_KEY && export POLYGON_API_KEY"
+_KEY_FILE: Final = "POLYGON_API_KEY_FILE"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -89,15 +90,22 @@ def key_check(key: str | None, *, needed: bool) -> CheckResult:
     if key is None:
         text = "there is no key: neither POLYGON_API_KEY nor POLYGON_API_KEY_FILE is set"
         if needed:
-            return failed("KEY", text, ExitCode.VENDOR_REFUSED, _KEY_FILE)
-        return warned("KEY", f"{text}; only a live run needs it", _KEY_FILE)
+            return failed("KEY", text, ExitCode.VENDOR_REFUSED, _key_mend())
+        return warned("KEY", f"{text}; only a live run needs it", _key_mend())
     if _KEY(key):
         return passed("KEY", f"there is one, of {len(key)} characters")
     bare = key.strip("'\"")
     if bare != key:
         text = "there are quotation marks around the key, which become a part of it"
-        return warned("KEY", text, _KEY_FILE)
-    return warned("KEY", f"its {len(key)} characters are not what keys look like", _KEY_FILE)
+        return warned("KEY", text, _key_mend())
+    return warned("KEY", f"its {len(key)} characters are not what keys look like", _key_mend())
+
+
+def _key_mend() -> str:
+    """Return what sets the key in the shell that it is typed in."""
+    # Both at once are refused.
+    unset = f"unset {_KEY_FILE}; " if os.environ.get(_KEY_FILE) else ""
+    return f"{unset}read -rs POLYGON_API_KEY && export POLYGON_API_KEY"
 
 
 def way_checks(url: str) -> Iterator[CheckResult]:
@@ -183,7 +191,7 @@ def login_check(config: Config, feed: LiveFeedName, url: str, key: str | None) -
         text = f"{feed}: {login.failure}" + (
             ", which polygon.feeds can leave out" if of_plan else ""
         )
-        mend = "" if of_plan else _KEY_FILE
+        mend = "" if of_plan else _key_mend()
         return failed("VENDOR_LOGIN", text, ExitCode.VENDOR_REFUSED, mend)
     if login.refused:
         return warned("VENDOR_LOGIN", f"{feed}: {'; '.join(login.refused)}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -202,7 +203,8 @@ class WriterThread:
             if self.failure is None:
                 text = "the feed goes on, and the recording when that is over"
                 self.tell(f"it cannot be written: {error}; {text}")
-            self.failure = str(error)
+            # People read this on the page; the number says no more than its words.
+            self.failure = re.sub(r"^\[Errno \d+\] ", "", str(error))
             return False
         return True
 

@@ -9,6 +9,8 @@ from functools import partial
 from itertools import islice
 from typing import Final, Protocol
 
+import numpy as np
+
 from ingestor.merge.ordering import WatermarkMerge
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.errors import IngestorError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,8 @@ def write_day(folder: Path, days_later: int = 0) -> Path:
 
 
 def findings(folder: Path, *, needed: bool = True, **replay: object) -> dict[str, CheckResult]:
-    config = Config(replay=Replay(data_dir=folder, **replay))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"data_dir": folder, "feeds": ("trades",), **replay}
+    config = Config(replay=Replay(**given))
     return {finding.code: finding for finding in data_checks(config, needed=needed)}
 
 
@@ -35,6 +37,15 @@ def test_a_day_of_files_is_right(tmp_path: Path) -> None:
     for code in ("DATA_FILES", "DATA", "DATA_DATES"):
         assert_right(found[code], code)
     assert found["DATA"].found.startswith("trades: 1 day, ")
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_feed_of_which_there_is_nothing_is_told(tmp_path: Path, needed: bool) -> None:
+    write_day(tmp_path)
+    finding = findings(tmp_path, needed=needed, feeds=("trades", "mbp10"))["DATA"]
+    assert_wrong(finding, "DATA", ExitCode.NO_DATA if needed else 0)
+    assert finding.found == "nothing of mbp10; there is trades"
+    assert "replay --date 2024-01-02 --feeds trades" in finding.mend
 
 
 @pytest.mark.parametrize("needed", [True, False])
@@ -51,7 +62,7 @@ def test_a_date_that_lacks_is_told_with_those_there(tmp_path: Path) -> None:
     finding = findings(tmp_path, dates=(dt.date(2024, 1, 3),))["DATA_DATES"]
     assert_wrong(finding, "DATA_DATES", ExitCode.NO_DATA)
     assert finding.found == "nothing of 2024-01-03; there is 2024-01-02"
-    assert finding.mend.endswith("replay --date 2024-01-02")
+    assert finding.mend.endswith(f"replay --date 2024-01-02 --feeds trades --data-dir {tmp_path}")
 
 
 def test_a_trading_day_that_lacks_in_between_is_told(tmp_path: Path) -> None:
@@ -75,7 +86,7 @@ def test_a_file_that_is_damaged_is_named_and_moved_aside_by_the_mend(tmp_path: P
     assert_wrong(finding, "DATA_FILES", ExitCode.BAD_DATA)
     assert str(broken) in finding.found
     typed(finding)
-    assert not findings(tmp_path)["DATA_FILES"].exit_code
+    assert_right(findings(tmp_path)["DATA_FILES"], "DATA_FILES")
     assert broken.with_name(f"{broken.name}.broken").exists()
 
 

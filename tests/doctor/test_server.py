@@ -185,7 +185,7 @@ def test_a_stream_that_has_the_subjects_is_named_and_looked_at_by_the_mend(
     make_stream(nats_server, name="OTHER", subjects=["market.stocks.>"])
     finding = findings(at(nats_server))["STREAM"]
     assert_wrong(finding, "STREAM", ExitCode.STREAM)
-    assert finding.mend.endswith("doctor --stream OTHER")
+    assert finding.mend.endswith(f"doctor nats --nats {nats_server.url} --stream OTHER")
     assert findings(at(nats_server, stream="OTHER"))["STREAM"].exit_code == 0
 
 
