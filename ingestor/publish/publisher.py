@@ -219,15 +219,12 @@ class Publisher:
         self._recovering = asyncio.create_task(self._recovery_loop())
 
     async def newest_under(self, subject: str) -> bytes | None:
-        """Return the newest payload that was published to a subject; None where nobody knows one.
+        """Return the newest payload that was published to a subject; None where there is none.
 
-        A stream that does not say does not stop the run: it takes messages.
+        None also where only the server knows under which subject it stands. Raises TimeoutError,
+        IngestorError.
         """
-        try:
-            newest = await self._link.newest_under(subject)
-        except (TimeoutError, IngestorError) as error:
-            log.warning("what is stored last under %s is not known: %s", subject, error)
-            return None
+        newest = await self._link.newest_under(subject)
         return None if newest is None else newest.payload
 
     async def send(self, runs: Runs) -> None:
@@ -237,6 +234,8 @@ class Publisher:
         published or not. Raises NatsUnreachableError, NatsRefusedError, StreamError, and what
         the encoder raises.
         """
+        if self.statuses.gap_is_pending:
+            await self.statuses.gap_stored()
         self._link.ledger.add(runs)
         self._link.wake()
         async with self._lock:

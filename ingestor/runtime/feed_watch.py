@@ -22,6 +22,7 @@ from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
 from ingestor.model.clock import iso_utc, now_ns
+from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import Publisher
@@ -134,7 +135,14 @@ class FeedWatch:
         """Return when what an earlier run has stored of a feed ends: event and receipt."""
         reader, ends = self._feeds[feed].reader, []
         for subject in self._feeds[feed].subjects:
-            payload = await self._publisher.newest_under(subject)
+            try:
+                payload = await self._publisher.newest_under(subject)
+            except (TimeoutError, IngestorError) as error:
+                # A stream that does not say does not stop the run: it takes messages.
+                text = f"what is missing since the last run is not known: {error}"
+                log.warning("%s: %s", self._feeds[feed].name, text)
+                self._say(feed, What.ALARM, text)
+                continue
             if payload is None:
                 continue
             try:
