@@ -499,6 +499,15 @@ def test_a_loop_goes_round_at_its_pace_until_it_is_told_not_to() -> None:
     assert replay.steering.state.loop_ns is None
 
 
+def test_a_seek_to_the_begin_of_a_loop_stays_in_it_and_one_to_its_end_leaves_it() -> None:
+    replay = seeker(Steering(1))
+    replay.do(loop(4, 8))
+    replay.do(seek(4))
+    assert replay.steering.state.loop_ns is not None
+    replay.do(seek(8))
+    assert replay.steering.state.loop_ns is None
+
+
 def test_a_loop_goes_round_at_the_end_of_all_rows_and_not_over_nothing() -> None:
     replay = seeker(Steering(2))
     replay.do(loop(16, 90))

@@ -7,7 +7,14 @@ from hypothesis import given
 
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError
-from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
+from ingestor.model.feed_status import (
+    MAX_TEXT_CHARS,
+    FeedStatus,
+    What,
+    decode_status,
+    encode_status,
+    shortened,
+)
 from tests.strategies import STATUSES
 
 
@@ -19,6 +26,13 @@ def test_an_unknown_loss_is_null_and_not_left_out() -> None:
         b'"lost_trades":null,"lost_quotes":null}'
     )
     assert status.subject == "ingestor.status.stocks"
+
+
+def test_a_long_text_is_cut_and_a_short_one_left_as_it_is() -> None:
+    long = FeedStatus(feed="stocks", what=What.ALARM, at_ns=4, text="x" * (MAX_TEXT_CHARS + 1))
+    assert len(shortened(long).text) == MAX_TEXT_CHARS
+    short = FeedStatus(feed="stocks", what=What.ALARM, at_ns=4, text="y" * MAX_TEXT_CHARS)
+    assert shortened(short) is short
 
 
 @given(STATUSES)

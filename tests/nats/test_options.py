@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
-from ingestor.nats.options import ConnectOptions, resolve, without_secrets
+from ingestor.nats.options import MAX_SERVERS, ConnectOptions, resolve, without_secrets
 
 CREDENTIALS = """-----BEGIN NATS USER JWT-----
 eyJ0eXAi.e30.sig
@@ -274,3 +274,10 @@ def test_the_api_is_where_the_domain_or_the_prefix_says() -> None:
     assert resolve(ConnectOptions()).api_prefix == "$JS.API"
     assert resolve(ConnectOptions(jetstream_domain="hub")).api_prefix == "$JS.hub.API"
     assert resolve(ConnectOptions(api_prefix="js.team")).api_prefix == "js.team"
+
+
+def test_as_many_servers_as_are_allowed_are_taken_and_no_more() -> None:
+    urls = [f"nats://n{number}" for number in range(MAX_SERVERS + 1)]
+    assert len(resolve(ConnectOptions(url=urls[:-1])).servers) == MAX_SERVERS
+    with pytest.raises(ConfigurationError, match=f"allowed are {MAX_SERVERS}"):
+        resolve(ConnectOptions(url=urls))
