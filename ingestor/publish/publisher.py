@@ -384,9 +384,12 @@ class Publisher:
         action, next_s = timer.poll(sent, acked, now_s(), coming=ledger.ack_is_coming)
         outpaced = ledger.pace(round(timer.messages_per_s * FLOW_PERIOD_S))
         asks = action in (AckAction.ASK, AckAction.RECONCILE)
+        oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
+        oldest_s = oldest_s if ledger.alone else SHARED_BATCH_AGE_S
+        is_old = now_s() - self._batch_began_s > oldest_s
         # Only the answer to a commit tells a stream sequence; acknowledgements in between tell
         # counts.
-        if outpaced or action is AckAction.ASK or self._batch_is_old():
+        if outpaced or action is AckAction.ASK or is_old:
             ledger.batch.closing = True
         if action is AckAction.REST and ledger.next_runs() is not None:
             # All is stored, and an answer without which no more may be sent is lost.
@@ -398,11 +401,6 @@ class Publisher:
             self._question = asyncio.create_task(self._question_leader(recover))
         if action is not AckAction.REST:
             self._set_timer(next_s)
-
-    def _batch_is_old(self) -> bool:
-        ledger = self._link.ledger
-        oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
-        return now_s() - self._batch_began_s > (oldest_s if ledger.alone else SHARED_BATCH_AGE_S)
 
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.

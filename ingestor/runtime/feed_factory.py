@@ -65,7 +65,9 @@ def real_vendor(polygon: Polygon) -> Iterator[Vendor]:
             " file that only you can read (--demo needs none)"
         )
     for url in (polygon.stocks_url, polygon.options_url):
-        _warn_of_plain_text(url)
+        address = urlsplit(url)
+        if address.scheme == "ws" and address.hostname not in _LOOPBACK:
+            log.warning("%s is not encrypted: everybody on the way can read the API key", url)
     yield Vendor(polygon.stocks_url, polygon.options_url, polygon.api_key, Source.POLYGON_WS)
 
 
@@ -81,12 +83,6 @@ def demo_vendor() -> Iterator[Vendor]:
             Source.SIM,
             simulator.problem,
         )
-
-
-def _warn_of_plain_text(url: str) -> None:
-    address = urlsplit(url)
-    if address.scheme == "ws" and address.hostname not in _LOOPBACK:
-        log.warning("%s is not encrypted: everybody on the way can read the API key", url)
 
 
 @dataclass(frozen=True, slots=True)

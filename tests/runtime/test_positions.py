@@ -13,8 +13,16 @@ from ingestor.encode import make_encoder
 from ingestor.model.blocks import Reply, Source, whole_block
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
+from ingestor.publish.publisher import PublishReport, StreamPlace
 from ingestor.publish.reconcile import messages_of
-from ingestor.runtime.positions import FeedPosition, FeedPositions, Position, Predecessor, rows_in
+from ingestor.runtime.positions import (
+    FeedPosition,
+    FeedPositions,
+    Position,
+    Predecessor,
+    Stored,
+    rows_in,
+)
 from tests.publish.plain import connect, raw_info
 from tests.rows import block
 
@@ -189,3 +197,14 @@ def test_rows_of_a_dead_process_that_died_with_their_publisher_are_lost() -> Non
     feeds = FeedPositions(Position(feeds=(FeedPosition(1, 10, 0),)), [8])
     assert feeds.gaps == [True]
     assert feeds.now({0: 2}, NONE[:1]) == (FeedPosition(1, 8, 2),)
+
+
+def test_a_successor_needs_what_was_stored_before_and_since_in_the_order_of_the_subjects() -> None:
+    place = StreamPlace("made", 9, 7, 1, {TRADES: 4}, ("mark",))
+    since = PublishReport("MARKET_DATA", {TRADES: 5, QUOTES: 1}, messages=3)
+    position = Stored({QUOTES: 3}, 2).position(place, since, (FeedPosition(1),), ())
+    certain = {QUOTES: 3, TRADES: 4}
+    assert position == Position(
+        9, {QUOTES: 4, TRADES: 5}, 5, "made", 7, 3, certain, ("mark",), (FeedPosition(1),)
+    )
+    assert list(position.rows) == [QUOTES, TRADES]
