@@ -35,10 +35,14 @@ UNSTORED_BYTES = 500_000
 
 
 def begun(
-    vendor: SimulatorProcess, server: NatsServer, cwd: Path, encoding: str = "json"
+    vendor: SimulatorProcess,
+    server: NatsServer,
+    cwd: Path,
+    encoding: str = "json",
+    settings: str = "",
 ) -> subprocess.Popen[str]:
     """Start a live run that records; return when both feeds are subscribed."""
-    (config := cwd / "live.toml").write_text(f'[publish]\nencoding = "{encoding}"\n')
+    (config := cwd / "live.toml").write_text(f'{settings}[publish]\nencoding = "{encoding}"\n')
     process = start(
         *("--nats", server.url, "--config", str(config), "--summary", "json"),
         *("--record", str(cwd / "journal")),
@@ -56,6 +60,10 @@ def more_stored(server: NatsServer, than: int) -> bool:
 def recorded(cwd: Path) -> int:
     """Bytes of the journal's plain segments, in which this run writes."""
     return sum(one.stat().st_size for one in cwd.glob("journal/stocks-*.journal"))
+
+
+def more_recorded(cwd: Path, than: int) -> bool:
+    return recorded(cwd) > than
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
@@ -243,6 +251,69 @@ def test_a_server_that_is_away_costs_nothing_where_there_is_a_journal_and_nothin
     assert any(one.what is (What.SPOOL if recorded else What.OVERFLOW) for one in told)
     if recorded:
         assert {one.missing for one in found.values()} == {0}
+
+
+def process_of(run: subprocess.Popen[str], name: str) -> psutil.Process:
+    """One process of a run, by what `ps` calls it."""
+    return next(one for one in psutil.Process(run.pid).children() if one.name() == name)
+
+
+def kill_one(run: subprocess.Popen[str], name: str) -> None:
+    """Kill a process of a run; return when another one is in its place."""
+    (old := process_of(run, name)).kill()
+
+    def is_followed() -> bool:
+        return any(
+            one.name() == name and one.pid != old.pid for one in psutil.Process(run.pid).children()
+        )
+
+    until(is_followed, f"another process {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "killed",
+    [["stocks"], ["stocks", "publisher"], ["publisher", "stocks", "stocks"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_feeds_and_publishers_that_are_killed_while_a_journal_is_read_back_leave_nothing_out(
+    nats_server: NatsServer, tmp_path: Path, encoding: str, killed: list[str]
+) -> None:
+    """Each is killed once while the server is away and once while it has come back."""
+    with simulator(*RATES) as vendor:
+        process = begun(vendor, nats_server, tmp_path, encoding, SMALL)
+        until(partial(more_stored, nats_server, 100), "events stored")
+        for is_away in (True, False):
+            nats_server.kill()
+            held = recorded(tmp_path)
+            until(
+                partial(more_recorded, tmp_path, held + 4 * UNSTORED_BYTES), "the backlog is full"
+            )
+            if not is_away:
+                nats_server.start()
+            for name in killed:
+                kill_one(process, name)
+            if is_away:
+                held = recorded(tmp_path)
+                until(partial(more_recorded, tmp_path, held + UNSTORED_BYTES), "the feed is back")
+                nats_server.start()
+            before = stored(nats_server.url)
+            until(partial(more_stored, nats_server, before), "events stored again")
+        for market in ("stocks", "options"):
+            vendor.control("rate", events_per_s=0, market=market)
+        grown = Grown(nats_server)
+        until(lambda: not grown.lately(), "all stored")
+        process.send_signal(signal.SIGTERM)
+        finished = finish(process)
+    assert finished.exit_code == 143, finished.err
+    check_equal(nats_server, tmp_path)
+    for each in Market:
+        bounds = [(gap.from_recv_ns, gap.to_recv_ns) for gap in gaps(nats_server, each.feed_name)]
+        # One that is killed before it has received anything makes no gap of its own.
+        deaths = killed.count("stocks") if each is Market.STOCKS else 0
+        assert 2 * bool(deaths) <= len(bounds) <= 2 * deaths
+        assert set(bounds) <= {*pairwise(receipts(tmp_path, each))}
 
 
 SMALL_DISK = """

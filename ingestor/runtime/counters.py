@@ -236,6 +236,8 @@ class CounterTable:
         self._skipped_before: dict[str, int] = {}
         self._position = Slots(1)
         self._seek = Slots(1)
+        self.ends = Slots(processes)
+        """See `stored_ends.note_ends`."""
         self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:

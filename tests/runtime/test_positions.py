@@ -189,3 +189,8 @@ def test_rows_of_a_dead_process_that_died_with_their_publisher_are_lost() -> Non
     feeds = FeedPositions(Position(feeds=(FeedPosition(1, 10, 0),)), [8])
     assert feeds.gaps == [True]
     assert feeds.now({0: 2}, NONE[:1]) == (FeedPosition(1, 8, 2),)
+
+
+def test_a_feed_with_a_journal_reads_from_there_what_died_with_a_publisher() -> None:
+    position = Position(feeds=(FeedPosition(2, 10, 0, 0), FeedPosition(1, 9, 0, 0, gap=True)))
+    assert FeedPositions(position, [4, 9], {0, 1}).gaps == [False, True]

@@ -10,12 +10,15 @@ time of receipt, and a batch may have been cut amid them: therefore the place is
 many events of it are stored. A wall clock may have been set back, which makes times no order: where
 the frame itself is found, its place decides; where it is not (recorded too late to survive, or by
 nobody), the time does.
+
+A feed that is started again amid a run does the same. Where it is to go on it hears later: once all
+that its predecessor had handed on is stored, and the stream was asked where that ends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +39,10 @@ from ingestor.model.units import NS_PER_S
 CONTEXT_NS: Final = 60 * NS_PER_S
 """At least so much of a journal before the first event is decoded for its quotes: within it every
 instrument that is traded much has a quote, and a whole connection may be a day."""
+
+SEARCHED_AT_ONCE: Final = 4
+"""Pieces of a segment, 1 MiB, that are searched for the last frame that is stored: some
+milliseconds, since nothing is decoded."""
 
 PIECE_ROWS: Final = 1024
 """Rows handed on at a time, at most."""
@@ -66,6 +73,10 @@ NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
 
 IDLE: Final = Piece(np.zeros(0, STOCK_TRADE))
 """Nothing can be read just now, and more is to come."""
+
+
+AskEnds = Callable[[], Mapping[RType, StoredEnd] | None]
+"""Says where what is stored ends: None while nobody knows yet, nothing where nobody ever will."""
 
 
 def left_in(directory: Path, market: Market) -> list[Segment]:
@@ -126,26 +137,26 @@ class Spool:
         self,
         feed: str,
         segments: Sequence[Segment],
-        ends: Mapping[RType, StoredEnd],
+        ends: AskEnds,
         symbols: SymbolTable,
     ) -> None:
         """`symbols` is the table of the live feed: names are added to it under ids of their own.
 
         `ends` says of every type of the feed where it ends; `segments` are those that were there
-        before this run recorded anything.
+        before this process recorded anything.
         """
         self._feed = feed
         self._segments = segments
-        self._ends = ends
+        self._ask_ends = ends
+        self._ends: Mapping[RType, StoredEnd] = {}
         self._symbols = symbols
         self._ids: dict[str, int] = {}
         self._playback = Playback()
         self._run_ns: int | None = None
         self._connection: int | None = None
         self._broken = False
-        last = max(ends.values(), key=lambda end: end.recv_ns)
-        # Without an event before them the first ones end no gap.
-        self._gaps = GapTracker((last.event_ns, last.recv_ns) if last.event_ns else None)
+        self._is_whole = True
+        self._gaps = GapTracker()
         self.rows = 0
         self._span_ns = (0, 0)
 
@@ -154,6 +165,14 @@ class Spool:
 
         What cannot be read is told as a gap.
         """
+        while (ends := self._ask_ends()) is None:
+            yield IDLE
+        if not ends:
+            return
+        self._ends = ends
+        end = max(ends.values(), key=lambda end: end.recv_ns)
+        # Without an event before them the first ones end no gap.
+        self._gaps = GapTracker((end.event_ns, end.recv_ns) if end.event_ns else None)
         yield from self._pieces()
         if self.rows:
             first, last = map(iso_utc, self._span_ns)
@@ -177,27 +196,42 @@ class Spool:
             yield NOTHING
             if _begins_before(segment, min(times) - CONTEXT_NS):
                 break
-        found: set[int] = set()
-        newest_ns = 0
-        for segment in segments:
-            for entry in self._entries(segment, lambda _: None):
-                if entry is None:
-                    yield NOTHING
-                elif entry.connection != NOTE:
-                    newest_ns = max(newest_ns, entry.recv_ns)
-                    found |= times & {entry.recv_ns}
-        self._broken = False
+        found, newest_ns, from_ns = yield from self._found(segments, times)
         # Mostly the server has stored more than the disk of a run that was killed.
         if not found and newest_ns < min(times):
             return
-        stored = StoredRows(self._ends, found)
+        stored, self._is_whole = StoredRows(self._ends, found), from_ns is None
         for segment in segments:
-            yield from self._of_segment(segment, stored)
+            yield from self._of_segment(segment, stored, from_ns)
 
-    def _of_segment(self, segment: Segment, stored: StoredRows) -> Iterator[Piece]:
+    def _found(
+        self, segments: Sequence[Segment], times: set[int]
+    ) -> Generator[Piece, None, tuple[set[int], int, int | None]]:
+        """Return which times occur, the newest there is, and from when on is to be decoded."""
+        found: set[int] = set()
+        newest_ns = pieces = 0
+        # From the front only where that is not enough: what lies behind a clock that was set.
+        for from_ns in (min(times) - CONTEXT_NS, None):
+            for segment in segments:
+                for entry in self._entries(segment, lambda _: None, from_ns):
+                    if entry is None:
+                        pieces += 1
+                        if pieces % SEARCHED_AT_ONCE == 0:
+                            yield NOTHING
+                    elif entry.connection != NOTE:
+                        newest_ns = max(newest_ns, entry.recv_ns)
+                        found |= times & {entry.recv_ns}
+            self._broken = False
+            if found == times:
+                return found, newest_ns, from_ns
+        return found, newest_ns, None
+
+    def _of_segment(
+        self, segment: Segment, stored: StoredRows, from_ns: int | None
+    ) -> Iterator[Piece]:
         gathered: list[Records] = []
         held, gap = 0, None
-        for entry in self._entries(segment, self._begin):
+        for entry in self._entries(segment, self._begin, from_ns):
             records = None if entry is None else self._rest(entry, stored)
             if entry is not None and records is None:
                 continue
@@ -215,9 +249,11 @@ class Spool:
         if gathered:
             yield from self._cut(joined(gathered), gap)
 
-    def _entries(self, segment: Segment, begin: Callable[[Header], None]) -> Iterator[Entry | None]:
+    def _entries(
+        self, segment: Segment, begin: Callable[[Header], None], from_ns: int | None
+    ) -> Iterator[Entry | None]:
         try:
-            yield from SegmentFrames(segment, JournalProgress(), begin).entries()
+            yield from SegmentFrames(segment, JournalProgress(), begin, from_ns).entries()
         except NoDataError as error:
             # The feed goes on: what nobody can read is as if it had not been recorded.
             log.warning("%s: %s", self._feed, error)
@@ -226,7 +262,7 @@ class Spool:
     def _begin(self, header: Header) -> None:
         self._broken |= self._run_ns not in (None, header.run_ns)
         self._run_ns = header.run_ns
-        self._playback.begin(header)
+        self._playback.begin(header, whole=self._is_whole)
 
     def _rest(self, entry: Entry, stored: StoredRows) -> Records | None:
         """Return the rows of a frame that are not stored, None where there are none."""
