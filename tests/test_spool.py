@@ -7,11 +7,13 @@ is, so that the journal holds more than the stream, and surely all of it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -253,21 +255,21 @@ def test_a_server_that_is_away_costs_nothing_where_there_is_a_journal_and_nothin
         assert {one.missing for one in found.values()} == {0}
 
 
-def process_of(run: subprocess.Popen[str], name: str) -> psutil.Process:
-    """One process of a run, by what `ps` calls it."""
-    return next(one for one in psutil.Process(run.pid).children() if one.name() == name)
+def pids_of(run: subprocess.Popen[str], name: str) -> set[int]:
+    """The processes of a run that `ps` calls so."""
+    found = set()
+    for one in psutil.Process(run.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if one.name() == name and one.status() != psutil.STATUS_ZOMBIE:
+                found.add(one.pid)
+    return found
 
 
 def kill_one(run: subprocess.Popen[str], name: str) -> None:
     """Kill a process of a run; return when another one is in its place."""
-    (old := process_of(run, name)).kill()
-
-    def is_followed() -> bool:
-        return any(
-            one.name() == name and one.pid != old.pid for one in psutil.Process(run.pid).children()
-        )
-
-    until(is_followed, f"another process {name}")
+    (pid,) = pids_of(run, name)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: bool(pids_of(run, name) - {pid}), f"another process {name}")
 
 
 @pytest.mark.slow
@@ -294,16 +296,15 @@ def test_feeds_and_publishers_that_are_killed_while_a_journal_is_read_back_leave
                 nats_server.start()
             for name in killed:
                 kill_one(process, name)
+            held = recorded(tmp_path)
+            until(partial(more_recorded, tmp_path, held + UNSTORED_BYTES), "the feed is back")
             if is_away:
-                held = recorded(tmp_path)
-                until(partial(more_recorded, tmp_path, held + UNSTORED_BYTES), "the feed is back")
                 nats_server.start()
             before = stored(nats_server.url)
             until(partial(more_stored, nats_server, before), "events stored again")
         for market in ("stocks", "options"):
             vendor.control("rate", events_per_s=0, market=market)
-        grown = Grown(nats_server)
-        until(lambda: not grown.lately(), "all stored")
+        until(lambda: not verdict(nats_server, tmp_path)["missing"], "all stored", 60)
         process.send_signal(signal.SIGTERM)
         finished = finish(process)
     assert finished.exit_code == 143, finished.err

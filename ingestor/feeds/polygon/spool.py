@@ -44,6 +44,9 @@ SEARCHED_AT_ONCE: Final = 4
 """Pieces of a segment, 1 MiB, that are searched for the last frame that is stored: some
 milliseconds, since nothing is decoded."""
 
+UNWRITTEN_NS: Final = NS_PER_S
+"""What is stored and not recorded was received so shortly before its process was killed."""
+
 PIECE_ROWS: Final = 1024
 """Rows handed on at a time, at most."""
 
@@ -104,11 +107,17 @@ class StoredRows:
         self._left = {rtype: end.rows for rtype, end in ends.items()}
         self._found = found
         self._reached: set[RType] = set()
+        times = {end.recv_ns for end in ends.values()}
+        # Until then all is stored, a minute of it or more: no look at its rows.
+        self._stored_until = times if times <= found else set()
 
     def rest(self, records: Records, recv_ns: int) -> Records:
         """Return the rows of a frame that are not stored."""
         if not self._ends:
             return records
+        if self._stored_until and recv_ns not in self._stored_until:
+            return records[:0]
+        self._stored_until.clear()
         stored = np.zeros(len(records), bool)
         for rtype, end in [*self._ends.items()]:
             mine = np.flatnonzero(records["rtype"] == rtype)
@@ -222,7 +231,7 @@ class Spool:
                         newest_ns = max(newest_ns, entry.recv_ns)
                         found |= times & {entry.recv_ns}
             self._broken = False
-            if found == times:
+            if all(newest_ns < at < newest_ns + UNWRITTEN_NS for at in times - found):
                 return found, newest_ns, from_ns
         return found, newest_ns, None
 
