@@ -25,7 +25,7 @@ from tests import die_with_parent
 from tests.ports import free_port
 
 OLD_SERVER_VARIABLE: Final = "INGESTOR_OLD_NATS_SERVER"
-START_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
 _POLL_S: Final = 0.005
 _LOG_TAIL_CHARS: Final = 8_000

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import signal
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tests.faults.plan import FULL, KILL, NATS, Fault, Round, rounds
 from tests.faults.replay import ROWS, ReplayCampaign
 from tests.faults.runs import BrokenError
 from tests.faults.standby import StandbyCampaign
+from tests.nats_servers import ServerFailedError
 
 KILLS_ROWS: Final = 6_000
 """Of a file: a job is complete within seconds."""
@@ -43,18 +45,21 @@ Campaign = LiveCampaign | ReplayCampaign | StandbyCampaign
 def main() -> int:
     """Return 1 when anything was found."""
     chosen = _parser().parse_args()
-    with tempfile.TemporaryDirectory(prefix="ingestor-faults-") as name:
-        campaign = _campaign(chosen, Path(name))
-        _stop_by_signals(campaign)
-        try:
-            campaign.run()
-        except BrokenError as error:
-            campaign.tally.findings.append(str(error))
-        print(*campaign.lines(), sep="\n")
+    folder = Path(tempfile.mkdtemp(prefix="ingestor-faults-"))
+    campaign = _campaign(chosen, folder)
+    _stop_by_signals(campaign)
+    try:
+        campaign.run()
+    except (BrokenError, ServerFailedError) as error:
+        campaign.tally.findings.append(str(error))
+    print(*campaign.lines(), sep="\n")
     broken = sum(one.broken for one in getattr(campaign, "verdicts", {}).values())
-    is_well = not broken and not campaign.tally.findings
-    print("verdict: nothing found" if is_well else "verdict: FOUND something", flush=True)
-    return int(not is_well)
+    if not broken and not campaign.tally.findings:
+        shutil.rmtree(folder)
+        print("verdict: nothing found", flush=True)
+        return 0
+    print(f"verdict: FOUND something; logs, journal and store are kept in {folder}", flush=True)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
