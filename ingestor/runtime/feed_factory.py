@@ -20,7 +20,13 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePri
 from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
-from ingestor.feeds.polygon.spool import MakeSpool, Spool, left_in
+from ingestor.feeds.polygon.spool import (
+    CONTEXT_NS,
+    SHORT_CONTEXT_NS,
+    MakeSpool,
+    Spool,
+    left_in,
+)
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
@@ -161,7 +167,8 @@ class LiveFeeds:
 
         # Before the first frame of this process is recorded.
         segments = left_in(directory, Market[name.upper()])
-        return lambda symbols: Spool(name, segments, where, symbols)
+        context_ns = SHORT_CONTEXT_NS if process else CONTEXT_NS
+        return lambda symbols: Spool(name, segments, where, symbols, context_ns)
 
     def _settings(
         self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours

@@ -40,6 +40,9 @@ CONTEXT_NS: Final = 60 * NS_PER_S
 """At least so much of a journal before the first event is decoded for its quotes: within it every
 instrument that is traded much has a quote, and a whole connection may be a day."""
 
+SHORT_CONTEXT_NS: Final = 10 * NS_PER_S
+"""The same amid a run: what is new waits meanwhile, and an event of context costs 3 us."""
+
 SEARCHED_AT_ONCE: Final = 4
 """Pieces of a segment, 1 MiB, that are searched for the last frame that is stored: some
 milliseconds, since nothing is decoded."""
@@ -148,17 +151,19 @@ class Spool:
         segments: Sequence[Segment],
         ends: AskEnds,
         symbols: SymbolTable,
+        context_ns: int = CONTEXT_NS,
     ) -> None:
         """`symbols` is the table of the live feed: names are added to it under ids of their own.
 
         `ends` says of every type of the feed where it ends; `segments` are those that were there
-        before this process recorded anything.
+        before this process recorded anything. `context_ns` is how much before is decoded.
         """
         self._feed = feed
         self._segments = segments
         self._ask_ends = ends
         self._ends: Mapping[RType, StoredEnd] = {}
         self._symbols = symbols
+        self._context_ns = context_ns
         self._ids: dict[str, int] = {}
         self._playback = Playback()
         self._run_ns: int | None = None
@@ -203,7 +208,7 @@ class Spool:
         for segment in reversed(self._segments):
             segments.insert(0, segment)
             yield NOTHING
-            if _begins_before(segment, min(times) - CONTEXT_NS):
+            if _begins_before(segment, min(times) - self._context_ns):
                 break
         found, newest_ns, from_ns = yield from self._found(segments, times)
         # Mostly the server has stored more than the disk of a run that was killed.
@@ -220,7 +225,7 @@ class Spool:
         found: set[int] = set()
         newest_ns = pieces = 0
         # From the front only where that is not enough: what lies behind a clock that was set.
-        for from_ns in (min(times) - CONTEXT_NS, None):
+        for from_ns in (min(times) - self._context_ns, None):
             for segment in segments:
                 for entry in self._entries(segment, lambda _: None, from_ns):
                     if entry is None:

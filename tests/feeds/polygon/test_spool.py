@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.feeds.polygon import spool
 from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
-from ingestor.feeds.polygon.spool import IDLE, Piece, Spool, StoredEnd, left_in
+from ingestor.feeds.polygon.spool import CONTEXT_NS, IDLE, Piece, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.status_reporter import FeedGap
 from ingestor.journal import reader
 from ingestor.journal.format import NOTE, Entry, Market
@@ -58,10 +57,16 @@ def ends_of(stored: Sequence[Message], feed: str) -> dict[RType, StoredEnd]:
 class Spooled:
     """All that a spool yields."""
 
-    def __init__(self, directory: Path, ends: dict[RType, StoredEnd], feed: str = "stocks") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ends: dict[RType, StoredEnd],
+        feed: str = "stocks",
+        context_ns: int = CONTEXT_NS,
+    ) -> None:
         self.symbols: dict[int, str] = {0: "LIVE"}
         self.spool = Spool(
-            feed, left_in(directory, Market[feed.upper()]), lambda: ends, self.symbols
+            feed, left_in(directory, Market[feed.upper()]), lambda: ends, self.symbols, context_ns
         )
         self.pieces: list[Piece] = [one for one in self.spool.pieces() if len(one.records)]
         self.gaps = [one.gap for one in self.pieces if one.gap is not None]
@@ -106,13 +111,12 @@ def test_the_front_of_a_long_segment_is_not_read_and_nothing_is_missing_for_that
     monkeypatch.setattr(reader, "PROBE_BYTES", 4096)
     frames = stock_frames if feed == "stocks" else option_frames
     # Quotes of long before tell who was the aggressor: all of them are read here.
-    monkeypatch.setattr(spool, "CONTEXT_NS", 600 * NS_PER_S)
     runs = [frames(150), frames(40, start_ns=OPEN_NS + 60 * NS_PER_S, seed=2)]
     for run in runs:
         record(tmp_path, feed, run, roots=() if feed == "stocks" else ("SPY", "QQQ"))
     messages = live_messages(feed, runs)
     for stored in range(1, len(messages) + 1, 7):
-        found = Spooled(tmp_path, ends_of(messages[:stored], feed), feed)
+        found = Spooled(tmp_path, ends_of(messages[:stored], feed), feed, 600 * NS_PER_S)
         assert found.messages == messages[stored:]
 
 
@@ -120,10 +124,14 @@ def test_a_journal_that_is_begun_in_its_middle_lacks_nothing_in_front(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "PROBE_BYTES", 512)
-    monkeypatch.setattr(spool, "CONTEXT_NS", 1)
-    messages = plain(tmp_path, *[(OPEN_NS + 10 * at, 2) for at in range(100)])
-    found = Spooled(tmp_path, ends_of(messages[:151], "stocks"))
-    assert found.messages == messages[151:]
+    # What lies before the last one stored holds no event, so that nothing else tells it.
+    empty = [(b"[]", OPEN_NS + at, 1) for at in range(1, 100)]
+    both = frame(trade(), trade())
+    frames = [(both, OPEN_NS, 1), *empty, (both, OPEN_NS + 100, 1)]
+    record(tmp_path, "stocks", frames)
+    messages = live_messages("stocks", [frames])
+    found = Spooled(tmp_path, ends_of(messages[:3], "stocks"), context_ns=1)
+    assert found.messages == messages[3:]
     assert found.gaps == []
 
 
@@ -131,11 +139,11 @@ def test_a_clock_that_was_set_back_in_a_long_segment_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "PROBE_BYTES", 512)
-    monkeypatch.setattr(spool, "CONTEXT_NS", 100)
     at = [*range(1_000, 1_060), *range(60), *range(2_000, 2_060)]
     messages = plain(tmp_path, *[(OPEN_NS + 10 * one, 1) for one in at])
-    for stored in range(1, 180, 4):
-        assert Spooled(tmp_path, ends_of(messages[:stored], "stocks")).messages == messages[stored:]
+    for stored in (1, 30, 59, 60, 61, 90, 119, 120, 121, 150, 179):
+        found = Spooled(tmp_path, ends_of(messages[:stored], "stocks"), context_ns=100)
+        assert found.messages == messages[stored:]
 
 
 def test_nothing_is_read_before_it_is_known_where_to_go_on(tmp_path: Path) -> None:
