@@ -9,11 +9,11 @@ TYPE_CHECKING = False  # importing `typing` would be a third of what comes befor
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from ingestor.dbn_ingestor import DBNIngestor
+    from ingestor.feeds.databento.ingestor import DBNIngestor
+    from ingestor.feeds.polygon.strikes import StrikeManager
     from ingestor.model.blocks import Source as EventSource
-    from ingestor.replay_publisher import ReplayPublisher
-    from ingestor.stream_ingestor import StreamIngestor
-    from ingestor.strike_manager import StrikeManager
+    from ingestor.runtime.live_run import StreamIngestor
+    from ingestor.runtime.replay_run import ReplayPublisher
 
 __version__ = "0.1.0"
 
@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 _LAZY: Final = {
-    "DBNIngestor": ("ingestor.dbn_ingestor", "DBNIngestor"),
+    "DBNIngestor": ("ingestor.feeds.databento.ingestor", "DBNIngestor"),
     "EventSource": ("ingestor.model.blocks", "Source"),
-    "ReplayPublisher": ("ingestor.replay_publisher", "ReplayPublisher"),
-    "StreamIngestor": ("ingestor.stream_ingestor", "StreamIngestor"),
-    "StrikeManager": ("ingestor.strike_manager", "StrikeManager"),
+    "ReplayPublisher": ("ingestor.runtime.replay_run", "ReplayPublisher"),
+    "StreamIngestor": ("ingestor.runtime.live_run", "StreamIngestor"),
+    "StrikeManager": ("ingestor.feeds.polygon.strikes", "StrikeManager"),
 }
 
 

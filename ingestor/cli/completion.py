@@ -10,8 +10,8 @@ from typing import Final
 
 import shtab
 
-from ingestor.cli.doctor import SECTIONS
 from ingestor.cli.parser import Parser
+from ingestor.doctor.check_result import SECTIONS
 from ingestor.model.errors import ExitCode
 
 _ABOUT: Final = """\

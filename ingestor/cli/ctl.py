@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -27,18 +26,12 @@ from ingestor.model.replay_control import ControlAnswer, Do
 from ingestor.nats.answers import NobodyListensError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from ingestor.runtime import log as logs
 from ingestor.runtime.control_service import SERVICE, SUBJECT
+from ingestor.runtime.nats_service import RunningService, running
 
 PROG: Final = "ingestor-ctl"
 
-DISCOVERY_S: Final = 2.0
-"""How long the first replay has to say that it is there; where there is none the server says so."""
-OTHERS_S: Final = 0.3
-"""How long the others have after it."""
-MAX_REPLAYS: Final = 1_000
-"""Answers that are read of those that say so."""
 STEP_POLL_S: Final = 0.05
 
 _ABOUT: Final = """\
@@ -80,46 +73,6 @@ exit codes:
 """
 
 
-class RunningReplay(msgspec.Struct, frozen=True):
-    """A replay as its service tells of it."""
-
-    id: str
-    metadata: dict[str, str]
-
-    @property
-    def run(self) -> str:
-        """What it is named by."""
-        return self.metadata.get("run", "")
-
-    @property
-    def line(self) -> str:
-        """One line for people."""
-        host, pid, stream = (self.metadata.get(key, "") for key in ("host", "pid", "stream"))
-        return printable(f"{self.run}  stream {stream}, host {host}, pid {pid}")
-
-
-class _Replays:
-    """Takes what services answer."""
-
-    def __init__(self) -> None:
-        self.found: list[RunningReplay] = []
-        self.heard = asyncio.Event()
-
-    def receive(self, frames: list[Frame]) -> None:
-        for _, _, payload in frames:
-            try:
-                replay = msgspec.json.decode(payload, type=RunningReplay)
-            except (msgspec.MsgspecError, ValueError):
-                continue  # another program's service of this name
-            if replay.run and len(self.found) < MAX_REPLAYS:
-                self.found.append(replay)
-                self.heard.set()
-
-    def status(self, _: Status) -> None:
-        # Nobody offers such a service: there is nothing to wait for.
-        self.heard.set()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor ctl``; returns its exit code."""
     given = parser().parse_args(arguments)
@@ -137,7 +90,7 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
     await connection.open()
     try:
         if given.command == "list":
-            return _list(await running(connection), as_json=given.json)
+            return _list(await running(connection, SERVICE), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
         while _is_under_way(given.command, answer):
@@ -156,7 +109,7 @@ def _is_under_way(command: str, answer: ControlAnswer) -> bool:
     return command == Do.STEP and answer.state is not None and answer.state.stepping
 
 
-def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
+def _list(found: Sequence[RunningService], *, as_json: bool) -> int:
     lines = [msgspec.json.encode(one.metadata).decode() if as_json else one.line for one in found]
     if not found and not as_json:
         lines = ["no replay is running here"]
@@ -164,21 +117,8 @@ def _list(found: Sequence[RunningReplay], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-async def running(connection: Connection, service: str = SERVICE) -> list[RunningReplay]:
-    """Return the replays, or the runs with another service, that say that they are there."""
-    replays = _Replays()
-    inbox, subscription = await connection.tap(replays)
-    await connection.publish(f"$SRV.PING.{service}", reply=f"{inbox}.replay")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DISCOVERY_S):
-            await replays.heard.wait()
-            await asyncio.sleep(OTHERS_S if replays.found else 0)
-    await connection.untap(subscription)
-    return sorted(replays.found, key=lambda one: one.run)
-
-
 async def _only_run(connection: Connection) -> str:
-    found = await running(connection)
+    found = await running(connection, SERVICE)
     if not found:
         raise NoDataError(f"no replay that can be steered is running at {connection.servers}")
     if len(found) > 1:

@@ -12,7 +12,7 @@ import uvloop
 
 from ingestor.cli.command_line import Flag, add, hide_secrets, parser_of, settings_of
 from ingestor.cli.event_text import aligned
-from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT
+from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
 from ingestor.feeds.databento.selection import Catalog
@@ -87,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{msgspec.json.encode(values).decode()}\n")
     else:
         lacks = [f"{feed} lacks {dates_text(dates)}" for feed, dates in holes(days).items()]
-        lines = [*_table(days), *lacks, *_stream(holds, config.nats.stream)]
+        # Numbers stand under each other by their last digit.
+        table = aligned([_HEAD, *map(_cells, days)], right={2, 3})
+        found = table if days else ["there is no day of data"]
+        lines = [*found, *lacks, *_stream(holds, config.nats.stream)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
     return ExitCode.OK
 
@@ -128,13 +131,6 @@ def _held(config: Config, days: list[Day]) -> tuple[StreamContents | None, list[
     except (IngestorError, NotNatsError, TimeoutError, LookupError) as error:
         logs.complain(PROG, f"the stream is not asked: {error}")
         return None, days
-
-
-def _table(days: Sequence[Day]) -> list[str]:
-    if not days:
-        return ["there is no day of data"]
-    # Numbers stand under each other by their last digit.
-    return aligned([_HEAD, *map(_cells, days)], right={2, 3})
 
 
 def _cells(day: Day) -> tuple[str, ...]:

@@ -14,14 +14,12 @@ import msgspec
 import uvloop
 
 from ingestor.cli.command_line import add, hide_secrets, parser_of, settings_of
-from ingestor.cli.live import ENVIRONMENT, RECORD
-from ingestor.cli.replay import REPLAY_ENVIRONMENT, REPLAY_WHAT
+from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD, REPLAY_ENVIRONMENT, REPLAY_WHAT
 from ingestor.config.load import Loaded
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import RIGHT, CheckResult, Mark, failed, passed, warned
-from ingestor.doctor.data import data_checks
+from ingestor.doctor.check_result import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
-from ingestor.doctor.installation import installation_checks
+from ingestor.doctor.prerequisites import data_checks, installation_checks
 from ingestor.doctor.server import server_checks
 from ingestor.doctor.vendor import vendor_checks
 from ingestor.model.clock import iso_utc, now_ns
@@ -29,14 +27,6 @@ from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime import log as logs
 
 PROG: Final = "ingestor-doctor"
-
-SECTIONS: Final = {
-    "machine": frozenset({"machine"}),
-    "nats": frozenset({"nats"}),
-    "live": frozenset({"machine", "nats", "vendor"}),
-    "replay": frozenset({"machine", "nats", "data"}),
-}
-"""What may be named, and what is then looked at."""
 
 FEEDS: Final = 2
 """A run has two feeds by default: stocks and options, or trades and depth."""
@@ -106,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _findings(given: argparse.Namespace, sections: frozenset[str]) -> Iterator[CheckResult]:
     named = frozenset(given.sections)
     try:
-        loaded = settings_of(given, {**ENVIRONMENT, **REPLAY_ENVIRONMENT}, _FLAGS)
+        loaded = settings_of(given, {**LIVE_ENVIRONMENT, **REPLAY_ENVIRONMENT}, _FLAGS)
     except ConfigurationError as error:
         # Of the rest nobody knows what is meant: only what no setting changes is looked at.
         yield failed("CONFIGURATION", str(error), ExitCode.CONFIGURATION)

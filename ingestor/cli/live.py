@@ -16,21 +16,11 @@ from ingestor.cli.command_line import (
     run,
     settings_again,
 )
+from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 
 PROG: Final = "ingestor-live"
-
-ENVIRONMENT: Final = {
-    "NATS_URL": "nats.url",
-    "POLYGON_API_KEY": "polygon.api_key",
-    "POLYGON_STOCKS_URL": "polygon.stocks_url",
-    "POLYGON_OPTIONS_URL": "polygon.options_url",
-}
-
-RECORD: Final = Flag(
-    "--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"
-)
 
 _HOW: Final = (
     RECORD,
@@ -81,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     flags = (*_HOW, *LOG)
     # Whoever has the run follow a file can change it; without one SIGHUP is an orderly stop.
-    read_again = settings_again(given, ENVIRONMENT, flags) if given.config else None
+    read_again = settings_again(given, LIVE_ENVIRONMENT, flags) if given.config else None
     return run(
         PROG,
         given,
         lambda config: StreamIngestor(config, demo=given.demo, read_again=read_again).run(),
-        environment=ENVIRONMENT,
+        environment=LIVE_ENVIRONMENT,
         flags=flags,
         leave_out=REPLAY_ONLY,
     )

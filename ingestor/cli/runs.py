@@ -72,15 +72,11 @@ async def _list(config: Config, url: str | Sequence[str], given: argparse.Namesp
     if given.json:
         lines = [msgspec.json.encode(record).decode() for record in wanted]
     else:
-        lines = _table(wanted)
+        lines = ["no run has left a record here"]
+        if wanted:
+            lines = aligned([_HEAD, *map(_cells, wanted)], right=())
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return ExitCode.OK
-
-
-def _table(found: Sequence[RunRecord]) -> list[str]:
-    if not found:
-        return ["no run has left a record here"]
-    return aligned([_HEAD, *map(_cells, found)], right=())
 
 
 def _cells(record: RunRecord) -> tuple[str, ...]:

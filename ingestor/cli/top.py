@@ -26,7 +26,6 @@ from rich.text import Text
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import PAGE_PORT
-from ingestor.cli.ctl import running
 from ingestor.cli.parser import Parser
 from ingestor.cli.run_figures import ProcessFigures, Scrape, processes, quantile_s
 from ingestor.model.bounds import printable
@@ -45,7 +44,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
-from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, running
 from ingestor.runtime.progress_reporter import age_text
 from ingestor.runtime.signals import EXIT_BASE, noted
 
@@ -290,19 +289,18 @@ class NatsRun:
         return found[0].run
 
 
-def _run_of(given: argparse.Namespace) -> MetricsUrl | NatsRun:
-    if given.nats is None and given.config is None:
-        return MetricsUrl(given.url)
-    return NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``ingestor top``; returns its exit code."""
     given = parser().parse_args(arguments)
     try:
-        run = _run_of(given)
+        run: MetricsUrl | NatsRun
+        if given.nats is None and given.config is None:
+            run = MetricsUrl(given.url)
+        else:
+            run = NatsRun(ConnectOptions(**consuming.way_in(given)), given.run)
         if given.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            _once(run, given)
+            width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
+            Console(width=width).print(_first(run, given).picture())
         else:
             _watch(run, given)
     except IngestorError as error:
@@ -319,11 +317,6 @@ def _first(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> Shown:
     time.sleep(given.interval)
     now, health = run.look()
     return Shown(before, now, wall_ns(), health, given.sort)
-
-
-def _once(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:
-    width = None if sys.stdout.isatty() else UNWATCHED_COLUMNS
-    Console(width=width).print(_first(run, given).picture())
 
 
 def _watch(run: MetricsUrl | NatsRun, given: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from ingestor.cli.command_line import (
     parser_of,
     settings_of,
 )
-from ingestor.cli.replay import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
+from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
 from ingestor.client import connect
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config, FeedName

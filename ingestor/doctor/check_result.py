@@ -1,4 +1,4 @@
-"""What a check finds, and the table of all codes with what is right for each."""
+"""What may be looked at, what a check finds, and the table of all codes with what is right."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ class Mark(StrEnum):
     FAILURE = "fail"
     UNKNOWN = "skip"
 
+
+SECTIONS: Final = {
+    "machine": frozenset({"machine"}),
+    "nats": frozenset({"nats"}),
+    "live": frozenset({"machine", "nats", "vendor"}),
+    "replay": frozenset({"machine", "nats", "data"}),
+}
+"""What may be named, and what is then looked at."""
 
 RIGHT: Final[Mapping[str, str]] = {
     "PYTHON": "3.11 to 3.13, 64 bits, Linux",

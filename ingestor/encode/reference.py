@@ -23,7 +23,6 @@ from ingestor.model.records import (
     FLAG_SNAPSHOT,
     UNDEF_EXCHANGE,
     UNDEF_SEQUENCE,
-    Records,
     RType,
     split_by_rtype,
 )
@@ -100,7 +99,9 @@ def payloads(runs: Runs) -> Iterator[tuple[str, bytes]]:
     for block, records in runs.pieces():
         for kind, typed in split_by_rtype(records):
             fields_of = _FIELDS[kind.rtype]
-            for row in _plain_rows(typed):
+            names = typed.dtype.names or ()
+            for values in zip(*(typed[name].tolist() for name in names), strict=True):
+                row = dict(zip(names, values, strict=True))
                 symbol = symbol_of(block.symbols, row["instrument_id"])
                 # The order of the keys is part of the contract: the envelope comes first.
                 fields = {
@@ -129,12 +130,6 @@ def _json(fields: Row) -> bytes:
         return _ENCODER.encode(fields)
     except UnicodeEncodeError as error:
         raise BadDataError(f"a symbol cannot be written as UTF-8: {error}") from error
-
-
-def _plain_rows(records: Records) -> Iterator[Row]:
-    names = records.dtype.names or ()
-    for values in zip(*(records[name].tolist() for name in names), strict=True):
-        yield dict(zip(names, values, strict=True))
 
 
 def _price(price_e9: int) -> msgspec.Raw:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from io import SEEK_END, BufferedReader, BytesIO, FileIO
 from pathlib import Path
@@ -96,6 +96,92 @@ class ByteStream(Protocol):
         None means that much has been read and there is nothing to show for it yet: ask again.
         """
         ...
+
+
+class ReadBuffer:
+    """At least `capacity` bytes of a stream, held in place.
+
+    A view handed out is valid until the next `fill`.
+
+    Attributes:
+        waiting: Whether the newest `fill` returned early during a long decompression; the next
+            call continues.
+        offset: Where in the decompressed file the first byte not yet consumed lies.
+    """
+
+    def __init__(self, stream: ByteStream, capacity: int) -> None:
+        self._stream = stream
+        self._capacity = capacity
+        # The slack lies behind the capacity: a zstd block is decompressed whole or not at all.
+        self._bytes = memoryview(bytearray(capacity + stream.slack))
+        self._start = 0
+        self._end = 0
+        self.offset = 0
+        self.waiting = False
+
+    def __len__(self) -> int:
+        """Bytes held and not yet consumed."""
+        return self._end - self._start
+
+    @property
+    def size(self) -> int:
+        """Bytes this buffer takes in memory; never changes."""
+        return len(self._bytes)
+
+    def fill(self) -> bool:
+        """Read until `capacity` bytes are held; False when the stream ends, fails or waits before.
+
+        A stream that failed once is not read again, so that data never continues after a hole.
+        """
+        held = len(self)
+        # At most one record is left over where blocks are read, so this moves some hundred bytes.
+        if self._start:
+            self._bytes[:held] = self._bytes[self._start : self._end]
+            self._start, self._end = 0, held
+        self.waiting = False
+        # A whole buffer a call: whatever comes after this costs its Python once a block.
+        while self._end < self._capacity and self._stream.failure is None:
+            count = self._stream.read_some(self._bytes[self._end :])
+            self.waiting = count is None
+            if not count:
+                return False
+            self._end += count
+        return self._end >= self._capacity
+
+    def view(self, limit: int) -> memoryview:
+        """Return the bytes held, at most `limit` of them."""
+        return self._bytes[self._start : min(self._end, self._start + limit)]
+
+    def consume(self, count: int) -> None:
+        """Let go of bytes at the front."""
+        self._start += count
+        self.offset += count
+
+    def drop(self, offset: int) -> None:
+        """Let go of all bytes held: the stream goes on at another offset."""
+        self._start = self._end = 0
+        self.offset = offset
+
+    @property
+    def failure(self) -> str | None:
+        """None, or why the stream ended before its time."""
+        return self._stream.failure
+
+    def read_to(self, content: bytearray, size: int) -> Generator[None, None, None]:
+        """Consume bytes to the end of `content` until it has `size`; yield to wait.
+
+        It stays shorter when the stream ends before.
+        """
+        while len(content) < size:
+            if not len(self):
+                self.fill()
+            piece = self.view(size - len(content))
+            content += piece
+            self.consume(len(piece))
+            if self.waiting:
+                yield
+            elif not piece:
+                break
 
 
 @contextmanager

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -37,7 +34,7 @@ from ingestor.journal.format import (
     pack_note,
     seed_of,
 )
-from ingestor.journal.segment_writer import FolderLock, SegmentWriter
+from ingestor.journal.segment_writer import FolderLock, SegmentWriter, Syncer
 from ingestor.model.clock import new_york_date, new_york_ns
 from ingestor.model.errors import IngestorError
 from ingestor.model.units import NS_PER_S
@@ -90,46 +87,6 @@ class Wake:
 
 Work = Begin | End | Wake | bytearray
 """Bytes are appended to the segment and must not be changed any more."""
-
-
-class Syncer:
-    """Has files synced by a thread of its own, one at a time.
-
-    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
-    program killed then, the stream would hold what the journal does not.
-    """
-
-    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
-        self._name, self._tell = name, tell
-        self._queue: SimpleQueue[int] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._is_busy = self._is_told = False
-
-    def sync(self, file: FileIO) -> None:
-        """Begin to sync a file, which may be closed meanwhile, unless one is being synced."""
-        if self._is_busy:
-            return
-        if self._thread is None:
-            # Daemon: as the writer's, it may hang in a system call for ever.
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
-        with suppress(OSError):  # no descriptor is free: the next time
-            descriptor = os.dup(file.fileno())
-            self._is_busy = True
-            self._queue.put(descriptor)
-
-    def _run(self) -> None:
-        while True:
-            descriptor = self._queue.get()
-            try:
-                os.fdatasync(descriptor)
-                self._is_told = False
-            except OSError as error:
-                if not self._is_told:
-                    self._tell(f"it is written, but might not survive a power cut: {error}")
-                self._is_told = True
-            os.close(descriptor)
-            self._is_busy = False
 
 
 class WriterThread:
@@ -196,7 +153,9 @@ class WriterThread:
             self._do(work)
             # Ten times a second, and not with each of hundreds of reads.
             if isinstance(work, Wake):
-                self._look_after(work)
+                self._disk.look_after()
+                if work.sync and (file := self._disk.file) is not None:
+                    self._syncer.sync(file)
         self._once(self._disk.finish)
         self._disk.stop()
         if self._given_up_bytes:
@@ -230,11 +189,6 @@ class WriterThread:
             self.failure = None
             self.tell("it is written again")
         return done
-
-    def _look_after(self, work: Wake) -> None:
-        self._disk.look_after()
-        if work.sync and (file := self._disk.file) is not None:
-            self._syncer.sync(file)
 
     def _look_for_file(self) -> None:
         missing = self._disk.missing()
@@ -367,20 +321,17 @@ class JournalRecorder:
 
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Hand over what is held; end the segment of a day that is over; return what went wrong."""
+        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
+        is_due = 10 * abs(now_ns - self._synced_ns) >= 9 * self._sync_ns
+        if sync := self._sync_ns > 0 and is_due:
+            self._synced_ns = now_ns
         # First: what is handed over goes into a new file where the one that is open was renamed.
-        self._thread.put(Wake(self._is_to_sync(now_ns)))
+        self._thread.put(Wake(sync))
         self._hand_over()
         if self._until_ns and now_ns >= self._until_ns:
             self._thread.put(End())
             self._until_ns = 0
         return self._thread.take_troubles() or None
-
-    def _is_to_sync(self, now_ns: int) -> bool:
-        # The distance, since this clock may be set back, and a tenth less: timers may fire early.
-        if not self._sync_ns or 10 * abs(now_ns - self._synced_ns) < 9 * self._sync_ns:
-            return False
-        self._synced_ns = now_ns
-        return True
 
     def close(self) -> None:
         """Write what is held, for at most `CLOSE_S`, and let others record here."""
@@ -394,7 +345,8 @@ class JournalRecorder:
         """Record an entry; whether it was."""
         # Counted even if it is lost: a hole in the numbers tells a reader how many are missing.
         self._number += 1
-        if not self._can_take(entry.payload):
+        size, held_bytes = len(entry.payload), self._thread.backlog_bytes + len(self._chunk)
+        if held_bytes + size > MAX_BACKLOG_BYTES or size > MAX_PAYLOAD_BYTES:
             self._lose()
             return False
         on_date = self._from_ns <= entry.recv_ns < self._until_ns
@@ -409,11 +361,6 @@ class JournalRecorder:
         if len(self._chunk) >= CHUNK_BYTES:
             self._hand_over()
         return True
-
-    def _can_take(self, data: bytes) -> bool:
-        thread = self._thread
-        held_bytes = thread.backlog_bytes + len(self._chunk)
-        return held_bytes + len(data) <= MAX_BACKLOG_BYTES and len(data) <= MAX_PAYLOAD_BYTES
 
     def _lose(self) -> None:
         self.counts.lost += 1

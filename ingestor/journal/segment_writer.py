@@ -21,10 +21,13 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import zstandard
@@ -74,6 +77,46 @@ class FolderLock:
     def release(self) -> None:
         """Let others record here."""
         self._file.close()
+
+
+class Syncer:
+    """Has files synced by a thread of its own, one at a time.
+
+    A sync takes milliseconds, and the frames of those are to be written meanwhile: were the whole
+    program killed then, the stream would hold what the journal does not.
+    """
+
+    def __init__(self, name: str, tell: Callable[[str], None]) -> None:
+        self._name, self._tell = name, tell
+        self._queue: SimpleQueue[int] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_busy = self._is_told = False
+
+    def sync(self, file: FileIO) -> None:
+        """Begin to sync a file, which may be closed meanwhile, unless one is being synced."""
+        if self._is_busy:
+            return
+        if self._thread is None:
+            # Daemon: as the writer's, it may hang in a system call for ever.
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        with suppress(OSError):  # no descriptor is free: the next time
+            descriptor = os.dup(file.fileno())
+            self._is_busy = True
+            self._queue.put(descriptor)
+
+    def _run(self) -> None:
+        while True:
+            descriptor = self._queue.get()
+            try:
+                os.fdatasync(descriptor)
+                self._is_told = False
+            except OSError as error:
+                if not self._is_told:
+                    self._tell(f"it is written, but might not survive a power cut: {error}")
+                self._is_told = True
+            os.close(descriptor)
+            self._is_busy = False
 
 
 class SegmentWriter:

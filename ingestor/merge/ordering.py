@@ -158,7 +158,11 @@ def _ordered(slices: Sequence[_Slice]) -> Runs:
     lengths = np.array([part.stop - part.start for part in slices])
     offsets = np.cumsum(lengths) - lengths
     owner = np.repeat(np.arange(len(slices)), lengths)[order]
-    block_of_run, first, last = _run_ends(owner)
+    # Owner, first and last position of every stretch of equal owners.
+    changes = np.flatnonzero(owner[1:] != owner[:-1])
+    first = np.concatenate(([0], changes + 1))
+    last = np.concatenate((changes, [len(owner) - 1]))
+    block_of_run = owner[first]
     # From a row of the concatenation to a row of its block.
     shift = np.array([part.start for part in slices]) - offsets
     return Runs(
@@ -168,14 +172,6 @@ def _ordered(slices: Sequence[_Slice]) -> Runs:
         order[last] + shift[block_of_run] + 1,
         event[order].astype(np.int64),
     )
-
-
-def _run_ends(owner: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Return owner, first and last position of every stretch of equal owners."""
-    changes = np.flatnonzero(owner[1:] != owner[:-1])
-    first = np.concatenate(([0], changes + 1))
-    last = np.concatenate((changes, [len(owner) - 1]))
-    return owner[first], first, last
 
 
 class ArrivalMerge:

@@ -83,6 +83,11 @@ class Runs:
             block = self.blocks[index]
             yield block, block.records[start:stop]
 
+    def event_ns(self, end: int) -> int:
+        """Return the event time of the first row, for 0, or of the last, for -1."""
+        row = int(self.start[0] if end == 0 else self.stop[-1] - 1)
+        return int(self.blocks[int(self.block_of_run[end])].records["ts_event_ns"][row])
+
     @cached_property
     def ends(self) -> Int64s:
         """Number of rows up to and including each run."""
@@ -108,6 +113,24 @@ class Runs:
         stop[-1] -= self.ends[other] - last
         runs = self.block_of_run[one : other + 1]
         return Runs(self.blocks, runs, start, stop, self.key_ts_ns[first:last])
+
+    def gathered(self) -> Records:
+        """Return a copy of the rows in their order, where all blocks have one dtype."""
+        # Only the span of each block that is wanted is copied, then rows are picked from the copy.
+        low = np.full(len(self.blocks), np.iinfo(np.int64).max)
+        high = np.zeros(len(self.blocks), np.int64)
+        np.minimum.at(low, self.block_of_run, self.start)
+        np.maximum.at(high, self.block_of_run, self.stop)
+        low = np.minimum(low, high)
+        parts = [
+            block.records[first:last]
+            for block, first, last in zip(self.blocks, low.tolist(), high.tolist(), strict=True)
+        ]
+        lengths = high - low
+        shift = (np.cumsum(lengths) - lengths - low)[self.block_of_run]
+        rows = ranges(self.start + shift, self.stop + shift)
+        gathered: Records = np.concatenate(parts)[rows]
+        return gathered
 
     def counts_by_rtype(self) -> dict[int, int]:
         """Return the number of rows of each rtype, without a step per run."""

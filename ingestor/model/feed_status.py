@@ -119,7 +119,10 @@ def line_of_status(status: FeedStatus) -> str:
     """Return ``<time, UTC> <feed> <what> <text> (<span, losses>)``."""
     feed = printable(status.feed)
     head = f"{iso_utc(status.at_ns)} {feed:{_FEED_CHARS}} {status.what:{_WHAT_CHARS}}"
-    details = ", ".join(filter(None, (_span(status), _lost(status))))
+    named = (("trades", status.lost_trades), ("quotes", status.lost_quotes))
+    known = [f"{count:,} {name}" for name, count in named if count is not None]
+    lost = f"lost {' and '.join(known)}" if known else ""
+    details = ", ".join(filter(None, (_span(status), lost)))
     return f"{head} {printable(status.text, MAX_LINE_CHARS)}" + (f" ({details})" if details else "")
 
 
@@ -134,9 +137,3 @@ def _span(status: FeedStatus) -> str:
         return f"since {iso_utc(begin_ns)[_CLOCK]}"
     length_s = (end_ns - begin_ns) / NS_PER_S
     return f"{iso_utc(begin_ns)[_CLOCK]} to {iso_utc(end_ns)[_CLOCK]}, {length_s:.3f} s"
-
-
-def _lost(status: FeedStatus) -> str:
-    named = (("trades", status.lost_trades), ("quotes", status.lost_quotes))
-    known = [f"{count:,} {name}" for name, count in named if count is not None]
-    return f"lost {' and '.join(known)}" if known else ""

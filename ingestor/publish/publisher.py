@@ -225,15 +225,12 @@ class Publisher:
         self._recovering = asyncio.create_task(self._recovery_loop())
 
     async def newest_under(self, subject: str) -> bytes | None:
-        """Return the newest payload that was published to a subject; None where nobody knows one.
+        """Return the newest payload that was published to a subject; None where there is none.
 
-        A stream that does not say does not stop the run: it takes messages.
+        None also where only the server knows under which subject it stands. Raises TimeoutError,
+        IngestorError.
         """
-        try:
-            newest = await self._link.newest_under(subject)
-        except (TimeoutError, IngestorError) as error:
-            log.warning("what is stored last under %s is not known: %s", subject, error)
-            return None
+        newest = await self._link.newest_under(subject)
         return None if newest is None else newest.payload
 
     async def send(self, runs: Runs) -> None:
@@ -243,6 +240,8 @@ class Publisher:
         published or not. Raises NatsUnreachableError, NatsRefusedError, StreamError, and what
         the encoder raises.
         """
+        if self.statuses.gap_is_pending:
+            await self.statuses.gap_stored()
         self._link.ledger.add(runs)
         self._link.wake()
         async with self._lock:
@@ -391,9 +390,12 @@ class Publisher:
         action, next_s = timer.poll(sent, acked, now_s(), coming=ledger.ack_is_coming)
         outpaced = ledger.pace(round(timer.messages_per_s * FLOW_PERIOD_S))
         asks = action in (AckAction.ASK, AckAction.RECONCILE)
+        oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
+        oldest_s = oldest_s if ledger.alone else SHARED_BATCH_AGE_S
+        is_old = now_s() - self._batch_began_s > oldest_s
         # Only the answer to a commit tells a stream sequence; acknowledgements in between tell
         # counts.
-        if outpaced or action is AckAction.ASK or self._batch_is_old():
+        if outpaced or action is AckAction.ASK or is_old:
             ledger.batch.closing = True
         if action is AckAction.REST and ledger.next_runs() is not None:
             # All is stored, and an answer without which no more may be sent is lost.
@@ -405,11 +407,6 @@ class Publisher:
             self._question = asyncio.create_task(self._question_leader(recover))
         if action is not AckAction.REST:
             self._set_timer(next_s)
-
-    def _batch_is_old(self) -> bool:
-        ledger = self._link.ledger
-        oldest_s = BUSY_BATCH_AGE_S if ledger.batch.flow == FLOW_MESSAGES else BATCH_AGE_S
-        return now_s() - self._batch_began_s > (oldest_s if ledger.alone else SHARED_BATCH_AGE_S)
 
     async def _question_leader(self, recover: bool) -> None:
         """Ask; recover where nothing moves though it should, unless the same leader is at work.

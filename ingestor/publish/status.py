@@ -1,9 +1,12 @@
 """What feeds tell about themselves, published into a stream of its own: each once and in order.
 
-It shares the publisher's connection and nothing else. Nothing here waits for market data, and
-market data never waits for this: a status is put in a bounded queue, and one task at a time sends
-it, waits for its acknowledgement, and sends it again until there is one. Each has a message id, so
-that the stream stores it once however often it is sent (within `DUPLICATE_WINDOW_S`).
+It shares the publisher's connection and nothing else. Nothing here waits for market data: a status
+is put in a bounded queue, and one task at a time sends it, waits for its acknowledgement, and sends
+it again until there is one. Market data waits for this in one case: what ends a gap is sent once
+the gap is stored, or after `GAP_WAIT_S`. A run that dies between the two would leave events whose
+gap nobody tells, since the next run tells what is missing behind the last event stored. Each has a
+message id, so that the stream stores it once however often it is sent (within
+`DUPLICATE_WINDOW_S`).
 
 The stream is made when the first status comes: a replay has none. A stream that refuses a status
 is named in the log, and the status is counted; nothing else ends by it.
@@ -12,6 +15,7 @@ is named in the log, and the status is counted; nothing else ends by it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +28,7 @@ from ingestor.model.feed_status import (
     ALL_SUBJECTS,
     STATUS_STREAM,
     FeedStatus,
+    What,
     encode_status,
     shortened,
 )
@@ -48,6 +53,10 @@ ACK_TIMEOUT_S: Final = 2.0
 """What is not acknowledged by then is sent again."""
 
 RETRY_S: Final = 0.1
+
+GAP_WAIT_S: Final = 1.0
+"""For so long events wait for the gap that they end; an acknowledgement takes milliseconds."""
+
 CLOSE_TIMEOUT_S: Final = 2.0
 NEW_MAX_AGE_S: Final = 7 * 86_400.0
 DUPLICATE_WINDOW_S: Final = 3_600.0
@@ -85,6 +94,9 @@ class StatusPublisher:
         self._worker: asyncio.Task[None] | None = None
         self._run_id = uuid4().hex
         self._told = 0
+        self._gap = 0
+        """The number of the last gap told; 0 when nothing waits for one."""
+        self._gap_settled = asyncio.Event()
         self._ready = False
         self._complained = False
         self._closed = False
@@ -98,7 +110,25 @@ class StatusPublisher:
     @property
     def pending(self) -> int:
         """Statuses whose fate is not known yet."""
-        return self._told - self.published - self.refused - self.dropped
+        return self._told - self._fates
+
+    @property
+    def _fates(self) -> int:
+        return self.published + self.refused + self.dropped
+
+    @property
+    def gap_is_pending(self) -> bool:
+        """Whether what ends a gap must wait for `gap_stored`."""
+        return self._fates < self._gap
+
+    async def gap_stored(self) -> None:
+        """Return when the gaps told are stored, or refused, or `GAP_WAIT_S` later."""
+        self._gap_settled.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GAP_WAIT_S):
+                await self._gap_settled.wait()
+        # Waited for once: a stream that does not answer must not hold each block up.
+        self._gap = 0
 
     def tell(
         self,
@@ -117,6 +147,8 @@ class StatusPublisher:
             return
         if len(self._pending) >= MAX_PENDING_STATUSES:
             self._drop_oldest()
+        if status.what is What.GAP:
+            self._gap = self._told
         key = message_id or f"{self._run_id}.{self._told}"
         self._pending.append(_Pending(status, key, settled))
         if self._worker is None or self._worker.done():
@@ -149,6 +181,8 @@ class StatusPublisher:
             await self._deliver(told.status, told.message_id)
             if self._connection.failure is None:
                 told.settled()
+            if not self.gap_is_pending:
+                self._gap_settled.set()
 
     async def _deliver(self, status: FeedStatus, message_id: str) -> None:
         """Return once the stream has stored it or refused it, or the connection has failed."""

@@ -23,7 +23,9 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.merge.steering import Steering
+from ingestor.merge.steering import Change, Steering
+from ingestor.model.clock import now_ns
+from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.replay_control import (
     ControlAnswer,
     Do,
@@ -42,6 +44,9 @@ CPU while so many others are answered takes its own for lost."""
 POLL_S: Final = 0.005
 LAST_LOOK_S: Final = 0.05
 """A command that was done in the last moment is shown by then."""
+
+REPLAY: Final = "replay"
+"""The feed under which a replay tells what was done to it."""
 
 _READ_BYTES: Final = 64 * 1024
 """All that a pipe holds, so that what is read ends with a line."""
@@ -71,6 +76,19 @@ class _Sent(msgspec.Struct, frozen=True):
 class _Shown(msgspec.Struct, frozen=True):
     state: ReplayState
     answers: dict[str, ControlAnswer]
+
+
+def status_of(change: Change) -> FeedStatus:
+    """Return what a replay tells of a change that was made now."""
+    return FeedStatus(
+        feed=REPLAY,
+        what=What.CONTROL,
+        at_ns=now_ns(),
+        text=change.text,
+        from_event_ns=change.position_ns,
+        to_event_ns=change.to_ns,
+        generation=change.generation,
+    )
 
 
 class Controller:
@@ -148,6 +166,12 @@ class Controller:
         return None if data is None else msgspec.json.decode(data, type=_Shown)
 
     # The publisher's end.
+
+    def begin(self, steering: Steering) -> None:
+        """Have a publisher begin as another stood that died, and show how it stands."""
+        if (state := self.state) is not None:
+            steering.restore(state)
+        self.show(steering)
 
     def listen(self, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
         """Have `heard`, which is to `obey`, called on the loop whenever there are commands."""

@@ -61,9 +61,7 @@ class Counter(IntEnum):
     def __new__(cls, column: int, whose: Role, about: str) -> Self:
         """Take a column, and the sentence that metrics show."""
         counter = int.__new__(cls, column)
-        counter._value_ = column
-        counter.about = about
-        counter.whose = whose
+        counter._value_, counter.about, counter.whose = column, about, whose
         return counter
 
     HEARTBEAT_NS = 0, Role.ANY, "CLOCK_MONOTONIC of the last sign of life."
@@ -237,7 +235,7 @@ class CounterTable:
         self._position = Slots(1)
         self._seek = Slots(1)
         self.ends = Slots(processes)
-        """See `stored_ends.note_ends`."""
+        """See `resume.note_ends`."""
         self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:
@@ -333,8 +331,7 @@ class CounterTable:
         for subject, rows in rows_by_subject.items():
             index = SUBJECTS.index(subject)
             self._stored[index] = rows
-            if not self._rank[index]:
-                self._rank[index] = self._rank.max() + 1
+            self._rank[index] = self._rank[index] or self._rank.max() + 1
 
     @property
     def position(self) -> Position | None:
@@ -393,10 +390,6 @@ class CounterRow:
     def __setitem__(self, counter: Counter, value: int) -> None:
         """Write a counter: what this process has counted itself."""
         self._cells[counter] = self._base[counter] + value
-
-    def away(self, away: bool, now_ns: int) -> None:
-        """Note whether the process is without its vendor or server."""
-        self.note_since(Counter.AWAY_SINCE_NS, away, now_ns)
 
     def note_since(self, since: Counter, is_so: bool, now_ns: int) -> None:
         """Note whether something is so, and if it is, since when."""

@@ -122,7 +122,10 @@ def held_of(day: Day, kept: Sequence[RunRecord], first_seq: int) -> Held:
         if record.last_seq is None or record.last_seq < first_seq or not _is_of(record, day):
             continue
         begun = record.job_seq or record.first_seq or 0
-        if record.state == "done" and begun >= first_seq and not _narrowed(record):
+        # One that took less than the whole of its days has not all; a live one never knows.
+        filters = ("start", "end", "symbols")
+        narrowed = record.job == LIVE_JOB or any(record.what.get(name) for name in filters)
+        if record.state == "done" and begun >= first_seq and not narrowed:
             return "all"
         best = "part"
     return best
@@ -142,12 +145,6 @@ def _is_of(record: RunRecord, day: Day) -> bool:
     # A record lies in a bucket that others may write to: what is no table has no name.
     names = {str(file.get("name")) for file in files if isinstance(file, Mapping)}
     return not names.isdisjoint(day.names)
-
-
-def _narrowed(record: RunRecord) -> bool:
-    """Whether a run took less than the whole of its days; a live one never knows."""
-    filters = ("start", "end", "symbols")
-    return record.job == LIVE_JOB or any(record.what.get(name) for name in filters)
 
 
 def _days_of_lanes(feed: FeedName, lanes: Sequence[Lane]) -> Iterator[Day]:

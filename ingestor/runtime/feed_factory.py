@@ -37,7 +37,7 @@ from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_process import FeedContext
 from ingestor.runtime.reload import LiveSettings
-from ingestor.runtime.stored_ends import Ends, noted_ends
+from ingestor.runtime.resume import Ends, noted_ends
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
@@ -72,7 +72,9 @@ def real_vendor(polygon: Polygon) -> Iterator[Vendor]:
             " file that only you can read (--demo needs none)"
         )
     for url in (polygon.stocks_url, polygon.options_url):
-        _warn_of_plain_text(url)
+        address = urlsplit(url)
+        if address.scheme == "ws" and address.hostname not in _LOOPBACK:
+            log.warning("%s is not encrypted: everybody on the way can read the API key", url)
     yield Vendor(polygon.stocks_url, polygon.options_url, polygon.api_key, Source.POLYGON_WS)
 
 
@@ -88,12 +90,6 @@ def demo_vendor() -> Iterator[Vendor]:
             Source.SIM,
             simulator.problem,
         )
-
-
-def _warn_of_plain_text(url: str) -> None:
-    address = urlsplit(url)
-    if address.scheme == "ws" and address.hostname not in _LOOPBACK:
-        log.warning("%s is not encrypted: everybody on the way can read the API key", url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Final, Protocol
 
-import numpy as np
-
 from ingestor.merge.ordering import WatermarkMerge
-from ingestor.model.blocks import Block, Runs, ranges
+from ingestor.model.blocks import Block, Runs
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.symbols import SymbolTable
@@ -288,30 +287,21 @@ class FeedProcess:
     def _move_all(self) -> None:
         for block in self._source.blocks():
             self._count()
-            if not self._hand_on(self._new_part(block)):
-                return
-            if self._leaves:
+            if self._done_before:
+                # A file gives the same rows again: those that the process which died has put are
+                # counted off.
+                done = min(self._done_before, len(block.records))
+                self._done_before -= done
+                block = replace(block, records=block.records[done:])  # noqa: PLW2901
+            # A block is a view of the source's buffer: nothing more is read until the ring has it.
+            put = partial(self._writer.put, block, PUT_TIMEOUT_S)
+            if (len(block.records) and not self._wait(put)) or self._leaves:
                 return
 
     @property
     def _leaves(self) -> bool:
         """Whether what is read here is of no more use."""
         return self._context.stopping or self._context.ring.renewed
-
-    def _new_part(self, block: Block) -> Block:
-        """Return what the process that died has not put."""
-        if not self._done_before:
-            return block
-        # A file gives the same rows again, so counting them off is enough.
-        done = min(self._done_before, len(block.records))
-        self._done_before -= done
-        return replace(block, records=block.records[done:])
-
-    def _hand_on(self, block: Block) -> bool:
-        if not len(block.records):
-            return True
-        # A block is a view of the source's buffer: nothing more is read until the ring has it.
-        return self._wait(lambda: self._writer.put(block, PUT_TIMEOUT_S))
 
     def _wait(self, put: Callable[[], bool]) -> bool:
         """Try until there is room in the ring; False when the run is to stop or was sought."""
@@ -422,7 +412,7 @@ class MergedFiles:
                 symbols = block.symbols if table is None else table
                 yield Block(0, records, symbols, block.source, block.in_order)
             return
-        records = _gathered(runs)
+        records = runs.gathered()
         step = max(1, self.block_bytes // records.itemsize)
         for start in range(0, len(records), step):
             yield Block(0, records[start : start + step], table, runs.blocks[0].source)
@@ -455,22 +445,3 @@ class _Tables:
                     return False
             self._known[block.feed] = table, len(table)
         return True
-
-
-def _gathered(runs: Runs) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    """Return a copy of the rows in their order."""
-    # Only the span of each block that is wanted is copied, then rows are picked from the copy.
-    low = np.full(len(runs.blocks), np.iinfo(np.int64).max)
-    high = np.zeros(len(runs.blocks), np.int64)
-    np.minimum.at(low, runs.block_of_run, runs.start)
-    np.maximum.at(high, runs.block_of_run, runs.stop)
-    low = np.minimum(low, high)
-    parts = [
-        block.records[first:last]
-        for block, first, last in zip(runs.blocks, low.tolist(), high.tolist(), strict=True)
-    ]
-    lengths = high - low
-    shift = (np.cumsum(lengths) - lengths - low)[runs.block_of_run]
-    rows = ranges(runs.start + shift, runs.stop + shift)
-    gathered: np.ndarray[tuple[int], np.dtype[np.void]] = np.concatenate(parts)[rows]
-    return gathered

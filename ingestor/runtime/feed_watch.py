@@ -32,7 +32,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.positions import FeedPosition, FeedPositions, Position
-from ingestor.runtime.stored_ends import Ends, ends_in_stream, note_ends
+from ingestor.runtime.resume import Ends, ends_in_stream, note_ends
 
 UNTOLD: Final = 4
 """Statuses of the publisher's own that a `Position` holds; of more, the newest."""
@@ -147,7 +147,14 @@ class FeedWatch:
         """Return when what an earlier run has stored of a feed ends: event and receipt."""
         reader, ends = self._feeds[feed].reader, []
         for subject in self._feeds[feed].subjects:
-            payload = await self._publisher.newest_under(subject)
+            try:
+                payload = await self._publisher.newest_under(subject)
+            except (TimeoutError, IngestorError) as error:
+                # A stream that does not say does not stop the run: it takes messages.
+                text = f"what is missing since the last run is not known: {error}"
+                log.warning("%s: %s", self._feeds[feed].name, text)
+                self._say(feed, What.ALARM, text)
+                continue
             if payload is None:
                 continue
             try:

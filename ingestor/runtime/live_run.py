@@ -59,10 +59,10 @@ from ingestor.runtime.publisher_factory import (
 )
 from ingestor.runtime.reload import LiveSettings, Reload
 from ingestor.runtime.report import RunReport
+from ingestor.runtime.resume import Ends, stored_ends
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
 from ingestor.runtime.run_records import Lease, Leases, RunRecord, new_record, subjects_of
-from ingestor.runtime.stored_ends import Ends, stored_ends
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""

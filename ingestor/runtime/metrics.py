@@ -121,7 +121,9 @@ def listening(
         return
     with _bound(metrics.listen, or_any=demo) as listener:
         token = secrets.token_urlsafe(_TOKEN_BYTES) if steerable else None
-        address = f"http://{_shown(listener)}/" + (f"?token={token}" if token else "")
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = f"http://{shown}/" + (f"?token={token}" if token else "")
         log.info("metrics and the status page are at %s", address)
         yield MetricsPlan(listener, metrics, token)
 
@@ -166,8 +168,3 @@ def _bound(listen: str, *, or_any: bool) -> socket.socket:
         raise ConfigurationError(
             f"metrics.listen = {listen!r} cannot be listened on: {reason}"
         ) from None
-
-
-def _shown(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,6 @@
-"""Services that a run offers over NATS, each on a connection of its own: ``nats micro`` lists them.
+"""Services that a run offers over NATS, each on a connection of its own, and who finds them.
+
+``nats micro`` lists them.
 
 A server that is away is looked for until the run ends. One that does not let us subscribe costs the
 service alone.
@@ -16,9 +18,11 @@ from nats.micro.request import Request
 from nats.micro.service import Service, ServiceConfig
 
 from ingestor import __version__
+from ingestor.model.bounds import printable
 from ingestor.model.errors import NatsUnreachableError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
+from ingestor.nats.splitter import Frame, Status
 from ingestor.runtime.run_records import RunRecord
 
 VIEW_SERVICE: Final = "ingestor-run"
@@ -28,6 +32,13 @@ RETRY_S: Final = 1.0
 """How often a server that is not there yet is looked for."""
 MEASURE_S: Final = 0.2
 LAST_WORD_S: Final = 0.5
+
+DISCOVERY_S: Final = 2.0
+"""How long the first run has to say that it is there; where there is none the server says so."""
+OTHERS_S: Final = 0.3
+"""How long the others have after it."""
+MAX_SERVICES: Final = 1_000
+"""Answers that are read of those that say so."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -109,6 +120,59 @@ async def offer_view(
         await service.add_endpoint(name="view", subject=subject, handler=answer)
 
     await offer(options, "ingestor.view", begin, ended)
+
+
+class RunningService(msgspec.Struct, frozen=True):
+    """A run as its service tells of it."""
+
+    id: str
+    metadata: dict[str, str]
+
+    @property
+    def run(self) -> str:
+        """What it is named by."""
+        return self.metadata.get("run", "")
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        host, pid, stream = (self.metadata.get(key, "") for key in ("host", "pid", "stream"))
+        return printable(f"{self.run}  stream {stream}, host {host}, pid {pid}")
+
+
+class _Heard:
+    """Takes what services answer."""
+
+    def __init__(self) -> None:
+        self.found: list[RunningService] = []
+        self.heard = asyncio.Event()
+
+    def receive(self, frames: list[Frame]) -> None:
+        for _, _, payload in frames:
+            try:
+                service = msgspec.json.decode(payload, type=RunningService)
+            except (msgspec.MsgspecError, ValueError):
+                continue  # another program's service of this name
+            if service.run and len(self.found) < MAX_SERVICES:
+                self.found.append(service)
+                self.heard.set()
+
+    def status(self, _: Status) -> None:
+        # Nobody offers such a service: there is nothing to wait for.
+        self.heard.set()
+
+
+async def running(connection: Connection, service: str) -> list[RunningService]:
+    """Return the runs with a service of this name that say that they are there."""
+    heard = _Heard()
+    inbox, subscription = await connection.tap(heard)
+    await connection.publish(f"$SRV.PING.{service}", reply=f"{inbox}.run")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCOVERY_S):
+            await heard.heard.wait()
+            await asyncio.sleep(OTHERS_S if heard.found else 0)
+    await connection.untap(subscription)
+    return sorted(heard.found, key=lambda one: one.run)
 
 
 async def _pause(ended: asyncio.Event, pause_s: float) -> None:

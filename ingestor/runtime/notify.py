@@ -108,7 +108,11 @@ class RunNotifier:
             self._told.update(lines)
         watchdog_ns = self._way.watchdog_ns
         is_due = watchdog_ns > 0 and now_ns >= self._alive_due_ns
-        if is_due and self._moves(now_ns, watchdog_ns // 2) and self._way.send("WATCHDOG=1"):
+        all_move = is_due and all(
+            row[Counter.ENDED] or now_ns - row[Counter.HEARTBEAT_NS] <= watchdog_ns // 2
+            for row in self._rows
+        )
+        if all_move and self._way.send("WATCHDOG=1"):
             # Twice as often as sd_notify(3) advises: a tick may be late.
             self._alive_due_ns = now_ns + watchdog_ns // 4
         if now_ns >= self._status_due_ns:
@@ -127,12 +131,6 @@ class RunNotifier:
         # Before the day's first price there are no strikes to subscribe.
         waits = name == "options" and self._table.reference_price_e9 is None
         return waits or row[Counter.SUBSCRIBED] > 0
-
-    def _moves(self, now_ns: int, limit_ns: int) -> bool:
-        return all(
-            row[Counter.ENDED] or now_ns - row[Counter.HEARTBEAT_NS] <= limit_ns
-            for row in self._rows
-        )
 
 
 def _watchdog_ns(environment: Mapping[str, str]) -> int:

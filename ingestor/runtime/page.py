@@ -184,12 +184,10 @@ class Page:
         for name, row in self._view.processes:
             self._note_usage(name, row)
         latency = {hop["hop"]: [hop["p50"], hop["p99"]] for hop in self._hops}
-        shown = {name: round(rate, 1) for name, rate in rates.items() if name in self._moving()}
+        moving = {name for _, name, _ in self._view.having(Role.FEED | Role.PUBLISHER)}
+        shown = {name: round(rate, 1) for name, rate in rates.items() if name in moving}
         self.samples.append({"at": wall_ns // NS_PER_MS, "rates": shown, "latency": latency})
         self.sampled += 1
-
-    def _moving(self) -> list[str]:
-        return [name for _, name, _ in self._view.having(Role.FEED | Role.PUBLISHER)]
 
     def _hop(self, process: int, hop: Hop, counted: Latencies) -> Json:
         quantiles = {"p50": 0.5, "p99": 0.99, "p999": 0.999}

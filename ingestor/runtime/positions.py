@@ -28,6 +28,7 @@ from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
+from ingestor.publish.publisher import PublishReport, StreamPlace
 from ingestor.publish.reconcile import mapped_subject
 from ingestor.publish.recovery import FORMER_S
 
@@ -152,6 +153,30 @@ class Stored:
     first_seq: int | None = None
     last_seq: int | None = None
     """Sequences of the first and the last message that was found behind the position."""
+
+    def position(
+        self,
+        place: StreamPlace,
+        since: PublishReport,
+        feeds: tuple[FeedPosition, ...],
+        untold: tuple[tuple[str, FeedStatus], ...],
+    ) -> Position:
+        """Return what a publisher needs that follows the present one, which has stored `since`."""
+        rows, certain = Counter(self.rows), Counter(self.rows)
+        rows.update(since.rows_by_subject)
+        certain.update(place.certain_rows)
+        return Position(
+            place.floor_seq,
+            dict(rows),
+            self.messages + since.messages,
+            place.identity,
+            place.certain_seq,
+            self.messages + place.certain_messages,
+            dict(certain),
+            place.marks,
+            feeds,
+            untold,
+        )
 
 
 class Predecessor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -152,19 +153,16 @@ class _Line:
 
     def draw(self, snapshot: Snapshot) -> None:
         # A picture that is not shown in time is left out: the next one says more.
-        if self._pen.drain():
-            self._pen.put(f"{ERASE}{line_of(snapshot, _columns() - 1)}\r".encode(errors="replace"))
+        if not self._pen.drain():
+            return
+        columns = DEFAULT_COLUMNS
+        with contextlib.suppress(OSError):
+            # Where nobody has set a size (some pseudo-terminals) it is 0.
+            columns = os.get_terminal_size(STDERR).columns or DEFAULT_COLUMNS
+        self._pen.put(f"{ERASE}{line_of(snapshot, columns - 1)}\r".encode(errors="replace"))
 
     def close(self) -> None:
         self._pen.put(ERASE.encode())
-
-
-def _columns() -> int:
-    try:
-        # Where nobody has set a size (some pseudo-terminals) it is 0.
-        return os.get_terminal_size(STDERR).columns or DEFAULT_COLUMNS
-    except OSError:
-        return DEFAULT_COLUMNS
 
 
 def line_of(snapshot: Snapshot, room: int) -> str:
@@ -240,27 +238,20 @@ class LiveProgress:
         """Return where the run stands at `now_ns` of the monotonic clock."""
         published, feeds = self._publisher[Counter.PUBLISHED], []
         for (name, row), rate in zip(self._feeds, self._rates, strict=True):
-            event_ns = row[Counter.EVENT_TIME_NS]
-            feeds.append(
-                FeedSnapshot(
-                    name,
-                    rate.update(now_ns, row[Counter.RECORDS]),
-                    wall_ns() - event_ns if event_ns else None,
-                    tuple(
-                        f"{counted(row[one], noun)}{what}"
-                        for one, (noun, what) in _LOSSES.items()
-                        if row[one]
-                    )
-                    + _spooled(row),
-                )
-            )
+            event_ns, lag_ns = row[Counter.EVENT_TIME_NS], row[Counter.SPOOL_LAG_NS]
+            losses = [
+                f"{counted(row[one], noun)}{what}"
+                for one, (noun, what) in _LOSSES.items()
+                if row[one]
+            ]
+            if lag_ns:
+                left = row[Counter.SPOOLED]
+                more = f", {counted(left, 'event')} to read" if left else ""
+                losses.append(f"{age_text(lag_ns)} behind in its journal{more}")
+            age_ns = wall_ns() - event_ns if event_ns else None
+            rate_per_s = rate.update(now_ns, row[Counter.RECORDS])
+            feeds.append(FeedSnapshot(name, rate_per_s, age_ns, tuple(losses)))
         return LiveSnapshot(published, self._rate.update(now_ns, published), tuple(feeds))
-
-
-def _spooled(row: CounterRow) -> tuple[str, ...]:
-    lag_ns, left = row[Counter.SPOOL_LAG_NS], row[Counter.SPOOLED]
-    more = f", {counted(left, 'event')} to read" if left else ""
-    return (f"{age_text(lag_ns)} behind in its journal{more}",) if lag_ns else ()
 
 
 def counted(number: int, noun: str) -> str:
@@ -393,7 +384,12 @@ class ReplayProgress:
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, ends_ns)
         else:
-            share = self._share(published)
+            total, read, records = (
+                sum(row[counter] for row in self._feeds)
+                for counter in (Counter.BYTES_TOTAL, Counter.BYTES_READ, Counter.RECORDS)
+            )
+            # Of the input what is read, and of that what is published.
+            share = read / total * min(published / records, 1.0) if total and records else 0.0
             elapsed_s = (now_ns - self._started_ns) / NS_PER_S
             eta_s = elapsed_s * (1 - share) / share if share else None
         return ReplaySnapshot(
@@ -439,14 +435,6 @@ class ReplayProgress:
             return None
         hint = "" if self._shortens else "; --max-gap shortens"
         return f"next event in {age_text(left_ns)}: {iso_utc(event_ns)[:16]}Z{hint}"
-
-    def _share(self, published: int) -> float:
-        """Of the input, what is read; of that, what is published."""
-        total, read, records = (
-            sum(row[counter] for row in self._feeds)
-            for counter in (Counter.BYTES_TOTAL, Counter.BYTES_READ, Counter.RECORDS)
-        )
-        return read / total * min(published / records, 1.0) if total and records else 0.0
 
 
 def _clock(seconds: float) -> str:

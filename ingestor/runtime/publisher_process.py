@@ -26,16 +26,15 @@ import uvloop
 from ingestor.merge.ordering import ArrivalMerge, SkipRows, WatermarkMerge
 from ingestor.merge.steering import NEVER
 from ingestor.model.blocks import Block, Runs
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
-from ingestor.model.feed_status import FeedStatus, What
+from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
-from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher, PublishReport, StreamPlace
+from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
-from ingestor.runtime.controller import Steered
+from ingestor.runtime.controller import Steered, status_of
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterTable, Total
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import PublisherLatencies
@@ -56,9 +55,6 @@ CLOSE_S: Final = 6.0
 """What closing takes at the most, of the time that an orderly stop may take."""
 HOPELESS_FLUSH_S: Final = 0.5
 """How long closing waits for answers of a server that has given none for long."""
-
-REPLAY: Final = "replay"
-"""The feed under which a replay tells what was done to it."""
 
 log = logging.getLogger(__name__)
 
@@ -92,23 +88,6 @@ class PublisherInputs:
     """The same for every publisher of a run."""
 
 
-@dataclass(slots=True)
-class _Span:
-    """First and last event time handed to the publisher, and when that was (monotonic ns)."""
-
-    first_ts_event_ns: int | None = None
-    last_ts_event_ns: int | None = None
-    started_ns: int = field(default=0)
-
-    def cover(self, runs: Runs) -> None:
-        if self.first_ts_event_ns is None:
-            first = runs.blocks[int(runs.block_of_run[0])]
-            self.first_ts_event_ns = int(first.records["ts_event_ns"][int(runs.start[0])])
-        last = int(runs.stop[-1]) - 1
-        block = runs.blocks[int(runs.block_of_run[-1])]
-        self.last_ts_event_ns = int(block.records["ts_event_ns"][last])
-
-
 class PublisherProcess:
     """Runs one merge and one publisher until all feeds have ended, or until told to stop."""
 
@@ -128,7 +107,9 @@ class PublisherProcess:
         self._table = table
         self._row = table.row(len(inputs.rings))
         self._stop_s = stop_s
-        self._span = _Span()
+        self._began_ns = 0
+        self._first_event_ns: int | None = None
+        self._last_event_ns: int | None = None
         self._latencies = PublisherLatencies(table.latencies, len(inputs.rings))
         publisher.tell_stored(self._latencies.on_stored)
         self._asking = False
@@ -151,11 +132,13 @@ class PublisherProcess:
         return uvloop.run(self._run())
 
     async def _run(self) -> IngestorError | None:
-        self._doorbell.listen(asyncio.get_running_loop())
+        loop, steered = asyncio.get_running_loop(), self._steered
+        self._doorbell.listen(loop)
         if self._again:
             self._table.go_on(len(self._rings))
-        if self._steered is not None:
-            self._begin_steering(self._steered)
+        if steered is not None:
+            steered.controller.begin(steered.steering)
+            steered.controller.listen(loop, partial(self._obey, steered))
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
@@ -331,8 +314,7 @@ class PublisherProcess:
     async def _send(self, runs: Runs) -> None:
         if not len(runs):
             return
-        if not self._span.started_ns:
-            self._span.started_ns = time.monotonic_ns()
+        self._began_ns = self._began_ns or time.monotonic_ns()
         if self._steered is None:
             await self._hand_over(runs)
             return
@@ -353,7 +335,9 @@ class PublisherProcess:
     async def _hand_over(self, runs: Runs) -> None:
         # Counted before: of a send that is cut short nobody knows what is stored.
         self._row.add(Counter.RECORDS, len(runs))
-        self._span.cover(runs)
+        if self._first_event_ns is None:
+            self._first_event_ns = runs.event_ns(0)
+        self._last_event_ns = runs.event_ns(-1)
         self._latencies.on_handed(runs)
         await self._asked(self._publisher.send(runs))
         if time.monotonic_ns() >= self._count_due_ns:
@@ -398,14 +382,6 @@ class PublisherProcess:
         finally:
             timer.cancel()
 
-    def _begin_steering(self, steered: Steered) -> None:
-        controller, steering = steered.controller, steered.steering
-        if (state := controller.state) is not None:
-            # Another publisher was here before, and died.
-            steering.restore(state)
-        controller.show(steering)
-        controller.listen(asyncio.get_running_loop(), partial(self._obey, steered))
-
     def _obey(self, steered: Steered) -> None:
         steered.controller.obey(steered.steering)
         self._tell_changes(steered)
@@ -418,16 +394,7 @@ class PublisherProcess:
         """Tell each change that was made, be it by a command or by a bound that was reached."""
         for change in steered.steering.changes():
             log.info("replay: %s", change.text)
-            status = FeedStatus(
-                feed=REPLAY,
-                what=What.CONTROL,
-                at_ns=now_ns(),
-                text=change.text,
-                from_event_ns=change.position_ns,
-                to_event_ns=change.to_ns,
-                generation=change.generation,
-            )
-            self._watch.tell(status)
+            self._watch.tell(status_of(change))
         steered.controller.show(steered.steering)
 
     async def _beat(self) -> None:
@@ -451,7 +418,7 @@ class PublisherProcess:
         logs.drain()
         row, place, now_ns = self._row, self._publisher.place, time.monotonic_ns()
         row[Counter.HEARTBEAT_NS] = now_ns
-        row.away(not self._publisher.connected, now_ns)
+        row.note_since(Counter.AWAY_SINCE_NS, not self._publisher.connected, now_ns)
         if place is None:
             return
         stored = self._publisher.report()
@@ -462,7 +429,7 @@ class PublisherProcess:
         row.note_since(Counter.STALLED_SINCE_NS, stalled, now_ns)
         self._acked_rows = acked
         row[Counter.UNACKED] = under_way
-        first_ns = self._span.first_ts_event_ns
+        first_ns = self._first_event_ns
         row[Counter.FIRST_EVENT_NS] = row[Counter.FIRST_EVENT_NS] or first_ns or 0
         row[Counter.PUBLISHED] = acked
         row[Counter.MESSAGES] = stored.messages
@@ -470,31 +437,16 @@ class PublisherProcess:
         statuses = self._publisher.statuses
         row[Counter.STATUSES] = statuses.published
         row[Counter.STATUSES_LOST] = statuses.refused + statuses.dropped
-        position = self._position(place, stored)
+        feeds = self._watch.feeds(stored.rows_by_feed)
+        position = self._before.position(place, stored, feeds, self._watch.untold)
         self._table.note_position(position)
         self._table.note_stored(position.rows)
         self._note_first(Total.FIRST_SEQ, stored.first_seq)
         self._note_last(Total.LAST_SEQ, stored.last_seq)
         self._note_last(Total.MODE, PUBLISH_MODES.index(stored.mode) if stored.mode else None)
-        self._note_first(Total.STARTED_NS, self._span.started_ns or None)
+        self._note_first(Total.STARTED_NS, self._began_ns or None)
         self._note_first(Total.FIRST_EVENT_NS, first_ns)
-        self._note_last(Total.LAST_EVENT_NS, self._span.last_ts_event_ns)
-
-    def _position(self, place: StreamPlace, stored: PublishReport) -> Position:
-        """Return what a publisher needs that follows this one, if it dies now."""
-        before = self._before
-        return Position(
-            place.floor_seq,
-            _sum(before.rows, stored.rows_by_subject),
-            before.messages + stored.messages,
-            place.identity,
-            place.certain_seq,
-            before.messages + place.certain_messages,
-            _sum(before.rows, place.certain_rows),
-            place.marks,
-            self._watch.feeds(stored.rows_by_feed),
-            self._watch.untold,
-        )
+        self._note_last(Total.LAST_EVENT_NS, self._last_event_ns)
 
     def _note_first(self, total: Total, value: int | None) -> None:
         if self._table.total(total) is None:
@@ -504,10 +456,6 @@ class PublisherProcess:
         # What an earlier publisher has noted holds until there is something newer.
         if value is not None:
             self._table.note(total, value)
-
-
-def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {subject: one.get(subject, 0) + other.get(subject, 0) for subject in {**one, **other}}
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -49,7 +50,7 @@ from ingestor.runtime.publisher_factory import (
     tell_demo,
 )
 from ingestor.runtime.report import RunReport, Summary
-from ingestor.runtime.resume import Resume, job_of, key_of, told
+from ingestor.runtime.resume import Resume
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import Keeping, begin
 from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
@@ -70,6 +71,13 @@ SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
 DEMO_DATE: Final = dt.date(2025, 12, 16)
 
 _LOOK_S: Final = 0.1
+
+HEADER_BYTES: Final = 65_536
+"""How much of a file's beginning is digested."""
+
+MAX_FILES_TOLD: Final = 100
+"""Files that a record lists."""
+_KEY_DIGITS: Final = 16
 
 log = logging.getLogger(__name__)
 
@@ -118,15 +126,64 @@ class ReplayPublisher:
 
 def _record_of(config: Config, sources: Mapping[FeedName, FeedSource], source: Source) -> RunRecord:
     """Return the record of a run that has just begun: its job, and the subjects that it writes."""
-    job = job_of(config, sources, source)
+    job = _job_of(config, sources, source)
+    files = job["files"]
+    # A day may have very many files: the record tells of some, its key is made of all of them.
+    more = {"more_files": len(files) - MAX_FILES_TOLD} if len(files) > MAX_FILES_TOLD else {}
     return new_record(
         "replay",
         config.nats.stream,
         feeds=tuple(sources),
         subjects=subjects_of(tuple(sources)),
-        what=told(job),
-        job=key_of(job),
+        what={**job, "files": files[:MAX_FILES_TOLD], **more},
+        job=hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:_KEY_DIGITS],
     )
+
+
+def _job_of(
+    config: Config, sources: Mapping[FeedName, FeedSource], source: Source
+) -> dict[str, Any]:
+    """Return what makes the job, as plain values.
+
+    A job is its files, dates, filters, encoding and feeds. Pace does not count, nor where the
+    files lie: the order of what is published is the same. A file counts by its name, its size and a
+    digest of its first bytes, in which its header stands.
+    """
+    replay = config.replay
+    return {
+        "files": [
+            {"name": path.name, "size": path.stat().st_size, "header": _digest(path)}
+            for feed in sources.values()
+            for path in _paths(feed)
+        ],
+        "dates": [date.isoformat() for date in replay.dates],
+        "start": replay.start,
+        "end": replay.end,
+        "symbols": sorted(replay.symbols),
+        "rename": dict(sorted(replay.rename.items())),
+        "feeds": list(sources),
+        "encoding": config.publish.encoding,
+        "source": source.value,
+        "subjects": list(subjects_of(tuple(sources))),
+        "stream": config.nats.stream,
+    }
+
+
+def _paths(source: FeedSource) -> Iterator[Path]:
+    """Yield the files that a feed is read from."""
+    if isinstance(source, MergedFiles):
+        for lane in source.lanes:
+            yield from _paths(lane)
+    elif isinstance(source, DBNIngestor):
+        yield from (file.path for file in source.files or ())
+    elif isinstance(source, JournalFeed):
+        readings = find_segments(source.directory, source.market, source.dates, first_event_ns)
+        yield from (reading.segment.path_there for reading in readings)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(HEADER_BYTES)).hexdigest()[:_KEY_DIGITS]
 
 
 def _run_plan(

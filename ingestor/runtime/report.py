@@ -124,7 +124,9 @@ def _summary(table: CounterTable, feeds: int, stream: str, stored_before: int) -
         unknown = max(publisher[Counter.RECORDS] - published, 0)
     # Feeds that were sought count from there, and what was dropped was not to be stored.
     handed_on = 0 if table.seek.number else sum(row[Counter.RECORDS] for row in rows)
-    elapsed_s = _elapsed_s(table, publisher)
+    started_ns, finished_ns = table.total(Total.STARTED_NS), table.total(Total.FINISHED_NS)
+    ended_ns = publisher[Counter.HEARTBEAT_NS] if finished_ns is None else finished_ns
+    elapsed_s = 0.0 if started_ns is None else max(ended_ns - started_ns, 0) / NS_PER_S
     mode = table.total(Total.MODE)
     return Summary(
         published=published,
@@ -160,14 +162,6 @@ def _hop(table: LatencyTable, hop: Hop, processes: int) -> HopSummary | None:
         p999_ns=whole.quantile_ns(0.999) or 0,
         max_ns=whole.max_ns,
     )
-
-
-def _elapsed_s(table: CounterTable, publisher: CounterRow) -> float:
-    started_ns, finished_ns = table.total(Total.STARTED_NS), table.total(Total.FINISHED_NS)
-    if started_ns is None:
-        return 0.0
-    ended_ns = publisher[Counter.HEARTBEAT_NS] if finished_ns is None else finished_ns
-    return max(ended_ns - started_ns, 0) / NS_PER_S
 
 
 def _feed(row: CounterRow) -> FeedSummary:

@@ -154,8 +154,13 @@ class RunCollector(Collector):
         """Yield every family there is."""
         yield from self._run()
         yield from self._states()
+        journal = {Counter.UNRECORDED, Counter.JOURNAL_BYTES}
+        # The number of a process stands for what is told about it; it is no figure.
+        untold = (
+            MONOTONIC | {Counter.PID} | (journal if not self._view.facts.journal_dir else set())
+        )
         for counter in Counter:
-            if counter not in self._untold():
+            if counter not in untold:
                 yield self._column(counter)
         yield from self._by_subject_and_cause()
         for hop in Hop:
@@ -163,11 +168,6 @@ class RunCollector(Collector):
         yield from self._usage()
         yield from self._replay()
         yield from self._live()
-
-    def _untold(self) -> frozenset[Counter]:
-        journal = {Counter.UNRECORDED, Counter.JOURNAL_BYTES}
-        # The number of a process stands for what is told about it; it is no figure.
-        return MONOTONIC | {Counter.PID} | (journal if not self._view.facts.journal_dir else set())
 
     def _run(self) -> Iterator[Metric]:
         facts = self._view.facts

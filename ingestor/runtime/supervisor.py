@@ -224,7 +224,11 @@ class Supervisor:
         self._reload = reload
         with noting():
             try:
-                self._start()
+                now_ns = self._looked_ns = time.monotonic_ns()
+                if self._limits.run_s is not None:
+                    self._end_ns = now_ns + int(self._limits.run_s * NS_PER_S)
+                for index in range(len(self._plans)):
+                    self._children.append(self._start_one(index, now_ns))
                 # Until each has been looked at: one that has just died may be started again.
                 while left := [one for one in self._children if one.name not in self.outcomes]:
                     wait([child.process.sentinel for child in left], TICK_S)
@@ -232,13 +236,6 @@ class Supervisor:
                 self._look(tick)
             finally:
                 self._kill()
-
-    def _start(self) -> None:
-        now_ns = self._looked_ns = time.monotonic_ns()
-        if self._limits.run_s is not None:
-            self._end_ns = now_ns + int(self._limits.run_s * NS_PER_S)
-        for index in range(len(self._plans)):
-            self._children.append(self._start_one(index, now_ns))
 
     def _start_one(self, index: int, now_ns: int) -> Child:
         row = self._table.row(index)
@@ -252,12 +249,18 @@ class Supervisor:
         logs.drain()
         self._forgive_missed_time()
         self._heed_signals()
-        self._heed_time()
+        if self._end_ns is not None and time.monotonic_ns() >= self._end_ns:
+            self._end_ns = None
+            log.info("%g s are over: stopping in order", self._limits.run_s)
+            self._stop()
         self._look_for_silence()
         for index, child in enumerate(self._children):
             self._look_at(index, child)
             if child.name in self.outcomes and not self._table.row(index)[Counter.ENDED]:
-                self._note_end(index)
+                self._table.row(index)[Counter.ENDED] = 1
+                self._doorbell.ring()
+                if self._plans[index].ends_run:
+                    self._stop()
         failure = tick()
         if failure is not None:
             self._fail(failure)
@@ -286,8 +289,12 @@ class Supervisor:
         if child.outcome is None or self._start_again(index, child):
             return
         self.outcomes[child.name] = child.outcome
-        if child.outcome.fatal:
-            self._blame(index, child.outcome)
+        if not child.outcome.fatal:
+            return
+        if not self._plans[index].optional:
+            self._fail(child.outcome)
+        elif self._stop_by_ns is None:
+            log.warning("%s; the run goes on without it", child.outcome.error)
 
     def _start_again(self, index: int, child: Child) -> bool:
         """Start another process in the place of one that died; False where that is not to be."""
@@ -329,12 +336,6 @@ class Supervisor:
         self.outcomes.pop(child.name, None)
         self._table.row(index)[Counter.ENDED] = 0
 
-    def _note_end(self, index: int) -> None:
-        self._table.row(index)[Counter.ENDED] = 1
-        self._doorbell.ring()
-        if self._plans[index].ends_run:
-            self._stop()
-
     def _look_for_silence(self) -> None:
         now_ns = time.monotonic_ns()
         for index, child in enumerate(self._children):
@@ -356,12 +357,6 @@ class Supervisor:
                 )
                 child.process.kill()
 
-    def _blame(self, index: int, failure: Outcome) -> None:
-        if not self._plans[index].optional:
-            self._fail(failure)
-        elif self._stop_by_ns is None:
-            log.warning("%s; the run goes on without it", failure.error)
-
     def _fail(self, failure: Outcome) -> None:
         if self._failure is None:
             self._failure = failure
@@ -374,12 +369,6 @@ class Supervisor:
             self._stop_by_ns = time.monotonic_ns() + int(self._limits.stop_s * NS_PER_S)
             self._table.stop(give_up=give_up)
             self._doorbell.ring()
-
-    def _heed_time(self) -> None:
-        if self._end_ns is not None and time.monotonic_ns() >= self._end_ns:
-            self._end_ns = None
-            log.info("%g s are over: stopping in order", self._limits.run_s)
-            self._stop()
 
     def _heed_signals(self) -> None:
         if self._reload is not None and self._stop_by_ns is None and self._is_to_reload():

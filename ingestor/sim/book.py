@@ -158,10 +158,14 @@ class Book:
         self.tape.event += 1
         while quantity:
             taken = min(quantity, sum(self.halves[side].orders[0]))
-            # Equal prints must sum up to what the level loses, else the tape contradicts the book.
-            self._print(side, taken, prints if taken % prints == 0 else 1)
-            # Filled from the front; the row is M with what is left of the last order, else C.
             half = self.halves[side]
+            # Equal prints must sum up to what the level loses, else the tape contradicts the book.
+            count = prints if taken % prints == 0 else 1
+            self.tape.packet += 1
+            trade = (AGGRESSOR_CODE[side], half.touch, taken // count, 0)
+            for _ in range(count):
+                self.tape.write(self, ord("T"), trade)
+            # Filled from the front; the row is M with what is left of the last order, else C.
             tick = half.touch
             queue = half.level_at(0)
             left = taken
@@ -183,12 +187,6 @@ class Book:
             # The trade still shows the crossed book, the row after it the one at rest.
             self.tape.write(self, action, (ord("N"), tick, size, 0))
             self.halves = resting_halves(tick - 1)
-
-    def _print(self, side: int, taken: int, prints: int) -> None:
-        self.tape.packet += 1
-        head = (AGGRESSOR_CODE[side], self.halves[side].touch, taken // prints, 0)
-        for _ in range(prints):
-            self.tape.write(self, ord("T"), head)
 
     def _write_event(
         self, side: int, action: bytes, size: int, depth: int, tick: int | None = None

@@ -71,13 +71,6 @@ END_MARGIN_NS: Final = 10 * NS_PER_MS
 """Kept free at the end of the day, so that what happens in it is also received in it."""
 
 
-def _weights_by_minute() -> Int64s:
-    weights = np.zeros(_MINUTES_A_DAY, np.int64)
-    for hour, minute, weight in _BUSY_FROM:
-        weights[hour * 60 + minute :] = weight
-    return weights
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Pace:
     """Where units fall in time: int64 arrays, minute i holds units ``from_unit[i:i+2]``."""
@@ -145,7 +138,10 @@ def hours_of(date: dt.date) -> DayHours:
 def _hours(start_ns: int, end_ns: int, close_ns: int) -> Hours:
     starts = np.arange(start_ns, end_ns, MINUTE_NS, dtype=np.int64)
     wall = (starts - close_ns) // MINUTE_NS + CLOSE.hour * 60
-    weights = np.maximum(_weights_by_minute()[wall % _MINUTES_A_DAY], 1)
+    by_minute = np.zeros(_MINUTES_A_DAY, np.int64)
+    for hour, minute, weight in _BUSY_FROM:
+        by_minute[hour * 60 + minute :] = weight
+    weights = np.maximum(by_minute[wall % _MINUTES_A_DAY], 1)
     return Hours(np.append(starts, np.int64(end_ns)), weights)
 
 

@@ -21,6 +21,7 @@ SECRET = "s3cret-of-a-vendor"
 LIVE = """
 import logging
 from ingestor.cli import command_line, live
+from ingestor.cli.run_flags import LIVE_ENVIRONMENT
 from ingestor.model.errors import StreamError
 
 def echo(config):
@@ -30,7 +31,7 @@ def echo(config):
 
 given = live.parser().parse_args([])
 raise SystemExit(command_line.run(
-    "ingestor-live", given, echo, environment=live.ENVIRONMENT, flags=(), leave_out=()))
+    "ingestor-live", given, echo, environment=LIVE_ENVIRONMENT, flags=(), leave_out=()))
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_S
 from tests.dbn_files import DAY, dbn_path, depth, write_dbn
-from tests.doctor.test_data import write_day
+from tests.doctor.test_prerequisites_data import write_day
 from tests.doctor.typing_shell import ROOT
 from tests.nats_servers import NatsServer
 from tests.replay_cli import replay

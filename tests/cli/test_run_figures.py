@@ -54,7 +54,7 @@ def test_a_run_that_began_since_has_no_negative_rate() -> None:
 
 def test_a_process_is_told_as_away_stalled_or_ended() -> None:
     run = looked()
-    run.row("stocks").away(True, NOW_NS - NS_PER_S)
+    run.row("stocks").note_since(Counter.AWAY_SINCE_NS, True, NOW_NS - NS_PER_S)
     run.row("publisher")[Counter.STALLED_SINCE_NS] = NOW_NS - NS_PER_S
     run.row("options")[Counter.ENDED] = 1
     now = scraped(run, 1.0)

@@ -14,8 +14,7 @@ from typing import Final
 import pytest
 
 from ingestor.cli import live, replay
-from ingestor.cli.live import ENVIRONMENT
-from ingestor.cli.replay import REPLAY_ENVIRONMENT
+from ingestor.cli.run_flags import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
 from ingestor.cli.subcommands import COMMANDS
 from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
 from ingestor.doctor.check_result import RIGHT
@@ -142,7 +141,7 @@ def test_a_variable_of_the_environment_is_one_that_is_read(page: Path) -> None:
     scripts = "".join(path.read_text() for path in (ROOT / "bin").iterdir())
     for code in code_in(page):
         if re.fullmatch(r"(NATS|REPLAY|DBN|POLYGON|INGESTOR)_(?!STATUS|RUNS|LEASES)[A-Z_]+", code):
-            known = {*ENVIRONMENT, *REPLAY_ENVIRONMENT, *SECRET_FILES, *RIGHT}
+            known = {*LIVE_ENVIRONMENT, *REPLAY_ENVIRONMENT, *SECRET_FILES, *RIGHT}
             assert code in known or code in scripts, code
 
 
@@ -167,7 +166,7 @@ def test_the_page_of_settings_tells_which_flag_and_which_variable_sets_which() -
         for names, keys in rows
         for name, key in zip(_CODE.findall(names), _CODE.findall(keys), strict=False)
     }
-    for variable, key in {**ENVIRONMENT, **REPLAY_ENVIRONMENT, **SECRET_FILES}.items():
+    for variable, key in {**LIVE_ENVIRONMENT, **REPLAY_ENVIRONMENT, **SECRET_FILES}.items():
         assert told[variable] == key
     for parser in (live.parser(), replay.parser()):
         for action in parser._actions:

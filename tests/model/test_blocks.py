@@ -60,6 +60,21 @@ def test_rows_are_counted_by_rtype(lengths: list[tuple[int, int]]) -> None:
     assert sum(runs.counts_by_rtype().values()) == len(runs)
 
 
+@given(pieces)
+def test_rows_are_gathered_in_their_order(lengths: list[tuple[int, int]]) -> None:
+    runs = runs_over(lengths)
+    rows = b"".join(records.tobytes() for _, records in runs.pieces())
+    assert runs.gathered().tobytes() == rows
+
+
+def test_the_ends_of_runs_tell_their_event_times() -> None:
+    blocks = [block([(5, 0, 0), (7, 0, 0), (8, 0, 0)]), block([(6, 0, 0)])]
+    at = np.array([[0, 1, 2], [1, 0, 1], [0, 2, 3]], np.int64)
+    runs = Runs(blocks, at[:, 0], at[:, 1], at[:, 2], np.array([7, 7, 8]))
+    assert (runs.event_ns(0), runs.event_ns(-1)) == (7, 8)
+    assert (runs.part(0, 2).event_ns(0), runs.part(0, 2).event_ns(-1)) == (7, 6)
+
+
 def test_trades_and_quotes_of_one_block_are_counted_apart() -> None:
     rows = np.zeros(5, STOCK_TRADE)
     rows["rtype"] = [RType.STOCK_TRADE, RType.STOCK_QUOTE, RType.STOCK_QUOTE, RType.STOCK_TRADE, 0]

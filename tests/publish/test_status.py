@@ -330,6 +330,44 @@ def test_a_text_without_end_is_cut(nats_server: NatsServer) -> None:
     assert asyncio.run(check()) == "x" * (MAX_TEXT_CHARS - 1) + "…"
 
 
+def test_a_gap_is_stored_before_the_events_that_end_it(any_nats_server: NatsServer) -> None:
+    async def check() -> None:
+        publishing = await opened(any_nats_server)
+        publishing.statuses.tell(status(0))
+        await publishing.send(trades(0, 10))
+        await publishing.flush()
+        assert publishing.statuses.published == 1
+        await publishing.close()
+        told = (await raw_info(any_nats_server, STREAM))["state"]["last_ts"]
+        assert told < (await raw_info(any_nats_server))["state"]["first_ts"]
+
+    asyncio.run(check())
+
+
+def test_a_gap_that_nobody_takes_holds_events_up_once(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "GAP_WAIT_S", 0.1)
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def check() -> None:
+        publishing = await opened(nats_server)
+        monkeypatch.setattr(publishing.statuses, "_publish", never)
+        publishing.statuses.tell(status(0))
+        pending = [publishing.statuses.gap_is_pending]
+        await publishing.send(trades(0, 10))
+        pending.append(publishing.statuses.gap_is_pending)
+        assert pending == [True, False]
+        await publishing.flush()
+        monkeypatch.setattr(status_module, "CLOSE_TIMEOUT_S", 0.0)
+        await publishing.close()
+
+    asyncio.run(check())
+    assert asyncio.run(stored(nats_server)) == list(range(10))
+
+
 def test_a_fault_in_here_is_logged_and_harms_nothing(
     nats_server: NatsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

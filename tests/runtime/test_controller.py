@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ingestor.merge.steering import Steering
+from ingestor.merge.steering import Change, Steering
+from ingestor.model.feed_status import What
 from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
 from ingestor.runtime import controller as module
-from ingestor.runtime.controller import MAX_ANSWERS, Controller
+from ingestor.runtime.controller import MAX_ANSWERS, Controller, status_of
 from tests.runtime.publishing import publishing
 
 PAUSE = ReplayCommand(do=Do.PAUSE)
@@ -155,3 +156,17 @@ def test_a_stop_is_the_signal_that_stops_a_run() -> None:
         signal.signal(signal.SIGTERM, before)
         controller.close()
     assert (answer.ok, answer.text, heard) == (True, "stopping in order", [signal.SIGTERM])
+
+
+def test_a_publisher_that_follows_another_begins_as_that_one_stood(controller: Controller) -> None:
+    with publishing(controller, Steering(2)):
+        controller.apply(PAUSE)
+    follower = Steering(2)
+    controller.begin(follower)
+    assert follower.state == controller.state == ReplayState(paused=True, speed=2, generation=1)
+
+
+def test_a_change_is_told_as_a_status_with_its_place_and_its_generation() -> None:
+    status = status_of(Change(3, 10, "sought", 20))
+    assert (status.feed, status.what, status.text) == ("replay", What.CONTROL, "sought")
+    assert (status.from_event_ns, status.to_event_ns, status.generation) == (10, 20, 3)

@@ -12,7 +12,7 @@ from ingestor.model.units import NS_PER_S
 from ingestor.runtime.day_list import Day, days_of_files, days_of_journal, held_of, holes
 from ingestor.runtime.run_records import LIVE_JOB, RunRecord
 from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, write_dbn
-from tests.doctor.test_data import write_day
+from tests.doctor.test_prerequisites_data import write_day
 from tests.journal.tapes import option_frames, record, stock_frames
 
 DAY_OF_TRADES = Day(date=DAY, feed="trades", files=1, size_bytes=1, names=("a.dbn",))

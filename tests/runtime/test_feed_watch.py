@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import nats
+import pytest
 
 from ingestor.encode import make_encoder
 from ingestor.feeds.polygon.spool import StoredEnd
@@ -22,7 +23,7 @@ from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.positions import FeedPosition, Position
-from ingestor.runtime.stored_ends import noted_ends
+from ingestor.runtime.resume import noted_ends
 from tests.publish.plain import messages, until
 from tests.rows import block
 
@@ -104,6 +105,24 @@ def test_a_feed_that_was_started_again_and_its_gap_are_told(nats_server: NatsSer
     restart, gap = told(nats_server, work)
     assert (restart.what, restart.text) == (What.RESTART, "killed: started again")
     assert (gap.what, gap.from_event_ns, gap.to_recv_ns) == (What.GAP, 1, 8)
+
+
+def test_where_the_stream_does_not_say_how_it_ends_that_is_told(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> None:
+        raise TimeoutError("nobody answers")
+
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table)
+        monkeypatch.setattr(one.publisher, "newest_under", silent)
+        await one.open()
+        one.watch.on_block(block([(1, 2, 0)]))
+        await one.settled()
+
+    (alarm,) = told(nats_server, work)
+    assert (alarm.feed, alarm.what) == ("stocks", What.ALARM)
+    assert alarm.text == "what is missing since the last run is not known: nobody answers"
 
 
 def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(

@@ -54,7 +54,7 @@ def test_a_vendor_that_was_never_there() -> None:
     judged = Judged()
     stocks = judged.run.row("stocks")
     stocks[Counter.RECEIVED_NS] = 0
-    stocks.away(True, judged.ago_ns())
+    stocks.note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns())
     judged.run.table.note_trouble(0, "Connection refused")
     assert judged.text().splitlines() == [
         "without a connection: stocks for 3.0 s",
@@ -64,10 +64,10 @@ def test_a_vendor_that_was_never_there() -> None:
 
 def test_a_vendor_that_is_gone_and_one_that_is_connected_to_again_at_once() -> None:
     judged = Judged()
-    judged.run.row("options").away(True, judged.ago_ns())
+    judged.run.row("options").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns())
     assert "options has no connection to its vendor for 3.0 s" in judged.text()
-    judged.run.row("options").away(False, NOW_NS)
-    judged.run.row("options").away(True, judged.ago_ns(1))
+    judged.run.row("options").note_since(Counter.AWAY_SINCE_NS, False, NOW_NS)
+    judged.run.row("options").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(1))
     [finding] = judged.findings()
     assert (finding.bad, judged.text()) == (False, f"ok\n{finding.text}\n")
 
@@ -106,7 +106,7 @@ def test_silence_counts_from_the_opening_bell() -> None:
 
 def test_a_server_that_is_gone() -> None:
     judged = Judged()
-    judged.run.row("publisher").away(True, judged.ago_ns())
+    judged.run.row("publisher").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns())
     assert judged.text().splitlines() == [
         "without a connection: publisher for 3.0 s",
         "there is no connection to the NATS server at nats://127.0.0.1:4222 for 3.0 s",
@@ -177,7 +177,7 @@ def test_a_process_that_is_silent_hides_what_it_said_before() -> None:
     judged = Judged()
     publisher = judged.run.row("publisher")
     publisher[Counter.HEARTBEAT_NS] = judged.ago_ns()
-    publisher.away(True, judged.ago_ns(60))
+    publisher.note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(60))
     assert judged.text().splitlines() == [
         "silent: publisher for 3.0 s",
         "process publisher has given no sign of life for 3.0 s",
@@ -229,9 +229,9 @@ def test_a_replay_that_is_paused_is_well_and_says_so(state: ReplayState, text: s
 
 def test_what_is_bad_comes_first_and_is_told_by_kind() -> None:
     judged = Judged()
-    judged.run.row("stocks").away(True, judged.ago_ns(1))
-    judged.run.row("options").away(True, judged.ago_ns(5))
-    judged.run.row("publisher").away(True, judged.ago_ns(4))
+    judged.run.row("stocks").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(1))
+    judged.run.row("options").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(5))
+    judged.run.row("publisher").note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(4))
     assert [finding.bad for finding in judged.findings()] == [True, True, False]
     assert judged.text().startswith(
         "without a connection: options for 5.0 s, publisher for 4.0 s\n"

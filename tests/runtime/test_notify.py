@@ -89,9 +89,9 @@ def test_ready_is_told_once_when_the_stream_is_proven_and_each_feed_is_subscribe
     assert "READY=1" not in told.tick()
     told.options[Counter.SUBSCRIBED] = 1
     for row in (told.stocks, told.publisher):
-        row.away(True, NOW_NS)
+        row.note_since(Counter.AWAY_SINCE_NS, True, NOW_NS)
         assert "READY=1" not in told.tick()
-        row.away(False, NOW_NS)
+        row.note_since(Counter.AWAY_SINCE_NS, False, NOW_NS)
     assert "READY=1" in told.tick()
     assert "READY=1" not in told.tick()
 

@@ -61,7 +61,7 @@ def test_the_state_says_what_runs_and_whether_all_is_well() -> None:
     watched = Watched()
     state = watched.pass_s()
     assert (state["run"]["mode"], state["run"]["demo"], state["well"]) == ("live", False, True)
-    watched.run.row("stocks").away(True, watched.now_ns - 3 * NS_PER_S)
+    watched.run.row("stocks").note_since(Counter.AWAY_SINCE_NS, True, watched.now_ns - 3 * NS_PER_S)
     state = watched.pass_s()
     assert not state["well"]
     assert state["findings"][0]["text"].startswith("stocks has no connection to its vendor")
@@ -144,10 +144,12 @@ def test_statuses_restarts_and_troubles_become_history_once_each() -> None:
     restart = FeedStatus(feed="stocks", what=What.RESTART, at_ns=WALL_NS + 1, text="killed")
     watched.run.tell(restart)
     watched.pass_s()
-    watched.run.row("publisher").away(True, watched.now_ns - 3 * NS_PER_S)
+    watched.run.row("publisher").note_since(
+        Counter.AWAY_SINCE_NS, True, watched.now_ns - 3 * NS_PER_S
+    )
     watched.pass_s()
     watched.pass_s()
-    watched.run.row("publisher").away(False, watched.now_ns)
+    watched.run.row("publisher").note_since(Counter.AWAY_SINCE_NS, False, watched.now_ns)
     watched.pass_s()
     assert watched.notes() == [
         ("live", "started"),

@@ -13,8 +13,16 @@ from ingestor.encode import make_encoder
 from ingestor.model.blocks import Reply, Source, whole_block
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
+from ingestor.publish.publisher import PublishReport, StreamPlace
 from ingestor.publish.reconcile import messages_of
-from ingestor.runtime.positions import FeedPosition, FeedPositions, Position, Predecessor, rows_in
+from ingestor.runtime.positions import (
+    FeedPosition,
+    FeedPositions,
+    Position,
+    Predecessor,
+    Stored,
+    rows_in,
+)
 from tests.publish.plain import connect, raw_info
 from tests.rows import block
 
@@ -194,3 +202,14 @@ def test_rows_of_a_dead_process_that_died_with_their_publisher_are_lost() -> Non
 def test_a_feed_with_a_journal_reads_from_there_what_died_with_a_publisher() -> None:
     position = Position(feeds=(FeedPosition(2, 10, 0, 0), FeedPosition(1, 9, 0, 0, gap=True)))
     assert FeedPositions(position, [4, 9], {0, 1}).gaps == [False, True]
+
+
+def test_a_successor_needs_what_was_stored_before_and_since_in_the_order_of_the_subjects() -> None:
+    place = StreamPlace("made", 9, 7, 1, {TRADES: 4}, ("mark",))
+    since = PublishReport("MARKET_DATA", {TRADES: 5, QUOTES: 1}, messages=3)
+    position = Stored({QUOTES: 3}, 2).position(place, since, (FeedPosition(1),), ())
+    certain = {QUOTES: 3, TRADES: 4}
+    assert position == Position(
+        9, {QUOTES: 4, TRADES: 5}, 5, "made", 7, 3, certain, ("mark",), (FeedPosition(1),)
+    )
+    assert list(position.rows) == [QUOTES, TRADES]

@@ -131,7 +131,7 @@ def test_what_a_process_does_not_do_is_not_told_of_it() -> None:
 
 def test_connected_and_for_how_long_not() -> None:
     run = looked()
-    run.row("stocks").away(True, NOW_NS - 3 * NS_PER_S)
+    run.row("stocks").note_since(Counter.AWAY_SINCE_NS, True, NOW_NS - 3 * NS_PER_S)
     run.row("publisher").note_since(Counter.STALLED_SINCE_NS, True, NOW_NS - 2 * NS_PER_S)
     families = scraped(run)
     assert [families["ingestor_connected"].of(name) for name in NAMES[:3]] == [0, 1, 1]

@@ -276,12 +276,12 @@ def test_the_oldest_connection_makes_way_for_one_beyond_the_bound(served: Served
 
 def test_health_is_also_that_of_the_connections(served: Served) -> None:
     now_ns = time.monotonic_ns()
-    served.run.row("stocks").away(True, now_ns - 20 * NS_PER_S)
-    served.run.row("publisher").away(True, now_ns - 31 * NS_PER_S)
+    served.run.row("stocks").note_since(Counter.AWAY_SINCE_NS, True, now_ns - 20 * NS_PER_S)
+    served.run.row("publisher").note_since(Counter.AWAY_SINCE_NS, True, now_ns - 31 * NS_PER_S)
     got = fetch(served.port, "/healthz")
     assert got.code == 503
     assert got.text.startswith("without a connection: publisher for 31.")
-    served.run.row("publisher").away(False, now_ns)
+    served.run.row("publisher").note_since(Counter.AWAY_SINCE_NS, False, now_ns)
     assert fetch(served.port, "/healthz").code == 200
     assert parse(fetch(served.port, "/metrics").text)["ingestor_away_seconds"].of("stocks") >= 20
 

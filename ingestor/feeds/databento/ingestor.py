@@ -109,7 +109,7 @@ class DBNIngestor:
         """Have the next `blocks` yield only events at or after a time, int ns UTC; None for all.
 
         What it yields is what a start at `start_ns` would. An uncompressed file is searched for
-        the place (see `ingestor.feeds.databento.place`), another is read up to it.
+        the place (see `place_before` of the reader), another is read up to it.
         """
         self._from_ns = at_ns
 

@@ -11,9 +11,11 @@ its decompression. The send time that ``ts_out`` files append to each record is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +25,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.header import PRELUDE_BYTES, DbnHeader, header_bytes, header_of
-from ingestor.feeds.databento.place import place_before
-from ingestor.files.streams import ByteStream
+from ingestor.files.streams import ByteStream, ReadBuffer
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import FUTURES_TRADE, HEAD, MBP10, Records, RType
+from ingestor.model.units import NS_PER_S
 
 RTYPES: Final = {DbnSchema.TRADES: RType.FUTURES_TRADE, DbnSchema.MBP10: RType.MBP10}
 DTYPES: Final = {DbnSchema.TRADES: FUTURES_TRADE, DbnSchema.MBP10: MBP10}
@@ -35,6 +37,10 @@ WORD_BYTES: Final = 4
 MAX_RECORD_BYTES: Final = 255 * WORD_BYTES
 """What one byte of length can say; so any record, of whatever type, fits in a chunk of as much."""
 TS_OUT_BYTES: Final = 8
+
+SLACK_NS: Final = 60 * NS_PER_S
+PROBES: Final = 64
+"""Looks at a file, evenly spaced, that tell whether it is in order; bisecting takes 30 more."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,92 +111,6 @@ def text_of(record: bytes) -> str:
 
 def _c_string(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
-
-
-class ReadBuffer:
-    """At least `capacity` bytes of a stream, held in place.
-
-    A view handed out is valid until the next `fill`.
-
-    Attributes:
-        waiting: Whether the newest `fill` returned early during a long decompression; the next
-            call continues.
-        offset: Where in the decompressed file the first byte not yet consumed lies.
-    """
-
-    def __init__(self, stream: ByteStream, capacity: int) -> None:
-        self._stream = stream
-        self._capacity = capacity
-        # The slack lies behind the capacity: a zstd block is decompressed whole or not at all.
-        self._bytes = memoryview(bytearray(capacity + stream.slack))
-        self._start = 0
-        self._end = 0
-        self.offset = 0
-        self.waiting = False
-
-    def __len__(self) -> int:
-        """Bytes held and not yet consumed."""
-        return self._end - self._start
-
-    @property
-    def size(self) -> int:
-        """Bytes this buffer takes in memory; never changes."""
-        return len(self._bytes)
-
-    def fill(self) -> bool:
-        """Read until `capacity` bytes are held; False when the stream ends, fails or waits before.
-
-        A stream that failed once is not read again, so that data never continues after a hole.
-        """
-        held = len(self)
-        # At most one record is left over where blocks are read, so this moves some hundred bytes.
-        if self._start:
-            self._bytes[:held] = self._bytes[self._start : self._end]
-            self._start, self._end = 0, held
-        self.waiting = False
-        # A whole buffer a call: whatever comes after this costs its Python once a block.
-        while self._end < self._capacity and self._stream.failure is None:
-            count = self._stream.read_some(self._bytes[self._end :])
-            self.waiting = count is None
-            if not count:
-                return False
-            self._end += count
-        return self._end >= self._capacity
-
-    def view(self, limit: int) -> memoryview:
-        """Return the bytes held, at most `limit` of them."""
-        return self._bytes[self._start : min(self._end, self._start + limit)]
-
-    def consume(self, count: int) -> None:
-        """Let go of bytes at the front."""
-        self._start += count
-        self.offset += count
-
-    def drop(self, offset: int) -> None:
-        """Let go of all bytes held: the stream goes on at another offset."""
-        self._start = self._end = 0
-        self.offset = offset
-
-    @property
-    def failure(self) -> str | None:
-        """None, or why the stream ended before its time."""
-        return self._stream.failure
-
-    def read_to(self, content: bytearray, size: int) -> Generator[None, None, None]:
-        """Consume bytes to the end of `content` until it has `size`; yield to wait.
-
-        It stays shorter when the stream ends before.
-        """
-        while len(content) < size:
-            if not len(self):
-                self.fill()
-            piece = self.view(size - len(content))
-            content += piece
-            self.consume(len(piece))
-            if self.waiting:
-                yield
-            elif not piece:
-                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +283,35 @@ class DbnReader:
                 f"{self._path} {trouble}; {self.found} whole records were read before, "
                 f"up to byte {self._buffer.offset} of its decompressed content"
             )
+
+
+def place_before(recv_ns: Callable[[int], int | None], records: int, at_ns: int) -> int:
+    """Return a place before which no event is at or after `at_ns`; 0 where that cannot be known.
+
+    `recv_ns` returns when the record at a place was received, None where there is no such record.
+
+    By bisection, since the vendor writes a file in the order of receipt. Event times may step back,
+    by hours in the snapshot at the front of a depth file; times of receipt do not. No record is
+    received before it was made, but for clocks that disagree: `SLACK_NS` is left for that. So every
+    event at or after a time stands behind the last record that was received `SLACK_NS` earlier;
+    what is between is read and filtered. A file that is not in order is read whole.
+    """
+    probes = sorted({records * number // PROBES for number in range(PROBES)}) if records else []
+    times = [recv_ns(place) for place in probes]
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or any(after < before for before, after in pairwise(known)):
+        return 0
+    wanted_ns = at_ns - SLACK_NS
+    # Between two of the probes, or behind the last.
+    number = bisect_left(known, wanted_ns)
+    low = probes[number - 1] if number else 0
+    high = probes[number] if number < len(probes) else records
+    while low < high:
+        middle = (low + high) // 2
+        if (time := recv_ns(middle)) is None:
+            return 0
+        low, high = (middle + 1, high) if time < wanted_ns else (low, middle)
+    return low
 
 
 def rtype_cause(rtype: int) -> str:

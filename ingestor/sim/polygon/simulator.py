@@ -367,12 +367,15 @@ class Simulator:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, context = asyncio.get_running_loop(), None
+        if self.settings.tls_cert is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.settings.tls_cert, self.settings.tls_key)
         self._server = await loop.create_server(
             lambda: ClientConnection(self.admit, next(self._numbers), self._log),
             self.settings.host,
             self.port,
-            ssl=_tls(self.settings),
+            ssl=context,
         )
         # Kept: after a refusal it listens on the same port, as its clients expect.
         self.port = self._server.sockets[0].getsockname()[1]
@@ -397,11 +400,3 @@ class Simulator:
         for hub in self.hubs.values():
             hub.tick(now_ns, self.settings.frame_ms * NS_PER_MS)
         self.reschedule()
-
-
-def _tls(settings: SimulatorSettings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    return context

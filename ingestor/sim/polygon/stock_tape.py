@@ -217,12 +217,16 @@ class StockTape:
         is_trf = ((draws[:, _A] < TRF_SHARE) | (late_ms > 0)).tolist()
         lit, trf = choose(_LIT, draws[:, _B]), choose(_TRF, draws[:, _B])
         sizes, t_ms = choose(_SIZES, draws[:, _C]), trades.t_ms.tolist()
+        # At the bid or at the ask, one in ten at the midpoint.
+        place = draws[:, _PLACE]
+        at_side = np.where(place < 0.45, trades.bid_cents, trades.ask_cents) * MILLS_PER_CENT
+        midpoint = (trades.bid_cents + trades.ask_cents) * MILLS_PER_CENT // 2
         return map(
             _Trade,
             [self._symbols[index] for index in trades.stock.tolist()],
             map(str, numbers),
             [_TRF_VENUE if off else venue for off, venue in zip(is_trf, lit, strict=True)],
-            prices(_trade_mills(trades)),
+            prices(np.where(place < 0.9, at_side, midpoint)),
             [whole for whole, _ in sizes],
             [fraction for _, fraction in sizes],
             choose(_CONDITIONS, draws[:, _D]),
@@ -244,11 +248,3 @@ class StockTape:
         late_ms[:ordered] = self._late_ms
         self._late_prints -= ordered
         return late_ms
-
-
-def _trade_mills(trades: _Events) -> Ints:
-    """At the bid or at the ask, one in ten at the midpoint."""
-    place = trades.draws[:, _PLACE]
-    at_side = np.where(place < 0.45, trades.bid_cents, trades.ask_cents) * MILLS_PER_CENT
-    midpoint = (trades.bid_cents + trades.ask_cents) * MILLS_PER_CENT // 2
-    return np.where(place < 0.9, at_side, midpoint)

@@ -18,9 +18,9 @@ from ingestor.model.records import STOCK_TRADE, Records, RType
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
-from ingestor.runtime import stored_ends as module
+from ingestor.runtime import resume as module
 from ingestor.runtime.counters import CounterTable
-from ingestor.runtime.stored_ends import Ends, note_ends, noted_ends, stored_ends
+from ingestor.runtime.resume import Ends, note_ends, noted_ends, stored_ends
 from tests.ports import free_port
 from tests.publish.plain import connect
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ingestor.doctor.installation import (
+from ingestor.doctor.prerequisites import (
     calendar_check,
     compiled_check,
     installation_checks,

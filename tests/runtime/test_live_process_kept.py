@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.ring import kept as kept_module
-from ingestor.ring.kept import KeptRows, KeptStatuses
+from ingestor.runtime import live_process as kept_module
+from ingestor.runtime.live_process import KeptRows, KeptStatuses
 from tests.rows import rows
 
 

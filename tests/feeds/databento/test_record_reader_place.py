@@ -9,7 +9,7 @@ import pytest
 
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.feeds.databento.place import SLACK_NS, place_before
+from ingestor.feeds.databento.record_reader import SLACK_NS, place_before
 from tests.dbn_files import dbn_path, depth, write_dbn
 
 STEP_NS = 10**9

@@ -10,7 +10,7 @@ import pytest
 
 from ingestor.config.schema import Config, Replay
 from ingestor.doctor.check_result import CheckResult
-from ingestor.doctor.data import data_checks
+from ingestor.doctor.prerequisites import data_checks
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_DAY
 from tests.dbn_files import DAY, DAY_NS, dbn_path, trades, write_dbn
