@@ -7,11 +7,13 @@ is, so that the journal holds more than the stream, and surely all of it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,10 +37,14 @@ UNSTORED_BYTES = 500_000
 
 
 def begun(
-    vendor: SimulatorProcess, server: NatsServer, cwd: Path, encoding: str = "json"
+    vendor: SimulatorProcess,
+    server: NatsServer,
+    cwd: Path,
+    encoding: str = "json",
+    settings: str = "",
 ) -> subprocess.Popen[str]:
     """Start a live run that records; return when both feeds are subscribed."""
-    (config := cwd / "live.toml").write_text(f'[publish]\nencoding = "{encoding}"\n')
+    (config := cwd / "live.toml").write_text(f'{settings}[publish]\nencoding = "{encoding}"\n')
     process = start(
         *("--nats", server.url, "--config", str(config), "--summary", "json"),
         *("--record", str(cwd / "journal")),
@@ -56,6 +62,10 @@ def more_stored(server: NatsServer, than: int) -> bool:
 def recorded(cwd: Path) -> int:
     """Bytes of the journal's plain segments, in which this run writes."""
     return sum(one.stat().st_size for one in cwd.glob("journal/stocks-*.journal"))
+
+
+def more_recorded(cwd: Path, than: int) -> bool:
+    return recorded(cwd) > than
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
@@ -243,6 +253,68 @@ def test_a_server_that_is_away_costs_nothing_where_there_is_a_journal_and_nothin
     assert any(one.what is (What.SPOOL if recorded else What.OVERFLOW) for one in told)
     if recorded:
         assert {one.missing for one in found.values()} == {0}
+
+
+def pids_of(run: subprocess.Popen[str], name: str) -> set[int]:
+    """The processes of a run that `ps` calls so."""
+    found = set()
+    for one in psutil.Process(run.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if one.name() == name and one.status() != psutil.STATUS_ZOMBIE:
+                found.add(one.pid)
+    return found
+
+
+def kill_one(run: subprocess.Popen[str], name: str) -> None:
+    """Kill a process of a run; return when another one is in its place."""
+    (pid,) = pids_of(run, name)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: bool(pids_of(run, name) - {pid}), f"another process {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "killed",
+    [["stocks"], ["stocks", "publisher"], ["publisher", "stocks", "stocks"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_feeds_and_publishers_that_are_killed_while_a_journal_is_read_back_leave_nothing_out(
+    nats_server: NatsServer, tmp_path: Path, encoding: str, killed: list[str]
+) -> None:
+    """Each is killed once while the server is away and once while it has come back."""
+    with simulator(*RATES) as vendor:
+        process = begun(vendor, nats_server, tmp_path, encoding, SMALL)
+        until(partial(more_stored, nats_server, 100), "events stored")
+        for is_away in (True, False):
+            nats_server.kill()
+            held = recorded(tmp_path)
+            until(
+                partial(more_recorded, tmp_path, held + 4 * UNSTORED_BYTES), "the backlog is full"
+            )
+            if not is_away:
+                nats_server.start()
+            for name in killed:
+                kill_one(process, name)
+            held = recorded(tmp_path)
+            until(partial(more_recorded, tmp_path, held + UNSTORED_BYTES), "the feed is back")
+            if is_away:
+                nats_server.start()
+            before = stored(nats_server.url)
+            until(partial(more_stored, nats_server, before), "events stored again")
+        for market in ("stocks", "options"):
+            vendor.control("rate", events_per_s=0, market=market)
+        until(lambda: not verdict(nats_server, tmp_path)["missing"], "all stored", 60)
+        process.send_signal(signal.SIGTERM)
+        finished = finish(process)
+    assert finished.exit_code == 143, finished.err
+    check_equal(nats_server, tmp_path)
+    for each in Market:
+        bounds = [(gap.from_recv_ns, gap.to_recv_ns) for gap in gaps(nats_server, each.feed_name)]
+        # One that is killed before it has received anything makes no gap of its own.
+        deaths = killed.count("stocks") if each is Market.STOCKS else 0
+        assert 2 * bool(deaths) <= len(bounds) <= 2 * deaths
+        assert set(bounds) <= {*pairwise(receipts(tmp_path, each))}
 
 
 SMALL_DISK = """

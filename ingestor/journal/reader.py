@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ingestor.files.streams import ByteStream
+from ingestor.files.streams import ByteStream, Searchable
 from ingestor.journal.format import (
     Damage,
     Entry,
@@ -152,6 +152,36 @@ def first_entries(segment: Segment) -> tuple[Header, list[Entry]] | None:
     return header, [entry for entry in iter(reader.take, None) if isinstance(entry, Entry)]
 
 
+def _offset_before(plain: Searchable, seed: int, first: int, recv_ns: int) -> int:
+    """Return where, from `first` on, an entry begins before which nothing is as new as this.
+
+    It stands little before the first that was received at `recv_ns` or later, if no clock was set.
+    """
+    low, high = first, plain.size
+    # Halved, not read: a full segment of 256 MiB takes ten looks instead of some seconds.
+    while high - low > PROBE_BYTES:
+        middle = (low + high) // 2
+        found = _entry_behind(plain, seed, middle)
+        if found is None or found[1].recv_ns >= recv_ns:
+            high = middle
+        else:
+            low = found[0]
+    return low
+
+
+def _entry_behind(plain: Searchable, seed: int, offset: int) -> tuple[int, Entry] | None:
+    """Return the first entry from an offset on and where it begins, if it is near."""
+    reader = EntryReader(seed, offset)
+    reader.put(plain.peek(offset, PROBE_BYTES))
+    while (found := reader.take()) is not None:
+        if isinstance(found, Entry):
+            return offset, found
+        if isinstance(found, Damage):
+            # The rest of the entry in whose middle this began.
+            offset = found.stop
+    return None
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = [printable(name, _NAME_CHARS) for name in names[:_NAMES_TOLD]]
     more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
@@ -263,9 +293,15 @@ class SegmentFrames:
     """Reads one segment; tells `begin` its header before the first entry."""
 
     def __init__(
-        self, segment: Segment, progress: JournalProgress, begin: Callable[[Header], None]
+        self,
+        segment: Segment,
+        progress: JournalProgress,
+        begin: Callable[[Header], None],
+        from_ns: int | None = None,
     ) -> None:
+        """What was received before `from_ns` is passed over, if it need not be read for that."""
         self._segment = segment
+        self._from_ns = from_ns
         self._progress = progress
         self._begin = begin
         self._before = progress.bytes_read
@@ -287,7 +323,7 @@ class SegmentFrames:
 
     def _of_stream(self, stream: ByteStream) -> Iterator[Entry | None]:
         pieces = self._pieces(stream)
-        reader = self._behind_header(pieces)
+        reader = self._behind_header(stream, pieces)
         if reader is None:
             return
         yield from self._whole(reader)
@@ -307,7 +343,9 @@ class SegmentFrames:
             self._progress.bytes_read = self._before + stream.position
             yield room[:count]
 
-    def _behind_header(self, pieces: Iterator[memoryview]) -> EntryReader | None:
+    def _behind_header(
+        self, stream: ByteStream, pieces: Iterator[memoryview]
+    ) -> EntryReader | None:
         """Read the header; return a reader that holds what was read beyond it."""
         data = b""
         for piece in pieces:
@@ -318,7 +356,12 @@ class SegmentFrames:
                 if not self._segment.path.name.startswith(f"{header.market.feed_name}-"):
                     raise BadDataError(f"holds frames of {header.market.feed_name}")
                 self._begin(header)
-                reader = EntryReader(seed_of(data[:size]), size)
+                seed, plain = seed_of(data[:size]), stream.searchable
+                if self._from_ns is not None and plain is not None:
+                    start = _offset_before(plain, seed, size, self._from_ns)
+                    plain.jump(start)
+                    return EntryReader(seed, start)
+                reader = EntryReader(seed, size)
                 reader.put(data[size:])
                 return reader
         self._torn(0)

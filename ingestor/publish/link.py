@@ -71,7 +71,7 @@ class StreamLink:
         )
         self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
-        self._leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
+        self.leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
         self.on_acknowledged = on_acknowledged
         self._check_lease = check_lease
         self._ledger: Ledger | None = None
@@ -150,14 +150,14 @@ class StreamLink:
 
     async def set_up_again(self) -> StreamState:
         """Make the stream again. Raises TimeoutError, RefusedError."""
-        return await set_up(self._leader, self.settings)
+        return await set_up(self.leader, self.settings)
 
     async def find_stored(self) -> StoredPrefix:
         """Ask the stream's leader how much of the open batch is stored.
 
         Raises StreamLostError, RefusedError, NatsRefusedError, TimeoutError.
         """
-        stored = await find_stored(self._leader, self.ledger.reconcile_request(), self.encoder)
+        stored = await find_stored(self.leader, self.ledger.reconcile_request(), self.encoder)
         self.heard_s, self.leader_name = now_s(), stored.leader
         return stored
 
@@ -183,9 +183,9 @@ class StreamLink:
         Raises TimeoutError, RefusedError, NatsRefusedError.
         """
         name = self.settings.name
-        end = await self._leader.stream_end(name)
+        end = await self.leader.stream_end(name)
         stands_under = end and mapped_subject(subject, end.transform)
-        return await self._leader.message(name, last_by_subj=stands_under) if stands_under else None
+        return await self.leader.message(name, last_by_subj=stands_under) if stands_under else None
 
     def bound_messages(self) -> None:
         """Cut messages as server and stream take them, once all sent before is acknowledged."""

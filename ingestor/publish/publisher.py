@@ -25,6 +25,7 @@ from ingestor.model.blocks import Encoder, Runs
 from ingestor.model.errors import IngestorError, NatsRefusedError
 from ingestor.nats.answers import RefusedError
 from ingestor.nats.connection import OPEN_TIMEOUT_S
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.ack_timer import ACK_DELAY_S, RETRY_S, AckAction, AckTimer
@@ -198,6 +199,11 @@ class Publisher:
     def reconnects(self) -> int:
         """How often the connection was lost and made again."""
         return self._connection.reconnects
+
+    @property
+    def api(self) -> JetStreamApi:
+        """What asks the stream's leader over this connection."""
+        return self._link.leader
 
     @property
     def place(self) -> StreamPlace | None:

@@ -248,6 +248,8 @@ class CounterTable:
         self._skipped_before: dict[str, int] = {}
         self._position = Slots(1)
         self._seek = Slots(1)
+        self.ends = Slots(processes)
+        """See `resume.note_ends`."""
         self.latencies = LatencyTable(processes)
 
     def row(self, process: int) -> CounterRow:

@@ -20,17 +20,24 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePri
 from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
-from ingestor.feeds.polygon.spool import MakeSpool, Spool, StoredEnd, left_in
+from ingestor.feeds.polygon.spool import (
+    CONTEXT_NS,
+    SHORT_CONTEXT_NS,
+    MakeSpool,
+    Spool,
+    left_in,
+)
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
-from ingestor.model.records import RType
 from ingestor.model.symbols import STRIKE_E9_PER_UNIT
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_process import FeedContext
 from ingestor.runtime.reload import LiveSettings
+from ingestor.runtime.resume import Ends, noted_ends
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
 DEMO_RATES: Final = ("--rate", "1000", "--options-rate", "200")
@@ -95,7 +102,7 @@ class LiveFeeds:
 
     config: Config
     vendor: Vendor
-    ends: Mapping[LiveFeedName, Mapping[RType, StoredEnd]] = field(default_factory=dict)
+    ends: Mapping[LiveFeedName, Ends] = field(default_factory=dict)
     live: LiveSettings = field(default_factory=LiveSettings)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
@@ -146,12 +153,18 @@ class LiveFeeds:
     def _spool(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
         """Return what makes the spool of a feed, if it has one."""
         directory, ends = self.config.record.dir, self.ends.get(name)
-        # How far the process that died has come with it the stream alone knows: the next run asks.
-        if directory is None or ends is None or context.again:
+        if directory is None or (ends is None and not context.again):
             return None
-        # Before the first frame of this run is recorded.
+        process = context.row[Counter.RESTARTS]
+
+        def where() -> Ends | None:
+            # How far the process that died has come the stream alone knows: the publisher asks.
+            return noted_ends(context.table, context.index, process) if process else ends
+
+        # Before the first frame of this process is recorded.
         segments = left_in(directory, Market[name.upper()])
-        return lambda symbols: Spool(name, segments, ends, symbols)
+        context_ns = SHORT_CONTEXT_NS if process else CONTEXT_NS
+        return lambda symbols: Spool(name, segments, where, symbols, context_ns)
 
     def _settings(
         self, name: LiveFeedName, url: str, context: FeedContext, hours: TradingHours

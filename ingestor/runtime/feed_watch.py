@@ -13,23 +13,26 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 from uuid import uuid4
 
 import msgspec
 
 from ingestor.client.payloads import BadMessageError, Message, decode
+from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
 from ingestor.model.clock import iso_utc, now_ns
-from ingestor.model.errors import IngestorError
+from ingestor.model.errors import IngestorError, NatsUnreachableError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.units import NS_PER_S
+from ingestor.nats.answers import RefusedError
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.positions import FeedPosition, FeedPositions, Position
+from ingestor.runtime.resume import Ends, ends_in_stream, note_ends
 
 UNTOLD: Final = 4
 """Statuses of the publisher's own that a `Position` holds; of more, the newest."""
@@ -64,11 +67,12 @@ class FeedWatch:
         live: bool,
         run: str,
         spooled: frozenset[int] = frozenset(),
+        recorded: frozenset[int] = frozenset(),
     ) -> None:
         """`run` is part of the ids of statuses: the same for all publishers of a run.
 
         Feeds that are `spooled` begin where what is stored ends, and tell themselves what is
-        missing.
+        missing; so do those that are `recorded` when they are started again.
         """
         self._feeds = feeds
         self._publisher = publisher
@@ -79,6 +83,8 @@ class FeedWatch:
             feeds=tuple(FeedPosition(gap=feed not in spooled) for feed in range(len(feeds)))
         )
         self._positions = FeedPositions(self._begun, [0] * len(feeds))
+        self._recorded = recorded
+        self._waiting: dict[int, tuple[int, int]] = {}
         self._gaps: list[GapTracker] = []
         self._read = [0] * len(feeds)
         self._own: dict[str, FeedStatus] = {}
@@ -104,7 +110,13 @@ class FeedWatch:
         """Go on behind a publisher that died: these rows by subject are stored."""
         by_feed = [sum(rows.get(subject, 0) for subject in feed.subjects) for feed in self._feeds]
         # One that died before it told anything leaves its follower what it was left.
-        self._positions = FeedPositions(position if position.feeds else self._begun, by_feed)
+        self._positions = FeedPositions(
+            position if position.feeds else self._begun, by_feed, self._recorded
+        )
+        # Whether they were told before is not known; who has gone on does not ask any more.
+        for feed in self._recorded:
+            if process := self._positions.process(feed):
+                self._waiting[feed] = process, 0
         for key, status in position.untold:
             self._tell(self._index(status.feed), status, key)
 
@@ -177,9 +189,49 @@ class FeedWatch:
         # The same process hands on again what is not stored.
         if not self._live or not self._positions.begin(feed, begin.process, rows):
             return False
-        self._gaps[feed].on_disconnect()
+        if feed in self._recorded:
+            self._waiting[feed] = begin.process, rows
+        else:
+            self._gaps[feed].on_disconnect()
         self._say(feed, What.RESTART, f"{self._table.cause_of_death(feed)}: started again")
         return True
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a feed waits for `tell_ends`."""
+        return bool(self._waiting and self._gaps)
+
+    async def tell_ends(self, stored: Mapping[int, int], stream: str) -> None:
+        """Tell feeds that were started again where to go on, once all before is stored.
+
+        `stored` are rows by feed of this publisher.
+        """
+        for feed, (process, rows) in [*self._waiting.items()]:
+            if stored.get(feed, 0) < rows or (ends := await self._ends(feed, stream)) is None:
+                continue
+            # Another process may have begun while the stream was asked.
+            if self._waiting.get(feed) != (process, rows):
+                continue
+            del self._waiting[feed]
+            if not ends:
+                self._gaps[feed].on_disconnect()
+            note_ends(self._table, feed, process, ends)
+
+    async def _ends(self, feed: int, stream: str) -> Ends | None:
+        """Return where what is stored of a feed ends; None where it is to be asked again."""
+        name = cast("LiveFeedName", self._feeds[feed].name)
+        source = self._feeds[feed].reader.source
+        try:
+            api = self._publisher.api
+            found = await ends_in_stream(api, stream, [name], source, settled=True)
+        except (TimeoutError, NatsUnreachableError):
+            return None
+        except (IngestorError, LookupError) as error:
+            if isinstance(error, RefusedError) and error.transient:
+                return None
+            log.warning("what stream %s lacks of %s is not known: %s", stream, name, error)
+            return {}
+        return found.get(name, {})
 
     def tell(self, status: FeedStatus) -> None:
         """Tell what was done to the whole run; a follower tells it where this publisher cannot."""

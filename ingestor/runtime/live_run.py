@@ -211,6 +211,7 @@ class StreamIngestor:
                 vendor.source,
                 cpus[name],
                 spooled=name in ends,
+                recorded=name in frame_logs,
             )
             for name in self._names
         ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,10 +93,13 @@ class Seek(msgspec.Struct, frozen=True):
 class FeedPositions:
     """Numbers of the rows, and of the statuses, of live feeds, for their publisher.
 
-    `before` are the rows of each feed that earlier publishers of the run have stored.
+    `before` are the rows of each feed that earlier publishers of the run have stored. Feeds that
+    are `recorded` read from their journal what died with a publisher, and hand on nothing before.
     """
 
-    def __init__(self, position: Position, before: Sequence[int]) -> None:
+    def __init__(
+        self, position: Position, before: Sequence[int], recorded: Collection[int] = ()
+    ) -> None:
         self._before = before
         known = [*position.feeds, *[FeedPosition(gap=True)] * (len(before) - len(position.feeds))]
         self._process = [feed.process for feed in known]
@@ -105,7 +108,8 @@ class FeedPositions:
         # too: whatever the feed of now puts follows what is stored.
         self._first = list(map(min, (feed.first for feed in known), before))
         self.gaps = [
-            feed.gap or first < feed.first for feed, first in zip(known, self._first, strict=True)
+            feed.gap or (first < feed.first and index not in recorded)
+            for index, (feed, first) in enumerate(zip(known, self._first, strict=True))
         ]
         """Whether something is missing before the next row of a feed."""
 

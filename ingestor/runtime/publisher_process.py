@@ -89,6 +89,8 @@ class PublisherInputs:
     """Live feeds that begin with what a journal holds and the stream does not."""
     keeper: tuple[Doorbell, CounterRow] | None = None
     """Has the record of the run written at once, and the row of the process that writes it."""
+    recorded: frozenset[int] = frozenset()
+    """Live feeds that have a journal."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -128,6 +130,7 @@ class PublisherProcess:
             live=inputs.drain_on_stop,
             run=inputs.run,
             spooled=inputs.spooled,
+            recorded=inputs.recorded,
         )
         self._count_due_ns = self._acked_rows = 0
         self._sleeper: asyncio.Future[None] | None = None
@@ -149,6 +152,7 @@ class PublisherProcess:
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
+        ends = asyncio.create_task(self._tell_ends())
         error: IngestorError | None = None
         try:
             await work
@@ -159,6 +163,7 @@ class PublisherProcess:
                 "the orderly stop did not wait any longer for the server to store what was sent"
             )
         watch.cancel()
+        ends.cancel()
         finished_ns = time.monotonic_ns()
         try:
             timeout_s = CLOSE_TIMEOUT_S if error is None else HOPELESS_FLUSH_S
@@ -429,6 +434,14 @@ class PublisherProcess:
                 self._watch.tell_trouble()
                 self._latencies.flush()
                 await asyncio.sleep(HEARTBEAT_S)
+
+    async def _tell_ends(self) -> None:
+        """Tell feeds that were started again where to go on."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._watch.is_asked:
+                report = self._publisher.report()
+                await self._watch.tell_ends(report.rows_by_feed, report.stream)
 
     def _count(self) -> None:
         """Bring the table up to date: a publisher that is killed has counted so far."""

@@ -1,7 +1,9 @@
 """Where a run goes on behind what a stream holds, asked before it writes anything.
 
 Of a replay that is how many rows of each subject of its job are stored, of a live run where each
-feed ends, for the journal to go on behind it.
+feed ends, for the journal to go on behind it. The publisher asks the latter too, for a feed that
+was started again, once all that its predecessor had handed on is stored; the feed finds the answer
+in shared memory, and hands on nothing before.
 
 The newest record of the same job says how far everything was stored for certain. What was stored
 after that is behind its sequence, and is found by comparing what lies there with what the files
@@ -38,6 +40,7 @@ from ingestor.nats.jetstream import JetStreamApi, StreamEnd
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import mapped_subject
 from ingestor.runtime.comparison import Item
+from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_process import FeedSource
 from ingestor.runtime.positions import quiet
 from ingestor.runtime.run_keeper import connected
@@ -251,6 +254,28 @@ async def _purge(api: JetStreamApi, record: RunRecord) -> None:
             log.info("removed %s messages of %s from stream %s", purged, subject, record.stream)
 
 
+class _NotedEnds(msgspec.Struct, frozen=True):
+    """What the shared memory holds; the ends are those of event types, by `RType`."""
+
+    process: int
+    ends: dict[int, StoredEnd]
+
+
+def note_ends(table: CounterTable, feed: int, process: int, ends: Ends) -> None:
+    """Tell a process of a feed (1, 2... when started again) where it is to go on."""
+    noted = _NotedEnds(process, {int(rtype): end for rtype, end in ends.items()})
+    table.ends.put(feed, msgspec.json.encode(noted))
+
+
+def noted_ends(table: CounterTable, feed: int, process: int) -> Ends | None:
+    """Return what a process of a feed was told; None while it was told nothing."""
+    data = table.ends.get(feed)
+    noted = None if data is None else msgspec.json.decode(data, type=_NotedEnds)
+    if noted is None or noted.process != process:
+        return None
+    return {RType(rtype): end for rtype, end in noted.ends.items()}
+
+
 def stored_ends(
     options: ConnectOptions, stream: str, feeds: Sequence[LiveFeedName], source: Source
 ) -> dict[LiveFeedName, Ends]:
@@ -262,7 +287,7 @@ def stored_ends(
     """
 
     async def work(connection: Connection) -> dict[LiveFeedName, Ends]:
-        return await _stored_ends(JetStreamApi(connection), stream, feeds, source)
+        return await ends_in_stream(JetStreamApi(connection), stream, feeds, source)
 
     try:
         return uvloop.run(connected(options, work))
@@ -276,9 +301,18 @@ def stored_ends(
         return {}
 
 
-async def _stored_ends(
-    api: JetStreamApi, stream: str, feeds: Sequence[LiveFeedName], source: Source
+async def ends_in_stream(
+    api: JetStreamApi,
+    stream: str,
+    feeds: Sequence[LiveFeedName],
+    source: Source,
+    *,
+    settled: bool = False,
 ) -> dict[LiveFeedName, Ends]:
+    """As `stored_ends`, over a connection that is there; of what is `settled` nothing can follow.
+
+    Raises what asking raises, and LookupError where the server alone knows what lies where.
+    """
     stream_end = await api.stream_end(stream)
     if stream_end is None:
         return {}
@@ -289,7 +323,8 @@ async def _stored_ends(
             raise LookupError("the server alone knows under which subjects it stores")
         places[rtype] = place
     # What a run that was killed had sent may still be on its way into the server.
-    await quiet(api, stream, list(places.values()))
+    if not settled:
+        await quiet(api, stream, list(places.values()))
     found: dict[LiveFeedName, Ends] = {}
     for feed in feeds:
         ends = {

@@ -51,7 +51,8 @@ Problem = tuple[ExitCode, Callable[[], str | None]]
 class FeedPlan:
     """A feed: its name, what its process does, its ``source``, its CPUs.
 
-    One that is `spooled` begins with what a journal holds and the stream does not.
+    One that is `spooled` begins with what a journal holds and the stream does not; one that is
+    `recorded` does so when it is started again.
     """
 
     name: FeedName
@@ -59,6 +60,7 @@ class FeedPlan:
     source: Source
     cpus: tuple[int, ...] = ()
     spooled: bool = False
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +217,7 @@ def _publisher_child(
         skip=keeping.skip if keeping is not None else {},
         keeper=(keeping.bell, table.row(keeper)) if keeping is not None else None,
         spooled=frozenset(index for index, feed in enumerate(plan.feeds) if feed.spooled),
+        recorded=frozenset(index for index, feed in enumerate(plan.feeds) if feed.recorded),
     )
 
     def publish() -> IngestorError | None:

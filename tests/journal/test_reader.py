@@ -5,10 +5,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
-from ingestor.journal.format import Market
-from ingestor.journal.reader import dates_recorded, find_segments, oddities
+from ingestor.journal import reader
+from ingestor.journal.format import Entry, Market
+from ingestor.journal.reader import (
+    JournalProgress,
+    SegmentFrames,
+    dates_recorded,
+    find_segments,
+    oddities,
+)
+from ingestor.journal.segments import list_segments
 from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import NoDataError
 from ingestor.model.units import NS_PER_S
@@ -213,3 +222,34 @@ def test_a_segment_that_is_there_twice_is_told(tmp_path: Path) -> None:
     put(tmp_path, zstd=True)
     (said,) = oddities(tmp_path, find_segments(tmp_path, Market.STOCKS, [], first_event_ns))
     assert said.endswith(".journal.zst is read")
+
+
+def entries_from(directory: Path, from_ns: int | None) -> list[Entry]:
+    """What of the only segment is read from a time on."""
+    (segment,) = list_segments(directory, Market.STOCKS)
+    frames = SegmentFrames(segment, JournalProgress(), lambda _: None, from_ns)
+    return [one for one in frames.entries() if one is not None]
+
+
+def test_from_a_time_on_all_is_read_that_is_as_new_and_little_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, "stocks", stock_frames(200))
+    every = entries_from(tmp_path, None)
+    monkeypatch.setattr(reader, "PROBE_BYTES", 4096)
+    for index in range(0, len(every), 3):
+        found = entries_from(tmp_path, every[index].recv_ns)
+        assert found == every[len(every) - len(found) :]
+        assert found[0].number <= index
+        before = [one for one in found if one.recv_ns < every[index].recv_ns]
+        assert sum(len(one.payload) for one in before) <= 2 * 4096
+    assert entries_from(tmp_path, 0) == every
+
+
+def test_a_compressed_segment_is_read_from_its_front(tmp_path: Path) -> None:
+    record(tmp_path, "stocks", stock_frames(200))
+    every = entries_from(tmp_path, None)
+    (segment,) = list_segments(tmp_path, Market.STOCKS)
+    segment.compressed_path.write_bytes(zstandard.compress(segment.path.read_bytes()))
+    segment.path.unlink()
+    assert entries_from(tmp_path, every[-1].recv_ns) == every

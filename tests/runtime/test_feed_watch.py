@@ -10,8 +10,10 @@ import nats
 import pytest
 
 from ingestor.encode import make_encoder
+from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import FeedStatus, What, decode_status
+from ingestor.model.records import RType
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
@@ -21,6 +23,7 @@ from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.positions import FeedPosition, Position
+from ingestor.runtime.resume import noted_ends
 from tests.publish.plain import messages, until
 from tests.rows import block
 
@@ -39,6 +42,7 @@ class Watched:
         table: CounterTable,
         subjects: tuple[str, ...] = (FUTURES,),
         spooled: frozenset[int] = frozenset(),
+        recorded: frozenset[int] = frozenset(),
     ) -> None:
         self.publisher = Publisher(
             make_encoder("json"),
@@ -49,7 +53,13 @@ class Watched:
         self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", subjects)
         self.table = table
         self.watch = FeedWatch(
-            [self.feed], self.publisher, table, live=True, run="run", spooled=spooled
+            [self.feed],
+            self.publisher,
+            table,
+            live=True,
+            run="run",
+            spooled=spooled,
+            recorded=recorded,
         )
 
     async def open(self) -> None:
@@ -241,3 +251,75 @@ def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
         await one.settled()
 
     assert [one.what for one in told(nats_server, work)] == [What.ALARM]
+
+
+async def publish_trade(server: NatsServer, times: int) -> None:
+    event = f'{{"ts_event_ns":{times},"ts_recv_ns":{times},"source":"replay","symbol":"SPY",'
+    event += '"price":1.0,"size":1,"exchange":1,"conditions":[],"seq":1,"aggressor":0}'
+    client = await nats.connect(server.url)
+    await client.jetstream().publish("market.stocks.trades", event.encode())
+    await client.close()
+
+
+def test_a_feed_with_a_journal_is_told_where_to_go_on_once_all_before_is_stored(
+    nats_server: NatsServer,
+) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table, recorded=frozenset({0}))
+        await one.open()
+        one.feed.reader.rows = 3
+        one.watch.on_block(block([(1, 2, 0)]))
+        table.note_death(0, "killed")
+        assert one.watch.on_begin(0, FeedBegin(1))
+        await one.watch.tell_ends({0: 2}, "MARKET_DATA")
+        assert noted_ends(table, 0, 1) is None
+        await publish_trade(nats_server, 7)
+        await one.watch.tell_ends({0: 3}, "MARKET_DATA")
+        ends = noted_ends(table, 0, 1) or {}
+        assert ends[RType.STOCK_TRADE] == StoredEnd(7, 7, 1)
+        assert not one.watch.is_asked
+        # What is missing the feed itself tells.
+        one.watch.on_block(block([(7, 8, 0)]))
+        await one.settled()
+
+    assert [one.what for one in told(nats_server, work)] == [What.RESTART]
+
+
+def test_where_nobody_knows_where_it_is_to_go_on_the_gap_is_told(nats_server: NatsServer) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table, recorded=frozenset({0}))
+        await one.open()
+        client = await nats.connect(nats_server.url)
+        await client.jetstream().publish("market.options.trades", b"{}")
+        await client.jetstream().purge_stream("MARKET_DATA")
+        await client.close()
+        one.watch.on_block(block([(1, 2, 0)]))
+        one.watch.on_begin(0, FeedBegin(1))
+        await one.watch.tell_ends({}, "MARKET_DATA")
+        assert noted_ends(table, 0, 1) == {}
+        one.watch.on_block(block([(7, 8, 0)]))
+        await one.settled()
+
+    _, gap = told(nats_server, work)
+    assert (gap.what, gap.from_event_ns, gap.to_recv_ns) == (What.GAP, 1, 8)
+
+
+def test_a_publisher_that_follows_tells_a_feed_that_waits(nats_server: NatsServer) -> None:
+    async def work(table: CounterTable) -> None:
+        one = Watched(nats_server, table, recorded=frozenset({0}))
+        await one.open()
+        await publish_trade(nats_server, 5)
+        one.feed.reader.rows = 3
+        one.watch.on_begin(0, FeedBegin(1))
+        one.die()
+        await one.settled()
+        # What the dead process had handed on died with its publisher: the journal has it.
+        other = Watched(nats_server, table, recorded=frozenset({0}))
+        await other.open()
+        assert not other.watch.on_begin(0, FeedBegin(1, 0, 0))
+        await other.watch.tell_ends({}, "MARKET_DATA")
+        ends = noted_ends(table, 0, 1) or {}
+        assert ends[RType.STOCK_TRADE] == StoredEnd(5, 5, 1)
+        await other.settled()
+
+    assert What.GAP not in [one.what for one in told(nats_server, work)]

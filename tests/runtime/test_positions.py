@@ -199,6 +199,11 @@ def test_rows_of_a_dead_process_that_died_with_their_publisher_are_lost() -> Non
     assert feeds.now({0: 2}, NONE[:1]) == (FeedPosition(1, 8, 2),)
 
 
+def test_a_feed_with_a_journal_reads_from_there_what_died_with_a_publisher() -> None:
+    position = Position(feeds=(FeedPosition(2, 10, 0, 0), FeedPosition(1, 9, 0, 0, gap=True)))
+    assert FeedPositions(position, [4, 9], {0, 1}).gaps == [False, True]
+
+
 def test_a_successor_needs_what_was_stored_before_and_since_in_the_order_of_the_subjects() -> None:
     place = StreamPlace("made", 9, 7, 1, {TRADES: 4}, ("mark",))
     since = PublishReport("MARKET_DATA", {TRADES: 5, QUOTES: 1}, messages=3)

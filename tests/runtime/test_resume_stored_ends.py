@@ -20,7 +20,8 @@ from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime import resume as module
 from ingestor.runtime import run_keeper
-from ingestor.runtime.resume import Ends, stored_ends
+from ingestor.runtime.counters import CounterTable
+from ingestor.runtime.resume import Ends, note_ends, noted_ends, stored_ends
 from tests.ports import free_port
 from tests.publish.plain import connect
 
@@ -154,3 +155,15 @@ def test_a_server_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
     options = ConnectOptions((f"nats://127.0.0.1:{free_port()}",))
     with pytest.raises(NatsUnreachableError):
         stored_ends(options, "MARKET_DATA", ["stocks"], Source.SIM)
+
+
+def test_a_process_of_a_feed_is_told_once_it_is_known_where_it_goes_on() -> None:
+    table = CounterTable(2)
+    ends = {T: StoredEnd(6_000, 7_000, 1), Q: StoredEnd(7_000, 8_000, 2)}
+    assert noted_ends(table, 1, 1) is None
+    note_ends(table, 1, 1, ends)
+    assert noted_ends(table, 1, 1) == ends
+    assert noted_ends(table, 1, 2) is None
+    assert noted_ends(table, 0, 1) is None
+    note_ends(table, 1, 2, {})
+    assert noted_ends(table, 1, 2) == {}

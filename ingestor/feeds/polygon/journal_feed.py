@@ -117,14 +117,17 @@ class Playback:
         """The symbols of all records of the run so far; another run has another table."""
         return self._decoder.instruments.table
 
-    def begin(self, header: Header) -> None:
-        """Go on with a segment: of the same run, or the first that is given of another."""
+    def begin(self, header: Header, *, whole: bool = True) -> None:
+        """Go on with a segment: of the same run, or the first that is given of another.
+
+        Of one that is not given `whole` nothing is missing at its front.
+        """
         before, self._header = self._header, header
         if before is None or before.run_ns != header.run_ns:
             self._decoder = decoder_of(header)
             # Another run means another process: it began with an empty decoder.
             self._connection = None
-            self._next_number = 0 if header.part == 1 else None
+            self._next_number = 0 if header.part == 1 and whole else None
         elif header.part < before.part or (
             header.part > before.part + 1 and header.date != before.date
         ):

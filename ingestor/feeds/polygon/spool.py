@@ -10,12 +10,15 @@ time of receipt, and a batch may have been cut amid them: therefore the place is
 many events of it are stored. A wall clock may have been set back, which makes times no order: where
 the frame itself is found, its place decides; where it is not (recorded too late to survive, or by
 nobody), the time does.
+
+A feed that is started again amid a run does the same. Where it is to go on it hears later: once all
+that its predecessor had handed on is stored, and the stream was asked where that ends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +39,16 @@ from ingestor.model.units import NS_PER_S
 CONTEXT_NS: Final = 60 * NS_PER_S
 """At least so much of a journal before the first event is decoded for its quotes: within it every
 instrument that is traded much has a quote, and a whole connection may be a day."""
+
+SHORT_CONTEXT_NS: Final = 10 * NS_PER_S
+"""The same amid a run: what is new waits meanwhile, and an event of context costs 3 us."""
+
+SEARCHED_AT_ONCE: Final = 4
+"""Pieces of a segment, 1 MiB, that are searched for the last frame that is stored: some
+milliseconds, since nothing is decoded."""
+
+UNWRITTEN_NS: Final = NS_PER_S
+"""What is stored and not recorded was received so shortly before its process was killed."""
 
 PIECE_ROWS: Final = 1024
 """Rows handed on at a time, at most."""
@@ -68,6 +81,10 @@ IDLE: Final = Piece(np.zeros(0, STOCK_TRADE))
 """Nothing can be read just now, and more is to come."""
 
 
+AskEnds = Callable[[], Mapping[RType, StoredEnd] | None]
+"""Says where what is stored ends: None while nobody knows yet, nothing where nobody ever will."""
+
+
 def left_in(directory: Path, market: Market) -> list[Segment]:
     """Return the segments that earlier runs have left, in order; none without a folder."""
     try:
@@ -93,11 +110,17 @@ class StoredRows:
         self._left = {rtype: end.rows for rtype, end in ends.items()}
         self._found = found
         self._reached: set[RType] = set()
+        times = {end.recv_ns for end in ends.values()}
+        # Until then all is stored, a minute of it or more: no look at its rows.
+        self._stored_until = times if times <= found else set()
 
     def rest(self, records: Records, recv_ns: int) -> Records:
         """Return the rows of a frame that are not stored."""
         if not self._ends:
             return records
+        if self._stored_until and recv_ns not in self._stored_until:
+            return records[:0]
+        self._stored_until.clear()
         stored = np.zeros(len(records), bool)
         for rtype, end in [*self._ends.items()]:
             mine = np.flatnonzero(records["rtype"] == rtype)
@@ -126,26 +149,28 @@ class Spool:
         self,
         feed: str,
         segments: Sequence[Segment],
-        ends: Mapping[RType, StoredEnd],
+        ends: AskEnds,
         symbols: SymbolTable,
+        context_ns: int = CONTEXT_NS,
     ) -> None:
         """`symbols` is the table of the live feed: names are added to it under ids of their own.
 
         `ends` says of every type of the feed where it ends; `segments` are those that were there
-        before this run recorded anything.
+        before this process recorded anything. `context_ns` is how much before is decoded.
         """
         self._feed = feed
         self._segments = segments
-        self._ends = ends
+        self._ask_ends = ends
+        self._ends: Mapping[RType, StoredEnd] = {}
         self._symbols = symbols
+        self._context_ns = context_ns
         self._ids: dict[str, int] = {}
         self._playback = Playback()
         self._run_ns: int | None = None
         self._connection: int | None = None
         self._broken = False
-        last = max(ends.values(), key=lambda end: end.recv_ns)
-        # Without an event before them the first ones end no gap.
-        self._gaps = GapTracker((last.event_ns, last.recv_ns) if last.event_ns else None)
+        self._is_whole = True
+        self._gaps = GapTracker()
         self.rows = 0
         self._span_ns = (0, 0)
 
@@ -154,6 +179,14 @@ class Spool:
 
         What cannot be read is told as a gap.
         """
+        while (ends := self._ask_ends()) is None:
+            yield IDLE
+        if not ends:
+            return
+        self._ends = ends
+        end = max(ends.values(), key=lambda end: end.recv_ns)
+        # Without an event before them the first ones end no gap.
+        self._gaps = GapTracker((end.event_ns, end.recv_ns) if end.event_ns else None)
         yield from self._pieces()
         if self.rows:
             first, last = map(iso_utc, self._span_ns)
@@ -175,29 +208,44 @@ class Spool:
         for segment in reversed(self._segments):
             segments.insert(0, segment)
             yield NOTHING
-            if _begins_before(segment, min(times) - CONTEXT_NS):
+            if _begins_before(segment, min(times) - self._context_ns):
                 break
-        found: set[int] = set()
-        newest_ns = 0
-        for segment in segments:
-            for entry in self._entries(segment, lambda _: None):
-                if entry is None:
-                    yield NOTHING
-                elif entry.connection != NOTE:
-                    newest_ns = max(newest_ns, entry.recv_ns)
-                    found |= times & {entry.recv_ns}
-        self._broken = False
+        found, newest_ns, from_ns = yield from self._found(segments, times)
         # Mostly the server has stored more than the disk of a run that was killed.
         if not found and newest_ns < min(times):
             return
-        stored = StoredRows(self._ends, found)
+        stored, self._is_whole = StoredRows(self._ends, found), from_ns is None
         for segment in segments:
-            yield from self._of_segment(segment, stored)
+            yield from self._of_segment(segment, stored, from_ns)
 
-    def _of_segment(self, segment: Segment, stored: StoredRows) -> Iterator[Piece]:
+    def _found(
+        self, segments: Sequence[Segment], times: set[int]
+    ) -> Generator[Piece, None, tuple[set[int], int, int | None]]:
+        """Return which times occur, the newest there is, and from when on is to be decoded."""
+        found: set[int] = set()
+        newest_ns = pieces = 0
+        # From the front only where that is not enough: what lies behind a clock that was set.
+        for from_ns in (min(times) - self._context_ns, None):
+            for segment in segments:
+                for entry in self._entries(segment, lambda _: None, from_ns):
+                    if entry is None:
+                        pieces += 1
+                        if pieces % SEARCHED_AT_ONCE == 0:
+                            yield NOTHING
+                    elif entry.connection != NOTE:
+                        newest_ns = max(newest_ns, entry.recv_ns)
+                        found |= times & {entry.recv_ns}
+            self._broken = False
+            if all(newest_ns < at < newest_ns + UNWRITTEN_NS for at in times - found):
+                return found, newest_ns, from_ns
+        return found, newest_ns, None
+
+    def _of_segment(
+        self, segment: Segment, stored: StoredRows, from_ns: int | None
+    ) -> Iterator[Piece]:
         gathered: list[Records] = []
         held, gap = 0, None
-        for entry in self._entries(segment, self._begin):
+        for entry in self._entries(segment, self._begin, from_ns):
             records = None if entry is None else self._rest(entry, stored)
             if entry is not None and records is None:
                 continue
@@ -215,9 +263,11 @@ class Spool:
         if gathered:
             yield from self._cut(joined(gathered), gap)
 
-    def _entries(self, segment: Segment, begin: Callable[[Header], None]) -> Iterator[Entry | None]:
+    def _entries(
+        self, segment: Segment, begin: Callable[[Header], None], from_ns: int | None
+    ) -> Iterator[Entry | None]:
         try:
-            yield from SegmentFrames(segment, JournalProgress(), begin).entries()
+            yield from SegmentFrames(segment, JournalProgress(), begin, from_ns).entries()
         except NoDataError as error:
             # The feed goes on: what nobody can read is as if it had not been recorded.
             log.warning("%s: %s", self._feed, error)
@@ -226,7 +276,7 @@ class Spool:
     def _begin(self, header: Header) -> None:
         self._broken |= self._run_ns not in (None, header.run_ns)
         self._run_ns = header.run_ns
-        self._playback.begin(header)
+        self._playback.begin(header, whole=self._is_whole)
 
     def _rest(self, entry: Entry, stored: StoredRows) -> Records | None:
         """Return the rows of a frame that are not stored, None where there are none."""

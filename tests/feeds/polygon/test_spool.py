@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
-from ingestor.feeds.polygon.spool import Piece, Spool, StoredEnd, left_in
+from ingestor.feeds.polygon.spool import CONTEXT_NS, IDLE, Piece, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.status_reporter import FeedGap
+from ingestor.journal import reader
 from ingestor.journal.format import NOTE, Entry, Market
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import EVENT_TYPES, RType
@@ -56,9 +57,17 @@ def ends_of(stored: Sequence[Message], feed: str) -> dict[RType, StoredEnd]:
 class Spooled:
     """All that a spool yields."""
 
-    def __init__(self, directory: Path, ends: dict[RType, StoredEnd], feed: str = "stocks") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ends: dict[RType, StoredEnd],
+        feed: str = "stocks",
+        context_ns: int = CONTEXT_NS,
+    ) -> None:
         self.symbols: dict[int, str] = {0: "LIVE"}
-        self.spool = Spool(feed, left_in(directory, Market[feed.upper()]), ends, self.symbols)
+        self.spool = Spool(
+            feed, left_in(directory, Market[feed.upper()]), lambda: ends, self.symbols, context_ns
+        )
         self.pieces: list[Piece] = [one for one in self.spool.pieces() if len(one.records)]
         self.gaps = [one.gap for one in self.pieces if one.gap is not None]
 
@@ -93,6 +102,64 @@ def test_wherever_storing_has_ended_the_rest_of_all_runs_is_published(
         found = Spooled(tmp_path, ends_of(messages[:stored], feed), feed)
         assert found.messages == messages[stored:]
         assert found.spool.rows == len(messages) - stored
+
+
+@pytest.mark.parametrize("feed", ["stocks", "options"])
+def test_the_front_of_a_long_segment_is_not_read_and_nothing_is_missing_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feed: str
+) -> None:
+    monkeypatch.setattr(reader, "PROBE_BYTES", 4096)
+    frames = stock_frames if feed == "stocks" else option_frames
+    # Quotes of long before tell who was the aggressor: all of them are read here.
+    runs = [frames(150), frames(40, start_ns=OPEN_NS + 60 * NS_PER_S, seed=2)]
+    for run in runs:
+        record(tmp_path, feed, run, roots=() if feed == "stocks" else ("SPY", "QQQ"))
+    messages = live_messages(feed, runs)
+    for stored in range(1, len(messages) + 1, 7):
+        found = Spooled(tmp_path, ends_of(messages[:stored], feed), feed, 600 * NS_PER_S)
+        assert found.messages == messages[stored:]
+
+
+def test_a_journal_that_is_begun_in_its_middle_lacks_nothing_in_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PROBE_BYTES", 512)
+    # What lies before the last one stored holds no event, so that nothing else tells it.
+    empty = [(b"[]", OPEN_NS + at, 1) for at in range(1, 100)]
+    both = frame(trade(), trade())
+    frames = [(both, OPEN_NS, 1), *empty, (both, OPEN_NS + 100, 1)]
+    record(tmp_path, "stocks", frames)
+    messages = live_messages("stocks", [frames])
+    found = Spooled(tmp_path, ends_of(messages[:3], "stocks"), context_ns=1)
+    assert found.messages == messages[3:]
+    assert found.gaps == []
+
+
+def test_a_clock_that_was_set_back_in_a_long_segment_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PROBE_BYTES", 512)
+    at = [*range(1_000, 1_060), *range(60), *range(2_000, 2_060)]
+    messages = plain(tmp_path, *[(OPEN_NS + 10 * one, 1) for one in at])
+    for stored in (1, 30, 59, 60, 61, 90, 119, 120, 121, 150, 179):
+        found = Spooled(tmp_path, ends_of(messages[:stored], "stocks"), context_ns=100)
+        assert found.messages == messages[stored:]
+
+
+def test_nothing_is_read_before_it_is_known_where_to_go_on(tmp_path: Path) -> None:
+    messages = plain(tmp_path, (OPEN_NS, 1), (OPEN_NS + 1, 1))
+    told: list[dict[RType, StoredEnd] | None] = [None, None, ends_of(messages[:1], "stocks")]
+    waiting = Spool("stocks", left_in(tmp_path, Market.STOCKS), lambda: told.pop(0), {})
+    pieces = [*waiting.pieces()]
+    assert pieces[:2] == [IDLE, IDLE]
+    assert sum(len(one.records) for one in pieces) == 1
+
+
+def test_where_that_is_never_known_nothing_is_read_and_no_gap_is_told(tmp_path: Path) -> None:
+    plain(tmp_path, (OPEN_NS, 1))
+    nothing = Spool("stocks", left_in(tmp_path, Market.STOCKS), dict, {})
+    assert list(nothing.pieces()) == []
+    assert nothing.join(rows("T", 5)) is None
 
 
 def test_types_that_are_stored_up_to_different_places_go_on_each_from_its_own(
