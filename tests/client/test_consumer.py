@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from ingestor.client import AtSequence, From, Since
-from ingestor.client.consumer import deliver_policy
+from ingestor.client.consumer import CLOCKS_DIFFER_S, check_start, deliver_policy
 from ingestor.model.bounds import MAX_TIME_NS
+from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import NS_PER_S
 
 
 def test_the_beginning_and_new_are_policies_of_the_server() -> None:
@@ -36,3 +38,13 @@ def test_the_first_and_the_last_time_there_is_are_taken(ts_ns: int) -> None:
 def test_a_time_before_the_first_or_after_the_last_is_refused(ts_ns: int) -> None:
     with pytest.raises(ConfigurationError, match="1970 to 2262"):
         Since(ts_ns)
+
+
+@pytest.mark.parametrize("ahead_s", [-3_600.0, 0.0, CLOCKS_DIFFER_S])
+def test_a_start_in_the_past_or_within_what_clocks_differ_is_taken(ahead_s: float) -> None:
+    check_start(Since(now_ns() + round(ahead_s * NS_PER_S)))
+
+
+def test_a_start_that_is_still_to_come_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="3,600 s in the future"):
+        check_start(Since(now_ns() + 3_600 * NS_PER_S))

@@ -23,6 +23,7 @@ from ingestor.client import (
     connect,
     pull,
 )
+from ingestor.client import subscription as subscription_module
 from ingestor.model.errors import StreamError
 from ingestor.model.events import MBP10, Event, FuturesTrade
 from ingestor.nats import connection
@@ -513,6 +514,25 @@ def test_a_consumer_that_is_deleted_is_made_again_after_the_last_message(
 
     store(nats_server, as_json(trades(3)))
     assert run(reading()) == list(range(5))
+
+
+def test_the_last_message_that_was_handed_out_is_not_handed_out_again(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription_module, "REOPEN_PAUSE_S", 0.0)
+
+    async def reading() -> list[int]:
+        async with connect(nats_server.url) as client:
+            subscription = client.subscribe(durable="core")
+            found = await take(subscription, 1)
+            # Before it is acknowledged, so that it is delivered again, and alone.
+            subscription.lose("for this test")
+            taking = asyncio.create_task(take(subscription, 1))
+            await publish(nats_server, as_json(trades(1, first=1)))
+            return sequences(found + await taking)
+
+    store(nats_server, as_json(trades(1)))
+    assert run(reading()) == [0, 1]
 
 
 def test_a_slow_reader_is_not_sent_more_than_the_bound(

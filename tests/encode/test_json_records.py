@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ingestor.encode.json_records import EXACT_BELOW, check_record, records_of
+from ingestor.encode.json_records import EXACT_BELOW, check_record, read_rows, records_of
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, whole_block
 from ingestor.model.errors import BadDataError
@@ -113,6 +113,12 @@ def test_a_price_means_the_same_whatever_is_beside_it(text: str, units: int, bes
     assert records["price_e9"][0] == units
     event: Any = read_json(b"market.stocks.trades", messages[0])
     assert event.price * PRICE_SCALE == pytest.approx(units, abs=1)
+
+
+def test_messages_are_read_with_exact_prices_where_there_is_no_compiled_reader() -> None:
+    subject, payload = changed(0, price=3_000_000.5)
+    (rows,) = read_rows([(subject.encode(), b"", payload)], parser=None).rows
+    assert rows.records["price_e9"].tolist() == [3_000_000_500_000_000]
 
 
 def test_a_large_book_is_exact_in_all_its_levels() -> None:

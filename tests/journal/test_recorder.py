@@ -149,6 +149,18 @@ def test_a_tick_ends_a_day_that_is_over(tmp_path: Path) -> None:
     assert [name for name, _, _ in contents(tmp_path)] == ["16-1", "17-1"]
 
 
+def test_a_frame_of_a_day_that_a_tick_has_ended_gets_a_segment_of_its_own(tmp_path: Path) -> None:
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
+    writer.append(b"[1]", MIDNIGHT_NS - 2, 1)
+    writer.tick(MIDNIGHT_NS)
+    writer.append(b"[2]", MIDNIGHT_NS - 1, 1)
+    writer.close()
+    assert [(name, [entry.payload for entry in held]) for name, _, held in contents(tmp_path)] == [
+        ("16-1", [b"[1]"]),
+        ("16-2", [b"[2]"]),
+    ]
+
+
 def test_a_clock_that_is_set_back_does_not_lead_back_into_yesterday(tmp_path: Path) -> None:
     times = [MIDNIGHT_NS + 1, MIDNIGHT_NS - 1, MIDNIGHT_NS + 2]
     record(tmp_path, "stocks", [(b"[]", recv_ns, 1) for recv_ns in times], segment_bytes=60)
@@ -457,6 +469,22 @@ def test_a_frame_that_is_too_long_is_counted_and_its_number_left_out(
     assert (writer.counts.frames, writer.counts.lost) == (2, 2)
     assert [entry.number for entry in all_entries(tmp_path)] == [0, 3]
     assert [one.getMessage()[:26] for one in caplog.records] == ["frame 1 is not recorded: l"]
+
+
+def test_a_frame_that_is_recorded_ends_a_loss_and_the_next_loss_is_told_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = JournalRecorder(tmp_path, "stocks", late_after_ns=NS_PER_S)
+    places = []
+    for size in (2, MAX_PAYLOAD_BYTES + 1, 2, MAX_PAYLOAD_BYTES + 1):
+        writer.append(bytes(size), OPEN_NS, 1)
+        places.append(writer.place is not None)
+    writer.close()
+    assert places == [True, False, True, False]
+    assert [one.getMessage()[:24] for one in caplog.records] == [
+        "frame 1 is not recorded:",
+        "frame 3 is not recorded:",
+    ]
 
 
 def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(

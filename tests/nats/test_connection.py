@@ -181,6 +181,16 @@ def test_nobody_listening_is_told_with_the_servers_name() -> None:
     assert "s3cret" not in text
 
 
+def test_a_server_that_is_away_is_passed_over_where_another_is_named(
+    nats_server: NatsServer,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = f"nats://127.0.0.1:{taken.getsockname()[1]}"
+        options = ConnectOptions(url=f"{away},{nats_server.url}")
+        asyncio.run(opened(options, open_timeout_s=None, dont_randomize=True))
+
+
 def test_a_listener_that_says_nothing_is_unreachable() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -111,6 +111,14 @@ def test_that_everything_was_removed_changes_nothing(any_nats_server: NatsServer
     assert found(any_nats_server, Case(ours(0, 90), purge_below=91)).count == 90
 
 
+@pytest.mark.parametrize("more", [1, 2])
+def test_no_more_is_counted_than_was_sent_though_the_stream_went_on(
+    any_nats_server: NatsServer, more: int
+) -> None:
+    case = Case(ours(0, SENT + more), purge_below=SENT + more + 1)
+    assert found(any_nats_server, case) == StoredPrefix(SENT, 1, SENT)
+
+
 def test_what_was_removed_out_of_order_is_counted(any_nats_server: NatsServer) -> None:
     gone = (2, 5, 6, 40, 88, 89, 90)
     assert found(any_nats_server, Case(ours(0, 90), delete=gone)).count == 90

@@ -4,6 +4,7 @@ import datetime as dt
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ingestor.feeds.databento import candidates as candidates_module
 from ingestor.feeds.databento.candidates import (
+    GLANCE_BYTES,
     Candidate,
     Contents,
     choose,
@@ -60,6 +62,15 @@ def test_a_glance_agrees_with_the_whole_header(
     assert front.first == utc_date(header.start_ns)
     assert contents.instruments == (frozenset(map(str, range(instruments))) or None)
     assert contents.record == body[:48]
+
+
+def test_a_first_block_that_is_longer_than_a_glance_is_read_to_its_end(tmp_path: Path) -> None:
+    names = Random(7).sample(range(10**12), 2_000)
+    mappings = {f"S{name}": [(FIRST, day(1), str(name))] for name in names}
+    path = tmp_path / "x.dbn.zst"
+    path.write_bytes(compressed(header_bytes("trades", mappings=mappings), trades(2).tobytes()))
+    assert candidates_module._open(path, GLANCE_BYTES).content == b""
+    assert front_of(path).schema == "trades"
 
 
 @given(st.data())
