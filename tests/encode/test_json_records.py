@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ingestor.encode import json_records
 from ingestor.encode.json_records import EXACT_BELOW, check_record, read_rows, records_of
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, whole_block
@@ -119,6 +120,26 @@ def test_messages_are_read_with_exact_prices_where_there_is_no_compiled_reader()
     subject, payload = changed(0, price=3_000_000.5)
     (rows,) = read_rows([(subject.encode(), b"", payload)], parser=None).rows
     assert rows.records["price_e9"].tolist() == [3_000_000_500_000_000]
+
+
+@pytest.mark.parametrize(
+    ("price_e9", "decimals"),
+    [(EXACT_UNITS - 1, 0), (EXACT_UNITS, 1), (-EXACT_UNITS + 1, 0), (-EXACT_UNITS, 1)],
+)
+def test_a_price_that_reaches_the_bound_is_read_as_a_decimal(
+    price_e9: int, decimals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exactly, read = json_records._prices_of_decimals, list[Any]()
+
+    def noted(prices: list[Any]) -> Any:
+        read.extend(prices)
+        return exactly(prices)
+
+    monkeypatch.setattr(json_records, "_prices_of_decimals", noted)
+    rows = record(RType.STOCK_TRADE, price_e9=price_e9)
+    ((subject, payload),) = payloads(whole_block(block_of(rows)))
+    records, _ = from_json(subject, payload)
+    assert (records["price_e9"].tolist(), len(read)) == ([price_e9], decimals)
 
 
 def test_a_large_book_is_exact_in_all_its_levels() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
-from ingestor.nats.splitter import MAX_LINE_BYTES, Frame, Splitter, Status
+from ingestor.nats.splitter import MAX_LINE_BYTES, Cut, Frame, Splitter, Status
 
 TAPPED, OTHER = b"7", b"8"
 
@@ -115,6 +115,23 @@ def test_a_payload_that_comes_in_many_pieces_is_joined_once() -> None:
     cuts = [splitter.feed(piece) for piece in pieces]
     assert cuts[-1].frames == {TAPPED: [(b"a", b"r", payload)]}
     assert not any(cut.frames for cut in cuts[:-1])
+
+
+def test_what_came_before_a_long_message_does_not_make_it_be_looked_at_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut, looks = Splitter._cut, list[int]()
+
+    def looked_at(self: Splitter, buffer: bytes, found: Cut) -> int:
+        looks.append(len(buffer))
+        return cut(self, buffer, found)
+
+    monkeypatch.setattr(Splitter, "_cut", looked_at)
+    before, long = (message(b"a", TAPPED, b"r", bytes(size)) for size in (30_000, 40_000))
+    stream, splitter = before + long, Splitter({TAPPED})
+    for at in range(0, len(stream), 32_768):
+        splitter.feed(stream[at : at + 32_768])
+    assert looks == [32_768, len(long)]
 
 
 def test_a_line_without_end_is_refused_at_its_bound() -> None:

@@ -16,6 +16,7 @@ import zstandard
 from ingestor.encode.packed import MAX_ROW_BYTES
 from ingestor.feeds.databento import BLOCK_BYTES, DBNIngestor, DbnSchema
 from ingestor.feeds.databento.candidates import contents_of
+from ingestor.feeds.databento.files import DbnFile
 from ingestor.feeds.databento.record_reader import MAX_RECORD_BYTES
 from ingestor.feeds.databento.selection import find_files
 from ingestor.files.streams import MAX_BLOCK_BYTES, READ_BYTES
@@ -196,6 +197,15 @@ def test_an_evening_session_runs_on_into_the_file_of_the_next_date(tmp_path: Pat
     second = DBNIngestor(**night, dates=[DAY + ONE_DAY])  # type: ignore[arg-type]
     hours = [(trade.ts_event_ns - DAY_NS) // HOUR_NS for trade in second.read_trades()]
     assert hours == [47]
+
+
+def test_a_session_holds_on_each_day_of_a_file_of_several(tmp_path: Path) -> None:
+    path = dbn_path(tmp_path, "trades")
+    write_dbn(path, trades(48, step_ns=HOUR_NS), schema="trades")
+    file = DbnFile(path, DAY, path.stat().st_size, last=DAY + ONE_DAY)
+    ingestor = DBNIngestor(data_dir=tmp_path, files=[file], start=dt.time(10), end=dt.time(12))
+    hours = [(trade.ts_event_ns - DAY_NS) // HOUR_NS for trade in ingestor.read_trades()]
+    assert hours == [15, 16, 39, 40]
 
 
 def test_absolute_times_narrow_what_is_read(tmp_path: Path) -> None:
