@@ -16,6 +16,7 @@ from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.status_reporter import StatusReporter
 from ingestor.journal import follow
+from ingestor.journal import recorder as recorder_module
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.journal.segment_writer import Compressor
 from ingestor.model.blocks import Block, Source
@@ -269,7 +270,7 @@ def test_a_disk_that_takes_nothing_more_does_not_hold_up_what_is_new_for_ever(
 def test_without_room_in_the_journal_what_is_too_much_is_dropped_and_told(tmp_path: Path) -> None:
     with recording(tmp_path) as recorder:
         feed = Feed(recorder, "stocks")
-        with patch.object(JournalRecorder, "_can_take", return_value=False):
+        with patch.object(recorder_module, "MAX_BACKLOG_BYTES", 0):
             for one in numbered(50):
                 feed.hear(one)
         feed.catch_up()
