@@ -21,6 +21,7 @@ from ingestor.client import (
     Start,
     Subscription,
     connect,
+    consumer,
     pull,
 )
 from ingestor.client import subscription as subscription_module
@@ -608,3 +609,28 @@ def test_closing_ends_an_iteration_in_another_task(nats_server: NatsServer) -> N
 
     store(nats_server, as_json(trades(1)))
     assert run(reading()) == []
+
+
+def test_batches_hand_out_once_what_was_delivered_several_times_while_it_waited(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "ACK_WAIT_S", 0.2)
+
+    async def reading() -> list[int]:
+        found: list[int] = []
+        async with connect(nats_server.url) as client:
+            subscription = client.subscribe(durable="core")
+            async for batch in subscription.batches():
+                found += batch.seqs.tolist()
+                if len(found) == 1:
+                    await publish(nats_server, as_json(trades(1, first=1)))
+                    assert await subscription.ack()
+                    # The reader's own work, while the next message is delivered again and again.
+                    await asyncio.sleep(0.7)
+                    await publish(nats_server, as_json(trades(1, first=2)))
+                if found[-1] == 3:
+                    break
+        return found
+
+    store(nats_server, as_json(trades(1)))
+    assert run(reading()) == [1, 2, 3]
