@@ -162,3 +162,15 @@ def test_what_an_event_costs_a_consumer_is_told_for_every_way(
     figures = json.loads(capsys.readouterr().out)
     assert len(figures) == 7
     assert all(0 < us < 10_000 for us in figures.values())
+
+
+@pytest.mark.slow
+def test_what_a_live_event_costs_is_told_of_feeds_and_publisher(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ingestor.cli.bench", "live", "--json", "--dir", str(tmp_path)]
+    words += ["--seconds", "4", "--rate", "5000"]
+    told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+    figures = json.loads(told)
+    assert figures["dropped"] == 0
+    assert figures["feeds_cpu_us"] > 0
+    # The processes of the run's record and of the feeds were taken for each other once.
+    assert figures["publisher_cpu_us"] > figures["feeds_cpu_us"] / 10

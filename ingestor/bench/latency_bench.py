@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import uvloop
 
-from ingestor.bench.measure import cpu_s, family, family_pss_bytes
+from ingestor.bench.measure import cpu_s, family, family_pss_bytes, title
 from ingestor.client import EVERYTHING, connect
 from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
@@ -96,8 +96,8 @@ def measure(directory: Path, given: argparse.Namespace) -> LiveFigures:
         late_p99_us=p99,
         late_p999_us=p999,
         our_cpu=watched.our_cpu_s / elapsed_s,
-        feeds_cpu_us=sum(watched.children_cpu_s[:-1]) / int(summary["published"]) * 1e6,
-        publisher_cpu_us=watched.children_cpu_s[-1] / int(summary["published"]) * 1e6,
+        feeds_cpu_us=watched.cpu_s_of("stocks", "options") / int(summary["published"]) * 1e6,
+        publisher_cpu_us=watched.cpu_s_of("publisher") / int(summary["published"]) * 1e6,
         server_cpu=watched.server_cpu_s / elapsed_s,
         first_pss_mb=watched.pss_mb[len(watched.pss_mb) // 10],
         last_pss_mb=watched.pss_mb[-1],
@@ -132,6 +132,7 @@ class _Watched:
         self._process = process
         self._server_pid = server_pid
         self._cpu_s: dict[int, float] = {}
+        self._titles: dict[int, str] = {}
         self.pss_mb: list[float] = []
         self.server_cpu_s = 0.0
 
@@ -140,10 +141,10 @@ class _Watched:
         """CPU seconds of all processes of the run, as last seen."""
         return sum(self._cpu_s.values())
 
-    @property
-    def children_cpu_s(self) -> list[float]:
-        """CPU seconds of the feeds' processes and, last, the publisher's: as they are started."""
-        return [self._cpu_s[pid] for pid in sorted(self._cpu_s) if pid != self._process.pid]
+    def cpu_s_of(self, *names: str) -> float:
+        """CPU seconds of the processes of these names, as `ps` shows them."""
+        titles = {f"ingestor: {name}" for name in names}
+        return sum(self._cpu_s[pid] for pid, title in self._titles.items() if title in titles)
 
     def until_the_end(self) -> dict[str, Any]:
         """Return the summary. Raises IngestorError when there is none."""
@@ -153,6 +154,7 @@ class _Watched:
                 self.pss_mb.append(pss_mb)
             for pid in family(self._process.pid):
                 self._cpu_s[pid] = cpu_s(pid)
+                self._titles[pid] = title(pid)
             self.server_cpu_s = cpu_s(self._server_pid)
             time.sleep(_PSS_EVERY_S)
         output, _ = self._process.communicate()

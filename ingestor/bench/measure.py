@@ -49,6 +49,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def title(pid: int) -> str:
+    """Return what `ps` shows of a process, such as "ingestor: publisher"."""
+    line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return line.replace(b"\0", b" ").decode(errors="replace").strip()
+
+
 def family(pid: int) -> list[int]:
     """Return a process and all its descendants, as far as they are there."""
     found, waiting = [], [pid]
