@@ -42,7 +42,7 @@ class Replays:
     """One after the other, the whole time, in a thread."""
 
     def __init__(self, data: Path, url: str) -> None:
-        self._command = ("--data-dir", str(data), "--nats", url, "--feeds", "trades")
+        self._command = ("--again", "--data-dir", str(data), "--nats", url, "--feeds", "trades")
         self._cwd = data
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
