@@ -18,13 +18,20 @@ from ingestor.publish import status
 from ingestor.runtime import live_process, publisher_process
 from ingestor.runtime.signals import WANTED
 
-_LOADING = 'print("ready", flush=True); import time; time.sleep(30)'
+# In short steps: a signal that comes right before a sleep begins is heard at its end.
+_LOADING = """
+import time
+print("ready", flush=True)
+for _ in range(3_000):
+    time.sleep(0.01)
+"""
 _STARTING = """
 import time
 def main():
     try:
         print("ready", flush=True)
-        time.sleep(30)
+        for _ in range(3_000):
+            time.sleep(0.01)
     finally:
         print("closed", flush=True)
 """
@@ -33,10 +40,12 @@ import time
 def main():
     try:
         print("ready", flush=True)
-        time.sleep(30)
+        for _ in range(3_000):
+            time.sleep(0.01)
     finally:
         print("closing", flush=True)
-        time.sleep(30)
+        for _ in range(3_000):
+            time.sleep(0.01)
 """
 _DONE = "def main(): return 7"
 _BROKEN_REPORT = 'def main(): print("a report"); return 0'
