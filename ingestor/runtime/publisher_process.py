@@ -154,6 +154,10 @@ class PublisherProcess:
         watch = asyncio.create_task(self._cancel_hopeless(work))
         ends = asyncio.create_task(self._tell_ends())
         error: IngestorError | None = None
+        await asyncio.wait({work, ends}, return_when=asyncio.FIRST_COMPLETED)
+        if ends.done():
+            # It ends by a fault of this program alone: feeds would wait for it for ever.
+            ends.result()
         try:
             await work
         except IngestorError as broken:

@@ -28,7 +28,7 @@ from ingestor.ring.wire import (
 )
 from ingestor.runtime import publisher_process
 from ingestor.runtime.counters import Counter, CounterTable
-from ingestor.runtime.feed_watch import RingInput
+from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.publisher_process import PublisherInputs, PublisherProcess
 from tests.publish.plain import connect, messages, publisher, raw_info, stored
@@ -63,6 +63,23 @@ def test_statuses_in_a_ring_are_published_beside_its_records(any_nats_server: Na
     found = asyncio.run(messages(any_nats_server, "INGESTOR_STATUS"))
     assert [decode_status(data) for _, _, data in found] == told
     assert asyncio.run(stored(any_nats_server)) == list(range(30))
+
+
+def test_a_fault_in_telling_feeds_where_to_go_on_ends_the_process(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FeedWatch, "is_asked", True)
+    monkeypatch.setattr(FeedWatch, "tell_ends", broken)
+    doorbell = Doorbell()
+    ring = RingInput(BlockRing(doorbell), RingReader(0, Source.SIM, {}))
+    flow = PublisherInputs([ring], doorbell, ArrivalMerge(1))
+    process = PublisherProcess(flow, publisher(nats_server), CounterTable(2), stop_s=10)
+    with pytest.raises(ZeroDivisionError):
+        process.run()
+    doorbell.close()
 
 
 def test_latencies_are_counted_from_the_ring_to_the_socket_and_from_there_until_stored(
