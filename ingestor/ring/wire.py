@@ -56,6 +56,8 @@ class Kind(IntEnum):
     BEGIN = 5
 
 
+_LAST_KIND: Final = int(max(Kind))
+
 END_MESSAGE: Final = bytes([Kind.END])
 
 _UNREADABLE: Final = (
@@ -184,7 +186,11 @@ class RingReader:
             ) from error
 
     def _read(self, message: Message) -> Block | FeedStatus | FeedBegin | None:
-        match message[0]:
+        kind = message[0]
+        # Asked first: a comparison with each kind before it would cost a block 0.3 us.
+        if kind > _LAST_KIND:
+            return self._read_records(message)
+        match kind:
             case Kind.SYMBOLS:
                 self._add(_symbols_decoder.decode(message[1:]))
             case Kind.END:
@@ -194,30 +200,33 @@ class RingReader:
             case Kind.ORDER:
                 self._in_order = message[1] == 1
             case Kind.BEGIN:
-                begin = FeedBegin(*_BEGIN.unpack(message))
-                # What the reader has of it already is left out when it comes again.
-                new = begin.next_row == NEW_ROWS
-                self._repeated = 0 if new else max(self.rows - begin.next_row, 0)
-                self.symbols = self._table = {}
-                self._in_use = self._in_order = False
-                return begin
-            case _:
-                # From now on a block holds the table.
-                self._in_use = True
-                dtype, put_ns = EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype, 0
-                if len(message) % dtype.itemsize == _STAMP_BYTES:
-                    put_ns = int.from_bytes(message[-_STAMP_BYTES:], "little")
-                    message = message[:-_STAMP_BYTES]
-                records = np.frombuffer(message, dtype)
-                if self._repeated:
-                    repeated = min(self._repeated, len(records))
-                    self._repeated -= repeated
-                    records = records[repeated:]
-                    if not len(records):
-                        return None
-                self.rows += len(records)
-                return Block(self.feed, records, self.symbols, self.source, self._in_order, put_ns)
+                return self._begin(FeedBegin(*_BEGIN.unpack(message)))
         return None
+
+    def _begin(self, begin: FeedBegin) -> FeedBegin:
+        # What the reader has of it already is left out when it comes again.
+        new = begin.next_row == NEW_ROWS
+        self._repeated = 0 if new else max(self.rows - begin.next_row, 0)
+        self.symbols = self._table = {}
+        self._in_use = self._in_order = False
+        return begin
+
+    def _read_records(self, message: Message) -> Block | None:
+        # From now on a block holds the table.
+        self._in_use = True
+        dtype, put_ns = EVENT_TYPE_BY_RTYPE[message[_RTYPE_AT]].dtype, 0
+        if len(message) % dtype.itemsize == _STAMP_BYTES:
+            put_ns = int.from_bytes(message[-_STAMP_BYTES:], "little")
+            message = message[:-_STAMP_BYTES]
+        records = np.frombuffer(message, dtype)
+        if self._repeated:
+            repeated = min(self._repeated, len(records))
+            self._repeated -= repeated
+            records = records[repeated:]
+            if not len(records):
+                return None
+        self.rows += len(records)
+        return Block(self.feed, records, self.symbols, self.source, self._in_order, put_ns)
 
     def _add(self, pairs: list[tuple[int, str]]) -> None:
         known = self._table.get
