@@ -9,6 +9,7 @@ from ingestor.cli.command_line import NO_LEASE, Flag, commas
 LIVE_ENVIRONMENT: Final = {
     "NATS_URL": "nats.url",
     "POLYGON_API_KEY": "polygon.api_key",
+    "POLYGON_STANDBY_API_KEY": "polygon.standby_api_key",
     "POLYGON_STOCKS_URL": "polygon.stocks_url",
     "POLYGON_OPTIONS_URL": "polygon.options_url",
 }

@@ -17,22 +17,17 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
+from ingestor.feeds.polygon.relay import MakeSpool, Relay, RowSource, StoredTail
 from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
-from ingestor.feeds.polygon.spool import (
-    CONTEXT_NS,
-    SHORT_CONTEXT_NS,
-    MakeSpool,
-    Spool,
-    left_in,
-)
+from ingestor.feeds.polygon.spool import CONTEXT_NS, SHORT_CONTEXT_NS, Spool, left_in
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
 from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
-from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, SymbolTable
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_process import FeedContext
@@ -97,13 +92,15 @@ class LiveFeeds:
     """Makes the feeds of one configuration and one vendor, each inside its process.
 
     What may change while they run is read in `live`. `ends` are those of what is stored of feeds
-    that an earlier run has left a journal of.
+    that an earlier run has left a journal of; `relays` what a standby has heard while it waited,
+    and the last rows that are stored.
     """
 
     config: Config
     vendor: Vendor
     ends: Mapping[LiveFeedName, Ends] = field(default_factory=dict)
     live: LiveSettings = field(default_factory=LiveSettings)
+    relays: Mapping[LiveFeedName, tuple[RowSource, StoredTail]] = field(default_factory=dict)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
@@ -121,7 +118,7 @@ class LiveFeeds:
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
-            make_spool=self._spool("stocks", context),
+            make_spool=self._before("stocks", context),
             renamed=renamed,
         )
 
@@ -147,10 +144,20 @@ class LiveFeeds:
                 quotes=self.config.polygon.option_quotes,
                 replanned=replanned,
             ),
-            make_spool=self._spool("options", context),
+            make_spool=self._before("options", context),
         )
 
-    def _spool(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
+    def _before(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
+        """Return what makes that which goes before all that a feed hears, if there is any."""
+        make_spool = self._spool(name, context)
+        if context.again or name not in self.relays:
+            return make_spool
+        rows, tail = self.relays[name]
+        return lambda symbols: Relay(name, rows, tail, symbols, make_spool and make_spool(symbols))
+
+    def _spool(
+        self, name: LiveFeedName, context: FeedContext
+    ) -> Callable[[SymbolTable], Spool] | None:
         """Return what makes the spool of a feed, if it has one."""
         directory, ends = self.config.record.dir, self.ends.get(name)
         if directory is None or (ends is None and not context.again):

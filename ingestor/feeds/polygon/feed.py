@@ -32,6 +32,7 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
+from ingestor.feeds.polygon.relay import MakeSpool
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
@@ -41,7 +42,6 @@ from ingestor.feeds.polygon.spill_queue import (
     BacklogLimits,
     SpillQueue,
 )
-from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
@@ -322,6 +322,10 @@ class PolygonFeed:
         self._stats.spool_lag_ns = self._spill.lag_ns(self._settings.clock())
         self._stats.subscribed = self._session.subscriptions.subscribed
         self._stats.streaming = self._session.phase is Phase.STREAMING
+        self._spill.on_own(
+            is_whole=self._stats.streaming and self._session.subscriptions.answered,
+            now_ns=time.monotonic_ns(),
+        )
         self._sink.show(self._stats)
 
     async def _finish(self, sockets: asyncio.Task[None]) -> None:

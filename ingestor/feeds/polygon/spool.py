@@ -138,6 +138,29 @@ class StoredRows:
         return records[~stored] if stored.any() else records
 
 
+class Renamer:
+    """Gives instruments of another decoder ids in a live feed's table."""
+
+    def __init__(self, symbols: SymbolTable) -> None:
+        """`symbols` is the table of the live feed, to which names are added."""
+        self._symbols = symbols
+        self._ids: dict[str, int] = {}
+
+    def renamed(self, records: Records, table: SymbolTable) -> Records:
+        """Return a copy whose instruments have ids that the live feed never gives."""
+        renamed = records.copy()
+        numbers, place = np.unique(records["instrument_id"], return_inverse=True)
+        ids = []
+        for symbol in (table[number] for number in numbers.tolist()):
+            if symbol not in self._ids:
+                # Beyond the live feed's: its decoder is to meet each symbol as a new one itself.
+                self._ids[symbol] = MAX_INSTRUMENTS + len(self._ids)
+                self._symbols[self._ids[symbol]] = symbol
+            ids.append(self._ids[symbol])
+        renamed["instrument_id"] = np.array(ids, np.uint32)[place]
+        return renamed
+
+
 class Spool:
     """Reads back what is not stored of one feed, in memory that does not depend on its size.
 
@@ -162,9 +185,8 @@ class Spool:
         self._segments = segments
         self._ask_ends = ends
         self._ends: Mapping[RType, StoredEnd] = {}
-        self._symbols = symbols
+        self._renamer = Renamer(symbols)
         self._context_ns = context_ns
-        self._ids: dict[str, int] = {}
         self._playback = Playback()
         self._run_ns: int | None = None
         self._connection: int | None = None
@@ -309,28 +331,10 @@ class Spool:
         return self._gaps.on_records(records)
 
     def _cut(self, records: Records, gap: FeedGap | None) -> Iterator[Piece]:
-        records = self._renamed(records)
+        records = self._renamer.renamed(records, self._playback.symbols)
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
         self.rows += len(records)
         for first in range(0, len(records), PIECE_ROWS):
             yield Piece(records[first : first + PIECE_ROWS], gap)
             gap = None
-
-    def _renamed(self, records: Records) -> Records:
-        """Return a copy whose instruments have ids that the live feed never gives."""
-        renamed, table = records.copy(), self._playback.symbols
-        numbers, place = np.unique(records["instrument_id"], return_inverse=True)
-        ids = []
-        for symbol in (table[number] for number in numbers.tolist()):
-            if symbol not in self._ids:
-                # Beyond the live feed's: its decoder is to meet each symbol as a new one itself.
-                self._ids[symbol] = MAX_INSTRUMENTS + len(self._ids)
-                self._symbols[self._ids[symbol]] = symbol
-            ids.append(self._ids[symbol])
-        renamed["instrument_id"] = np.array(ids, np.uint32)[place]
-        return renamed
-
-
-MakeSpool = Callable[[SymbolTable], Spool]
-"""Makes the spool of a feed, given its symbols."""

@@ -249,6 +249,11 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("account")
     group.add_argument("--api-key", default=_DEFAULTS.api_key, help="the key (%(default)s)")
     group.add_argument(
+        "--standby-api-key",
+        metavar="KEY",
+        help="a second key, of an account with the same plan and a quota of its own",
+    )
+    group.add_argument(
         "--plan",
         type=_plan,
         default=_DEFAULTS.plan,
