@@ -335,6 +335,7 @@ class PolygonFeed:
         # Twice: once for the server's close frame, once for the cut when it does not come.
         if goodbye:
             await asyncio.wait((sockets,), timeout=2 * self._settings.socket.close_s)
+        self._spill.stop()
         deadline_ns = time.monotonic_ns() + round(self._settings.drain_s * NS_PER_S)
         while not self._on_tick() and time.monotonic_ns() < deadline_ns:
             await asyncio.sleep(DRAIN_S)

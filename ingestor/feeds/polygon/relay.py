@@ -14,8 +14,9 @@ seams, and each is cut so:
                         out; so is what is older than these, since all of it was stored, or was
                         never published by a run that lived.
     relayed | own       the feed's own rows wait until its names have been answered for
-                        `OVERLAP_NS`. Then the relay ends, and `LINGER_NS` later what it has
-                        brought is left out of them: by then a slower connection has brought it.
+                        `OVERLAP_NS`. Then the relay ends, and what it has brought is left out
+                        of them, and of what comes within `LINGER_NS`: by then a slower connection
+                        has brought it too.
 
 Where it is not certain that a row is stored, it is left out: nothing is ever published twice.
 """
@@ -148,6 +149,8 @@ class Relay:
         self._gaps.on_disconnect()
         self._now_ns = 0
         self._whole_ns: int | None = None
+        self._over_ns: int | None = None
+        self._is_stopped = False
         self.rows = 0
 
     def on_own(self, *, is_whole: bool, now_ns: int) -> None:
@@ -157,6 +160,10 @@ class Relay:
             self._whole_ns = None
         elif self._whole_ns is None:
             self._whole_ns = now_ns
+
+    def stop(self) -> None:
+        """Hear that the feed's own connection is closed for good: what has come is all there is."""
+        self._is_stopped = True
 
     def pieces(self) -> Iterator[Piece]:
         """Yield what is not stored, in order, and `IDLE` where more is to come."""
@@ -176,16 +183,24 @@ class Relay:
         while rows is not None:
             yield from self._new(*rows)
             rows = yield from self._next()
-        over_ns = self._now_ns + LINGER_NS
-        while self._now_ns < over_ns:
-            yield IDLE
+        self._over_ns = self._now_ns
         log.warning(
             "%s: %s events that were not stored are published from the standby's connection",
             *(self._feed, f"{self.rows:,}"),
         )
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing that the feed hears can be among what was handed on, or compared."""
+        if self._before is not None:
+            return True
+        return self._over_ns is not None and self._now_ns >= self._over_ns + LINGER_NS
+
     def own(self, records: Records, symbols: SymbolTable) -> Records:
-        """Return what of the feed's own rows was not handed on; asked once `pieces` have ended."""
+        """Return what of the feed's own rows was not handed on; asked once `pieces` have ended.
+
+        Rows that it has returned may be asked for again.
+        """
         return records if self._before is not None else self._seen.rest(records, symbols)
 
     def join(self, records: Records) -> FeedGap | None:
@@ -204,6 +219,8 @@ class Relay:
                 return None
             if len(rows[0]):
                 return rows
+            if self._is_stopped:
+                break
             yield IDLE
         self._source.close()
         return None

@@ -361,6 +361,11 @@ class SpillQueue:
         if isinstance(self._before, Relay):
             self._before.on_own(is_whole=is_whole, now_ns=now_ns)
 
+    def stop(self) -> None:
+        """Hear that nothing more is put."""
+        if isinstance(self._before, Relay):
+            self._before.stop()
+
     def _pass_spool(self, before: Spool | Relay | ReadBack, now_ns: int) -> bool:
         """Hand on some of what the journal holds; whether that is all of it."""
         passed_ns = min(max(now_ns - self._passed_ns, 0), MAX_REST_NS)
@@ -399,7 +404,8 @@ class SpillQueue:
             # Only now it is known what of the live feed follows the journal's last.
             if (gap := before.join(self._backlog.first())) is not None:
                 self._tell_gap(before, gap)
-            self._before = None
+            if not isinstance(before, Relay) or before.is_done:
+                self._before = None
 
     def _tell_gap(self, before: Spool | Relay | ReadBack, gap: FeedGap) -> None:
         if isinstance(before, ReadBack):
