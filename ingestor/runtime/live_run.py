@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import uvloop
@@ -81,9 +81,6 @@ POLL_S: Final = 0.1
 TAKEOVER_S: Final = 1.5
 """A lease that stands still this long has missed two renewals, and the third is due."""
 
-WAITED_S: Final = 1.0
-"""Whoever gets its turn sooner, without anybody's lease standing still, has followed nobody."""
-
 RETRY_S: Final = 1.0
 """Pause before a server that is not there is asked again."""
 
@@ -124,20 +121,19 @@ class StreamIngestor:
             systemd.status("standby: ready to follow the run that writes now")
             if receivers is not None:
                 receivers.start()
-            began_s = time.monotonic()
             go_on = None if receivers is None else receivers.are_whole
-            over = wait_for_turn(self._config.nats, self._subjects, go_on)
-            if over is None and receivers is not None:
+            turn = wait_for_turn(self._config.nats, self._subjects, go_on)
+            if turn is None and receivers is not None:
                 # With a key that is refused it would be refused again.
                 receivers = receivers.after_a_death()
                 time.sleep(RETRY_S)
                 continue
-            follows = time.monotonic() - began_s >= WAITED_S
-            if receivers is not None and not follows:
-                # Nobody was there to follow: what was heard continues nothing.
+            turn = turn or Turn({}, follows=False)
+            if receivers is not None and not turn.follows:
+                # What was heard continues nothing.
                 receivers.close()
             try:
-                return self._run(over, receivers if follows else None)
+                return self._run(turn.over, receivers if turn.follows else None)
             except StreamInUseError as other:
                 log.info("standby: another one was faster: %s", other)
             except NatsUnreachableError as error:
@@ -317,6 +313,8 @@ class LeaseWatch:
     """Tells from what is read of leases, again and again, when nobody renews them any more."""
 
     def __init__(self) -> None:
+        self.has_seen = False
+        """Whether there was anybody."""
         self._stands: dict[str, tuple[int, float]] = {}
         """By key the revision that was seen last, and since when it is that one."""
 
@@ -326,6 +324,7 @@ class LeaseWatch:
 
     def is_free(self, leases: Mapping[str, Lease], now_s: float) -> bool:
         """Whether none of these leases, as they are now, is renewed by anybody."""
+        self.has_seen |= bool(leases)
         for key, lease in leases.items():
             if key not in self._stands or self._stands[key][0] != lease.revision:
                 self._stands[key] = lease.revision, now_s
@@ -335,23 +334,32 @@ class LeaseWatch:
         )
 
 
+class Turn(NamedTuple):
+    """Nobody writes any more: leases to take over, revisions by key, and whether anybody did."""
+
+    over: dict[str, int]
+    follows: bool
+
+
 def wait_for_turn(
     nats: Nats, subjects: tuple[str, ...], go_on: Callable[[], bool] | None = None
-) -> dict[str, int] | None:
-    """Wait until nobody writes to these subjects; return what leases are to be taken over.
+) -> Turn | None:
+    """Wait until nobody writes to these subjects; None once `go_on` says False.
 
-    These are revisions by key. A server that is away is waited for. None once `go_on` says False.
-    Raises NatsRefusedError.
+    A server that is away is waited for. Raises NatsRefusedError.
     """
     record = new_record("live", nats.stream, subjects=subjects)
+    watch = LeaseWatch()
 
-    async def watch(connection: Connection) -> dict[str, int] | None:
+    async def look(connection: Connection) -> dict[str, int] | None:
+        watch.forget()
         leases = Leases(connection, record, timeout_s=ANSWER_S)
-        return await _watch(connection, leases, go_on or (lambda: True))
+        return await _watch(connection, leases, watch, go_on or (lambda: True))
 
     while go_on is None or go_on():
         try:
-            return uvloop.run(connected(nats.connect_options(nats.url or ()), watch))
+            over = uvloop.run(connected(nats.connect_options(nats.url or ()), look))
+            return None if over is None else Turn(over, watch.has_seen)
         except NatsUnreachableError as error:
             log.warning("standby: %s", error)
             time.sleep(RETRY_S)
@@ -359,9 +367,9 @@ def wait_for_turn(
 
 
 async def _watch(
-    connection: Connection, leases: Leases, go_on: Callable[[], bool]
+    connection: Connection, leases: Leases, watch: LeaseWatch, go_on: Callable[[], bool]
 ) -> dict[str, int] | None:
-    watch, told = LeaseWatch(), ""
+    told = ""
     while go_on():
         try:
             held = await leases.held()

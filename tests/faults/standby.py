@@ -53,9 +53,11 @@ class StandbyCampaign:
         """Run to the end. Raises `BrokenError` when nobody takes over."""
         log, settings = self._folder / "vendor.log", self._settings
         options = ("--rate", str(settings.rate), "--options-rate", str(settings.rate))
-        more = ("--log", str(log), "--seed", str(settings.seed))
+        more = ["--log", str(log), "--seed", str(settings.seed)]
         if self._second_key:
-            more = (*more, "--standby-api-key", SECOND_KEY)
+            # Strikes stay: two runs that began at two prices may follow contracts one apart, and
+            # of the outermost one of them hears nothing.
+            more += ["--standby-api-key", SECOND_KEY, "--volatility", "0"]
         with one_server(self._folder / "nats") as server:
             try:
                 with simulator(*options, *more) as vendor:
