@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 import uvloop
@@ -119,21 +119,13 @@ class StreamIngestor:
         while True:
             # Nor while it waits: the run that it is to follow may have the same journal and port.
             systemd.status("standby: ready to follow the run that writes now")
-            if receivers is not None:
-                receivers.start()
-            go_on = None if receivers is None else receivers.are_whole
-            turn = wait_for_turn(self._config.nats, self._subjects, go_on)
-            if turn is None and receivers is not None:
-                # With a key that is refused it would be refused again.
-                receivers = receivers.after_a_death()
-                time.sleep(RETRY_S)
+            whole = None if receivers is None else receivers.are_whole
+            over = wait_for_turn(self._config.nats, self._subjects, whole)
+            if over is None:
+                receivers = receivers and receivers.begin()
                 continue
-            turn = turn or Turn({}, follows=False)
-            if receivers is not None and not turn.follows:
-                # What was heard continues nothing.
-                receivers.close()
             try:
-                return self._run(turn.over, receivers if turn.follows else None)
+                return self._run(over, receivers if whole is not None and whole() else None)
             except StreamInUseError as other:
                 log.info("standby: another one was faster: %s", other)
             except NatsUnreachableError as error:
@@ -313,8 +305,6 @@ class LeaseWatch:
     """Tells from what is read of leases, again and again, when nobody renews them any more."""
 
     def __init__(self) -> None:
-        self.has_seen = False
-        """Whether there was anybody."""
         self._stands: dict[str, tuple[int, float]] = {}
         """By key the revision that was seen last, and since when it is that one."""
 
@@ -324,7 +314,6 @@ class LeaseWatch:
 
     def is_free(self, leases: Mapping[str, Lease], now_s: float) -> bool:
         """Whether none of these leases, as they are now, is renewed by anybody."""
-        self.has_seen |= bool(leases)
         for key, lease in leases.items():
             if key not in self._stands or self._stands[key][0] != lease.revision:
                 self._stands[key] = lease.revision, now_s
@@ -334,43 +323,32 @@ class LeaseWatch:
         )
 
 
-class Turn(NamedTuple):
-    """Nobody writes any more: leases to take over, revisions by key, and whether anybody did."""
-
-    over: dict[str, int]
-    follows: bool
-
-
 def wait_for_turn(
     nats: Nats, subjects: tuple[str, ...], go_on: Callable[[], bool] | None = None
-) -> Turn | None:
-    """Wait until nobody writes to these subjects; None once `go_on` says False.
+) -> dict[str, int] | None:
+    """Wait until nobody writes to these subjects; return what leases are to be taken over.
 
-    A server that is away is waited for. Raises NatsRefusedError.
+    These are revisions by key. A server that is away is waited for. `go_on` is asked while somebody
+    writes; None once it says False. Raises NatsRefusedError.
     """
     record = new_record("live", nats.stream, subjects=subjects)
-    watch = LeaseWatch()
 
-    async def look(connection: Connection) -> dict[str, int] | None:
-        watch.forget()
-        leases = Leases(connection, record, timeout_s=ANSWER_S)
-        return await _watch(connection, leases, watch, go_on or (lambda: True))
+    async def watch(connection: Connection) -> dict[str, int] | None:
+        return await _watch(connection, Leases(connection, record, timeout_s=ANSWER_S), go_on)
 
-    while go_on is None or go_on():
+    while True:
         try:
-            over = uvloop.run(connected(nats.connect_options(nats.url or ()), look))
-            return None if over is None else Turn(over, watch.has_seen)
+            return uvloop.run(connected(nats.connect_options(nats.url or ()), watch))
         except NatsUnreachableError as error:
             log.warning("standby: %s", error)
             time.sleep(RETRY_S)
-    return None
 
 
 async def _watch(
-    connection: Connection, leases: Leases, watch: LeaseWatch, go_on: Callable[[], bool]
+    connection: Connection, leases: Leases, go_on: Callable[[], bool] | None
 ) -> dict[str, int] | None:
-    told = ""
-    while go_on():
+    watch, told = LeaseWatch(), ""
+    while True:
         try:
             held = await leases.held()
         except (NatsRefusedError, NatsUnreachableError):
@@ -385,9 +363,10 @@ async def _watch(
             if watch.is_free(held, time.monotonic()):
                 log.info("standby: nobody writes what this run is to write: taking over")
                 return {key: lease.revision for key, lease in held.items()}
+            if go_on is not None and not go_on():
+                return None
             holder = next(iter(held.values())).holder
             if holder.run != told:
                 told = holder.run
                 log.info("standby: ready to follow run %s (host %s, pid %d)", *holder.name)
         await asyncio.sleep(POLL_S)
-    return None

@@ -71,6 +71,9 @@ MAX_TAIL_SEQS: Final = 512 * 1024
 
 ENDED_S: Final = 2.0
 
+RESTART_S: Final = 1.0
+"""Pause before one that has died is started again: it may die at once, for ever."""
+
 log = logging.getLogger(__name__)
 
 
@@ -222,13 +225,16 @@ class Receivers:
         self._turned = False
 
     def are_whole(self) -> bool:
-        """Whether each of them lives."""
-        return all(child.process.exitcode is None for child in self._children)
+        """Whether each of them holds what it hears."""
+        alive = [child.process.exitcode is None for child in self._children]
+        return bool(alive) and all(alive) and not self._turned
 
-    def start(self) -> None:
-        """Start them anew, but where all of them wait already."""
-        if self._children and self.are_whole() and not self._turned:
-            return
+    def begin(self) -> Receivers | None:
+        """Start all of them, anew where one has died; None where the vendor refuses the key."""
+        if not self._turned and self._children and self._tell_deaths():
+            self.close()
+            log.error("standby: waits without a connection to the vendor")
+            return None
         self.close()
         self._table = CounterTable(len(self._names))
         self._doorbell = Doorbell()
@@ -240,19 +246,21 @@ class Receivers:
             main = partial(self._receive, name, context)
             plan = ChildPlan(f"hears {name}", main, log_level=self._config.log.level)
             self._children.append(start_child(plan))
+        return self
 
-    def after_a_death(self) -> Receivers | None:
-        """Tell why one has ended, and end the others; None where the vendor refuses the key."""
+    def _tell_deaths(self) -> bool:
+        """Tell why those ended that have; whether the vendor refuses the key."""
         is_refused = False
         for child in self._children:
             child.collect()
-            if child.outcome is not None and child.outcome.error:
+            if child.outcome is not None:
                 log.error("standby: %s", child.outcome.error)
                 is_refused |= child.outcome.exit_code == ExitCode.VENDOR_REFUSED
-        text = "and is not tried again" if is_refused else "and is made anew"
-        log.error("standby: the connection with the second key is lost, %s", text)
-        self.close()
-        return None if is_refused else self
+            elif child.process.exitcode is not None:
+                log.error("standby: process %s died: it is started again", child.name)
+        if not is_refused:
+            time.sleep(RESTART_S)
+        return is_refused
 
     def turn(self) -> None:
         """Have them put what they hold, and what comes, in their rings."""

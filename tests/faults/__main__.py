@@ -93,9 +93,7 @@ def _campaign(chosen: argparse.Namespace, folder: Path) -> Campaign:
     if chosen.campaign == "cluster":
         return ClusterCampaign(folder, settings, kills or 50)
     if chosen.campaign == "standby":
-        return StandbyCampaign(
-            folder, settings, chosen.takeovers, second_key=chosen.second_key
-        )
+        return StandbyCampaign(folder, settings, chosen.takeovers, second_key=chosen.second_key)
     return _live_campaign(chosen, folder, settings)
 
 
