@@ -149,16 +149,23 @@ class LiveFeeds:
 
     def _before(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
         """Return what makes that which goes before all that a feed hears, if there is any."""
-        make_spool = self._spool(name, context)
-        if context.again or name not in self.relays:
-            return make_spool
+        if name not in self.relays:
+            return self._spool(name, context)
         rows, tail = self.relays[name]
+        # What is stored was then received by another connection, at other times than the journal
+        # says: a row may be in both. So nothing of it is read, and a gap is told.
+        died_amid = context.again and not rows.is_closed
+        if died_amid:
+            rows.close()
+        make_spool = self._spool(name, context, reads=not died_amid)
+        if context.again:
+            return make_spool
         return lambda symbols: Relay(name, rows, tail, symbols, make_spool and make_spool(symbols))
 
     def _spool(
-        self, name: LiveFeedName, context: FeedContext
+        self, name: LiveFeedName, context: FeedContext, *, reads: bool = True
     ) -> Callable[[SymbolTable], Spool] | None:
-        """Return what makes the spool of a feed, if it has one."""
+        """Return what makes the spool of a feed, if it has one; unless it `reads`, it is empty."""
         directory, ends = self.config.record.dir, self.ends.get(name)
         if directory is None or (ends is None and not context.again):
             return None
@@ -169,7 +176,7 @@ class LiveFeeds:
             return noted_ends(context.table, context.index, process) if process else ends
 
         # Before the first frame of this process is recorded.
-        segments = left_in(directory, Market[name.upper()])
+        segments = left_in(directory, Market[name.upper()]) if reads else []
         context_ns = SHORT_CONTEXT_NS if process else CONTEXT_NS
         return lambda symbols: Spool(name, segments, where, symbols, context_ns)
 

@@ -170,6 +170,11 @@ class RingRows:
         self._reader = RingReader(index, source, {})
         self._more: list[Rows] = []
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called: the first generation is begun by the receiver's parent."""
+        return self._ring.generation > 1
+
     def take(self) -> Rows | None:
         """Return what has come; None once nothing more can."""
         if not self._more:

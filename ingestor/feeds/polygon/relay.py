@@ -69,6 +69,11 @@ class StoredTail(NamedTuple):
 class RowSource(Protocol):
     """The other connection."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether anybody has called `close`, in whatever process."""
+        ...
+
     def take(self) -> Rows | None:
         """Return rows in the order of that connection, perhaps none; None when it is lost."""
         ...
@@ -216,7 +221,7 @@ class Relay:
             if rows is None:
                 if self._whole_ns is None:
                     self._gaps.on_disconnect()
-                return None
+                break
             if len(rows[0]):
                 return rows
             if self._is_stopped:
