@@ -115,7 +115,7 @@ class Handed:
     def seen(self, records: Records) -> list[tuple[str, int, int, int]]:
         names = ("instrument_id", "rtype", "sequence", "ts_event_ns")
         columns = zip(*(records[name].tolist() for name in names), strict=True)
-        return [(self.table[number], *more) for number, *more in columns]  # type: ignore[misc]
+        return [(self.table[number], *more) for number, *more in columns]
 
     @property
     def rows(self) -> list[tuple[str, int, int, int]]:
@@ -252,13 +252,13 @@ def test_it_ends_once_the_own_connection_has_had_all_for_a_while() -> None:
     for now_ns, whole in ((0, False), (1, True), (2, False), (3, True), (OVERLAP_NS + 2, True)):
         relay.on_own(is_whole=whole, now_ns=now_ns)
         assert next(pieces) is IDLE
-    assert not source.is_closed
+    closed = [source.is_closed]
     relay.on_own(is_whole=True, now_ns=OVERLAP_NS + 3)
     assert next(pieces, None) is None
-    assert source.is_closed
-    assert not relay.is_done
+    assert [*closed, source.is_closed] == [False, True]
+    done = [relay.is_done]
     relay.on_own(is_whole=False, now_ns=OVERLAP_NS + 3 + LINGER_NS)
-    assert relay.is_done
+    assert [*done, relay.is_done] == [False, True]
 
 
 def test_when_the_feed_stops_what_has_come_is_all_there_is() -> None:
