@@ -5,7 +5,7 @@ writes renews its leases twice a second; the standby reads them ten times a seco
 those that have stood still for `TAKEOVER_S` or were given up. It may be wrong: the other run may be
 alive, and slow. That costs a change for nothing and no more, since the other run's next renewal is
 refused, and the stream refuses what it writes (see `publish.batches`). So it need not wait for a
-lease to expire.
+lease to expire. With a second key it hears the vendor meanwhile (`ingestor.runtime.standby`).
 """
 
 from __future__ import annotations
