@@ -63,8 +63,12 @@ SILENT_NS: Final = 3 * NS_PER_S
 
 TAKE_MESSAGES: Final = 256
 
-TAIL_SEQS: Final = 8_192
-"""Of the stream's end that are read at first; four times as many whenever more are needed."""
+TAIL_SEQS: Final = 256
+"""Of the stream's end that are read at first; then as many as their times say, `GROWTH` at most."""
+
+GROWTH: Final = 64
+SPARE: Final = 1.3
+"""More than their times say, since events come in bursts: to read once more costs more."""
 
 MAX_TAIL_SEQS: Final = 512 * 1024
 """Never more are read, some seconds' work; what is older then counts as stored."""
@@ -385,9 +389,11 @@ async def _read_back(
             # What is no event of ours is another's.
             batches, _ = batches_of(frames, [seq for seq, _ in chunk])
             rows += [(one.records, one.symbols) for one in batches if one.source == source]
-        oldest_ns = min((int(one["ts_event_ns"].min()) for one, _ in rows), default=0)
-        if start == 1 or not since_ns or oldest_ns <= since_ns:
+        oldest_ns = min((int(one["ts_event_ns"].min()) for one, _ in rows), default=2**63)
+        if start == 1 or oldest_ns <= since_ns or (rows and not since_ns):
             return rows, 0
         if back >= MAX_TAIL_SEQS:
-            return rows, oldest_ns
-        back *= 4
+            return rows, oldest_ns if rows else 0
+        newest_ns = max((int(one["ts_event_ns"].max()) for one, _ in rows), default=oldest_ns)
+        wanted = SPARE * (newest_ns - since_ns) / max(newest_ns - oldest_ns, 1)
+        back = min(int(back * min(max(wanted, 2), GROWTH)), MAX_TAIL_SEQS)

@@ -86,8 +86,10 @@ class StandbyCampaign:
                 break
             standby = self._start(vendor, server)
             self._until_ready(standby)
-            # What it hears begins before the last event stored once it has heard for a moment.
-            time.sleep(self._rng.uniform(0.05, 0.5) + 0.5 * self._second_key)
+            if self._second_key:
+                # What it hears is to begin before the last event stored.
+                self._await(server, time.time_ns(), leader)
+            time.sleep(self._rng.uniform(0.05, 0.5))
             self._take_over(number, leader, standby, server)
             leader = standby
         for market in ("stocks", "options"):

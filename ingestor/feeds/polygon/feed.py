@@ -325,6 +325,7 @@ class PolygonFeed:
         self._spill.on_own(
             is_whole=self._stats.streaming and self._session.subscriptions.answered,
             now_ns=time.monotonic_ns(),
+            recv_ns=self._settings.clock(),
         )
         self._sink.show(self._stats)
 

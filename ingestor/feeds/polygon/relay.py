@@ -154,17 +154,21 @@ class Relay:
         self._gaps.on_disconnect()
         self._now_ns = 0
         self._whole_ns: int | None = None
+        self._whole_recv_ns = self._last_recv_ns = 0
         self._over_ns: int | None = None
         self._is_stopped = False
         self.rows = 0
 
-    def on_own(self, *, is_whole: bool, now_ns: int) -> None:
-        """Hear, some ten times a second, whether the feed's own connection brings all it is to."""
+    def on_own(self, *, is_whole: bool, now_ns: int, recv_ns: int) -> None:
+        """Hear, some ten times a second, whether the feed's own connection brings all it is to.
+
+        `now_ns` is by a clock that cannot be set, `recv_ns` by that of receipts.
+        """
         self._now_ns = now_ns
         if not is_whole:
             self._whole_ns = None
         elif self._whole_ns is None:
-            self._whole_ns = now_ns
+            self._whole_ns, self._whole_recv_ns = now_ns, recv_ns
 
     def stop(self) -> None:
         """Hear that the feed's own connection is closed for good: what has come is all there is."""
@@ -216,17 +220,17 @@ class Relay:
 
     def _next(self) -> Generator[Piece, None, Rows | None]:
         """Return the next rows; None when no more are to come."""
-        while self._whole_ns is None or self._now_ns < self._whole_ns + OVERLAP_NS:
-            rows = self._source.take()
-            if rows is None:
-                if self._whole_ns is None:
-                    self._gaps.on_disconnect()
-                break
+        # It may be behind by more than the overlap: it ends where there is nothing to be read.
+        while (rows := self._source.take()) is not None:
             if len(rows[0]):
+                self._last_recv_ns = int(rows[0]["ts_recv_ns"][-1])
                 return rows
-            if self._is_stopped:
+            is_over = self._whole_ns is not None and self._now_ns >= self._whole_ns + OVERLAP_NS
+            if is_over or self._is_stopped:
                 break
             yield IDLE
+        if rows is None and (self._whole_ns is None or self._last_recv_ns < self._whole_recv_ns):
+            self._gaps.on_disconnect()
         self._source.close()
         return None
 

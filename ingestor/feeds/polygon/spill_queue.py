@@ -356,10 +356,10 @@ class SpillQueue:
             return False
         return True
 
-    def on_own(self, *, is_whole: bool, now_ns: int) -> None:
+    def on_own(self, *, is_whole: bool, now_ns: int, recv_ns: int) -> None:
         """Hear whether the feed's connection brings all that it is to; see `Relay`."""
         if isinstance(self._before, Relay):
-            self._before.on_own(is_whole=is_whole, now_ns=now_ns)
+            self._before.on_own(is_whole=is_whole, now_ns=now_ns, recv_ns=recv_ns)
 
     def stop(self) -> None:
         """Hear that nothing more is put."""

@@ -107,7 +107,7 @@ class Handed:
             if len(piece.records):
                 self.pieces.append(piece)
             if piece is IDLE:
-                self.relay.on_own(is_whole=whole, now_ns=now_ns)
+                self.relay.on_own(is_whole=whole, now_ns=now_ns, recv_ns=START_NS)
                 now_ns += OVERLAP_NS // 4
                 looks += 1
                 assert looks < 100
@@ -238,10 +238,27 @@ def test_a_connection_that_is_lost_before_the_own_one_has_all_leaves_a_gap() -> 
 def test_a_connection_that_is_lost_while_the_own_one_has_all_leaves_none() -> None:
     heard_then_lost = heard(2, 3, is_lost=True)
     handed = relayed(heard_then_lost, events(1, 2))
-    handed.relay.on_own(is_whole=True, now_ns=0)
+    handed.relay.on_own(is_whole=True, now_ns=0, recv_ns=START_NS + 6 * NS_PER_MS)
     handed.run()
     assert heard_then_lost.is_closed
     assert handed.relay.join(records_of(events(9))) is None
+
+
+def test_one_that_is_lost_before_it_has_come_so_far_leaves_a_gap() -> None:
+    handed = relayed(heard(2, 3, is_lost=True), events(1, 2))
+    handed.relay.on_own(is_whole=True, now_ns=0, recv_ns=START_NS + 7 * NS_PER_MS)
+    handed.run()
+    assert handed.relay.join(records_of(events(9))) is not None
+
+
+def test_one_that_is_far_behind_is_read_to_its_end() -> None:
+    source = heard(2, 3)
+    source.rows.append((records_of(events(4)), table_of((0, 1, 2))))
+    handed = relayed(source, events(1, 2))
+    handed.relay.on_own(is_whole=True, now_ns=0, recv_ns=0)
+    handed.relay.on_own(is_whole=True, now_ns=OVERLAP_NS, recv_ns=0)
+    handed.run()
+    assert numbers(handed) == [3, 4]
 
 
 def test_it_ends_once_the_own_connection_has_had_all_for_a_while() -> None:
@@ -250,14 +267,14 @@ def test_it_ends_once_the_own_connection_has_had_all_for_a_while() -> None:
     pieces = relay.pieces()
     assert len(next(pieces).records) == 1
     for now_ns, whole in ((0, False), (1, True), (2, False), (3, True), (OVERLAP_NS + 2, True)):
-        relay.on_own(is_whole=whole, now_ns=now_ns)
+        relay.on_own(is_whole=whole, now_ns=now_ns, recv_ns=0)
         assert next(pieces) is IDLE
     closed = [source.is_closed]
-    relay.on_own(is_whole=True, now_ns=OVERLAP_NS + 3)
+    relay.on_own(is_whole=True, now_ns=OVERLAP_NS + 3, recv_ns=0)
     assert next(pieces, None) is None
     assert [*closed, source.is_closed] == [False, True]
     done = [relay.is_done]
-    relay.on_own(is_whole=False, now_ns=OVERLAP_NS + 3 + LINGER_NS)
+    relay.on_own(is_whole=False, now_ns=OVERLAP_NS + 3 + LINGER_NS, recv_ns=0)
     assert [*done, relay.is_done] == [False, True]
 
 
@@ -383,18 +400,18 @@ def test_the_own_rows_wait_for_the_others_and_are_then_what_those_are_not() -> N
         spool=cast("Spool", relay),
     )
     now_ns = NS_PER_S
-    queue.on_own(is_whole=True, now_ns=0)
+    queue.on_own(is_whole=True, now_ns=0, recv_ns=0)
     assert not queue.drain(now_ns)
     queue.put(records_of(events(2, 3, 4)), now_ns)
     source.rows.append((records_of(events(4, 5)), table))
     queue.drain(now_ns := now_ns + NS_PER_S)
     assert room.numbers == [3, 4, 5]
-    queue.on_own(is_whole=True, now_ns=OVERLAP_NS)
+    queue.on_own(is_whole=True, now_ns=OVERLAP_NS, recv_ns=0)
     queue.drain(now_ns := now_ns + NS_PER_S)
     # A slower connection: these were handed on before, and of the last one nobody has heard.
     queue.put(records_of(events(5, 6)), now_ns)
     assert room.numbers == [3, 4, 5, 6]
-    queue.on_own(is_whole=True, now_ns=OVERLAP_NS + LINGER_NS)
+    queue.on_own(is_whole=True, now_ns=OVERLAP_NS + LINGER_NS, recv_ns=0)
     queue.put(records_of(events(7)), now_ns)
     queue.put(records_of(events(7)), now_ns)
     assert room.numbers == [3, 4, 5, 6, 7, 7]
