@@ -139,7 +139,7 @@ class HeldRows(RingWriter):
                 self.is_over = True
                 return
             self._flows_since_s = time.monotonic()
-            self.begin_again(0, 0)
+            self._ring.join()
         self.beat()
         self._flow()
         if self._flows_since_s is not None:

@@ -403,16 +403,17 @@ def test_the_own_rows_wait_for_the_others_and_are_then_what_those_are_not() -> N
     queue.on_own(is_whole=True, now_ns=0, recv_ns=0)
     assert not queue.drain(now_ns)
     queue.put(records_of(events(2, 3, 4)), now_ns)
-    source.rows.append((records_of(events(4, 5)), table))
+    source.rows.append((records_of(events(4, 5, 6)), table))
     queue.drain(now_ns := now_ns + NS_PER_S)
-    assert room.numbers == [3, 4, 5]
+    assert room.numbers == [3, 4, 5, 6]
     queue.on_own(is_whole=True, now_ns=OVERLAP_NS, recv_ns=0)
     queue.drain(now_ns := now_ns + NS_PER_S)
-    # A slower connection: these were handed on before, and of the last one nobody has heard.
-    queue.put(records_of(events(5, 6)), now_ns)
-    assert room.numbers == [3, 4, 5, 6]
+    # A slower connection, and not in one order: what was handed on before still comes.
+    queue.put(records_of(events(5, 7)), now_ns)
+    queue.put(records_of(events(6, 8)), now_ns)
+    assert room.numbers == [3, 4, 5, 6, 7, 8]
     queue.on_own(is_whole=True, now_ns=OVERLAP_NS + LINGER_NS, recv_ns=0)
-    queue.put(records_of(events(7)), now_ns)
-    queue.put(records_of(events(7)), now_ns)
-    assert room.numbers == [3, 4, 5, 6, 7, 7]
+    queue.put(records_of(events(9)), now_ns)
+    queue.put(records_of(events(9)), now_ns)
+    assert room.numbers == [3, 4, 5, 6, 7, 8, 9, 9]
     assert not [status for status in room.statuses if status.what == What.GAP]
