@@ -22,7 +22,7 @@ import databento_dbn
 import zstandard
 
 from ingestor.bench.inputs import blocks, make_day, merged
-from ingestor.client.record_batches import batches_of, events_by_seq
+from ingestor.client.payloads import batches_of, events_by_seq
 from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema

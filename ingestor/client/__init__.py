@@ -33,6 +33,7 @@ from ingestor.client.consumer import AtSequence, Durable, Ephemeral, From, Since
 from ingestor.client.payloads import (
     SUBJECTS,
     BadMessageError,
+    Batch,
     Cause,
     Message,
     Skips,
@@ -40,7 +41,6 @@ from ingestor.client.payloads import (
     decode,
 )
 from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
-from ingestor.client.record_batches import Batch
 from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, NatsUnreachableError, StreamError

@@ -13,9 +13,16 @@ from typing import Final
 import numpy as np
 
 from ingestor.client.consumer import AtSequence, Consumer
-from ingestor.client.payloads import Cause, Message, Skips, bad_message
+from ingestor.client.payloads import (
+    Batch,
+    Cause,
+    Message,
+    Skips,
+    bad_message,
+    batches_of,
+    events_by_seq,
+)
 from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
-from ingestor.client.record_batches import Batch, batches_of, events_by_seq
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError

@@ -22,7 +22,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from ingestor.journal.follow import Place, RunFollower
 from ingestor.journal.format import (
     HEAD,
     MAX_PAYLOAD_BYTES,
@@ -36,6 +35,7 @@ from ingestor.journal.format import (
     seed_of,
 )
 from ingestor.journal.segment_writer import FolderLock, SegmentWriter, Syncer
+from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.clock import new_york_date, new_york_ns
 from ingestor.model.errors import IngestorError
 from ingestor.model.units import NS_PER_S

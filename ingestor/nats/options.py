@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 import nkeys  # type: ignore[import-untyped]
 
-from ingestor.files.small import others_may_read, read_small_file
+from ingestor.files import others_may_read, read_small_file
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
 

@@ -32,7 +32,7 @@ from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable, Total
 from ingestor.runtime.report import RunReport

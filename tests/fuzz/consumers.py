@@ -9,8 +9,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ingestor.client.payloads import Message, decode
-from ingestor.client.record_batches import Batch, batches_of
+from ingestor.client.payloads import Batch, Message, batches_of, decode
 from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.model.errors import BadDataError

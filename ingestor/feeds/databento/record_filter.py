@@ -39,8 +39,7 @@ from ingestor.feeds.databento.symbology import SymbolTables
 from ingestor.feeds.windows import DailyWindows, Window, inside
 from ingestor.model.blocks import Block, Source
 from ingestor.model.bounds import MAX_TIME_NS, printable
-from ingestor.model.keys import RunningKey
-from ingestor.model.records import FUTURES_TRADE, Records
+from ingestor.model.records import FUTURES_TRADE, Records, RunningKey
 from ingestor.model.units import NS_PER_DAY, UNDEF_PRICE
 
 logger = logging.getLogger(__name__)

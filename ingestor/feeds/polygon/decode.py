@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
-from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
@@ -47,7 +46,7 @@ from ingestor.model.records import (
     Records,
     RType,
 )
-from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.symbols import NO_ASK, Instrument, Instruments, parse_option_ticker
 from ingestor.model.units import NS_PER_MS, NS_PER_S, PRICE_SCALE, UINT32_MAX, UNDEF_PRICE
 
 LATE_AFTER_NS: Final = NS_PER_S

@@ -19,15 +19,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ingestor.feeds.polygon.commands import (
-    Close,
-    Command,
-    Fail,
-    Reconnect,
-    Report,
-    ReportKind,
-    Send,
-)
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
@@ -43,6 +34,15 @@ from ingestor.feeds.polygon.spill_queue import (
 )
 from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
+from ingestor.feeds.polygon.subscriptions import (
+    Close,
+    Command,
+    Fail,
+    Reconnect,
+    Report,
+    ReportKind,
+    Send,
+)
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
 from ingestor.model.clock import now_ns

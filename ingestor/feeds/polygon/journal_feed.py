@@ -31,8 +31,7 @@ from ingestor.journal.reader import (
 from ingestor.journal.segments import Segment
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError, ConfigurationError
-from ingestor.model.keys import RunningKey
-from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records
+from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records, RunningKey
 from ingestor.model.symbols import SymbolTable, parse_option_ticker
 
 BLOCK_BYTES: Final = 256 * 1024

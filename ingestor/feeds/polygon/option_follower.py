@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.feeds.polygon.commands import Command, Report, ReportKind, channel_names
 from ingestor.feeds.polygon.decode import Decoded
 from ingestor.feeds.polygon.hours import MarketHours
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.strikes import Action, StrikeManager, StrikePlan
+from ingestor.feeds.polygon.subscriptions import Command, Report, ReportKind, channel_names
 from ingestor.model.blocks import Int64s
 from ingestor.model.clock import new_york_date
 from ingestor.model.records import STOCK_QUOTE, RType

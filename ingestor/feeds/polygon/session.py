@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ingestor.feeds.polygon.commands import (
+from ingestor.feeds.polygon.messages import StatusMessage
+from ingestor.feeds.polygon.subscriptions import (
     Close,
     Command,
     Fail,
     Reconnect,
     Report,
     ReportKind,
+    Subscriptions,
     auth,
 )
-from ingestor.feeds.polygon.messages import StatusMessage
-from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
 from ingestor.model.units import NS_PER_S
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ingestor.journal.follow import Place, RunFollower
+from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block
 from ingestor.model.feed_status import FeedStatus
 

@@ -27,7 +27,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ingestor.feeds.polygon.commands import CLOSE_NORMAL
+from ingestor.feeds.polygon.subscriptions import CLOSE_NORMAL
 from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"

@@ -24,11 +24,10 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.read_back import ReadBack
 from ingestor.feeds.polygon.sink import FrameLog, Sink
-from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, Spool
+from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, ReadBack, Spool
 from ingestor.feeds.polygon.status_reporter import FeedGap, Losses, StatusReporter, is_quote
-from ingestor.journal.follow import Place
+from ingestor.journal.segments import Place
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import Records, joined
 from ingestor.model.symbols import SymbolTable

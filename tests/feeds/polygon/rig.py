@@ -19,7 +19,7 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePri
 from ingestor.feeds.polygon.session import SessionLimits
 from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
-from ingestor.journal.follow import Place, RunFollower
+from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.option_follower import FollowedStrikes
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
+from ingestor.feeds.polygon.subscriptions import channel_names
 from ingestor.model.clock import new_york_date, new_york_ns, now_ns
 from ingestor.model.events import OptionTrade
 from ingestor.model.feed_status import What

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.model.symbols import NO_ASK, NO_BID, Instrument, Instruments
 
 BUY, MID, SELL = 1, 0, -1
 

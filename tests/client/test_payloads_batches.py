@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from ingestor.client.payloads import BadMessageError, Cause, UnknownSubjectError
-from ingestor.client.record_batches import Batch, batches_of
+from ingestor.client.payloads import BadMessageError, Batch, Cause, UnknownSubjectError, batches_of
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError

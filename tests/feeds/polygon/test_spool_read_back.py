@@ -15,8 +15,8 @@ from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.status_reporter import StatusReporter
-from ingestor.journal import follow
 from ingestor.journal import recorder as recorder_module
+from ingestor.journal import segments
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.journal.segment_writer import Compressor
 from ingestor.model.blocks import Block, Source
@@ -41,7 +41,7 @@ ROOTS = ("SPY", "QQQ")
 @pytest.fixture(autouse=True)
 def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of a few frames: the next one is looked for whenever one is at its end."""
-    monkeypatch.setattr(follow, "ENDS_BETWEEN", 1)
+    monkeypatch.setattr(segments, "ENDS_BETWEEN", 1)
 
 
 class Feed:
