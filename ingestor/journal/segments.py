@@ -147,18 +147,28 @@ def open_segment(segment: Segment) -> Iterator[ByteStream]:
 
 def header_of(segment: Segment) -> Header | None:
     """Read a segment's header; None when it is cut, damaged or cannot be opened."""
-    data = bytearray()
     try:
         with open_segment(segment) as stream:
             room = memoryview(bytearray(stream.slack + MAX_HEADER_BYTES))
-            while (found := read_header(bytes(data))) is None:
-                count = stream.read_some(room)
-                if not count:
-                    return None
-                data += room[:count]
+            found, _ = read_opening(stream, room)
     except (BadDataError, NoDataError):
         return None
-    return found[0]
+    return None if found is None else found[0]
+
+
+def read_opening(
+    stream: ByteStream, room: memoryview
+) -> tuple[tuple[Header, int] | None, memoryview]:
+    """Read up to the end of the header; return what `read_header` says, and what was read.
+
+    Raises `BadDataError`.
+    """
+    data = bytearray()
+    while (found := read_header(bytes(data))) is None:
+        if (count := stream.read_some(room)) == 0:
+            break
+        data += room[: count or 0]
+    return found, memoryview(data)
 
 
 def paths_in(directory: Path) -> Iterable[Path]:
@@ -317,14 +327,12 @@ class RunFollower:
         try:
             stream = self._file.enter_context(open_segment(segment))
             self._room = memoryview(bytearray(stream.slack + max(PIECE_BYTES, MAX_HEADER_BYTES)))
-            data = bytearray()
-            while (found := read_header(bytes(data))) is None:
-                if not (count := stream.read_some(self._room)) and count is not None:
-                    return False
-                data += self._room[: count or 0]
+            found, data = read_opening(stream, self._room)
         except (BadDataError, NoDataError):
             # As if it were not there; what it held shows by its numbers.
             self._segment = segment
+            return False
+        if found is None:
             return False
         header, size = found
         if header.part != self._part:
@@ -332,6 +340,6 @@ class RunFollower:
         start = max(self._skip, size)
         self._reader = EntryReader(seed_of(bytes(data[:size])), start)
         self._to_pass = max(0, start - len(data))
-        self._reader.put(memoryview(data)[start:])
+        self._reader.put(data[start:])
         self._segment, self._stream = segment, stream
         return True

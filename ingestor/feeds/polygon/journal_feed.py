@@ -105,9 +105,10 @@ class JournalFilter:
 class Playback:
     """One live feed's decoding again: the entries of segments that are given in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: StockDecoder | OptionDecoder | None = None) -> None:
+        """Without a decoder as it was before the first entry, `begin` makes one."""
         self._header: Header | None = None
-        self._decoder: StockDecoder | OptionDecoder = StockDecoder()
+        self._decoder = decoder or StockDecoder()
         self._connection: int | None = None
         self._next_number: int | None = None
 

@@ -37,7 +37,7 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.journal_feed import Playback
 from ingestor.feeds.polygon.sink import FrameLog
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
-from ingestor.journal.format import NOTE, Entry, Header, Market, read_note
+from ingestor.journal.format import NOTE, Entry, Header, Market
 from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
 from ingestor.journal.segments import Place, Segment, list_segments
 from ingestor.model.clock import iso_utc
@@ -294,11 +294,7 @@ class Spool:
             return None
         self._broken |= self._playback.missing(entry) > 0
         if entry.connection == NOTE:
-            try:
-                self._playback.note(entry)
-            except BadDataError as error:
-                log.warning("%s: %s", self._feed, error)
-                self._broken = True
+            self._broken |= not _noted(self._playback, entry, self._feed)
             return None
         self._broken |= self._connection not in (None, entry.connection)
         self._connection = entry.connection
@@ -323,9 +319,7 @@ class Spool:
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
         self.rows += len(records)
-        for first in range(0, len(records), PIECE_ROWS):
-            yield Piece(records[first : first + PIECE_ROWS], gap)
-            gap = None
+        yield from _cut(records, gap)
 
     def _renamed(self, records: Records) -> Records:
         """Return a copy whose instruments have ids that the live feed never gives."""
@@ -373,10 +367,9 @@ class ReadBack:
         self._feed = feed
         self._frame_log = frame_log
         self._follower = frame_log.follower(place)
-        self._expected = place.number
-        self._decoder = twin
+        self._next_number = place.number
+        self._playback = Playback(twin)
         self._rest: list[Entry] | None = None
-        self._connection: int | None = None
         self._gaps = GapTracker(last)
         self.idle_ns = 0
         self.end: int | None = None
@@ -384,7 +377,7 @@ class ReadBack:
     def pieces(self) -> Iterator[Piece]:
         """Yield what was recorded, in order, up to `end`; `IDLE` where more is to come."""
         try:
-            while self.end is None or self._expected < self.end:
+            while self.end is None or self._next_number < self.end:
                 entries, self._rest = self._rest or self._follower.read(), None
                 if entries is not None:
                     self.idle_ns = 0
@@ -415,13 +408,15 @@ class ReadBack:
             if self.end is not None and entry.number >= self.end:
                 # The feed holds these, but may yet forget them.
                 self._rest = entries[index:]
+                self._reach(self.end)
                 break
-            missing = entry.number - self._expected
-            self._expected = entry.number + 1
-            if missing:
-                self._gaps.on_disconnect()
-            records = self._decode(entry)
-            if records is None:
+            self._reach(entry.number)
+            self._next_number += 1
+            if entry.connection == NOTE:
+                _noted(self._playback, entry, self._feed)
+                continue
+            records = self._playback.decode(entry).records
+            if not len(records):
                 continue
             gap = self._gaps.on_records(records)
             if gathered and (gap is not None or held >= PIECE_ROWS):
@@ -437,27 +432,21 @@ class ReadBack:
         else:
             yield NOTHING
 
-    def _decode(self, entry: Entry) -> Records | None:
-        if entry.connection == NOTE:
-            self._note(entry)
-            return None
-        # Where the note of a beginning is missing, the number of the connection still tells it.
-        if self._connection not in (None, entry.connection):
-            self._decoder.instruments.forget_quotes()
-        self._connection = entry.connection
-        records = self._decoder.decode(entry.payload, entry.recv_ns).records
-        return records if len(records) else None
+    def _reach(self, number: int) -> None:
+        """Go on at an entry; those that are missing before it are a gap."""
+        if number != self._next_number:
+            self._gaps.on_disconnect()
+        self._next_number = number
 
-    def _note(self, entry: Entry) -> None:
-        try:
-            names = read_note(entry.payload)
-        except BadDataError as error:
-            log.warning("%s: %s", self._feed, error)
-            return
-        if names is None:
-            self._decoder.begin_connection()
-        else:
-            self._decoder.ask(names)
+
+def _noted(playback: Playback, entry: Entry, feed: str) -> bool:
+    """Play a note; False, and a word in the log, for what is none."""
+    try:
+        playback.note(entry)
+    except BadDataError as error:
+        log.warning("%s: %s", feed, error)
+        return False
+    return True
 
 
 def _cut(records: Records, gap: FeedGap | None) -> Iterator[Piece]:

@@ -247,6 +247,28 @@ def test_what_the_journal_lacks_is_a_gap(tmp_path: Path) -> None:
     )
 
 
+def test_what_the_journal_lacks_at_its_end_does_not_hold_up_what_is_new(tmp_path: Path) -> None:
+    with recording(tmp_path, segment_bytes=1) as recorder:
+        feed = Feed(recorder, "stocks")
+        for one in numbered(50):
+            feed.hear(one)
+        recorder.tick(OPEN_NS)
+        wait_until(lambda: len(list(tmp_path.glob("*.journal"))) == 50)
+        (tmp_path / "stocks-20251216-000050.journal").unlink()
+        wait_until(lambda: feed.drain() or feed.spill.left_rows == 1)
+        # At the end of the journal: what comes now is held, and recorded too.
+        for _ in range(5):
+            feed.drain()
+        feed.hear(*numbered(1, first=50))
+        feed.catch_up()
+    assert feed.room.numbers == [*range(49), 50]
+    (gap,) = (one for one in feed.room.statuses if one.what is What.GAP)
+    assert (gap.from_recv_ns, gap.to_recv_ns) == (
+        OPEN_NS + 48 * NS_PER_MS,
+        OPEN_NS + 50 * NS_PER_MS,
+    )
+
+
 def test_a_disk_that_takes_nothing_more_does_not_hold_up_what_is_new_for_ever(
     tmp_path: Path,
 ) -> None:
