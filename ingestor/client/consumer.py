@@ -171,10 +171,6 @@ class _StreamInfo(msgspec.Struct, frozen=True):
     state: _StreamState
 
 
-class _Deleted(msgspec.Struct, frozen=True):
-    success: bool = True
-
-
 class Ephemeral:
     """A consumer that lives as long as its subscription."""
 
@@ -323,7 +319,7 @@ class Durable:
         return await self._ask_unless_gone("INFO", name, ConsumerInfo)
 
     async def _remove(self, name: str) -> None:
-        await self._ask_unless_gone("DELETE", name, _Deleted)
+        await self._ask_unless_gone("DELETE", name, dict)
 
     async def _ask_unless_gone(self, verb: str, name: str, kind: type[T]) -> T | None:
         try:

@@ -243,14 +243,11 @@ class Steering:
     def _limit(self) -> int:
         """Return the row of the block before which bounds make it stop; its length for none."""
         stop = len(self._keys)
-        if self._until_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._until_ns, "left")))
+        for bound_ns in (self._until_ns, self._step_until_ns, self._loop_ns and self._loop_ns[1]):
+            if bound_ns is not None:
+                stop = min(stop, int(np.searchsorted(self._keys, bound_ns, "left")))
         if self._step_rows:
             stop = min(stop, self._done + self._step_rows)
-        if self._step_until_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._step_until_ns, "left")))
-        if self._loop_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._loop_ns[1], "left")))
         return max(stop, self._done)
 
     def _note_taken(self, stop: int) -> None:

@@ -352,12 +352,14 @@ class Connection:
                 return True
         return False
 
-    async def former_closed(self, timeout_s: float) -> bool:
+    async def former_closed(self, timeout_s: float, marks: Sequence[str] = ()) -> bool:
         """Whether the server has read all that it will ever read of our lost connections.
 
+        Of those with the `marks` as well, of a process that died.
         What a connection brings is read up to its end, which may be after the next one began. With
         it go its subscriptions, so where nobody listens to its mark any more, that is over.
         """
+        self._former.extend(marks)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         while self._former and self.up:
             left_s = deadline_s - asyncio.get_running_loop().time()
@@ -379,11 +381,6 @@ class Connection:
     def marks(self) -> tuple[str, ...]:
         """Subjects on which somebody listens while the server reads from a connection of ours."""
         return (*self._former, self._mark)
-
-    async def closed(self, marks: Sequence[str], timeout_s: float) -> bool:
-        """Whether the server has read all of the connections of a process that died: its marks."""
-        self._former.extend(marks)
-        return await self.former_closed(timeout_s)
 
     def _mark_connection(self) -> None:
         """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""

@@ -179,6 +179,15 @@ class JetStreamApi:
             payload = base64.b64decode(message.get("data", ""))
             return StoredMessage(int(message["seq"]), str(message["subject"]), payload)
 
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read the newest message under a subject, None when there is none, or no stream."""
+        try:
+            return await self.message(stream, last_by_subj=subject)
+        except RefusedError as refused:
+            if refused.error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+
     async def count(self, stream: str, subjects: Sequence[str], start: int) -> int | None:
         """Have the server count messages of some subjects from a sequence on.
 

@@ -374,7 +374,7 @@ class SendWindow:
         if messages > self.messages:
             raise ValueError(f"{messages} messages acknowledged of {self.messages} sent")
         if messages and not self.acked_messages:
-            self.first_ts_event_ns = _ts_event_ns(self.message(0), 0)
+            self.first_ts_event_ns = self.message(0).event_ns(0)
         self.messages -= messages
         self.acked_messages += messages
         rows_before = self.acked_rows
@@ -411,7 +411,7 @@ class SendWindow:
     def last_ts_event_ns(self) -> int | None:
         """Event time of the newest acknowledged row, ns UTC."""
         newest = self.newest
-        return None if newest is None else _ts_event_ns(newest, -1)
+        return None if newest is None else newest.event_ns(-1)
 
     @property
     def acked_by_rtype(self) -> Counter[int]:
@@ -436,12 +436,6 @@ class SendWindow:
         # Once a write, not once a row: acknowledgements come many at a time.
         self._rows_by_rtype.update(part.rows_by_rtype)
         self._rows_by_feed.update(part.runs.counts_by_feed())
-
-
-def _ts_event_ns(runs: Runs, row: int) -> int:
-    block = runs.blocks[int(runs.block_of_run[row])]
-    at = int(runs.start[0]) if row == 0 else int(runs.stop[-1]) - 1
-    return int(block.records["ts_event_ns"][at])
 
 
 _NOTHING: Final = np.array([], dtype=np.int64)

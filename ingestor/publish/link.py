@@ -57,7 +57,6 @@ class StreamLink:
         *,
         connect_options: ConnectOptions,
         settings: StreamSettings,
-        on_acknowledged: Callable[[int], None] | None,
         open_timeout_s: float,
         check_lease: CheckLease | None = None,
     ) -> None:
@@ -72,7 +71,7 @@ class StreamLink:
         self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self.leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
-        self.on_acknowledged = on_acknowledged
+        self.on_acknowledged: Callable[[int], None] = lambda _rows: None
         self._check_lease = check_lease
         self._ledger: Ledger | None = None
         self._stream_bound_bytes = MAX_PAYLOAD_BYTES
@@ -229,8 +228,7 @@ class StreamLink:
             self.last_ack_ns = now_ns()
             self.acked_s = now_s()
             self.stall.end()
-            if self.on_acknowledged is not None:
-                self.on_acknowledged(rows)
+            self.on_acknowledged(rows)
 
     # Called by the connection, which loses its read loop if they raise.
 

@@ -164,7 +164,7 @@ class PolygonFeed:
         )
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
-        self._next_beat_ns = self._last_sign_ns = self._next_log_tick_ns = 0
+        self._next_beat_ns = self._last_sign_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Stream until `stopping` turns true; then close the socket and hand on what is held.

@@ -108,7 +108,7 @@ class _Events(NamedTuple):
     q: Ints
 
     def take(self, rows: Bools) -> _Events:
-        return _Events(*(column[rows] for column in self))
+        return _Events._make(column[rows] for column in self)
 
     def bid_and_ask_cents(self) -> tuple[Ints, Ints]:
         half = 1 + self.theory_cents // SPREAD_STEP_CENTS

@@ -115,7 +115,7 @@ class _Events(NamedTuple):
     ask_cents: Ints
 
     def take(self, index: Ints) -> _Events:
-        return _Events(*(column[index] for column in self))
+        return _Events._make(column[index] for column in self)
 
     def lag_ms(self) -> Ints:
         return (self.draws[:, _LAG] * (LAG_MAX_MS + 1)).astype(np.int64)
