@@ -126,16 +126,12 @@ class Instruments:
         self._limit = limit
         self._like = like
         self._by_symbol: dict[str, Instrument] = {}
-        self._table: dict[int, str] = {}
+        self.table: dict[int, str] = {}
+        """Every id taken as new so far, to its symbol; one object, to which ids are added."""
         self._new: list[tuple[int, str]] = []
         self.find = self._by_symbol.get
         if like is not None:
             self._by_symbol.update((one, it.copied()) for one, it in like._by_symbol.items())
-
-    @property
-    def table(self) -> SymbolTable:
-        """Every id taken as new so far, to its symbol; one object, to which ids are added."""
-        return self._table
 
     def add(self, symbol: str) -> Instrument | None:
         """Give a new symbol its id; None when `limit` symbols are known."""
@@ -152,7 +148,7 @@ class Instruments:
         if not self._new:
             return ()
         new, self._new = tuple(self._new), []
-        self._table.update(new)
+        self.table.update(new)
         return new
 
     def forget_quotes(self) -> None:

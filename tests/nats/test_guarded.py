@@ -115,7 +115,7 @@ def test_a_greeting_of_more_than_64_kib_is_read() -> None:
         async with RudeServer(info_line(connect_urls=urls)) as server:
             link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
-            assert len(link._client._server_pool) == MAX_POOL
+            assert len(link.client._server_pool) == MAX_POOL
             await link.close()
 
     asyncio.run(check())

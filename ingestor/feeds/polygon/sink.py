@@ -82,19 +82,15 @@ class Sink(Protocol):
 
     def put(self, block: Block) -> bool:
         """Take a block of at most `MAX_BLOCK_ROWS` records; False when full: try later."""
-        ...
 
     def tell(self, status: FeedStatus) -> bool:
         """Take a status; False when full: try later."""
-        ...
 
     def price(self, price_e9: int) -> None:
         """Take the newest reference price of the underlying; only the stocks feed has one."""
-        ...
 
     def show(self, stats: FeedStats) -> None:
         """Show the totals as a sign of life, some ten times a second; they change afterwards."""
-        ...
 
 
 class FrameLog(Protocol):
@@ -103,36 +99,28 @@ class FrameLog(Protocol):
     @property
     def number(self) -> int:
         """Number of the frame or note that is taken next."""
-        ...
 
     @property
     def place(self) -> Place | None:
         """Where that is found later; None while nothing is written."""
-        ...
 
     def follower(self, place: Place) -> RunFollower:
         """Return what reads back, from a place on, what was taken."""
-        ...
 
     def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
         """Take a frame, when its bytes were read, and on which connection of the run (1, 2...).
 
         Whether it was taken.
         """
-        ...
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Take names that are asked for on a connection; None where a connection begins."""
-        ...
 
     def flush(self) -> None:
         """Write what is held as soon as can be: after each read."""
-        ...
 
     def tick(self, now_ns: int) -> Sequence[str] | None:
         """Flush and rotate, some ten times a second; return what went wrong since, if anything."""
-        ...
 
     def close(self) -> None:
         """Write what is held; nothing is appended any more."""
-        ...

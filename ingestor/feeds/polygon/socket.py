@@ -84,11 +84,9 @@ class FrameReceiver(Protocol):
 
     def on_open(self) -> None:
         """The WebSocket is open."""
-        ...
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read, in order, and when that read was."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

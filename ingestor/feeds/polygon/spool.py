@@ -27,7 +27,7 @@ was full, somebody removed a file) are a gap.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -83,6 +83,9 @@ class Piece(NamedTuple):
     records: Records
     gap: FeedGap | None = None
 
+
+Rows = tuple[Records, FeedGap | None]
+"""Rows of one frame, at least one, and what is missing before them."""
 
 NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
 """Much was read, and there is nothing to show for it."""
@@ -226,7 +229,9 @@ class Spool:
             return
         stored, self._is_whole = StoredRows(self._ends, found), from_ns is None
         for segment in segments:
-            yield from self._of_segment(segment, stored, from_ns)
+            # None is held over to the next segment: that of another run has other ids.
+            for piece in _joined(self._of_segment(segment, stored, from_ns)):
+                yield self._handed_on(piece) if len(piece.records) else piece
 
     def _found(
         self, segments: Sequence[Segment], times: set[int]
@@ -252,26 +257,15 @@ class Spool:
 
     def _of_segment(
         self, segment: Segment, stored: StoredRows, from_ns: int | None
-    ) -> Iterator[Piece]:
-        gathered: list[Records] = []
-        held, gap = 0, None
+    ) -> Iterator[Rows | None]:
         for entry in self._entries(segment, self._begin, from_ns):
-            records = None if entry is None else self._rest(entry, stored)
-            if entry is not None and records is None:
-                continue
-            ends_gap = records is not None and self._broken
-            if gathered and (records is None or ends_gap or held >= PIECE_ROWS):
-                yield from self._cut(joined(gathered), gap)
-                gathered, held, gap = [], 0, None
-            if records is None:
-                yield NOTHING
-                continue
-            gap = self._next_gap(records) or gap
-            gathered.append(records)
-            held += len(records)
-        # None is held over to the next segment: that of another run has other ids.
-        if gathered:
-            yield from self._cut(joined(gathered), gap)
+            if entry is None:
+                yield None
+            elif (records := self._rest(entry, stored)) is not None:
+                if self._broken:
+                    self._gaps.on_disconnect()
+                self._broken = False
+                yield records, self._gaps.on_records(records)
 
     def _entries(
         self, segment: Segment, begin: Callable[[Header], None], from_ns: int | None
@@ -308,18 +302,12 @@ class Spool:
             return None
         return rest
 
-    def _next_gap(self, records: Records) -> FeedGap | None:
-        if self._broken:
-            self._gaps.on_disconnect()
-        self._broken = False
-        return self._gaps.on_records(records)
-
-    def _cut(self, records: Records, gap: FeedGap | None) -> Iterator[Piece]:
-        records = self._renamed(records)
+    def _handed_on(self, piece: Piece) -> Piece:
+        records = self._renamed(piece.records)
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
         self.rows += len(records)
-        yield from _cut(records, gap)
+        return Piece(records, piece.gap)
 
     def _renamed(self, records: Records) -> Records:
         """Return a copy whose instruments have ids that the live feed never gives."""
@@ -381,7 +369,7 @@ class ReadBack:
                 entries, self._rest = self._rest or self._follower.read(), None
                 if entries is not None:
                     self.idle_ns = 0
-                    yield from self._of(entries)
+                    yield from _joined(self._of(entries))
                 elif self.end is None:
                     self.end = self._frame_log.number
                 elif self.idle_ns >= GIVE_UP_NS:
@@ -401,9 +389,8 @@ class ReadBack:
         """Return what is missing between the last record read back and the first that is new."""
         return self._gaps.on_records(records)
 
-    def _of(self, entries: list[Entry]) -> Iterator[Piece]:
-        gathered: list[Records] = []
-        held = 0
+    def _of(self, entries: list[Entry]) -> Iterator[Rows | None]:
+        is_empty = True
         for index, entry in enumerate(entries):
             if self.end is not None and entry.number >= self.end:
                 # The feed holds these, but may yet forget them.
@@ -414,23 +401,11 @@ class ReadBack:
             self._next_number += 1
             if entry.connection == NOTE:
                 _noted(self._playback, entry, self._feed)
-                continue
-            records = self._playback.decode(entry).records
-            if not len(records):
-                continue
-            gap = self._gaps.on_records(records)
-            if gathered and (gap is not None or held >= PIECE_ROWS):
-                yield from _cut(joined(gathered), None)
-                gathered, held = [], 0
-            if gap is not None:
-                yield from _cut(records, gap)
-                continue
-            gathered.append(records)
-            held += len(records)
-        if gathered:
-            yield from _cut(joined(gathered), None)
-        else:
-            yield NOTHING
+            elif len(records := self._playback.decode(entry).records):
+                is_empty = False
+                yield records, self._gaps.on_records(records)
+        if is_empty:
+            yield None
 
     def _reach(self, number: int) -> None:
         """Go on at an entry; those that are missing before it are a gap."""
@@ -449,7 +424,25 @@ def _noted(playback: Playback, entry: Entry, feed: str) -> bool:
     return True
 
 
-def _cut(records: Records, gap: FeedGap | None) -> Iterator[Piece]:
+def _joined(parts: Iterable[Rows | None]) -> Iterator[Piece]:
+    """Join rows to pieces: a gap begins another, and so does None, which becomes `NOTHING`."""
+    held: list[Records] = []
+    rows, gap = 0, None
+    for part in parts:
+        records, begins = part or (NOTHING.records, None)
+        if part is None or begins is not None or rows >= PIECE_ROWS:
+            yield from _cut(held, gap)
+            held, rows, gap = [], 0, begins
+        if part is None:
+            yield NOTHING
+        else:
+            held.append(records)
+            rows += len(records)
+    yield from _cut(held, gap)
+
+
+def _cut(held: list[Records], gap: FeedGap | None) -> Iterator[Piece]:
+    records = joined(held) if held else NOTHING.records
     for first in range(0, len(records), PIECE_ROWS):
         yield Piece(records[first : first + PIECE_ROWS], gap)
         gap = None

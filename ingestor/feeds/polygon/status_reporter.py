@@ -133,9 +133,9 @@ class Losses:
 
     def add(self, records: Records) -> None:
         """Count records, at least one."""
-        quotes = int(np.count_nonzero(is_quote(records)))
+        trades, quotes = trades_and_quotes(records)
+        self.lost_trades += trades
         self.lost_quotes += quotes
-        self.lost_trades += len(records) - quotes
         event_ns, recv_ns = records["ts_event_ns"], records["ts_recv_ns"]
         self.from_event_ns = min(self.from_event_ns, int(event_ns.min()))
         self.to_event_ns = max(self.to_event_ns, int(event_ns.max()))
@@ -146,6 +146,12 @@ class Losses:
 def is_quote(records: Records) -> Any:
     """Return which rows are quotes, an array of bool; options have none."""
     return records["rtype"] == RType.STOCK_QUOTE
+
+
+def trades_and_quotes(records: Records) -> tuple[int, int]:
+    """Return how many rows are trades, and how many quotes."""
+    quotes = int(np.count_nonzero(is_quote(records)))
+    return len(records) - quotes, quotes
 
 
 class AlarmPace:
@@ -175,21 +181,17 @@ class StatusReporter:
     """Speaks for the feed called `feed`. Times are int nanoseconds UTC."""
 
     def __init__(self, feed: str, sink: Sink, stats: FeedStats) -> None:
-        self._feed = feed
+        self.feed = feed
+        """Whom it speaks for."""
         self._sink = sink
         self._stats = stats
         self._held: deque[FeedStatus] = deque()
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
-    @property
-    def feed(self) -> str:
-        """Whom it speaks for."""
-        return self._feed
-
     def streaming(self, at_ns: int, event_ns: int) -> None:
         """The first data has come."""
         text = "data flows"
-        log.info("%s: %s", self._feed, text)
+        log.info("%s: %s", self.feed, text)
         self._tell(What.STREAMING, at_ns, text, to_event_ns=event_ns, to_recv_ns=at_ns)
 
     def gap(self, gap: FeedGap) -> None:
@@ -201,7 +203,7 @@ class StatusReporter:
         if seconds < 0:
             text = f"nothing was received from {since} until our clock, set back, showed"
             text += f" {iso_utc(gap.to_recv_ns)}"
-        log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
+        log.warning("%s: %s: whatever was traded then is missing", self.feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
     def hole(self, gap: FeedGap) -> None:
@@ -210,17 +212,17 @@ class StatusReporter:
         seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
         text = f"the journal lacks what was received in the {seconds:.3f} s after"
         text += f" {iso_utc(gap.from_recv_ns)}"
-        log.error("%s: %s: whatever was traded then is missing", self._feed, text)
+        log.error("%s: %s: whatever was traded then is missing", self.feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
     def spool(self, text: str, at_ns: int) -> None:
         """What is received waits in the journal, or is read back from it."""
-        log.warning("%s: %s", self._feed, text)
+        log.warning("%s: %s", self.feed, text)
         self._tell(What.SPOOL, at_ns, text)
 
     def losing(self) -> None:
         """The first record of an episode was given up; `overflow` is told at its end."""
-        log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+        log.warning("%s: the pipeline does not follow and the backlog is full", self.feed)
 
     def overflow(self, losses: Losses, at_ns: int) -> None:
         """The pipeline follows again, after these losses."""
@@ -241,18 +243,18 @@ class StatusReporter:
 
     def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
         text = f"{losses.lost_trades} trades and {losses.lost_quotes} quotes were {what}"
-        log.error("%s: %s", self._feed, text)
+        log.error("%s: %s", self.feed, text)
         self._tell(What.OVERFLOW, at_ns, text, **asdict(losses))
 
     def silence(self, text: str, since_ns: int, at_ns: int) -> None:
         """A connection said nothing in an open market."""
         self._stats.silences += 1
-        log.warning("%s: %s", self._feed, text)
+        log.warning("%s: %s", self.feed, text)
         self._tell(What.SILENCE, at_ns, text, from_recv_ns=since_ns, to_recv_ns=at_ns)
 
     def settings(self, text: str, at_ns: int) -> None:
         """What the feed follows was changed."""
-        log.info("%s: %s", self._feed, text)
+        log.info("%s: %s", self.feed, text)
         self._tell(What.SETTINGS, at_ns, text)
 
     def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
@@ -282,7 +284,7 @@ class StatusReporter:
         return not self._held
 
     def _tell_alarm(self, text: str, at_ns: int) -> None:
-        log.error("%s: %s", self._feed, text)
+        log.error("%s: %s", self.feed, text)
         self._tell(What.ALARM, at_ns, text)
 
     def _tell(self, what: What, at_ns: int, text: str, **span: int) -> None:
@@ -290,5 +292,5 @@ class StatusReporter:
         if len(self._held) >= MAX_STATUSES_HELD:
             self._held.popleft()
             self._stats.dropped_statuses += 1
-        self._held.append(FeedStatus(feed=self._feed, what=what, at_ns=at_ns, text=text, **span))
+        self._held.append(FeedStatus(feed=self.feed, what=what, at_ns=at_ns, text=text, **span))
         self.drain()
