@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import uvloop
 
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block
 from ingestor.model.clock import now_ns

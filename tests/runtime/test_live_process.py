@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import now_ns

@@ -24,7 +24,6 @@ from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import (
     CATCH_UP_PER_S,
@@ -33,7 +32,13 @@ from ingestor.feeds.polygon.spill_queue import (
     SpillQueue,
 )
 from ingestor.feeds.polygon.spool import MakeSpool
-from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
+from ingestor.feeds.polygon.status_reporter import (
+    ConnectLog,
+    FeedStats,
+    FrameLog,
+    Sink,
+    StatusReporter,
+)
 from ingestor.feeds.polygon.subscriptions import (
     Close,
     Command,

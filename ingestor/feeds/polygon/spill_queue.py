@@ -24,11 +24,12 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, ReadBack, Spool
 from ingestor.feeds.polygon.status_reporter import (
     FeedGap,
+    FrameLog,
     Losses,
+    Sink,
     StatusReporter,
     is_quote,
     trades_and_quotes,

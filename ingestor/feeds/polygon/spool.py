@@ -35,8 +35,7 @@ import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.journal_feed import Playback
-from ingestor.feeds.polygon.sink import FrameLog
-from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
+from ingestor.feeds.polygon.status_reporter import FeedGap, FrameLog, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
 from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
 from ingestor.journal.segments import Place, Segment, list_segments

@@ -17,8 +17,8 @@ from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.session import SessionLimits
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog
 from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block, Source
 from ingestor.model.clock import new_york_ns, now_ns

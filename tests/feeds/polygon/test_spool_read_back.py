@@ -12,9 +12,8 @@ import pytest
 
 from ingestor.feeds.polygon.decode import LATE_AFTER_NS, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
-from ingestor.feeds.polygon.status_reporter import StatusReporter
+from ingestor.feeds.polygon.status_reporter import FeedStats, StatusReporter
 from ingestor.journal import recorder as recorder_module
 from ingestor.journal import segments
 from ingestor.journal.recorder import JournalRecorder
