@@ -51,11 +51,7 @@ from ingestor.model.feed_status import (
     status_subject,
 )
 from ingestor.model.records import overlap
-from ingestor.nats.answers import (
-    CutOffError,
-    NobodyListensError,
-    NotConnectedError,
-)
+from ingestor.nats.answers import CutOffError, NobodyListensError, NotConnectedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamContents
 from ingestor.nats.options import ConnectOptions

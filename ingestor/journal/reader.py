@@ -27,15 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.files.streams import ByteStream, Searchable
-from ingestor.journal.format import (
-    Damage,
-    Entry,
-    EntryReader,
-    Header,
-    Market,
-    read_header,
-    seed_of,
-)
+from ingestor.journal.format import Damage, Entry, EntryReader, Header, Market, read_header, seed_of
 from ingestor.journal.segments import (
     COMPRESSED,
     SUFFIX,

@@ -33,14 +33,7 @@ from typing import Final
 import zstandard
 
 from ingestor.journal.format import Market
-from ingestor.journal.segments import (
-    COMPRESSED,
-    LOCK,
-    PART,
-    is_whole,
-    list_segments,
-    segment_name,
-)
+from ingestor.journal.segments import COMPRESSED, LOCK, PART, is_whole, list_segments, segment_name
 from ingestor.model.errors import ConfigurationError
 
 LEVEL: Final = 3

@@ -25,12 +25,7 @@ from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingH
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
-from ingestor.feeds.polygon.spill_queue import (
-    CATCH_UP_PER_S,
-    Backlog,
-    BacklogLimits,
-    SpillQueue,
-)
+from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import (
     ConnectLog,

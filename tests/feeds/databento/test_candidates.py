@@ -69,7 +69,7 @@ def test_a_first_block_that_is_longer_than_a_glance_is_read_to_its_end(tmp_path:
     mappings = {f"S{name}": [(FIRST, day(1), str(name))] for name in names}
     path = tmp_path / "x.dbn.zst"
     path.write_bytes(compressed(header_bytes("trades", mappings=mappings), trades(2).tobytes()))
-    assert candidates_module._open(path, GLANCE_BYTES).content == b""
+    assert candidates_module._open(path, GLANCE_BYTES)[0] == b""
     assert front_of(path).schema == "trades"
 
 
