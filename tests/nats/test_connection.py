@@ -342,6 +342,22 @@ def test_a_request_that_nobody_answers_times_out_and_one_nobody_hears_says_so(
     asyncio.run(check())
 
 
+def test_by_its_marks_another_process_knows_when_a_connection_is_read_to_its_end(
+    nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        one, other = (connection(ConnectOptions(nats_server.url)) for _ in range(2))
+        await one.open()
+        await other.open()
+        marks = one.marks
+        assert not await other.former_closed(0.1, marks)
+        await one.close()
+        assert await other.former_closed(5.0, marks)
+        await other.close()
+
+    asyncio.run(check())
+
+
 def test_a_subject_we_may_not_ask_on_ends_the_request_and_nothing_else(
     start_nats_server: StartNatsServer,
 ) -> None:
