@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.journal_feed import Playback
 from ingestor.feeds.polygon.status_reporter import FeedGap, FrameLog, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
@@ -42,7 +43,7 @@ from ingestor.journal.segments import Place, Segment, list_segments
 from ingestor.model.clock import iso_utc
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.records import STOCK_TRADE, Records, RType, joined
-from ingestor.model.symbols import MAX_INSTRUMENTS, SymbolTable
+from ingestor.model.symbols import SymbolTable
 from ingestor.model.units import NS_PER_S
 
 CONTEXT_NS: Final = 60 * NS_PER_S

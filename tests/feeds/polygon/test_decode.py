@@ -15,6 +15,7 @@ from ingestor.feeds.polygon.decode import (
     whole_shares,
 )
 from ingestor.feeds.polygon.frames import Oddity, Skip
+from ingestor.feeds.polygon.instruments import Instruments
 from ingestor.model.records import (
     MAX_CONDITIONS,
     OPTION_TRADE,
@@ -24,7 +25,6 @@ from ingestor.model.records import (
     UNDEF_SEQUENCE,
     RType,
 )
-from ingestor.model.symbols import Instruments
 from ingestor.model.units import NS_PER_MS, UNDEF_PRICE
 from tests.feeds.polygon.wire import (
     CONTRACT,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.spool import CONTEXT_NS, IDLE, Piece, Spool, StoredEnd, left_in
 from ingestor.feeds.polygon.status_reporter import FeedGap
 from ingestor.journal import reader
 from ingestor.journal.format import NOTE, Entry, Market
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import EVENT_TYPES, RType
-from ingestor.model.symbols import MAX_INSTRUMENTS
 from ingestor.model.units import NS_PER_S
 from tests.feeds.polygon.test_spill_queue_backlog import rows
 from tests.feeds.polygon.wire import frame, trade
