@@ -23,9 +23,8 @@ from uuid import uuid4
 import msgspec
 
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import iso_utc, now_ns, to_ns
 from ingestor.model.errors import ConfigurationError, StreamError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, now_ns, to_ns
 from ingestor.nats.answers import CONSUMER_NOT_FOUND, RefusedError
 from ingestor.nats.connection import Connection
 

@@ -23,9 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.model.clock import EPOCH_DATE, new_york_ns
 from ingestor.model.records import UInt64s
-from ingestor.model.units import INT64_MAX, NS_PER_DAY
+from ingestor.model.units import EPOCH_DATE, INT64_MAX, NS_PER_DAY, new_york_ns
 
 Mask = npt.NDArray[np.bool_]
 

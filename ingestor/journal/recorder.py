@@ -36,9 +36,8 @@ from ingestor.journal.format import (
 )
 from ingestor.journal.segment_writer import FolderLock, SegmentWriter, Syncer
 from ingestor.journal.segments import Place, RunFollower
-from ingestor.model.clock import new_york_date, new_york_ns
 from ingestor.model.errors import IngestorError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_date, new_york_ns
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that has so many bytes is full."""

@@ -24,7 +24,6 @@ import numpy as np
 
 from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import iso_utc
 from ingestor.model.replay_control import (
     ControlAnswer,
     Do,
@@ -36,7 +35,7 @@ from ingestor.model.replay_control import (
     speed_text,
     window_text,
 )
-from ingestor.model.units import INT64_MAX
+from ingestor.model.units import INT64_MAX, iso_utc
 
 NEVER: Final = INT64_MAX
 """When a row is due that waits for a command."""

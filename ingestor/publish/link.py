@@ -16,8 +16,8 @@ from typing import Final
 
 from ingestor.model.blocks import FENCE_BYTES, Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.units import now_ns
 from ingestor.nats.answers import UNAVAILABLE, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage

@@ -18,7 +18,6 @@ import msgspec
 import uvloop
 
 from ingestor.config.schema import Nats
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import (
     ExitCode,
     IngestorError,
@@ -27,6 +26,7 @@ from ingestor.model.errors import (
     StreamInUseError,
 )
 from ingestor.model.records import EventType
+from ingestor.model.units import now_ns
 from ingestor.nats.answers import NoAnswerError, NobodyListensError
 from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection

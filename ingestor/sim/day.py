@@ -22,9 +22,8 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.model.blocks import Int64s
-from ingestor.model.clock import new_york_ns, to_ns
 from ingestor.model.records import MBP10, Records
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, new_york_ns, to_ns
 from ingestor.sim.book import (
     ASK,
     BID,

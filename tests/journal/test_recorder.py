@@ -25,9 +25,8 @@ from ingestor.journal.format import (
 from ingestor.journal.recorder import CHUNK_BYTES, JournalRecorder
 from ingestor.journal.segment_writer import FolderLock
 from ingestor.journal.segments import list_segments
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError, ConfigurationError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from tests.journal.tapes import (
     DAY,
     OPEN_NS,

@@ -38,8 +38,8 @@ from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, days_betw
 from ingestor.feeds.databento.header import MAGIC, PRELUDE_BYTES, SCHEMAS, VERSIONS, header_of
 from ingestor.files.streams import is_zstd
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import utc_date
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.model.units import utc_date
 
 GLANCE_BYTES: Final = 4 * 1024
 READ_BYTES: Final = 128 * 1024

@@ -29,8 +29,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError
+from ingestor.model.units import EPOCH_DATE
 
 MAGIC: Final = b"DBN"
 VERSIONS: Final = (1, 2, 3)

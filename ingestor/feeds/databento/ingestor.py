@@ -23,10 +23,9 @@ from ingestor.feeds.databento.symbology import (
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.model.events import MBP10, FuturesTrade, events_of
-from ingestor.model.units import NS_PER_DAY
+from ingestor.model.units import EPOCH_DATE, NS_PER_DAY
 
 BLOCK_BYTES: Final = 1020 * 1024
 """Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.

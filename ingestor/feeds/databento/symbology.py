@@ -30,10 +30,9 @@ import numpy.typing as npt
 from ingestor.feeds.databento.header import DbnHeader, Names
 from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import is_symbol, printable
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import NoDataError
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import UINT32_MAX
+from ingestor.model.units import EPOCH_DATE, UINT32_MAX
 
 logger = logging.getLogger(__name__)
 

@@ -45,9 +45,8 @@ from ingestor.feeds.polygon.subscriptions import (
 )
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import VendorRefusedError
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, now_ns
 
 TICK_S: Final = 0.1
 BEAT_NS: Final = 90 * NS_PER_MS

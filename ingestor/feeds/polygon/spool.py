@@ -40,11 +40,10 @@ from ingestor.feeds.polygon.status_reporter import FeedGap, FrameLog, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
 from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
 from ingestor.journal.segments import Place, Segment, list_segments
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.records import STOCK_TRADE, Records, RType, joined
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 
 CONTEXT_NS: Final = 60 * NS_PER_S
 """At least so much of a journal before the first event is decoded for its quotes: within it every

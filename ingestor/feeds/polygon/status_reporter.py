@@ -21,10 +21,9 @@ import numpy as np
 
 from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block
-from ingestor.model.clock import iso_utc
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 
 
 @dataclass(slots=True, kw_only=True)

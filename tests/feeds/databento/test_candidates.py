@@ -23,8 +23,8 @@ from ingestor.feeds.databento.candidates import (
 from ingestor.feeds.databento.files import DbnSchema, Listed, VendorName, vendor_name
 from ingestor.feeds.databento.header import header_of
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import utc_date
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.model.units import utc_date
 from tests.dbn_files import compressed, header_bytes, trades
 
 FIRST = dt.date(2024, 1, 1)

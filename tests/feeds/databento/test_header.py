@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ingestor.feeds.databento import header as header_module
 from ingestor.feeds.databento.header import MAX_HEADER_BYTES, DbnHeader, header_of
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError
+from ingestor.model.units import EPOCH_DATE
 from tests.dbn_files import VENDOR_FILES, header_bytes
 
 PATH = Path("/data/some.dbn")

@@ -21,11 +21,10 @@ from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog
 from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block, Source
-from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records, RType, rtype_counts
-from ingestor.model.units import NS_PER_MS
+from ingestor.model.units import NS_PER_MS, new_york_ns, now_ns
 from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 

@@ -9,8 +9,7 @@ from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollow
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
 from ingestor.feeds.polygon.subscriptions import Command, Report, ReportKind, Send
-from ingestor.model.clock import new_york_ns
-from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.model.units import NS_PER_S, PRICE_SCALE, new_york_ns
 
 HOURS = MarketHours(OPTIONS)
 TUESDAY = dt.date(2025, 12, 16)
