@@ -45,7 +45,7 @@ from ingestor.model.records import (
 )
 from ingestor.model.symbols import SymbolTable, symbol_of
 from ingestor.model.units import UNDEF_PRICE
-from ingestor.nats.splitter import Frame
+from ingestor.nats.answers import Frame
 
 log = logging.getLogger(__name__)
 

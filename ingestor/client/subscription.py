@@ -27,9 +27,8 @@ from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.events import Event, read_json
-from ingestor.nats.answers import CutOffError, NoAnswerError, NotConnectedError, RefusedError
+from ingestor.nats.answers import CutOffError, Frame, NoAnswerError, NotConnectedError, RefusedError
 from ingestor.nats.connection import Connection
-from ingestor.nats.splitter import Frame
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""

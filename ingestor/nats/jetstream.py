@@ -23,11 +23,12 @@ from ingestor.nats.answers import (
     CONSUMER_NOT_FOUND,
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
+    Frame,
     RefusedError,
+    Status,
     nonsense,
 )
 from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
-from ingestor.nats.splitter import Frame, Status
 
 Json = dict[str, Any]
 

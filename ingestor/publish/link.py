@@ -18,11 +18,10 @@ from ingestor.model.blocks import FENCE_BYTES, Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
 from ingestor.model.units import now_ns
-from ingestor.nats.answers import UNAVAILABLE, RefusedError
+from ingestor.nats.answers import UNAVAILABLE, Frame, RefusedError, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ack_timer import Stall
 from ingestor.publish.ledger import Ledger, StoredPrefix

@@ -12,9 +12,9 @@ import pytest
 
 from ingestor.client import connect
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats.answers import Frame, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats.test_guarded import ABSURD, GREETINGS

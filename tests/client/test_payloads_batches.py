@@ -12,7 +12,7 @@ from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import UNDEF_PRICE
-from ingestor.nats.splitter import Frame
+from ingestor.nats.answers import Frame
 from tests import strategies
 from tests.client.streams import (
     DEPTH,

@@ -16,7 +16,7 @@ from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
 from ingestor.model.records import EVENT_TYPES
 from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
-from ingestor.nats.splitter import Splitter
+from ingestor.nats.answers import Splitter
 from tests.encode.examples import (
     FUTURES_TRADE,
     MBP10,

@@ -11,10 +11,9 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.answers import ForbiddenError, NobodyListensError, RefusedError
+from ingestor.nats.answers import ForbiddenError, Frame, NobodyListensError, RefusedError, Status
 from ingestor.nats.connection import MAX_REMEMBERED, Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import connect, until
 from tests.publish.proxy import Proxy

@@ -23,10 +23,10 @@ from nats.errors import Error, ProtocolError
 
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
 from ingestor.nats import guarded
+from ingestor.nats.answers import MAX_LINE_BYTES
 from ingestor.nats.connection import Connection
 from ingestor.nats.guarded import MAX_POOL, GuardedClient, GuardedParser
 from ingestor.nats.options import ConnectOptions, resolve
-from ingestor.nats.splitter import MAX_LINE_BYTES
 from tests.publish.plain import until
 from tests.publish.rude_server import RudeServer, info_line
 
