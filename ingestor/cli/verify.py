@@ -13,7 +13,11 @@ import msgspec
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import (
+    FILES,
     LOG,
+    REPLAY_ENVIRONMENT,
+    REPLAY_HOW,
+    REPLAY_WHAT,
     add,
     add_summary,
     configure_log,
@@ -21,7 +25,6 @@ from ingestor.cli.command_line import (
     parser_of,
     settings_of,
 )
-from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
 from ingestor.client import connect
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config, FeedName
