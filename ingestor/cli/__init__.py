@@ -1,6 +1,7 @@
 """What a person types: one parser, one subcommand a module, what is printed, exit codes.
 
-Here is the command ``ingestor``: its subcommands, and what it says when none of them is meant. A new subcommand is a module with a function `main(arguments)` that returns the exit code, and its
+Here is the command ``ingestor``: its subcommands, and what it says when none of them is meant.
+A new subcommand is a module with a function `main(arguments)` that returns the exit code, and its
 line below. Nothing is imported here but what the one that is asked for needs.
 """
 

@@ -27,8 +27,7 @@ from ingestor.nats.answers import NobodyListensError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime import log as logs
-from ingestor.runtime.control_service import SERVICE, SUBJECT
-from ingestor.runtime.nats_service import RunningService, running
+from ingestor.runtime.nats_service import CONTROL_SERVICE, CONTROL_SUBJECT, RunningService, running
 
 PROG: Final = "ingestor-ctl"
 
@@ -92,7 +91,7 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
     await connection.open()
     try:
         if given.command == "list":
-            return _list(await running(connection, SERVICE), as_json=given.json)
+            return _list(await running(connection, CONTROL_SERVICE), as_json=given.json)
         run = given.run or await _only_run(connection)
         answer = await _command(connection, run, given.command, given.value)
         text = answer.text
@@ -123,7 +122,7 @@ def _list(found: Sequence[RunningService], *, as_json: bool) -> int:
 
 
 async def _only_run(connection: Connection) -> str:
-    found = await running(connection, SERVICE)
+    found = await running(connection, CONTROL_SERVICE)
     if not found:
         raise NoDataError(f"no replay that can be steered is running at {connection.servers}")
     if len(found) > 1:
@@ -135,7 +134,7 @@ async def _only_run(connection: Connection) -> str:
 async def _command(
     connection: Connection, run: str, command: str, values: Sequence[str]
 ) -> ControlAnswer:
-    subject = f"{SUBJECT}.{run}.{command}"
+    subject = f"{CONTROL_SUBJECT}.{run}.{command}"
     try:
         message = await connection.request("the replay", subject, " ".join(values).encode())
     except NobodyListensError:

@@ -33,7 +33,8 @@ from ingestor.model.units import INT64_MAX
 from ingestor.runtime import log as logs
 from ingestor.runtime.feed_process import FeedSource
 from ingestor.runtime.publisher_factory import checked_options, server_of
-from ingestor.runtime.replay_run import demo_config, feed_sources
+from ingestor.runtime.replay_feeds import feed_sources
+from ingestor.runtime.replay_run import demo_config
 from ingestor.runtime.verification import Verdict, Verification
 
 PROG: Final = "ingestor-verify"

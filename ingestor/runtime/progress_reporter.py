@@ -16,8 +16,8 @@ from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.replay_control import ReplaySpan, ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.feed_process import span_of
 from ingestor.runtime.log import ERASE, FREE, STDERR, Pen
-from ingestor.runtime.replay_span import span_of
 
 LONG_WAIT_NS: Final = 10 * NS_PER_S
 """A wait that is told of, since people would take it for a fault."""

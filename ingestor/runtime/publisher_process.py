@@ -36,10 +36,10 @@ from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Steered, status_of
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterRow, CounterTable, Total
+from ingestor.runtime.feed_process import span_of
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import PublisherLatencies
 from ingestor.runtime.positions import Position, Predecessor, Seek, Stored
-from ingestor.runtime.replay_span import span_of
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
