@@ -5,7 +5,7 @@ name alone, so that a new column appears by itself, for the processes in whose r
 something:
 
     RECORDS         counter  ingestor_records_total{process="trades"} 1200
-    BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (one of `GAUGES`)
+    BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (`is_gauge`)
     EVENT_TIME_NS   gauge    ingestor_event_time_seconds{...} 1765895400.0171509
 
 Times are left out while they are 0, which is "none yet". Columns of a clock that nobody else has
@@ -34,7 +34,7 @@ from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable, Role
+from ingestor.runtime.counters import MONOTONIC, Counter, CounterRow, CounterTable, Role
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.metrics import RunFacts
 from ingestor.runtime.progress_reporter import Progress, ReplaySnapshot
@@ -114,7 +114,7 @@ def series_of(counter: Counter) -> Series:
     name = f"ingestor_{counter.name.lower()}"
     if name.endswith("_ns"):
         return Series(f"{name.removesuffix('_ns')}_seconds", "gauge", scaled=True)
-    if counter in GAUGES:
+    if counter.is_gauge:
         return Series(name.removesuffix("_total"), "gauge", scaled=False)
     return Series(f"{name}_total", "counter", scaled=False)
 
