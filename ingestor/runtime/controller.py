@@ -19,12 +19,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
-from ingestor.merge.steering import Change, Steering
+from ingestor.merge.steering import NEVER, Change, Steering
+from ingestor.model.blocks import Runs
 from ingestor.model.clock import now_ns
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.replay_control import (
@@ -34,7 +36,7 @@ from ingestor.model.replay_control import (
     ReplayState,
 )
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import CounterTable, Slots
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, Slots
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """A command that the publisher has not seen by then is not done any more."""
@@ -45,6 +47,12 @@ CPU while so many others are answered takes its own for lost."""
 POLL_S: Final = 0.005
 LAST_LOOK_S: Final = 0.05
 """A command that was done in the last moment is shown by then."""
+
+IDLE_S: Final = 0.5
+"""Longest sleep before it is looked whether the run is to stop."""
+LOOP_TIMER_ERROR_NS: Final = 2_000_000
+"""An event loop's timer counts milliseconds; the last two are slept exactly, and block only
+what can wait for 2 ms."""
 
 REPLAY: Final = "replay"
 """The feed under which a replay tells what was done to it."""
@@ -204,3 +212,96 @@ class Controller:
         with contextlib.suppress(BlockingIOError):
             for line in os.read(self._read_fd, _READ_BYTES).splitlines():
                 yield msgspec.json.decode(line, type=_Sent)
+
+
+class Pace:
+    """In the publisher: waits until rows are due, and does meanwhile what is commanded."""
+
+    def __init__(
+        self,
+        steered: Steered,
+        table: CounterTable,
+        row: CounterRow,
+        tell: Callable[[FeedStatus], None],
+    ) -> None:
+        """`row` is the publisher's; `tell` publishes a status."""
+        self.steering = steered.steering
+        self._controller = steered.controller
+        self._table = table
+        self._row = row
+        self._tell = tell
+        self._sleeper: asyncio.Future[None] | None = None
+
+    @property
+    def seeks(self) -> bool:
+        """Whether a seek is under way."""
+        return self.steering.seeking_ns is not None
+
+    def listen(self, loop: asyncio.AbstractEventLoop, on_seek: Callable[[], None]) -> None:
+        """Begin as a publisher stood that died, and do what is commanded from here on."""
+        self._controller.begin(self.steering)
+        self._controller.listen(loop, partial(self._obey, on_seek))
+
+    def show(self) -> None:
+        """Show how the replay stands."""
+        self._controller.show(self.steering)
+
+    def come_to_end(self) -> None:
+        """Note that all rows are sent: a loop goes round once more."""
+        self.steering.come_to_end(time.monotonic_ns())
+        self._tell_changes()
+
+    async def until_due(self, runs: Runs) -> bool:
+        """Sleep until the next row is due, to some tens of us; False to stop or seek instead."""
+        steering, generation = self.steering, -1
+        while True:
+            now_ns = time.monotonic_ns()
+            due_ns = steering.next_due_ns(now_ns)
+            if steering.seeking_ns is not None:
+                self._tell_changes()
+                return False
+            if (left_ns := due_ns - now_ns) <= LOOP_TIMER_ERROR_NS:
+                break
+            if self._table.stopping:
+                return False
+            if generation != steering.generation:
+                generation = steering.generation
+                self._tell_changes()
+                held = due_ns == NEVER
+                self._row[Counter.WAITS_UNTIL_NS] = 0 if held else due_ns
+                self._row[Counter.WAITS_FOR_NS] = 0 if held else int(runs.key_ts_ns[steering.done])
+            await self._sleep(min((left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S, IDLE_S))
+        if generation != -1:
+            self._row[Counter.WAITS_FOR_NS] = 0
+        if left_ns > 0:
+            # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
+            time.sleep(left_ns / NS_PER_S)
+        return True
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Sleep as asyncio does, or until a command comes."""
+        loop = asyncio.get_running_loop()
+        self._sleeper = loop.create_future()
+        timer = loop.call_later(delay_s, self._wake)
+        try:
+            await self._sleeper
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def _obey(self, on_seek: Callable[[], None]) -> None:
+        self._controller.obey(self.steering)
+        self._tell_changes()
+        self._wake()
+        if self.seeks:
+            on_seek()
+
+    def _tell_changes(self) -> None:
+        """Tell each change that was made, be it by a command or by a bound that was reached."""
+        for change in self.steering.changes():
+            log.info("replay: %s", change.text)
+            self._tell(status_of(change))
+        self.show()
