@@ -145,13 +145,10 @@ class Shown:
         return text.append("\n")
 
     def _processes(self) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         # Unsorted, the order is that of the data path and needs no mark.
         sorted_ = self.turned or self.order in SORTS
         marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
-        for number, name in enumerate(COLUMNS):
-            title = f"{name}{marks.get(name, '')}"
-            table.add_column(title, justify="left" if number < 2 else "right", no_wrap=True)
+        table = _table([f"{name}{marks.get(name, '')}" for name in COLUMNS], left=2, apart=1)
         found = processes(self.before, self.now, self.wall_ns)
         if self.order in SORTS:
             found.sort(key=SORTS[self.order])
@@ -161,9 +158,7 @@ class Shown:
         return table
 
     def _subjects(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name in ("subject", "stored", "stored/s"):
-            table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
+        table = _table(("subject", "stored", "stored/s"))
         earlier = self.before.by("ingestor_stored_total", "subject")
         passed_s = max(self.now.at_s - self.before.at_s, 1e-9)
         for subject, rows in self.now.by("ingestor_stored_total", "subject").items():
@@ -172,15 +167,21 @@ class Shown:
         return table
 
     def _latencies(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name in ("latency", "p50", "p99", "p99.9"):
-            table.add_column(name, justify="left" if name == "latency" else "right", no_wrap=True)
+        table = _table(("latency", "p50", "p99", "p99.9"))
         for hop in Hop:
             before, now = self.before.buckets(hop), self.now.buckets(hop)
             values = [quantile_s(before, now, share) for share in (0.5, 0.99, 0.999)]
             if now:
                 table.add_row(hop.name.lower().replace("_", " "), *map(_latency, values))
         return Group(Text(), table) if table.row_count else Text()
+
+
+def _table(titles: Sequence[str], *, left: int = 1, apart: int = 2) -> Table:
+    """Return a table without rows; its first columns are texts, the others numbers."""
+    table = Table(box=None, padding=(0, apart, 0, 0), pad_edge=False, header_style="bold")
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="left" if number < left else "right", no_wrap=True)
+    return table
 
 
 def _cells(one: ProcessFigures) -> tuple[str, ...]:

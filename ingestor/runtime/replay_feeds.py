@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -212,8 +213,37 @@ class MergedProgress:
 
     bytes_total: int
     bytes_read: int
-    skipped: dict[str, int]
+    skipped: Mapping[str, int]
     late: int
+
+
+class _Tables:
+    """Symbol tables of all lanes as one, which grows until an instrument gets another symbol."""
+
+    def __init__(self) -> None:
+        self._whole: dict[int, str] = {}
+        self._known: dict[int, tuple[SymbolTable, int]] = {}
+
+    def joined(self, blocks: Sequence[Block]) -> SymbolTable | None:
+        """Return one table for all; None where they give an instrument different symbols."""
+        if not all(map(self._add, blocks)):
+            self._whole, self._known = {}, {}
+            if not all(map(self._add, blocks)):
+                self._whole, self._known = {}, {}
+                return None
+        return self._whole
+
+    def _add(self, block: Block) -> bool:
+        """Add what is new in a block's table; False when it contradicts what is there."""
+        table, count = self._known.get(block.feed, ({}, 0))
+        if table is not block.symbols:
+            table, count = block.symbols, 0
+        if count < len(table):
+            for instrument, symbol in islice(table.items(), count, None):
+                if self._whole.setdefault(instrument, symbol) != symbol:
+                    return False
+            self._known[block.feed] = table, len(table)
+        return True
 
 
 @dataclass(eq=False, slots=True)
@@ -227,19 +257,15 @@ class MergedFiles:
     lanes: Sequence[FeedSource]
     block_bytes: int
     at_end: Callable[[], None] = lambda: None
-    _tables: _Tables = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._tables = _Tables()
+    _tables: _Tables = field(default_factory=_Tables, init=False)
 
     @property
     def progress(self) -> MergedProgress:
         """The sums of the lanes' counts."""
         each = [lane.progress for lane in self.lanes]
-        skipped: dict[str, int] = {}
+        skipped: Counter[str] = Counter()
         for progress in each:
-            for cause, count in progress.skipped.items():
-                skipped[cause] = skipped.get(cause, 0) + count
+            skipped.update(progress.skipped)
         return MergedProgress(
             sum(progress.bytes_total for progress in each),
             sum(progress.bytes_read for progress in each),
@@ -294,32 +320,3 @@ class MergedFiles:
         step = max(1, self.block_bytes // records.itemsize)
         for start in range(0, len(records), step):
             yield Block(0, records[start : start + step], table, runs.blocks[0].source)
-
-
-class _Tables:
-    """Symbol tables of all lanes as one, which grows until an instrument gets another symbol."""
-
-    def __init__(self) -> None:
-        self._whole: dict[int, str] = {}
-        self._known: dict[int, tuple[SymbolTable, int]] = {}
-
-    def joined(self, blocks: Sequence[Block]) -> SymbolTable | None:
-        """Return one table for all; None where they give an instrument different symbols."""
-        if not all(map(self._add, blocks)):
-            self._whole, self._known = {}, {}
-            if not all(map(self._add, blocks)):
-                self._whole, self._known = {}, {}
-                return None
-        return self._whole
-
-    def _add(self, block: Block) -> bool:
-        """Add what is new in a block's table; False when it contradicts what is there."""
-        table, count = self._known.get(block.feed, ({}, 0))
-        if table is not block.symbols:
-            table, count = block.symbols, 0
-        if count < len(table):
-            for instrument, symbol in islice(table.items(), count, None):
-                if self._whole.setdefault(instrument, symbol) != symbol:
-                    return False
-            self._known[block.feed] = table, len(table)
-        return True
