@@ -40,12 +40,12 @@ from ingestor.model.errors import (
 )
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.answers import NobodyListensError
-from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
-from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, running
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, only_run
 from ingestor.runtime.progress_reporter import age_text
+from ingestor.runtime.run_keeper import connection_to
 from ingestor.runtime.signals import EXIT_BASE, noted
 
 PROG: Final = "ingestor-top"
@@ -261,33 +261,22 @@ class NatsRun:
         return asyncio.run(self._look())
 
     async def _look(self) -> tuple[Scrape, str]:
-        connection = Connection(
-            self._options, on_change=lambda: None, open_timeout_s=None, name=PROG
-        )
-        await connection.open()
-        try:
-            self._run = self._run or await self._only(connection)
-            answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
-            view = msgspec.json.decode(answer.data, type=View)
-        except NobodyListensError:
-            raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
-        finally:
-            await connection.close()
-        return Scrape(view.metrics, time.monotonic()), view.health
-
-    async def _only(self, connection: Connection) -> str:
-        found = await running(connection, VIEW_SERVICE)
-        if not found:
-            raise NoDataError(
-                f"no run shows its metrics at {connection.servers}; metrics.listen in the"
-                " configuration of a run turns that on"
+        async with connection_to(self._options, PROG) as connection:
+            self._run = self._run or await only_run(
+                connection,
+                VIEW_SERVICE,
+                nobody=f"no run shows its metrics at {connection.servers}; metrics.listen in the"
+                " configuration of a run turns that on",
+                several="several runs are there",
             )
-        if len(found) > 1:
-            listed = "\n  ".join(one.line for one in found)
-            raise ConfigurationError(f"several runs are there; name one with --run:\n  {listed}")
-        return found[0].run
+            try:
+                answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
+                view = msgspec.json.decode(answer.data, type=View)
+            except NobodyListensError:
+                raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
+        return Scrape(view.metrics, time.monotonic()), view.health
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -102,6 +102,13 @@ def status_of(change: Change) -> FeedStatus:
     )
 
 
+async def pause(ended: asyncio.Event, pause_s: float) -> None:
+    """Sleep, or until the end if that comes first."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await ended.wait()
+
+
 class Controller:
     """Both ends of the way; made before the processes fork, by the one that a signal stops."""
 
@@ -131,9 +138,7 @@ class Controller:
         asking = self._asking(command)
         while (answer := next(asking)) is None and not ended.is_set():
             # Woken by the end: what is said 5 ms later no connection takes any more.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await ended.wait()
+            await pause(ended, POLL_S)
         return answer
 
     async def position_ns(self, ended: asyncio.Event) -> int | None:

@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -26,21 +27,25 @@ from nats.micro.service import Service, ServiceConfig
 
 from ingestor import __version__
 from ingestor.model.bounds import printable
-from ingestor.model.errors import ConfigurationError, NatsRefusedError, NatsUnreachableError
+from ingestor.model.errors import (
+    ConfigurationError,
+    NatsRefusedError,
+    NatsUnreachableError,
+    NoDataError,
+)
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
     TIMED,
-    ControlAnswer,
     Do,
     parse_command,
 )
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.splitter import Frame, Status
-from ingestor.runtime.controller import Controller
+from ingestor.runtime.controller import Controller, pause
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.progress_reporter import SpeedMeter
-from ingestor.runtime.run_keeper import beat
+from ingestor.runtime.run_keeper import beat, connection_to
 from ingestor.runtime.run_records import RunRecord
 
 log = logging.getLogger(__name__)
@@ -81,45 +86,52 @@ def metadata(record: RunRecord) -> dict[str, str]:
     }
 
 
+Endpoint = tuple[str, str, Callable[[bytes], Awaitable[bytes]]]
+"""Its name, its subject, and what answers a request."""
+
+
 async def offer(
     options: ConnectOptions,
-    name: str,
-    begin: Callable[[Connection], Awaitable[None]],
+    subject: str,
+    service: ServiceConfig,
+    endpoints: Sequence[Endpoint],
     ended: asyncio.Event,
+    *,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Have `begin` start a service on each connection until `ended`; `tick` is called meanwhile.
+    """Offer a service below a subject until `ended`; `tick` is called meanwhile.
 
     Raises NatsRefusedError.
     """
     while not ended.is_set():
         try:
-            await _offer_once(options, name, begin, ended, tick)
+            async with connection_to(options, subject) as connection:
+                await _begin(connection, service, endpoints)
+                while not ended.is_set():
+                    if connection.failure is not None:
+                        raise connection.failure
+                    tick()
+                    await pause(ended, MEASURE_S)
+                # Who asked just now has an answer before the connection goes: else he waits for it.
+                await connection.answers(LAST_WORD_S)
         except NatsUnreachableError:
             # The publisher tells who does not come; this one is there when it does.
-            await _pause(ended, RETRY_S)
+            await pause(ended, RETRY_S)
 
 
-async def _offer_once(
-    options: ConnectOptions,
-    name: str,
-    begin: Callable[[Connection], Awaitable[None]],
-    ended: asyncio.Event,
-    tick: Callable[[], None],
+async def _begin(
+    connection: Connection, config: ServiceConfig, endpoints: Sequence[Endpoint]
 ) -> None:
-    connection = Connection(options, on_change=lambda: None, open_timeout_s=None, name=name)
-    await connection.open()
-    try:
-        await begin(connection)
-        while not ended.is_set():
-            if connection.failure is not None:
-                raise connection.failure
-            tick()
-            await _pause(ended, MEASURE_S)
-        # Who asked just now has an answer before the connection goes: else he waits for it.
-        await connection.answers(LAST_WORD_S)
-    finally:
-        await connection.close()
+    service = Service(connection.client, config)
+    await service.start()
+    for name, subject, answer in endpoints:
+
+        async def handle(
+            request: Request, answer: Callable[[bytes], Awaitable[bytes]] = answer
+        ) -> None:
+            await request.respond(await answer(request.data))
+
+        await service.add_endpoint(name=name, subject=subject, handler=handle)
 
 
 async def offer_view(
@@ -127,21 +139,17 @@ async def offer_view(
 ) -> None:
     """Let a run be looked at by its number, until it has ended. Raises NatsRefusedError."""
 
-    async def begin(connection: Connection) -> None:
-        about = "shows how a run stands, as its metrics do"
-        config = ServiceConfig(
-            name=VIEW_SERVICE, version=__version__, description=about, metadata=metadata(record)
-        )
-        service = Service(connection.client, config)
-        await service.start()
+    async def answer(_: bytes) -> bytes:
+        return msgspec.json.encode(look())
 
-        async def answer(request: Request) -> None:
-            await request.respond(msgspec.json.encode(look()))
-
-        subject = f"{VIEW_SUBJECT}.{record.run}"
-        await service.add_endpoint(name="view", subject=subject, handler=answer)
-
-    await offer(options, "ingestor.view", begin, ended)
+    config = ServiceConfig(
+        name=VIEW_SERVICE,
+        version=__version__,
+        description="shows how a run stands, as its metrics do",
+        metadata=metadata(record),
+    )
+    endpoint = "view", f"{VIEW_SUBJECT}.{record.run}", answer
+    await offer(options, VIEW_SUBJECT, config, [endpoint], ended)
 
 
 class RunningService(msgspec.Struct, frozen=True):
@@ -197,10 +205,18 @@ async def running(connection: Connection, service: str) -> list[RunningService]:
     return sorted(heard.found, key=lambda one: one.run)
 
 
-async def _pause(ended: asyncio.Event, pause_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause_s):
-            await ended.wait()
+async def only_run(connection: Connection, service: str, *, nobody: str, several: str) -> str:
+    """Return the only run with a service of this name.
+
+    Raises NoDataError, which says `nobody`, or ConfigurationError where there are `several`.
+    """
+    found = await running(connection, service)
+    if not found:
+        raise NoDataError(nobody)
+    if len(found) > 1:
+        listed = "\n  ".join(one.line for one in found)
+        raise ConfigurationError(f"{several}; name one with --run:\n  {listed}")
+    return found[0].run
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,44 +238,28 @@ class ControlService:
         def measure() -> None:
             meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
 
+        run = self.record.run
+        config = ServiceConfig(
+            name=CONTROL_SERVICE,
+            version=__version__,
+            description="steers a replay: pause, resume, speed, step, until, seek, loop, stop",
+            metadata=metadata(self.record),
+            stats_handler=lambda _: self._figures(meter),
+        )
+        endpoints = [
+            (do.value, f"{CONTROL_SUBJECT}.{run}.{do}", partial(self._answered, do, meter, ended))
+            for do in Do
+        ]
         try:
-            await offer(
-                self.options,
-                "ingestor.control",
-                lambda connection: self._begin(connection, meter, ended),
-                ended,
-                measure,
-            )
+            await offer(self.options, CONTROL_SUBJECT, config, endpoints, ended, tick=measure)
         except NatsRefusedError as refused:
             log.warning("this replay cannot be steered over NATS: %s", refused)
         finally:
             heart.cancel()
 
-    async def _begin(self, connection: Connection, meter: SpeedMeter, ended: asyncio.Event) -> None:
-        record = self.record
-        service = Service(
-            connection.client,
-            ServiceConfig(
-                name=CONTROL_SERVICE,
-                version=__version__,
-                description="steers a replay: pause, resume, speed, step, until, seek, loop, stop",
-                metadata=metadata(record),
-                stats_handler=lambda _: self._figures(meter),
-            ),
-        )
-        await service.start()
-        for do in Do:
-
-            async def handle(request: Request, do: Do = do) -> None:
-                answer = await self._answered(do, request.data, meter, ended)
-                await request.respond(msgspec.json.encode(answer))
-
-            subject = f"{CONTROL_SUBJECT}.{record.run}.{do}"
-            await service.add_endpoint(name=do.value, subject=subject, handler=handle)
-
     async def _answered(
-        self, do: Do, payload: bytes, meter: SpeedMeter, ended: asyncio.Event
-    ) -> ControlAnswer:
+        self, do: Do, meter: SpeedMeter, ended: asyncio.Event, payload: bytes
+    ) -> bytes:
         """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
         if len(payload) > MAX_COMMAND_BYTES:
             raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
@@ -278,7 +278,7 @@ class ControlService:
         if do is Do.STATUS and answer.state is not None:
             text = answer.state.sentence(meter.speed)
             answer = msgspec.structs.replace(answer, text=text)
-        return msgspec.structs.replace(answer, attained_speed=meter.speed)
+        return msgspec.json.encode(msgspec.structs.replace(answer, attained_speed=meter.speed))
 
     def _figures(self, meter: SpeedMeter) -> object:
         """Return what ``nats micro stats`` shows besides its own."""

@@ -47,7 +47,7 @@ from ingestor.model.replay_control import (
 )
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime import log as logs
-from ingestor.runtime.controller import Controller
+from ingestor.runtime.controller import Controller, pause
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Health, told
 from ingestor.runtime.metrics import MetricsPlan
@@ -193,9 +193,7 @@ class Web:
             news = self._page.news(sampled, noted)
             sampled, noted = self._page.sampled, self._page.noted
             yield frame(news)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_NS / NS_PER_S):
-                    await self._ended.wait()
+            await pause(self._ended, TICK_NS / NS_PER_S)
         # The last word: by it the page knows an end from a lost connection.
         yield frame(self._page.news(sampled, noted))
 
