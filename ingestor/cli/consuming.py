@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Coroutine
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,8 +77,7 @@ def way_in(given: argparse.Namespace) -> dict[str, Any]:
     nats = load(layers).config.nats
     for caution in warned:
         log.warning("%s", caution)
-    connect_options = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
-    return {field.name: getattr(connect_options, field.name) for field in fields(connect_options)}
+    return asdict(nats.connect_options(given.nats or nats.url or DEFAULT_URL))
 
 
 def seconds(text: str) -> float:

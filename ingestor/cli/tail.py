@@ -18,8 +18,16 @@ from rich.console import Console
 from ingestor.cli import consuming
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
 from ingestor.cli.parser import Parser
-from ingestor.cli.plot import BarPlots, drawn
-from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
+from ingestor.cli.tables import (
+    BarPlots,
+    Bars,
+    ParquetFiles,
+    bar_header,
+    bar_line,
+    bar_ns,
+    drawn,
+    write,
+)
 from ingestor.client import (
     DEFAULT_STREAM,
     EVERYTHING,

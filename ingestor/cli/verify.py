@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Final
 
 import msgspec
@@ -93,8 +93,7 @@ async def _verify(
     sources: Mapping[FeedName, FeedSource],
     given: argparse.Namespace,
 ) -> int:
-    options = checked_options(config.nats, url)
-    ways = {field.name: getattr(options, field.name) for field in fields(options)}
+    ways = asdict(checked_options(config.nats, url))
     stream = config.nats.stream
     async with connect(**ways, stream=stream, name=PROG) as client:
         verdict = await Verification(sources).run(
