@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -30,10 +30,12 @@ from ingestor.model.blocks import Runs
 from ingestor.model.clock import now_ns
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.replay_control import (
+    TIMED,
     ControlAnswer,
     Do,
     ReplayCommand,
     ReplayState,
+    parse_command,
 )
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable, Slots
@@ -133,19 +135,23 @@ class Controller:
             time.sleep(POLL_S)
         return answer
 
-    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer | None:
-        """Do as `apply` on an event loop; None where the run ends before there is an answer."""
+    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer:
+        """Do as `apply` on an event loop, until the run has ended."""
         asking = self._asking(command)
         while (answer := next(asking)) is None and not ended.is_set():
             # Woken by the end: what is said 5 ms later no connection takes any more.
             await pause(ended, POLL_S)
-        return answer
+        return answer or ControlAnswer(ok=False, text="the replay has come to its end")
 
-    async def position_ns(self, ended: asyncio.Event) -> int | None:
-        """Return where the replay is now, for ``until +5m``: `state` tells its last change."""
-        answer = await self.ask(ReplayCommand(do=Do.STATUS), ended)
-        state = self.state if answer is None else answer.state
-        return None if state is None else state.position_ns
+    async def ask_typed(self, words: Sequence[str], ended: asyncio.Event) -> ControlAnswer:
+        """Do as `ask` with what is typed behind ``ctl``. Raises ConfigurationError."""
+        at_ns = None
+        # Only its time may be told from where the replay is, which costs a round to it: `state`
+        # tells its last change.
+        if words and words[0] in TIMED:
+            state = (await self.ask(ReplayCommand(do=Do.STATUS), ended)).state or self.state
+            at_ns = None if state is None else state.position_ns
+        return await self.ask(parse_command(words, at_ns), ended)
 
     def send(self, command: ReplayCommand) -> None:
         """Send a command whose answer nobody waits for."""

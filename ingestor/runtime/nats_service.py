@@ -35,9 +35,7 @@ from ingestor.model.errors import (
 )
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
-    TIMED,
     Do,
-    parse_command,
 )
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
@@ -263,16 +261,11 @@ class ControlService:
         """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
         if len(payload) > MAX_COMMAND_BYTES:
             raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
+        words = payload.decode(errors="replace").split()
         try:
-            words = payload.decode(errors="replace").split()
-            # Only its time may be told from where the replay is; asking costs a round to it.
-            at_ns = await self.controller.position_ns(ended) if do in TIMED else None
-            command = parse_command([do, *words], at_ns)
+            answer = await self.controller.ask_typed([do, *words], ended)
         except ConfigurationError as error:
             raise ServiceError("400", str(error)) from None
-        answer = await self.controller.ask(command, ended)
-        if answer is None:
-            raise ServiceError("503", "the replay has come to its end")
         if not answer.ok:
             raise ServiceError("503", answer.text)
         if do is Do.STATUS and answer.state is not None:
