@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
@@ -32,7 +31,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.positions import FeedPosition, FeedPositions, Position
-from ingestor.runtime.resume import Ends, ends_in_stream, note_ends
+from ingestor.runtime.resume import Ends, ends_in_stream, newest_times, note_ends
 
 UNTOLD: Final = 4
 """Statuses of the publisher's own that a `Position` holds; of more, the newest."""
@@ -145,28 +144,18 @@ class FeedWatch:
 
     async def _stored_last(self, feed: int) -> tuple[int, int] | None:
         """Return when what an earlier run has stored of a feed ends: event and receipt."""
-        reader, ends = self._feeds[feed].reader, []
-        for subject in self._feeds[feed].subjects:
-            try:
-                payload = await self._publisher.newest_under(subject)
-            except (TimeoutError, IngestorError) as error:
-                # A stream that does not say does not stop the run: it takes messages.
-                text = f"what is missing since the last run is not known: {error}"
-                log.warning("%s: %s", self._feeds[feed].name, text)
-                self._say(feed, What.ALARM, text)
-                continue
-            if payload is None:
-                continue
-            try:
-                events = decode(Message(subject, 0, payload))
-            except BadMessageError as error:
-                log.warning("where the last run ended is not known: %s", error)
-                continue
-            # A replay into the same stream is no earlier part of this feed.
-            if events and events[-1].source == reader.source.value:
-                ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
-        # A frame's events share a receipt, and may lie on several subjects.
-        return max(ends, key=lambda end: (end[1], end[0]), default=None)
+        source = self._feeds[feed]
+        stream = self._publisher.report().stream
+        try:
+            return await newest_times(
+                self._publisher.api, stream, source.subjects, source.reader.source
+            )
+        except (TimeoutError, IngestorError) as error:
+            # A stream that does not say does not stop the run: it takes messages.
+            text = f"what is missing since the last run is not known: {error}"
+            log.warning("%s: %s", source.name, text)
+            self._say(feed, What.ALARM, text)
+            return None
 
     def on_block(self, block: Block) -> None:
         """Look whether the first record of a block ends a gap."""

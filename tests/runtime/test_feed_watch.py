@@ -20,6 +20,7 @@ from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.doorbell import Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
+from ingestor.runtime import feed_watch
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.positions import FeedPosition, Position
@@ -115,7 +116,7 @@ def test_where_the_stream_does_not_say_how_it_ends_that_is_told(
 
     async def work(table: CounterTable) -> None:
         one = Watched(nats_server, table)
-        monkeypatch.setattr(one.publisher, "newest_under", silent)
+        monkeypatch.setattr(feed_watch, "newest_times", silent)
         await one.open()
         one.watch.on_block(block([(1, 2, 0)]))
         await one.settled()
