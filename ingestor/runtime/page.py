@@ -19,8 +19,9 @@ from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.health import Finding, Health
 from ingestor.runtime.latency import Hop, Latencies
+from ingestor.runtime.machine import usage_of
 from ingestor.runtime.progress_reporter import Progress, Rate, ReplaySnapshot
-from ingestor.runtime.run_view import RunView, usage_of
+from ingestor.runtime.run_view import RunView
 
 MAX_SAMPLES: Final = 900
 """Fifteen minutes of seconds."""
@@ -92,7 +93,8 @@ class Page:
         }
         snapshot = self._progress.snapshot(now_ns)
         if isinstance(snapshot, ReplaySnapshot):
-            self._note_density(snapshot)
+            first_ns = 0 if snapshot.span is None else snapshot.span.first_ns
+            self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
         if now_ns >= self._next_sample_ns:
             # After a pause there is one sample, not one for each second of it.
             following_ns = self._next_sample_ns + NS_PER_S
@@ -148,10 +150,6 @@ class Page:
         for what, process in self._bad.keys() - bad.keys():
             self._note(wall_ns, process, "well again", f"{process} is no longer {what}")
         self._bad = bad
-
-    def _note_density(self, snapshot: ReplaySnapshot) -> None:
-        first_ns = 0 if snapshot.span is None else snapshot.span.first_ns
-        self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
 
     # Once a second.
 

@@ -53,17 +53,13 @@ def feed_sources(config: Config, data_dir: Path) -> dict[FeedName, FeedSource]:
     replay = config.replay
     named = _named(replay)
     places = replay.files or (data_dir,)
-    catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
+    files_named = any(name in SCHEMAS for name in named)
+    catalog = _catalog(places, needed=replay.journal_dir is None or files_named)
     wanted = named or _wanted(replay, catalog, places)
     sources = {name: _source(config, catalog, name, wanted) for name in wanted}
     if catalog is not None:
         catalog.tell_unused()
     return sources
-
-
-def any_files(feeds: Sequence[FeedName]) -> bool:
-    """Tell whether one of the feeds is read from DBN files."""
-    return any(name in SCHEMAS for name in feeds)
 
 
 def _catalog(places: Sequence[Path], *, needed: bool) -> Catalog | None:

@@ -26,6 +26,7 @@ from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType, 
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.buckets import NEW, Bucket, WrongRevisionError
 from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
+from ingestor.runtime.machine import stat_of
 
 RUNS: Final = "INGESTOR_RUNS"
 LEASES: Final = "INGESTOR_LEASES"
@@ -303,8 +304,5 @@ def _place() -> str:
 
 def _start_ticks(pid: int) -> int:
     """Return when a process began, in clock ticks since boot; 0 where there is none."""
-    try:
-        # The name of the program stands in parentheses, and may hold anything.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+    fields = stat_of(pid)
+    return int(fields[19]) if fields else 0
