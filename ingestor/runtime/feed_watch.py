@@ -45,13 +45,16 @@ log = logging.getLogger(__name__)
 class RingInput:
     """One feed's ring and the reader of its messages; `name` is what its statuses go by.
 
-    `subjects` are those of its events.
+    `subjects` are those of its events. A live feed that is `spooled` begins where what is stored
+    ends, and tells itself what is missing; so does one that is `recorded` when it is started again.
     """
 
     ring: BlockRing
     reader: RingReader
     name: str = ""
     subjects: tuple[str, ...] = ()
+    spooled: bool = False
+    recorded: bool = False
 
 
 class FeedWatch:
@@ -65,24 +68,16 @@ class FeedWatch:
         *,
         live: bool,
         run: str,
-        spooled: frozenset[int] = frozenset(),
-        recorded: frozenset[int] = frozenset(),
     ) -> None:
-        """`run` is part of the ids of statuses: the same for all publishers of a run.
-
-        Feeds that are `spooled` begin where what is stored ends, and tell themselves what is
-        missing; so do those that are `recorded` when they are started again.
-        """
+        """`run` is part of the ids of statuses: the same for all publishers of a run."""
         self._feeds = feeds
         self._publisher = publisher
         self._table = table
         self._live = live
         self._run = run
-        self._begun = Position(
-            feeds=tuple(FeedPosition(gap=feed not in spooled) for feed in range(len(feeds)))
-        )
+        self._begun = Position(feeds=tuple(FeedPosition(gap=not feed.spooled) for feed in feeds))
         self._positions = FeedPositions(self._begun, [0] * len(feeds))
-        self._recorded = recorded
+        self._recorded = [index for index, feed in enumerate(feeds) if feed.recorded]
         self._waiting: dict[int, tuple[int, int]] = {}
         self._gaps: list[GapTracker] = []
         self._read = [0] * len(feeds)

@@ -80,12 +80,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
-    spooled: frozenset[int] = frozenset()
-    """Live feeds that begin with what a journal holds and the stream does not."""
     keeper: tuple[Doorbell, CounterRow] | None = None
     """Has the record of the run written at once, and the row of the process that writes it."""
-    recorded: frozenset[int] = frozenset()
-    """Live feeds that have a journal."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -123,8 +119,6 @@ class PublisherProcess:
             table,
             live=inputs.drain_on_stop,
             run=inputs.run,
-            spooled=inputs.spooled,
-            recorded=inputs.recorded,
         )
         self._count_due_ns = self._acked_rows = 0
         self._pace: Pace | None = None

@@ -42,8 +42,9 @@ class Watched:
         server: NatsServer,
         table: CounterTable,
         subjects: tuple[str, ...] = (FUTURES,),
-        spooled: frozenset[int] = frozenset(),
-        recorded: frozenset[int] = frozenset(),
+        *,
+        spooled: bool = False,
+        recorded: bool = False,
     ) -> None:
         self.publisher = Publisher(
             make_encoder("json"),
@@ -51,7 +52,8 @@ class Watched:
             stream=StreamSettings(),
         )
         ring = BlockRing(Doorbell(), 10_000)
-        self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", subjects)
+        reader = RingReader(0, Source.REPLAY, {})
+        self.feed = RingInput(ring, reader, "stocks", subjects, spooled, recorded)
         self.table = table
         self.watch = FeedWatch(
             [self.feed],
@@ -59,8 +61,6 @@ class Watched:
             table,
             live=True,
             run="run",
-            spooled=spooled,
-            recorded=recorded,
         )
 
     async def open(self) -> None:
@@ -226,7 +226,7 @@ def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, spooled=frozenset({0}))
+        one = Watched(nats_server, table, spooled=True)
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_block(block([(1, 2, 0)]))
@@ -244,7 +244,7 @@ def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
 ) -> None:
     async def work(table: CounterTable) -> None:
         table.note_position(Position())
-        one = Watched(nats_server, table, spooled=frozenset({0}))
+        one = Watched(nats_server, table, spooled=True)
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
@@ -266,7 +266,7 @@ def test_a_feed_with_a_journal_is_told_where_to_go_on_once_all_before_is_stored(
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         one.feed.reader.rows = 3
         one.watch.on_block(block([(1, 2, 0)]))
@@ -288,7 +288,7 @@ def test_a_feed_with_a_journal_is_told_where_to_go_on_once_all_before_is_stored(
 
 def test_where_nobody_knows_where_it_is_to_go_on_the_gap_is_told(nats_server: NatsServer) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         client = await nats.connect(nats_server.url)
         await client.jetstream().publish("market.options.trades", b"{}")
@@ -307,7 +307,7 @@ def test_where_nobody_knows_where_it_is_to_go_on_the_gap_is_told(nats_server: Na
 
 def test_a_publisher_that_follows_tells_a_feed_that_waits(nats_server: NatsServer) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         await publish_trade(nats_server, 5)
         one.feed.reader.rows = 3
@@ -315,7 +315,7 @@ def test_a_publisher_that_follows_tells_a_feed_that_waits(nats_server: NatsServe
         one.die()
         await one.settled()
         # What the dead process had handed on died with its publisher: the journal has it.
-        other = Watched(nats_server, table, recorded=frozenset({0}))
+        other = Watched(nats_server, table, recorded=True)
         await other.open()
         assert not other.watch.on_begin(0, FeedBegin(1, 0, 0))
         await other.watch.tell_ends({}, "MARKET_DATA")
