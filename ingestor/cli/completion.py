@@ -12,7 +12,7 @@ import shtab
 
 from ingestor.cli import COMMANDS
 from ingestor.cli.parser import Parser
-from ingestor.doctor.check_result import SECTIONS
+from ingestor.doctor import SECTIONS
 from ingestor.model.errors import ExitCode
 
 _ABOUT: Final = """\

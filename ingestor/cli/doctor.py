@@ -26,7 +26,7 @@ from ingestor.cli.command_line import (
 )
 from ingestor.config.load import SECRET_FILES, Loaded
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
+from ingestor.doctor import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.prerequisites import data_checks, installation_checks
 from ingestor.doctor.server import server_checks

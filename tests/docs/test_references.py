@@ -16,7 +16,7 @@ import pytest
 from ingestor.cli import COMMANDS, live, replay
 from ingestor.cli.command_line import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
 from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
-from ingestor.doctor.check_result import RIGHT
+from ingestor.doctor import RIGHT
 from tests.docs.pages import PAGES, ROOT, commands, prose_of
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
