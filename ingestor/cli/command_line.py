@@ -23,12 +23,8 @@ from ingestor.config.load import (
     Layer,
     Loaded,
     Setting,
-    cautions,
-    environment_layer,
-    file_layer,
+    layers_of,
     load,
-    secret_file_cautions,
-    secret_files_layer,
     show,
 )
 from ingestor.config.schema import Config
@@ -175,28 +171,16 @@ def parser_of(prog: str, about: str, more: str) -> Parser:
 def add(group: Any, flags: Sequence[Flag]) -> None:
     """Add flags to a parser or a group of one; a name without dashes takes what has no flag."""
     for flag in flags:
+        how: dict[str, Any] = {"metavar": flag.metavar, "help": flag.help, "type": flag.kind}
         if not flag.name.startswith("-"):
-            group.add_argument(
-                flag.key, nargs="*", metavar=flag.metavar, help=flag.help, type=flag.kind
-            )
-            continue
-        if flag.const is not None:
-            group.add_argument(
-                flag.name, dest=flag.key, action="store_const", const=flag.const, help=flag.help
-            )
-            continue
-        action = "append" if flag.repeated else "store"
-        # Each use is a list already: they are joined, not nested.
-        if flag.repeated and flag.kind is commas:
-            action = "extend"
-        group.add_argument(
-            flag.name,
-            dest=flag.key,
-            metavar=flag.metavar,
-            help=flag.help,
-            type=flag.kind,
-            action=action,
-        )
+            group.add_argument(flag.key, nargs="*", **how)
+        elif flag.const is not None:
+            how = {"action": "store_const", "const": flag.const, "help": flag.help}
+            group.add_argument(flag.name, dest=flag.key, **how)
+        else:
+            # Each use is a list already: they are joined, not nested.
+            action = "extend" if flag.repeated else "store"
+            group.add_argument(flag.name, dest=flag.key, action=action, **how)
 
 
 def add_summary(group: Any) -> None:
@@ -254,18 +238,11 @@ def settings_of(
     base: Layer | None = None,
 ) -> Loaded:
     """Lay file, environment and flags over a base and the defaults. Raises ConfigurationError."""
-    layers: list[Layer] = [base or {}]
-    warned: list[str] = []
-    if given.config:
-        path = Path(given.config)
-        layers.append(file_layer(path))
-        warned = cautions(path, layers[-1])
-    layers.append(environment_layer(os.environ, environment))
-    layers.append(secret_files_layer(os.environ))
-    warned += secret_file_cautions(os.environ)
+    path = Path(given.config) if given.config else None
+    layers, warned = layers_of(path, os.environ, environment)
     # The last layer wins: a flag beats the environment, which beats the file.
-    layers.append(_flag_layer(given, flags))
-    return replace(load(layers), cautions=warned)
+    loaded = load([base or {}, *layers, _flag_layer(given, flags)])
+    return replace(loaded, cautions=warned)
 
 
 def settings_again(
