@@ -126,10 +126,18 @@ def test_where_the_stream_does_not_say_how_it_ends_that_is_told(
     assert alarm.text == "what is missing since the last run is not known: nobody answers"
 
 
-def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
+@pytest.mark.parametrize(
+    ("trade_ns", "quote_ns", "from_event_ns"),
+    [((7, 9), (8, 9), 8), ((8, 9), (7, 10), 7), ((7, 10), (8, 9), 7)],
+    ids=["one frame", "a later quote", "a later trade"],
+)
+def test_a_gap_begins_at_the_event_that_was_received_last_over_all_subjects(
     nats_server: NatsServer,
+    trade_ns: tuple[int, int],
+    quote_ns: tuple[int, int],
+    from_event_ns: int,
 ) -> None:
-    envelope = '{"ts_event_ns":%d,"ts_recv_ns":9,"source":"replay","symbol":"SPY",'
+    envelope = '{"ts_event_ns":%d,"ts_recv_ns":%d,"source":"replay","symbol":"SPY",'
     trade = envelope + '"price":1.0,"size":1,"exchange":1,"conditions":[],"seq":1,"aggressor":0}'
     quote = (
         envelope
@@ -141,15 +149,15 @@ def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
         await (one := Watched(nats_server, table)).open()
         await one.settled()
         client = await nats.connect(nats_server.url)
-        for subject, text, event_ns in zip(subjects, (trade, quote), (7, 8), strict=True):
-            await client.jetstream().publish(subject, (text % event_ns).encode())
+        for subject, text in zip(subjects, (trade % trade_ns, quote % quote_ns), strict=True):
+            await client.jetstream().publish(subject, text.encode())
         await client.close()
         await (other := Watched(nats_server, table, subjects)).open()
         other.watch.on_block(block([(11, 12, 0)]))
         await other.settled()
 
     (gap,) = told(nats_server, work)
-    assert (gap.what, gap.from_event_ns, gap.to_event_ns) == (What.GAP, 8, 11)
+    assert (gap.what, gap.from_event_ns, gap.to_event_ns) == (What.GAP, from_event_ns, 11)
 
 
 def test_the_same_process_that_hands_on_again_is_no_restart(nats_server: NatsServer) -> None:
