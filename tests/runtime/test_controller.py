@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from ingestor.merge.steering import Change, Steering
+from ingestor.model.blocks import whole_block
 from ingestor.model.feed_status import What
 from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime import controller as module
-from ingestor.runtime.controller import MAX_ANSWERS, Controller, status_of
+from ingestor.runtime.controller import MAX_ANSWERS, Controller, Pace, Steered, status_of
+from ingestor.runtime.counters import Counter, CounterTable
+from tests.rows import block
 from tests.runtime.publishing import publishing
 
 PAUSE = ReplayCommand(do=Do.PAUSE)
@@ -55,6 +58,24 @@ def test_a_time_is_told_from_the_position_of_now_and_not_of_the_last_change(
         typed = asyncio.run(controller.ask_typed(["until", "+1s"], asyncio.Event()))
         assert typed.state is not None
         assert typed.state.until_ns == NS_PER_S + 20
+
+
+def test_what_is_waited_for_is_shown_while_it_is(controller: Controller) -> None:
+    steering, table = Steering(1), CounterTable(1)
+    pace, row = Pace(Steered(steering, controller), table, table.row(0), print), table.row(0)
+    runs = whole_block(block([(NS_PER_S, 0, 0), (NS_PER_S + 30_000_000, 0, 1)]))
+
+    async def wait() -> int:
+        steering.load(runs.key_ts_ns, time.monotonic_ns())
+        steering.take(time.monotonic_ns())
+        waiting = asyncio.create_task(pace.until_due(runs))
+        await asyncio.sleep(0)
+        waits_for_ns = row[Counter.WAITS_FOR_NS]
+        assert await waiting
+        return waits_for_ns
+
+    assert asyncio.run(wait()) == NS_PER_S + 30_000_000
+    assert row[Counter.WAITS_FOR_NS] == 0
 
 
 def test_who_asks_on_an_event_loop_does_not_outlast_the_run(controller: Controller) -> None:
