@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from ingestor.feeds.polygon.hours import MarketHours
-from ingestor.model.clock import now_ns
+from ingestor.model.units import now_ns
 from ingestor.runtime.health import STOCKS_REGULAR
 from tests import live_cli
 from tests.nats_servers import NatsServer

@@ -14,17 +14,25 @@ from typing import IO, Final
 import msgspec
 import uvloop
 
-from ingestor.cli.command_line import add, hide_secrets, parser_of, settings_of
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD, REPLAY_ENVIRONMENT, REPLAY_WHAT
+from ingestor.cli.command_line import (
+    LIVE_ENVIRONMENT,
+    RECORD,
+    REPLAY_ENVIRONMENT,
+    REPLAY_WHAT,
+    add,
+    hide_secrets,
+    parser_of,
+    settings_of,
+)
 from ingestor.config.load import SECRET_FILES, Loaded
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
+from ingestor.doctor import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.prerequisites import data_checks, installation_checks
 from ingestor.doctor.server import server_checks
 from ingestor.doctor.vendor import vendor_checks
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.model.units import iso_utc, now_ns
 from ingestor.runtime import log as logs
 
 PROG: Final = "ingestor-doctor"

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.config.schema import SECRETS, URLS, Config, is_among
-from ingestor.files.small import others_may_read, read_small_file
+from ingestor.files import others_may_read, read_small_file
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.replay_control import MIN_SPEED
@@ -204,6 +204,20 @@ def secret_file_cautions(environ: Mapping[str, str]) -> list[str]:
         for path in paths
         if others_may_read(path)
     ]
+
+
+def layers_of(
+    path: Path | None, environ: Mapping[str, str], keys: Mapping[str, str]
+) -> tuple[list[Layer], list[str]]:
+    """Return file, environment and secret files as layers, and what the operator is to read once.
+
+    The last one lies on top. Raises ConfigurationError.
+    """
+    layers, warned = [environment_layer(environ, keys), secret_files_layer(environ)], []
+    if path is not None:
+        layers.insert(0, file_layer(path))
+        warned = cautions(path, layers[0])
+    return layers, warned + secret_file_cautions(environ)
 
 
 @functools.cache

@@ -16,17 +16,16 @@ from typing import Final
 
 from ingestor.model.blocks import FENCE_BYTES, Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.answers import UNAVAILABLE, RefusedError
+from ingestor.model.units import now_ns
+from ingestor.nats.answers import UNAVAILABLE, Frame, RefusedError, Status
 from ingestor.nats.connection import Connection
-from ingestor.nats.jetstream import JetStreamApi, StoredMessage
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ack_timer import Stall
 from ingestor.publish.ledger import Ledger, StoredPrefix
-from ingestor.publish.reconcile import find_stored, mapped_subject
+from ingestor.publish.reconcile import find_stored
 
 ANSWER_S: Final = 0.5
 """A leader that is there answers a question within this time, or is asked again."""
@@ -57,7 +56,6 @@ class StreamLink:
         *,
         connect_options: ConnectOptions,
         settings: StreamSettings,
-        on_acknowledged: Callable[[int], None] | None,
         open_timeout_s: float,
         check_lease: CheckLease | None = None,
     ) -> None:
@@ -72,7 +70,7 @@ class StreamLink:
         self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self.leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
-        self.on_acknowledged = on_acknowledged
+        self.on_acknowledged: Callable[[int], None] = lambda _rows: None
         self._check_lease = check_lease
         self._ledger: Ledger | None = None
         self._stream_bound_bytes = MAX_PAYLOAD_BYTES
@@ -176,17 +174,6 @@ class StreamLink:
                 raise TimeoutError(f"whose lease it is is not known: {error}") from None
             log.debug("whose lease it is cannot be asked: %s", error)
 
-    async def newest_under(self, subject: str) -> StoredMessage | None:
-        """Ask the stream's leader for the newest message that was published to a subject.
-
-        None where there is none, and where only the server knows under which subject it stands.
-        Raises TimeoutError, RefusedError, NatsRefusedError.
-        """
-        name = self.settings.name
-        end = await self.leader.stream_end(name)
-        stands_under = end and mapped_subject(subject, end.transform)
-        return await self.leader.message(name, last_by_subj=stands_under) if stands_under else None
-
     def bound_messages(self) -> None:
         """Cut messages as server and stream take them, once all sent before is acknowledged."""
         self.encoder.max_payload_bytes = self.max_message_bytes - self._fence_bytes
@@ -229,8 +216,7 @@ class StreamLink:
             self.last_ack_ns = now_ns()
             self.acked_s = now_s()
             self.stall.end()
-            if self.on_acknowledged is not None:
-                self.on_acknowledged(rows)
+            self.on_acknowledged(rows)
 
     # Called by the connection, which loses its read loop if they raise.
 

@@ -17,13 +17,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 import uvloop
 
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block
-from ingestor.model.clock import now_ns
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import OPTION_TRADE, Records
 from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import now_ns
 from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterRow, CounterTable, LastTrade
 from ingestor.runtime.feed_process import FeedContext, FeedMain, RingWriter
 from ingestor.runtime.latency import Hop
@@ -321,33 +321,21 @@ class LastTrades:
         self._table.note_last_trades([*self._trades.values()])
 
 
-class LiveProcess:
-    """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
-
-    def __init__(self, make_feed: MakeFeed, journal: Journal | None, context: FeedContext) -> None:
-        self._context = context
-        self._sink = RingSink(context, journal)
-        self._journal = journal
-        self._feed = make_feed(self._sink, journal, context)
-
-    def run(self) -> None:
-        """Run to the end. Raises VendorRefusedError."""
-        try:
-            # Raises what the vendor refuses; the journal is closed all the same.
-            uvloop.run(self._feed.run(lambda: self._context.stopping))
-            self._sink.end(END_TIMEOUT_S)
-        finally:
-            if self._journal is not None:
-                self._journal.close()
-
-
 def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
-    """Return the main function of a live feed's process."""
+    """Return the main function of a live feed's process, which closes its journal at the end."""
 
     def main(context: FeedContext) -> None:
         if context.again:
             context.table.go_on(context.index)
-        LiveProcess(make_feed, journal, context).run()
+        sink = RingSink(context, journal)
+        feed = make_feed(sink, journal, context)
+        try:
+            # Raises what the vendor refuses; the journal is closed all the same.
+            uvloop.run(feed.run(lambda: context.stopping))
+            sink.end(END_TIMEOUT_S)
+        finally:
+            if journal is not None:
+                journal.close()
 
     return main
 

@@ -25,7 +25,6 @@ from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import FeedName, LiveFeedName
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Source
-from ingestor.model.clock import iso_utc, to_ns
 from ingestor.model.errors import (
     JobExistsError,
     NatsRefusedError,
@@ -33,7 +32,7 @@ from ingestor.model.errors import (
     StreamError,
 )
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, to_ns
 from ingestor.nats.answers import STREAM_NOT_FOUND, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamEnd
@@ -359,6 +358,25 @@ async def _never_held(
     if end.first_seq > 1 or end.removed_amid:
         return False
     return not any([await api.message(stream, last_by_subj=place) for place in places])
+
+
+async def newest_times(
+    api: JetStreamApi, stream: str, subjects: Sequence[str], source: Source
+) -> tuple[int, int] | None:
+    """Return when the newest event on a feed's subjects was made and received.
+
+    None where no subject ends with an event of this source: a replay into the same stream is no
+    earlier part of the feed. Raises what asking raises.
+    """
+    end = await api.stream_end(stream)
+    found: list[tuple[int, int]] = []
+    for subject in subjects:
+        place = end and mapped_subject(subject, end.transform)
+        newest = await api.message(stream, last_by_subj=place) if place else None
+        if newest is not None:
+            found += _times(subject, newest.payload, source)[-1:]
+    # A frame's events share a receipt, and may lie on several subjects.
+    return max(found, key=lambda times: times[::-1], default=None)
 
 
 async def _end(

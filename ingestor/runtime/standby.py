@@ -20,10 +20,10 @@ from typing import Any, Final
 import numpy as np
 import uvloop
 
-from ingestor.client.record_batches import batches_of
+from ingestor.client.payloads import batches_of
 from ingestor.config.schema import Config, LiveFeedName
 from ingestor.feeds.polygon.relay import TAIL_NS, Rows, StoredTail
-from ingestor.feeds.polygon.sink import FeedStats
+from ingestor.feeds.polygon.status_reporter import FeedStats
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError, ExitCode, IngestorError
 from ingestor.model.feed_status import FeedStatus, What
@@ -39,8 +39,7 @@ from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import mapped_subject
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
 from ingestor.runtime.feed_factory import LiveFeeds, Vendor

@@ -22,7 +22,7 @@ SECOND_KEY = "an0ther-key-of-a-vendor"
 LIVE = """
 import logging
 from ingestor.cli import command_line, live
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT
+from ingestor.cli.command_line import LIVE_ENVIRONMENT
 from ingestor.model.errors import StreamError
 
 def echo(config):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestor.cli.doctor import script
-from ingestor.doctor.check_result import RIGHT, failed, passed, unknown, warned
+from ingestor.doctor import RIGHT, failed, passed, unknown, warned
 from ingestor.model.errors import ExitCode
 from tests.doctor.typing_shell import ROOT
 from tests.nats_servers import NatsServer

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ingestor.feeds.polygon.relay import TAIL_NS, Rows, StoredTail
-from ingestor.feeds.polygon.sink import FeedStats
+from ingestor.feeds.polygon.status_reporter import FeedStats
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import RType
 from ingestor.model.units import NS_PER_MS
 from ingestor.nats.options import ConnectOptions
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.runtime import standby as module
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import FeedContext

@@ -39,7 +39,8 @@ class Instruments:
         self._limit = limit
         self._like = like
         self._ids: dict[str, int] = {} if like is None else like._ids.copy()
-        self.quotes = _view(_NO_QUOTE * _LEAST_QUOTES if like is None else array("d", like.quotes))
+        quotes = _NO_QUOTE * _LEAST_QUOTES if like is None else array("d", like.quotes)
+        self.quotes: memoryview[float] = _view(quotes)
         self._table: dict[int, str] = {}
         self._new: list[tuple[int, str]] = []
         self.find = self._ids.get

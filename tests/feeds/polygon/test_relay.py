@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.client.record_batches import batches_of
+from ingestor.client.payloads import batches_of
 from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
@@ -25,10 +25,9 @@ from ingestor.feeds.polygon.relay import (
     StoredTail,
     identities,
 )
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
 from ingestor.feeds.polygon.spool import IDLE, Piece, Spool
-from ingestor.feeds.polygon.status_reporter import FeedGap, StatusReporter
+from ingestor.feeds.polygon.status_reporter import FeedGap, FeedStats, StatusReporter
 from ingestor.model.blocks import Block, Source, whole_block
 from ingestor.model.feed_status import What
 from ingestor.model.records import STOCK_TRADE, Records, RType
