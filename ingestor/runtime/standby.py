@@ -89,7 +89,7 @@ class HeldRows(RingWriter):
 
     def __init__(self, context: FeedContext, max_rows: int, max_bytes: int) -> None:
         super().__init__(context)
-        self._table_shared = context.table
+        self._shared = context.table
         self._max_rows, self._max_bytes = max_rows, max_bytes
         # One buffer: arrays of a few rows, as live frames bring them, take five times the room.
         self._bytes = bytearray()
@@ -126,7 +126,7 @@ class HeldRows(RingWriter):
 
     def price(self, price_e9: int) -> None:
         """Show the newest reference price to the other receivers."""
-        self._table_shared.reference_price_e9 = price_e9
+        self._shared.reference_price_e9 = price_e9
 
     def show(self, stats: FeedStats) -> None:
         """Give a sign of life, and heed what the other side of the ring wants."""

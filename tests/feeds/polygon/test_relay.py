@@ -153,7 +153,7 @@ def brought(tape: Sequence[Told], delays: Sequence[int]) -> list[tuple[int, Told
     return sorted(arrivals, key=lambda one: one[0])
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(tapes(), DELAYS, DELAYS, DELAYS, st.data())
 def test_of_three_connections_each_event_comes_once_and_in_its_symbols_order(
     tape: list[Told],
