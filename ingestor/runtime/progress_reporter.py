@@ -73,7 +73,7 @@ MakeProgress = Callable[[Sequence[tuple[str, CounterRow]], CounterRow], Progress
 
 
 class Rate:
-    """How much a number that only grows grows in a second."""
+    """How much a number grows in a second; where it falls, it is counted anew."""
 
     def __init__(self, now_ns: int, value: int = 0) -> None:
         self._marked_ns = now_ns
@@ -83,9 +83,12 @@ class Rate:
 
     def update(self, now_ns: int, value: int) -> float:
         """Return the rate over about the last `_SMOOTHING_S` seconds, or since the beginning."""
+        if value < self._marked:
+            self._marked_ns, self._marked, self._young = now_ns, value, True
         passed_s = (now_ns - self._marked_ns) / NS_PER_S
         full = passed_s >= _SMOOTHING_S
-        # Until the first span is full, the rate since the beginning: 0 would look like a fault.
+        # Until the first span is full, the rate since the beginning; after a seek first the one
+        # before: 0 would look like a fault.
         if passed_s > 0 and (full or self._young):
             self._per_s = (value - self._marked) / passed_s
         if full:
@@ -107,6 +110,10 @@ class SpeedMeter:
         else:
             self.speed = self._rate.update(now_ns, event_ns) / NS_PER_S
         return self.speed
+
+    def restart(self) -> None:
+        """Measure from the next event on."""
+        self._rate = None
 
 
 class ProgressReporter:
@@ -371,6 +378,7 @@ class ReplayProgress:
         self._started_ns = time.monotonic_ns()
         self._rate = Rate(self._started_ns)
         self._meter = SpeedMeter()
+        self._generation = 0
         self._first_event_ns = 0
 
     def snapshot(self, now_ns: int) -> ReplaySnapshot:
@@ -384,6 +392,10 @@ class ReplayProgress:
         span = span_of(self._feeds, self._first_event_ns)
         if (state := self._steered()) is not None:
             self._paced_speed, self._is_paused = state.speed, state.paused
+            if state.generation != self._generation or state.seeking_ns is not None:
+                # Time that a seek passes over is no speed, and another speed is not averaged in.
+                self._generation = state.generation
+                self._meter.restart()
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, span)
         else:

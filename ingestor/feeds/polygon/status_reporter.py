@@ -179,6 +179,7 @@ class StatusReporter:
         self._sink = sink
         self._stats = stats
         self._held: deque[FeedStatus] = deque()
+        self._dropped_before: tuple[int, int] | None = None
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
     @property
@@ -218,14 +219,21 @@ class StatusReporter:
         log.warning("%s: %s", self._feed, text)
         self._tell(What.SPOOL, at_ns, text)
 
-    def losing(self) -> None:
-        """The first record of an episode was given up; `overflow` is told at its end."""
-        log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+    def losing(self, losses: Losses) -> None:
+        """So much of an episode is given up by now; `overflow` is told at its end."""
+        stats = self._stats
+        if self._dropped_before is None:
+            log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+            self._dropped_before = stats.dropped_trades, stats.dropped_quotes
+        # Not only at the end: an episode lasts as long as a server is away.
+        trades, quotes = self._dropped_before
+        stats.dropped_trades = trades + losses.lost_trades
+        stats.dropped_quotes = quotes + losses.lost_quotes
 
     def overflow(self, losses: Losses, at_ns: int) -> None:
         """The pipeline follows again, after these losses."""
-        self._stats.dropped_trades += losses.lost_trades
-        self._stats.dropped_quotes += losses.lost_quotes
+        self.losing(losses)
+        self._dropped_before = None
         self._tell_losses(losses, "dropped: the backlog was full", at_ns)
 
     def left(self, losses: Losses, at_ns: int) -> None:
