@@ -68,6 +68,9 @@ class _Speed:
         self._seen: deque[tuple[int, int]] = deque()
 
     def update(self, now_ns: int, value: int) -> float:
+        if self._seen and value < self._seen[-1][1]:
+            # Counted anew, as after a seek.
+            self._seen.clear()
         self._seen.append((now_ns, value))
         while self._seen[0][0] < now_ns - SPEED_NS:
             self._seen.popleft()
@@ -155,7 +158,11 @@ class Page:
         for key, text in bad.items():
             if key not in self._bad:
                 self._note(wall_ns, key[1], key[0], text, bad=True)
+        still = {process for _, process in bad}
         for what, process in self._bad.keys() - bad.keys():
+            # A frozen server whose connection is lost then is not well again in between.
+            if process in still:
+                continue
             self._note(wall_ns, process, "well again", f"{process} is no longer {what}")
         self._bad = bad
 

@@ -87,8 +87,7 @@ class Rate:
             self._marked_ns, self._marked, self._young = now_ns, value, True
         passed_s = (now_ns - self._marked_ns) / NS_PER_S
         full = passed_s >= _SMOOTHING_S
-        # Until the first span is full, the rate since the beginning; after a seek first the one
-        # before: 0 would look like a fault.
+        # Until the first span is full, the rate since the beginning: 0 would look like a fault.
         if passed_s > 0 and (full or self._young):
             self._per_s = (value - self._marked) / passed_s
         if full:
@@ -99,9 +98,10 @@ class Rate:
 class SpeedMeter:
     """Event time per time of a replay, over about the last `_SMOOTHING_S` seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 0.0) -> None:
+        """`speed` is told until there is one that was measured."""
         self._rate: Rate | None = None
-        self.speed = 0.0
+        self.speed = speed
 
     def update(self, now_ns: int, event_ns: int) -> float:
         """Return the speed; it is measured from the first event on."""
@@ -110,10 +110,6 @@ class SpeedMeter:
         else:
             self.speed = self._rate.update(now_ns, event_ns) / NS_PER_S
         return self.speed
-
-    def restart(self) -> None:
-        """Measure from the next event on."""
-        self._rate = None
 
 
 class ProgressReporter:
@@ -383,6 +379,7 @@ class ReplayProgress:
 
     def snapshot(self, now_ns: int) -> ReplaySnapshot:
         """Return where the run stands at `now_ns` of the monotonic clock."""
+        state = self._steered()  # Read first: once it tells of a seek, the event time has jumped.
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
         # Who begins to look late, as the page does, is told where the run began.
@@ -390,12 +387,12 @@ class ReplayProgress:
             self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
         )
         span = span_of(self._feeds, self._first_event_ns)
-        if (state := self._steered()) is not None:
+        if state is not None:
             self._paced_speed, self._is_paused = state.speed, state.paused
             if state.generation != self._generation or state.seeking_ns is not None:
                 # Time that a seek passes over is no speed, and another speed is not averaged in.
                 self._generation = state.generation
-                self._meter.restart()
+                self._meter = SpeedMeter(self._meter.speed)
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, span)
         else:

@@ -248,7 +248,7 @@ class StatusReporter:
         self._tell_losses(losses, "not handed on before the stop", at_ns)
 
     def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
-        text = f"{losses.lost_trades} trades and {losses.lost_quotes} quotes were {what}"
+        text = f"{losses.lost_trades:,} trades and {losses.lost_quotes:,} quotes were {what}"
         log.error("%s: %s", self._feed, text)
         self._tell(What.OVERFLOW, at_ns, text, **asdict(losses))
 

@@ -369,8 +369,8 @@ function plot(id, read, { log = false, text }) {
       const value = read(sample)[name];
       if (value === undefined || value === null || (log && !value)) { before = null; continue; }
       if (before === null || sample.at - before > 2500) pen.moveTo(x(sample.at), y(value));
-      // To where it stands already, it is a dot: one sample shows too.
-      pen.lineTo(x(sample.at), y(value));
+      // A line of no length is a dot, if it has some: one sample shows too.
+      pen.lineTo(x(sample.at) + 0.1, y(value));
       before = sample.at;
     }
     pen.stroke();
