@@ -23,9 +23,9 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from ingestor.encode.packed import decode_packed
-from ingestor.model.clock import iso_utc, new_york_ns
 from ingestor.model.errors import ExitCode, JobExistsError
 from ingestor.model.records import Records
+from ingestor.model.units import iso_utc, new_york_ns
 from tests.conftest import StartNatsServer
 from tests.dbn_files import DAY, dbn_path, depth, trades, write_dbn, write_small_day
 from tests.journal.tapes import live_messages, option_frames, record, stock_frames

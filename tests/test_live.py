@@ -19,9 +19,9 @@ import pytest
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.journal_feed import JournalFeed
 from ingestor.journal.format import Market
-from ingestor.model.clock import new_york_date, now_ns
 from ingestor.model.errors import ExitCode
 from ingestor.model.feed_status import STATUS_STREAM, What, decode_status
+from ingestor.model.units import new_york_date, now_ns
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 from tests.live_cli import API_KEY, feeds_of, live, simulator, start, stored, subscriptions, until
 from tests.nats_servers import NatsServer

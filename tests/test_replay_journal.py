@@ -15,10 +15,9 @@ from ingestor.journal.format import Market
 from ingestor.journal.segment_writer import compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.blocks import Block, Source, whole_block
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import ExitCode
 from ingestor.model.records import Records
-from ingestor.model.units import NS_PER_S, UINT64_MAX
+from ingestor.model.units import NS_PER_S, UINT64_MAX, new_york_ns
 from tests.dbn_files import DAY, INSTRUMENT, dbn_path, depth, trades, write_dbn
 from tests.journal.tapes import (
     Message,

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from ingestor.model.clock import iso_utc
+from ingestor.model.units import iso_utc
 from tests.conftest import StartNatsServer
 from tests.replay_cli import read_stream, replay
 from tests.test_control import Steered

@@ -22,7 +22,7 @@ import databento_dbn
 import zstandard
 
 from ingestor.bench.inputs import blocks, make_day, merged
-from ingestor.client.record_batches import batches_of, events_by_seq
+from ingestor.client.payloads import batches_of, events_by_seq
 from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
@@ -30,7 +30,7 @@ from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.feeds.databento.selection import find_files
 from ingestor.model.blocks import Reply
 from ingestor.model.events import read_json
-from ingestor.nats.splitter import Frame
+from ingestor.nats.answers import Frame
 
 CHUNK: Final = 64
 """Messages that are taken together, about as many packed ones as one read of a socket brings."""

@@ -12,8 +12,7 @@ from ingestor.encode import make_encoder
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.feeds.databento.ingestor import DBNIngestor
 from ingestor.model.blocks import Block, Encoder, Reply, Runs
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import RingReader, records_message
 from ingestor.runtime.machine import keep_freed_memory
 

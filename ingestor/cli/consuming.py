@@ -30,9 +30,8 @@ from ingestor.config.load import (
     secret_files_layer,
 )
 from ingestor.config.schema import MAX_SECONDS
-from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
-from ingestor.model.units import INT64_MAX, NS_PER_S
+from ingestor.model.units import INT64_MAX, NS_PER_S, to_ns
 from ingestor.runtime.signals import EXIT_BASE, noted
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,8 @@ from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
 from ingestor.feeds.databento.selection import Catalog
 from ingestor.model.bounds import printable
-from ingestor.model.clock import dates_text, iso_utc, new_york_time
 from ingestor.model.errors import ExitCode, IngestorError, NoDataError
-from ingestor.model.units import NS_PER_DAY
+from ingestor.model.units import NS_PER_DAY, dates_text, iso_utc, new_york_time
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamContents
 from ingestor.nats.options import DEFAULT_URL

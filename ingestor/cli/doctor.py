@@ -23,8 +23,8 @@ from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.prerequisites import data_checks, installation_checks
 from ingestor.doctor.server import server_checks
 from ingestor.doctor.vendor import vendor_checks
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import ConfigurationError, ExitCode
+from ingestor.model.units import iso_utc, now_ns
 from ingestor.runtime import log as logs
 
 if TYPE_CHECKING:

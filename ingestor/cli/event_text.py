@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import IO, Any, Final
 
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
 from ingestor.model.events import Event
+from ingestor.model.units import iso_utc
 
 _NAME_CHARS: Final = 12
 SYMBOL_CHARS: Final = 12

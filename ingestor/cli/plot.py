@@ -18,8 +18,8 @@ from rich.text import Text
 
 from ingestor.cli.tables import Bar, Bars
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc, new_york_time
 from ingestor.model.events import Event
+from ingestor.model.units import iso_utc, new_york_time
 
 REDRAW_S: Final = 0.25
 """How often what changed is drawn."""

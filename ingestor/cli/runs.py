@@ -16,8 +16,8 @@ from ingestor.cli.event_text import aligned
 from ingestor.config.load import show
 from ingestor.config.schema import Config
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import ExitCode, IngestorError
+from ingestor.model.units import iso_utc, now_ns
 from ingestor.runtime import log as logs
 from ingestor.runtime.publisher_factory import checked_options, server_of
 from ingestor.runtime.run_keeper import connected

@@ -39,10 +39,9 @@ from ingestor.client import (
 )
 from ingestor.encode.packed import is_packed
 from ingestor.model.blocks import Source
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ExitCode
 from ingestor.model.events import MBP10, Event, Level
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 from ingestor.runtime import log as logs
 
 PROG: Final = "ingestor.test_stream"

@@ -17,11 +17,10 @@ from ingestor.cli.event_text import symbol_of
 from ingestor.client import Batch, Subscription
 from ingestor.client.payloads import SUBJECTS
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.events import Event
 from ingestor.model.records import overlap
-from ingestor.model.units import NS_PER_DAY, NS_PER_S
+from ingestor.model.units import NS_PER_DAY, NS_PER_S, iso_utc
 
 MAX_BARS_OPEN: Final = 20_000
 """Symbols with a bar that is not over; of more, the oldest bar is given out as it is."""

@@ -36,10 +36,10 @@ from ingestor.client import (
 )
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import printable
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.events import Event
 from ingestor.model.feed_status import encode_status, line_of_status
+from ingestor.model.units import now_ns
 from ingestor.runtime import log as logs
 
 PROG: Final = "ingestor-tail"

@@ -30,8 +30,6 @@ from ingestor.cli.command_line import PAGE_PORT
 from ingestor.cli.parser import Parser
 from ingestor.cli.run_figures import ProcessFigures, Scrape, processes, quantile_s
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
-from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.errors import (
     BadDataError,
     ConfigurationError,
@@ -39,7 +37,8 @@ from ingestor.model.errors import (
     IngestorError,
     NoDataError,
 )
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
+from ingestor.model.units import now_ns as wall_ns
 from ingestor.nats.answers import NobodyListensError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions

@@ -27,12 +27,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
-
 from ingestor.client.consumer import AtSequence, Durable, Ephemeral, From, Since, Start, check_start
 from ingestor.client.payloads import (
     SUBJECTS,
     BadMessageError,
+    Batch,
     Cause,
     Message,
     Skips,
@@ -40,7 +39,6 @@ from ingestor.client.payloads import (
     decode,
 )
 from ingestor.client.pull import Gap, OnGap, OvertakenError, raise_overtaken
-from ingestor.client.record_batches import Batch
 from ingestor.client.subscription import Subscription
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, NatsUnreachableError, StreamError
@@ -53,14 +51,7 @@ from ingestor.model.feed_status import (
     status_subject,
 )
 from ingestor.model.records import overlap
-from ingestor.nats.answers import (
-    MESSAGE_NOT_FOUND,
-    STREAM_NOT_FOUND,
-    CutOffError,
-    NobodyListensError,
-    NotConnectedError,
-    RefusedError,
-)
+from ingestor.nats.answers import CutOffError, NobodyListensError, NotConnectedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamContents
 from ingestor.nats.options import ConnectOptions
@@ -102,14 +93,6 @@ LOOK_AGAIN_S: Final = 1.0
 _NOT_FOUND: Final = "404"
 
 log = logging.getLogger(__name__)
-
-
-class _Body(msgspec.Struct, frozen=True):
-    data: bytes = b""
-
-
-class _Stored(msgspec.Struct, frozen=True):
-    message: _Body
 
 
 class Client:
@@ -210,7 +193,9 @@ class Client:
             answer = await connection.request(what, get)
         except NobodyListensError:
             # No such stream, or one that is not read directly.
-            return await self._last_stored_status(subject)
+            api = JetStreamApi(connection)
+            stored = await api.last_message(stream, subject)
+            return None if stored is None else decode_status(stored.payload)
         code = (answer.headers or {}).get("Status")
         if code == _NOT_FOUND:
             return None
@@ -252,31 +237,15 @@ class Client:
             self._subscriptions.remove(subscription)
             await subscription.close()
 
-    async def _last_stored_status(self, subject: str) -> FeedStatus | None:
-        stream = self._status_stream
-        get = (f"STREAM.MSG.GET.{stream}", _Stored, {"last_by_subj": subject})
-        try:
-            answer = await self._connection.api(f"stream {stream}", *get)
-        except RefusedError as refused:
-            if refused.error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
-                return None
-            raise
-        return decode_status(answer.message.data)
-
     async def _has_statuses(self) -> bool:
         """Whether their stream is there. Raises as `last_status`."""
-        stream = self._status_stream
         await self._connection.ready()
         try:
-            await self._connection.api(f"stream {stream}", f"STREAM.INFO.{stream}", dict)
+            info = await JetStreamApi(self._connection).stream_info(self._status_stream)
         # The connection broke meanwhile; the caller asks again.
         except CutOffError:
             return False
-        except RefusedError as refused:
-            if refused.error.err_code == STREAM_NOT_FOUND:
-                return False
-            raise
-        return True
+        return info is not None
 
     async def __aenter__(self) -> Self:
         for caution in self._connection.cautions:

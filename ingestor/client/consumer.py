@@ -23,9 +23,8 @@ from uuid import uuid4
 import msgspec
 
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import iso_utc, now_ns, to_ns
 from ingestor.model.errors import ConfigurationError, StreamError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, now_ns, to_ns
 from ingestor.nats.answers import CONSUMER_NOT_FOUND, RefusedError
 from ingestor.nats.connection import Connection
 
@@ -169,10 +168,6 @@ class _StreamState(msgspec.Struct, frozen=True):
 
 class _StreamInfo(msgspec.Struct, frozen=True):
     state: _StreamState
-
-
-class _Deleted(msgspec.Struct, frozen=True):
-    success: bool = True
 
 
 class Ephemeral:
@@ -323,7 +318,7 @@ class Durable:
         return await self._ask_unless_gone("INFO", name, ConsumerInfo)
 
     async def _remove(self, name: str) -> None:
-        await self._ask_unless_gone("DELETE", name, _Deleted)
+        await self._ask_unless_gone("DELETE", name, dict)
 
     async def _ask_unless_gone(self, verb: str, name: str, kind: type[T]) -> T | None:
         try:

@@ -32,9 +32,8 @@ from ingestor.model.bounds import printable
 from ingestor.model.errors import StreamError
 from ingestor.model.records import covers, overlap
 from ingestor.model.units import NS_PER_S
-from ingestor.nats.answers import NoAnswerError
+from ingestor.nats.answers import Frame, NoAnswerError, Status
 from ingestor.nats.connection import Connection
-from ingestor.nats.splitter import Frame, Status
 
 REQUEST_MESSAGES: Final = 8_192
 REQUEST_BYTES: Final = 16 * 1024 * 1024

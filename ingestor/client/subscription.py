@@ -13,16 +13,22 @@ from typing import Final
 import numpy as np
 
 from ingestor.client.consumer import AtSequence, Consumer
-from ingestor.client.payloads import Cause, Message, Skips, bad_message
+from ingestor.client.payloads import (
+    Batch,
+    Cause,
+    Message,
+    Skips,
+    bad_message,
+    batches_of,
+    events_by_seq,
+)
 from ingestor.client.pull import Chunk, ConsumerLostError, GapWatch, OnGap, Pull, stored_ns_of
-from ingestor.client.record_batches import Batch, batches_of, events_by_seq
 from ingestor.encode.packed import is_packed
 from ingestor.model.bounds import MAX_TIME_NS
 from ingestor.model.errors import BadDataError, StreamError
 from ingestor.model.events import Event, read_json
-from ingestor.nats.answers import CutOffError, NoAnswerError, NotConnectedError, RefusedError
+from ingestor.nats.answers import CutOffError, Frame, NoAnswerError, NotConnectedError, RefusedError
 from ingestor.nats.connection import Connection
-from ingestor.nats.splitter import Frame
 
 REOPEN_PAUSE_S: Final = 0.25
 """Pause before another try to go on."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from ingestor.config.schema import SECRETS, URLS, Config, is_among
-from ingestor.files.small import others_may_read, read_small_file
+from ingestor.files import others_may_read, read_small_file
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.replay_control import MIN_SPEED

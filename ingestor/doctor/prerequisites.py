@@ -26,8 +26,8 @@ from ingestor.feeds.databento.files import Listing
 from ingestor.feeds.databento.selection import Catalog
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.model.bounds import printable
-from ingestor.model.clock import dates_text
 from ingestor.model.errors import BadDataError, EmbeddedServerError, ExitCode, NoDataError
+from ingestor.model.units import dates_text
 from ingestor.runtime.day_list import Day, days_of_files, days_of_journal, holes
 from ingestor.runtime.embedded_server import server_program
 from ingestor.runtime.machine import checkout, program

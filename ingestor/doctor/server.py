@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from ingestor.config.schema import Config
 from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, printable
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError, NatsRefusedError
+from ingestor.model.units import iso_utc
 from ingestor.nats.answers import RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, Json

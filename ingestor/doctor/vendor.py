@@ -24,15 +24,14 @@ from websockets.sync.client import ClientConnection, connect
 
 from ingestor.config.schema import Config, LiveFeedName
 from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
-from ingestor.feeds.polygon.commands import Fail, Report, Send, channel_names, shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.strikes import option_root
+from ingestor.feeds.polygon.subscriptions import Fail, Report, Send, channel_names, shown
 from ingestor.model.bounds import printable
-from ingestor.model.clock import new_york_date, now_ns
 from ingestor.model.errors import ExitCode
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_date, now_ns
 from ingestor.runtime.machine import program
 
 WAY_TIMEOUT_S: Final = 5.0

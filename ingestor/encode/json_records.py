@@ -274,7 +274,7 @@ def _records(
     records = np.zeros(len(events), kind.dtype)
     records["length"] = kind.dtype.itemsize // 4
     records["rtype"] = kind.rtype
-    texts = _column(events, _SYMBOL_FIELD[kind.rtype])
+    texts = _column(events, "option_symbol" if kind.rtype == RType.OPTION_TRADE else "symbol")
     ids = {symbol: number for number, symbol in enumerate(dict.fromkeys(texts), 1)}
     columns = {
         "instrument_id": [ids[symbol] for symbol in texts],
@@ -386,11 +386,3 @@ _COLUMNS: Final[dict[RType, Callable[[Sequence[Event], Prices], Columns]]] = {
     RType.MBP10: _mbp10,
 }
 """The fields of a record that differ between types."""
-
-_SYMBOL_FIELD: Final = {
-    RType.STOCK_TRADE: "symbol",
-    RType.STOCK_QUOTE: "symbol",
-    RType.OPTION_TRADE: "option_symbol",
-    RType.FUTURES_TRADE: "symbol",
-    RType.MBP10: "symbol",
-}

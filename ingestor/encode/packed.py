@@ -108,16 +108,16 @@ ENTRY: Final = struct.Struct("<IB")
 class Head(NamedTuple):
     """The fixed part of the header, in the order of its bytes."""
 
-    magic: bytes
-    version: int
-    rtype: int
-    row_bytes: int
-    row_count: int
-    header_bytes: int
-    symbol_count: int
-    schema_bytes: int
-    source_bytes: int
-    zero: int
+    magic: bytes = MAGIC
+    version: int = VERSION
+    rtype: int = 0
+    row_bytes: int = 0
+    row_count: int = 0
+    header_bytes: int = 0
+    symbol_count: int = 0
+    schema_bytes: int = 0
+    source_bytes: int = 0
+    zero: int = 0
 
 
 class UnknownVersionError(BadDataError):
@@ -378,18 +378,7 @@ def opening(kind: EventType) -> bytes:
     What differs from message to message is 0: counts, the header's size, the source's.
     """
     schema = kind.schema.encode()
-    head = Head(
-        magic=MAGIC,
-        version=VERSION,
-        rtype=kind.rtype,
-        row_bytes=kind.dtype.itemsize,
-        row_count=0,
-        header_bytes=0,
-        symbol_count=0,
-        schema_bytes=len(schema),
-        source_bytes=0,
-        zero=0,
-    )
+    head = Head(rtype=kind.rtype, row_bytes=kind.dtype.itemsize, schema_bytes=len(schema))
     return HEAD.pack(*head) + schema
 
 

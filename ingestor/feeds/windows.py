@@ -23,10 +23,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ingestor.model.clock import EPOCH_DATE, new_york_ns
-from ingestor.model.units import INT64_MAX, NS_PER_DAY
+from ingestor.model.records import UInt64s
+from ingestor.model.units import EPOCH_DATE, INT64_MAX, NS_PER_DAY, new_york_ns
 
-UInt64s = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 _DAY = dt.timedelta(days=1)

@@ -64,11 +64,9 @@ class Searchable(Protocol):
 
     def peek(self, offset: int, size: int) -> bytes:
         """Return the bytes there, fewer at the end or where they cannot be read; moves nothing."""
-        ...
 
     def jump(self, offset: int) -> None:
         """Go on reading there."""
-        ...
 
 
 class ByteStream(Protocol):
@@ -88,14 +86,12 @@ class ByteStream(Protocol):
     @property
     def position(self) -> int:
         """See the class."""
-        ...
 
     def read_some(self, room: memoryview) -> int | None:
         """Put bytes at the front of `room`; return how many, 0 at the end or at a failure.
 
         None means that much has been read and there is nothing to show for it yet: ask again.
         """
-        ...
 
 
 class ReadBuffer:

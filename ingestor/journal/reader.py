@@ -27,15 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.files.streams import ByteStream, Searchable
-from ingestor.journal.format import (
-    Damage,
-    Entry,
-    EntryReader,
-    Header,
-    Market,
-    read_header,
-    seed_of,
-)
+from ingestor.journal.format import Damage, Entry, EntryReader, Header, Market, read_header, seed_of
 from ingestor.journal.segments import (
     COMPRESSED,
     SUFFIX,
@@ -46,9 +38,8 @@ from ingestor.journal.segments import (
     passed_over,
 )
 from ingestor.model.bounds import MAX_TIME_NS, printable
-from ingestor.model.clock import dates_text, new_york_date, new_york_ns
 from ingestor.model.errors import BadDataError, NoDataError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, dates_text, new_york_date, new_york_ns
 
 SLACK: Final = dt.timedelta(hours=1)
 """How far outside of its date a segment's first data may be."""

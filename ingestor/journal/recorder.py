@@ -22,7 +22,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from ingestor.journal.follow import Place, RunFollower
 from ingestor.journal.format import (
     HEAD,
     MAX_PAYLOAD_BYTES,
@@ -36,9 +35,9 @@ from ingestor.journal.format import (
     seed_of,
 )
 from ingestor.journal.segment_writer import FolderLock, SegmentWriter, Syncer
-from ingestor.model.clock import new_york_date, new_york_ns
+from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.errors import IngestorError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_date, new_york_ns
 
 SEGMENT_BYTES: Final = 256 * 1024 * 1024
 """A segment that has so many bytes is full."""
@@ -271,7 +270,8 @@ class JournalRecorder:
         self._run_ns = 0
         self._part = 0
         self._seed = 0
-        self._number = 0
+        self.number = 0
+        """Number of the entry that comes next."""
         self._losing = False
         self.counts = JournalCounts()
         # Roots that do not fit are refused before anything runs, not at the first frame.
@@ -283,16 +283,11 @@ class JournalRecorder:
         return self._thread.failure
 
     @property
-    def number(self) -> int:
-        """Number of the entry that comes next."""
-        return self._number
-
-    @property
     def place(self) -> Place | None:
         """Where the entry that comes next will be found; None while it may never be written."""
         if self._losing or self._thread.failure is not None:
             return None
-        return Place(self._part, self._segment_bytes, self._number)
+        return Place(self._part, self._segment_bytes, self.number)
 
     def follower(self, place: Place) -> RunFollower:
         """Return what reads back, from a place on, what was recorded."""
@@ -303,7 +298,7 @@ class JournalRecorder:
 
         Whether it was taken, and will be written unless the disk refuses for good.
         """
-        if not self._record(Entry(data, recv_ns, connection, self._number), connection):
+        if not self._record(Entry(data, recv_ns, connection, self.number), connection):
             return False
         self.counts.frames += 1
         self.counts.bytes += len(data)
@@ -311,7 +306,7 @@ class JournalRecorder:
 
     def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
         """Record that names are asked for on a connection, or, for None, that it begins."""
-        self._record(Entry(pack_note(names), now_ns, NOTE, self._number), connection)
+        self._record(Entry(pack_note(names), now_ns, NOTE, self.number), connection)
 
     def flush(self) -> None:
         """Hand over what is held, so that it outlives this process, unless the disk is behind.
@@ -346,7 +341,7 @@ class JournalRecorder:
     def _record(self, entry: Entry, connection: int) -> bool:
         """Record an entry; whether it was."""
         # Counted even if it is lost: a hole in the numbers tells a reader how many are missing.
-        self._number += 1
+        self.number += 1
         size, held_bytes = len(entry.payload), self._thread.backlog_bytes + len(self._chunk)
         if held_bytes + size > MAX_BACKLOG_BYTES or size > MAX_PAYLOAD_BYTES:
             self._lose()
@@ -369,7 +364,7 @@ class JournalRecorder:
         if not self._losing:
             logger.error(
                 "frame %d is not recorded: longer than %d bytes, or the disk is %d bytes behind",
-                self._number - 1,
+                self.number - 1,
                 MAX_PAYLOAD_BYTES,
                 self._thread.backlog_bytes,
             )

@@ -33,14 +33,7 @@ from typing import Final
 import zstandard
 
 from ingestor.journal.format import Market
-from ingestor.journal.segments import (
-    COMPRESSED,
-    LOCK,
-    PART,
-    is_whole,
-    list_segments,
-    segment_name,
-)
+from ingestor.journal.segments import COMPRESSED, LOCK, PART, is_whole, list_segments, segment_name
 from ingestor.model.errors import ConfigurationError
 
 LEVEL: Final = 3
@@ -128,7 +121,8 @@ class SegmentWriter:
     def __init__(self, directory: Path, market: Market) -> None:
         self._directory = directory
         self._market = market
-        self._file: FileIO | None = None
+        self.file: FileIO | None = None
+        """The file that is written, if one is open; a pipe or a device is none to sync."""
         self._path = directory
         self._header = b""
         self._date = dt.date.min
@@ -137,11 +131,6 @@ class SegmentWriter:
         self._at = 0
         self._written_bytes = 0
         self._compressor = Compressor()
-
-    @property
-    def file(self) -> FileIO | None:
-        """The file that is written, if one is open; a pipe or a device is none to sync."""
-        return self._file
 
     def tidy(self) -> None:
         """Take up what runs before this one left: segments not yet compressed. Raises OSError."""
@@ -162,31 +151,31 @@ class SegmentWriter:
 
     def append(self, data: bytes | bytearray) -> None:
         """Write bytes to the end of the segment that was begun. Raises OSError: then `retry`."""
-        if self._file is None and not self._header:
+        if self.file is None and not self._header:
             raise FileNotFoundError(None, "no segment was begun", str(self._path))
         self._data, self._at = data, 0
         self.retry()
 
     def retry(self) -> None:
         """Write what is left of the bytes that were appended last. Raises OSError."""
-        if self._file is None:
+        if self.file is None:
             # The file is lost: a new one gets the whole chunk, or it would begin inside an entry.
             self._open()
             self._at = 0
-        assert self._file is not None
+        assert self.file is not None
         with memoryview(self._data) as data:
             while self._at < len(data):
-                count = self._file.write(data[self._at :])
+                count = self.file.write(data[self._at :])
                 self._at += count
                 self._written_bytes += count
 
     def finish(self) -> None:
         """End the segment, if there is one, and have it compressed. Raises OSError."""
         self._header = b""
-        if self._file is None:
+        if self.file is None:
             return
         try:
-            os.fsync(self._file.fileno())
+            os.fsync(self.file.fileno())
         finally:
             self.close()
         self._compressor.add(self._path)
@@ -194,16 +183,16 @@ class SegmentWriter:
     @property
     def is_sound(self) -> bool:
         """Whether the open file has a name, be it another one, and the size that it was given."""
-        if self._file is None:
+        if self.file is None:
             return True
-        held = os.fstat(self._file.fileno())
+        held = os.fstat(self.file.fileno())
         return not stat.S_ISREG(held.st_mode) or (
             held.st_nlink > 0 and held.st_size == self._written_bytes
         )
 
     def missing(self) -> str | None:
         """Look after the file; when it is not as it was left, let go of it and say what it is."""
-        what = None if self._file is None else self._what_became_of(self._file)
+        what = None if self.file is None else self._what_became_of(self.file)
         if what is None:
             return None
         self.close()
@@ -222,9 +211,9 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Close the file that is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
     def stop(self) -> None:
         """Close what is open and end what is being compressed; the next run begins it anew."""
@@ -247,7 +236,7 @@ class SegmentWriter:
             file.close()
             self._path.unlink(missing_ok=True)
             raise
-        self._file, self._written_bytes = file, len(self._header)
+        self.file, self._written_bytes = file, len(self._header)
 
     def _what_became_of(self, file: FileIO) -> str | None:
         held = os.fstat(file.fileno())

@@ -1,7 +1,7 @@
 """Merge by watermark: several feeds into one order, without touching a single record.
 
-Every feed hands in blocks whose keys never decrease (`ingestor.model.keys`). Of each feed only the
-oldest block, its head, takes part. The last key of a head says how far that feed is known: no
+Every feed hands in blocks whose keys never decrease (`ingestor.model.records`). Of each feed only
+the oldest block, its head, takes part. The last key of a head says how far that feed is known: no
 later record of that feed is smaller. The smallest of these (key, feed) pairs is the *watermark*:
 every row at or before it can be ordered now, for good, by one stable sort, feeds concatenated in
 their rank so that trades precede depth where whole keys tie. The head that set the watermark is
@@ -21,8 +21,7 @@ from typing import Final, Literal
 import numpy as np
 
 from ingestor.model.blocks import Block, Int64s, Runs, ranges
-from ingestor.model.keys import Keys, RunningKey
-from ingestor.model.records import EventType
+from ingestor.model.records import EventType, Keys, RunningKey
 
 MAX_PENDING_BLOCKS: Final = 8
 """Blocks held per feed; beyond that `push` answers False and the ring fills up instead."""

@@ -24,7 +24,6 @@ import numpy as np
 
 from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import iso_utc
 from ingestor.model.replay_control import (
     ControlAnswer,
     Do,
@@ -36,7 +35,7 @@ from ingestor.model.replay_control import (
     speed_text,
     window_text,
 )
-from ingestor.model.units import INT64_MAX
+from ingestor.model.units import INT64_MAX, iso_utc
 
 NEVER: Final = INT64_MAX
 """When a row is due that waits for a command."""
@@ -154,7 +153,8 @@ class Steering:
         self._step_until_ns: int | None = None
         self._stepped_to_ns = 0
         self._keys = self._due = _NO_ROWS
-        self._done = 0
+        self.done = 0
+        """Rows of the block that were taken."""
         self._changes: list[Change] = []
 
     @property
@@ -190,7 +190,7 @@ class Steering:
 
     def load(self, key_ts_ns: Int64s, now_ns: int) -> None:
         """Take the keys of the next block, whose rows are then numbered from 0."""
-        self._keys, self._done = key_ts_ns, 0
+        self._keys, self.done = key_ts_ns, 0
         if self._step_span_ns:
             self._step_until_ns = self._step_end_ns(int(key_ts_ns[0]), self._step_span_ns)
             self._step_span_ns = 0
@@ -200,28 +200,23 @@ class Steering:
                 self._stands_ns = None
             self._due = self._pacer.due_ns(key_ts_ns, now_ns)
 
-    @property
-    def done(self) -> int:
-        """Rows of the block that were taken."""
-        return self._done
-
     def next_due_ns(self, now_ns: int) -> int:
         """Return when the next row is due, of which there must be one; `NEVER` while it is held.
 
         Where a bound holds it, that is reached here: the replay is paused, its step done, or its
         loop sought to the begin. During a seek it is 0.
         """
-        if self.seeking_ns is None and self._limit() == self._done:
+        if self.seeking_ns is None and self._limit() == self.done:
             self._reach(now_ns)
         if self._stepping or self.seeking_ns is not None:
             return 0
         if self._paused:
             return NEVER
-        return 0 if self._pacer is None else int(self._due[self._done])
+        return 0 if self._pacer is None else int(self._due[self.done])
 
     def take(self, now_ns: int) -> slice:
         """Return the rows that may go now; they count as taken."""
-        first, stop = self._done, self._limit()
+        first, stop = self.done, self._limit()
         if not self._stepping:
             if self._paused:
                 stop = first
@@ -243,28 +238,25 @@ class Steering:
     def _limit(self) -> int:
         """Return the row of the block before which bounds make it stop; its length for none."""
         stop = len(self._keys)
-        if self._until_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._until_ns, "left")))
+        for bound_ns in (self._until_ns, self._step_until_ns, self._loop_ns and self._loop_ns[1]):
+            if bound_ns is not None:
+                stop = min(stop, int(np.searchsorted(self._keys, bound_ns, "left")))
         if self._step_rows:
-            stop = min(stop, self._done + self._step_rows)
-        if self._step_until_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._step_until_ns, "left")))
-        if self._loop_ns is not None:
-            stop = min(stop, int(np.searchsorted(self._keys, self._loop_ns[1], "left")))
-        return max(stop, self._done)
+            stop = min(stop, self.done + self._step_rows)
+        return max(stop, self.done)
 
     def _note_taken(self, stop: int) -> None:
         if self._step_rows:
-            self._step_rows -= stop - self._done
+            self._step_rows -= stop - self.done
         if self._paused and self._pacer is not None:
             # A step moves the schedule along: the next row comes after its distance from this one.
             self._stands_ns = max(self._stands_ns or 0, int(self._due[stop - 1]))
-        self._done, self._has_moved = stop, True
+        self.done, self._has_moved = stop, True
         self.position_ns = int(self._keys[stop - 1])
 
     def _reach(self, now_ns: int) -> None:
         """Stop at the bound that holds the next row."""
-        next_ns = int(self._keys[self._done])
+        next_ns = int(self._keys[self.done])
         if self._step_until_ns is not None and next_ns >= self._step_until_ns:
             self._end_step()
         if self._until_ns is not None and next_ns >= self._until_ns:
@@ -273,16 +265,13 @@ class Steering:
             self._end_step()
             self._pause(now_ns)
             self._note(f"paused {place_text(self.position_ns)}: played until {until}")
-        if (
-            self._loop_ns is not None
-            and next_ns >= self._loop_ns[1]
-            and (self._stepping or not self._paused)
-        ):
+        is_at_end = self._loop_ns is not None and next_ns >= self._loop_ns[1]
+        if is_at_end and (self._stepping or not self._paused):
             self._go_round(now_ns)
 
     def come_to_end(self, now_ns: int) -> None:
         """Note that there are no more rows: a loop that ends behind them goes round."""
-        if self.seeking_ns is None and self._loop_ns is not None:
+        if self.seeking_ns is None:
             self._go_round(now_ns)
 
     def begin_anew(self) -> None:
@@ -369,13 +358,13 @@ class Steering:
 
     def _go_on(self, speed: float, now_ns: int, at_ns: int | None) -> None:
         """Go on at a speed; the schedule has come to the moment `at_ns`, None for the next row."""
-        left = self._due[self._done :]
+        left = self._due[self.done :]
         self.speed = speed
         if not speed:
             self._pacer, self._due = None, _NO_ROWS
         elif self._pacer is None:
             self._pacer = Pacer(speed, self._max_gap_ns)
-            keys = self._keys[self._done :]
+            keys = self._keys[self.done :]
             self._due = self._from_here(self._pacer.due_ns(keys, now_ns))
         else:
             # What is late is not made up for: the schedule has come to the next row at the most.
@@ -386,7 +375,7 @@ class Steering:
 
     def _from_here(self, due_ns: Int64s) -> Int64s:
         """Return due times of the whole block; rows that were taken are due no more."""
-        return np.concatenate((np.zeros(self._done, np.int64), due_ns))
+        return np.concatenate((np.zeros(self.done, np.int64), due_ns))
 
     def _step(self, command: ReplayCommand, now_ns: int) -> str:
         self._pause(now_ns)
@@ -448,7 +437,7 @@ class Steering:
         self._end_step()
         if self._until_ns is not None and self._until_ns <= at_ns:
             self._until_ns = None
-        self._keys, self._due, self._done = _NO_ROWS, _NO_ROWS, 0
+        self._keys, self._due, self.done = _NO_ROWS, _NO_ROWS, 0
         self._stepped_to_ns, self._stands_ns = 0, None
         self._pacer = Pacer(self.speed, self._max_gap_ns) if self.speed else None
         self.position_ns = self.seeking_ns = at_ns

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""`ingestor.model.keys.rises`, compiled: one pass over the records where they lie.
+"""`ingestor.model.records.rises`, compiled: one pass over the records where they lie.
 
 What is ``noexcept`` calls nothing of Python's, so it has no exception to lose (tested).
 """

@@ -246,4 +246,3 @@ class Encoder(Protocol):
 
     def encode(self, runs: Runs, reply: Reply, first_sequence: int, max_messages: int) -> Frames:
         """Encode rows from the front of `runs` into at most `max_messages` messages."""
-        ...

@@ -12,9 +12,8 @@ from typing import Annotated, Final
 import msgspec
 
 from ingestor.model.bounds import MAX_LINE_CHARS, MAX_TIME_NS, printable
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import BadDataError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 
 SUBJECT_PREFIX: Final = "ingestor.status"
 ALL_SUBJECTS: Final = f"{SUBJECT_PREFIX}.>"

@@ -16,9 +16,18 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from ingestor.model.bounds import MAX_TIME_NS, printable
-from ingestor.model.clock import iso_utc, new_york_date, new_york_ns, new_york_time, to_ns, utc_date
 from ingestor.model.errors import ConfigurationError
-from ingestor.model.units import INT64_MAX, NS_PER_MS, NS_PER_S
+from ingestor.model.units import (
+    INT64_MAX,
+    NS_PER_MS,
+    NS_PER_S,
+    iso_utc,
+    new_york_date,
+    new_york_ns,
+    new_york_time,
+    to_ns,
+    utc_date,
+)
 
 MAX_SPEED: Final = 1_000_000.0
 MIN_SPEED: Final = 0.000_001

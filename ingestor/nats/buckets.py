@@ -17,7 +17,6 @@ from ingestor.model.errors import StreamError
 from ingestor.model.units import NS_PER_S
 from ingestor.nats.answers import (
     STREAM_EXISTS,
-    STREAM_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
     NobodyListensError,
     PubAck,
@@ -125,12 +124,7 @@ class Bucket:
         await self._api.call(f"bucket {self._name}", f"STREAM.UPDATE.{self._stream}", config)
 
     async def _last(self, key: str) -> StoredMessage | None:
-        try:
-            return await self._api.message(self._stream, last_by_subj=f"$KV.{self._name}.{key}")
-        except RefusedError as refused:
-            if refused.error.err_code == STREAM_NOT_FOUND:
-                return None
-            raise
+        return await self._api.last_message(self._stream, f"$KV.{self._name}.{key}")
 
     async def _publish(
         self, key: str, value: bytes, revision: int | None, headers: dict[str, str]

@@ -116,7 +116,8 @@ class Connection:
         self._open_timeout_s = open_timeout_s
         self._min_payload_bytes = min_payload_bytes
         self._options = DEFAULTS | nats_py
-        self._client = GuardedClient(self._credentials)
+        self.client = GuardedClient(self._credentials)
+        """nats-py's client, for what is built upon it: a micro service."""
         self._settled = asyncio.Event()
         """It is up, or will never be again."""
         self._opened = self._closing = False
@@ -135,12 +136,7 @@ class Connection:
     @property
     def up(self) -> bool:
         """Whether frames may be written."""
-        return self.failure is None and self._settled.is_set() and self._client.is_connected
-
-    @property
-    def client(self) -> GuardedClient:
-        """nats-py's client, for what is built upon it: a micro service."""
-        return self._client
+        return self.failure is None and self._settled.is_set() and self.client.is_connected
 
     @property
     def servers(self) -> str:
@@ -160,17 +156,17 @@ class Connection:
     @property
     def server_version(self) -> tuple[int, int]:
         """Major and minor version of the server that we are at; 0, 0 where it does not say."""
-        return self._client.server_version
+        return self.client.server_version
 
     @property
     def max_payload_bytes(self) -> int:
         """The longest message, headers included, that the server takes which we are at."""
-        return int(self._client.max_payload)
+        return int(self.client.max_payload)
 
     @property
     def reconnects(self) -> int:
         """How often the connection was lost and made again."""
-        return int(self._client.stats["reconnects"])
+        return int(self.client.stats["reconnects"])
 
     async def open(self) -> None:
         """Connect; closed again when it fails. Raises NatsUnreachableError, NatsRefusedError."""
@@ -203,7 +199,7 @@ class Connection:
             raise self.failure
 
     async def _connect(self) -> None:
-        await self._client.open(
+        await self.client.open(
             error_cb=self._errored,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
@@ -211,7 +207,7 @@ class Connection:
             **self._options,
         )
         # The client also returns when the server closed on it in the middle of the handshake.
-        await self._client.flush(HANDSHAKE_TIMEOUT_S)
+        await self.client.flush(HANDSHAKE_TIMEOUT_S)
 
     async def close(self) -> None:
         """Close, in bounded time."""
@@ -220,13 +216,13 @@ class Connection:
         self._settled.clear()
         with contextlib.suppress(OSError, Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._client.close()
+                await self.client.close()
         # A peer that reads nothing keeps the transport open whatever was waited for.
         self.drop()
 
     def drop(self) -> None:
         """Cut the connection at once; the client then reconnects, unless it is closed."""
-        self._client.abort()
+        self.client.abort()
 
     async def ready(self) -> None:
         """Wait until there is a connection. Raises what `failure` says; `NotConnectedError`."""
@@ -243,7 +239,7 @@ class Connection:
 
         False, with nothing done, while there is no connection.
         """
-        writer = self._client.writer
+        writer = self.client.writer
         # A transport that was closed under us may break, and the client is yet to notice.
         if writer is None or writer.is_closing() or not self.up:
             return False
@@ -259,23 +255,23 @@ class Connection:
 
         Raises `NoAnswerError`.
         """
-        inbox = self._client.new_inbox()
+        inbox = self.client.new_inbox()
         try:
-            return inbox, await self._client.tap(f"{inbox}.>", receiver)
+            return inbox, await self.client.tap(f"{inbox}.>", receiver)
         except (OSError, Error) as error:
             raise NoAnswerError(f"no subscription at {self.servers}: {error!r}") from error
 
     async def untap(self, subscription: Subscription) -> None:
         """End what `tap` began."""
         with contextlib.suppress(OSError, Error):
-            await self._client.untap(subscription)
+            await self.client.untap(subscription)
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
         """Send one message. Raises nothing while there is no connection: it is then not sent."""
         self._remember(subject)
-        if self._client.is_connected:
+        if self.client.is_connected:
             with contextlib.suppress(OSError, Error):
-                await self._client.publish(subject, payload, reply=reply)
+                await self.client.publish(subject, payload, reply=reply)
 
     async def request(
         self,
@@ -297,7 +293,7 @@ class Connection:
         self._asking[patience] = subject
         try:
             async with patience:
-                return await self._client.request(
+                return await self.client.request(
                     subject, payload, timeout_s or REQUEST_TIMEOUT_S, headers=headers
                 )
         except NoRespondersError:
@@ -348,16 +344,18 @@ class Connection:
         """Whether the server that we are at is alive: it answers a ping in time."""
         with contextlib.suppress(OSError, Error):
             async with asyncio.timeout(timeout_s):
-                await self._client.flush(HANDSHAKE_TIMEOUT_S)
+                await self.client.flush(HANDSHAKE_TIMEOUT_S)
                 return True
         return False
 
-    async def former_closed(self, timeout_s: float) -> bool:
+    async def former_closed(self, timeout_s: float, marks: Sequence[str] = ()) -> bool:
         """Whether the server has read all that it will ever read of our lost connections.
 
+        Of those with the `marks` as well, of a process that died.
         What a connection brings is read up to its end, which may be after the next one began. With
         it go its subscriptions, so where nobody listens to its mark any more, that is over.
         """
+        self._former.extend(marks)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         while self._former and self.up:
             left_s = deadline_s - asyncio.get_running_loop().time()
@@ -380,16 +378,11 @@ class Connection:
         """Subjects on which somebody listens while the server reads from a connection of ours."""
         return (*self._former, self._mark)
 
-    async def closed(self, marks: Sequence[str], timeout_s: float) -> bool:
-        """Whether the server has read all of the connections of a process that died: its marks."""
-        self._former.extend(marks)
-        return await self.former_closed(timeout_s)
-
     def _mark_connection(self) -> None:
         """Subscribe to a subject for this connection alone: nats-py renews only its own ones."""
         if self._mark:
             self._former.append(self._mark)
-        self._mark = self._client.new_inbox()
+        self._mark = self.client.new_inbox()
         self.write(f"SUB {self._mark} {_MARK_SID}\r\n".encode())
 
     def _remember(self, subject: str) -> None:
@@ -414,15 +407,12 @@ class Connection:
             named = _FORBIDDEN_SUBJECT(str(error))
             if named is not None and named[1] in self._forbidden:
                 self._forbidden[named[1]] = error
-                self._ask_no_longer(named[1])
+                # What waits for an answer on it waits no longer: none will come.
+                for patience in [one for one, asked in self._asking.items() if asked == named[1]]:
+                    del self._asking[patience]
+                    patience.reschedule(asyncio.get_running_loop().time())
             else:
                 self.give_up(refusal(error, self.servers))
-
-    def _ask_no_longer(self, subject: str) -> None:
-        """End what waits for an answer on a forbidden subject: none will come."""
-        for patience in [one for one, asked in self._asking.items() if asked == subject]:
-            del self._asking[patience]
-            patience.reschedule(asyncio.get_running_loop().time())
 
     async def _disconnected(self) -> None:
         if self._opened and not self._closing:
@@ -442,7 +432,7 @@ class Connection:
 
     async def _closed(self) -> None:
         if not self._closing:
-            error = self._client.last_error or Error("connection closed")
+            error = self.client.last_error or Error("connection closed")
             self.give_up(refusal(error, self.servers))
 
     def _check_payload(self) -> None:

@@ -11,7 +11,7 @@ differences, all of which override or use private names of nats-py 2.16. No othe
 - What goes wrong while connecting or parsing is an `nats.errors.Error` or OSError: nats-py then
   connects anew. A server that hangs up in the middle of the handshake is no connection.
 - A line has at most `MAX_LINE_BYTES`, a message `MAX_PAYLOAD_BYTES`.
-- Messages of tapped subscriptions pass nats-py (see `ingestor.nats.splitter`).
+- Messages of tapped subscriptions pass nats-py (see `ingestor.nats.answers`).
 - `writer` takes finished frames.
 - Each server is told its own secrets, and none without TLS where TLS is wanted.
 - What the server says is kept in its own case, on one line, cut to a length.
@@ -45,8 +45,8 @@ from nats.protocol.parser import Parser
 
 from ingestor.model.bounds import printable
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
+from ingestor.nats.answers import MAX_LINE_BYTES, Frame, Splitter, Status
 from ingestor.nats.options import Credentials
-from ingestor.nats.splitter import MAX_LINE_BYTES, Frame, Splitter, Status
 
 MAX_POOL: Final = 256
 """Servers that are tried: those that were named, and those that these have named."""

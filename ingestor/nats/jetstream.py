@@ -23,11 +23,12 @@ from ingestor.nats.answers import (
     CONSUMER_NOT_FOUND,
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
+    Frame,
     RefusedError,
+    Status,
     nonsense,
 )
 from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
-from ingestor.nats.splitter import Frame, Status
 
 Json = dict[str, Any]
 
@@ -178,6 +179,15 @@ class JetStreamApi:
             # JSON carries bytes as base64; a message without payload leaves the key out.
             payload = base64.b64decode(message.get("data", ""))
             return StoredMessage(int(message["seq"]), str(message["subject"]), payload)
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read the newest message under a subject, None when there is none, or no stream."""
+        try:
+            return await self.message(stream, last_by_subj=subject)
+        except RefusedError as refused:
+            if refused.error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
 
     async def count(self, stream: str, subjects: Sequence[str], start: int) -> int | None:
         """Have the server count messages of some subjects from a sequence on.

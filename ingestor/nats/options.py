@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 import nkeys  # type: ignore[import-untyped]
 
-from ingestor.files.small import others_may_read, read_small_file
+from ingestor.files import others_may_read, read_small_file
 from ingestor.model.bounds import printable
 from ingestor.model.errors import ConfigurationError
 
@@ -344,11 +344,9 @@ def _tls(options: ConnectOptions, wanted: bool) -> ssl.SSLContext | None:
 def _seen_on_the_way(
     urls: Sequence[_Url], common: Secrets, tls: ssl.SSLContext | None
 ) -> list[str]:
-    if tls is not None:
-        return []
     told = [url for url in urls if any(common) or any(url.secrets)]
     open_to = [url.place for url in told if not _is_loopback(url.host)]
-    if not open_to:
+    if tls is not None or not open_to:
         return []
     return [
         f"the password or token for {', '.join(open_to)} goes over the network unencrypted: "

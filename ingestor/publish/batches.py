@@ -67,14 +67,13 @@ _SUFFIX: Final = ".$FI"
 _NUMBER: Final = re.compile(rf"[0-9]{{{SEQUENCE_DIGITS}}}", re.ASCII).fullmatch
 
 
-class PublishBatch:
+class _Batch:
     """What the publisher knows of either kind."""
 
-    flow: int
-    """The stream acknowledges by itself after this many messages, or fewer."""
-
-    def __init__(self, prefix: str, fence: Fence | None = None) -> None:
+    def __init__(self, prefix: str, flow: int, fence: Fence | None) -> None:
         self.prefix = prefix
+        self.flow = flow
+        """The stream acknowledges by itself after this many messages, or fewer."""
         self.fence = fence
         self.rested = False
         """Nothing was sent for a while: what is sent next must be fenced, all of it."""
@@ -103,24 +102,10 @@ class PublishBatch:
         refused = self.refusal is not None and self.refusal.number in WRONG_LAST_SEQUENCE
         return refused and self.fence is not None
 
-    @property
-    def room(self) -> int:
-        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
-        raise NotImplementedError
-
-    @property
-    def reply(self) -> Reply:
-        """Reply subject of the next messages."""
-        raise NotImplementedError
-
     def note_sent(self, messages: int) -> None:
         """Note that `messages` messages were sent under `reply`."""
         self.sent += messages
         self.rested = False
-
-    def receive(self, tail: str, answer: Answer) -> None:
-        """Take an answer; `tail` is its subject after the prefix and a dot."""
-        raise NotImplementedError
 
     def _break(self, error: ApiError | None) -> None:
         self.broken = True
@@ -135,7 +120,7 @@ class PublishBatch:
         return A_WHOLE_WRITE if self.sent < limit else 0
 
 
-class FastBatch(PublishBatch):
+class FastBatch(_Batch):
     """One batch of fast ingest.
 
     `flow` is how many messages between flow acknowledgements we ask for. `proof` makes it a batch
@@ -152,8 +137,7 @@ class FastBatch(PublishBatch):
         flow: int = FLOW_MESSAGES,
         fence: Fence | None = None,
     ) -> None:
-        super().__init__(f"{inbox}.{batch_id}", fence)
-        self.flow = flow
+        super().__init__(f"{inbox}.{batch_id}", flow, fence)
         self.closing = proof
         self._id = batch_id
         self._proof = proof
@@ -167,7 +151,10 @@ class FastBatch(PublishBatch):
 
     @property
     def room(self) -> int:
-        """Messages that may be sent now; the first and the last have operations of their own."""
+        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`.
+
+        The first and the last have operations of their own.
+        """
         if self.broken or self.ended or self.committed:
             return 0
         return 1 if self.closing or not self.sent else self._room(self.acked + self._granted)
@@ -182,7 +169,7 @@ class FastBatch(PublishBatch):
         return self._fenced(_APPEND) if self.rested else self._append
 
     def note_sent(self, messages: int) -> None:
-        """Note them; see `Batch`."""
+        """Note that `messages` messages were sent under `reply`."""
         super().note_sent(messages)
         # Only fast ingest knows commits: an `AckBatch` goes on however often it is closed.
         self.committed = self.closing
@@ -204,7 +191,7 @@ class FastBatch(PublishBatch):
         return number, self._fenced(_STORE_AND_COMMIT)
 
     def receive(self, tail: str, answer: Answer) -> None:
-        """Take an answer; see `Batch`."""
+        """Take an answer; `tail` is its subject after the prefix and a dot."""
         if not tail.endswith(_SUFFIX):
             self.odd_answers += 1
         elif isinstance(answer, FlowAck):
@@ -245,7 +232,7 @@ class FastBatch(PublishBatch):
         return Reply(self._head, b".%d.$FI" % operation, fence)
 
 
-class AckBatch(PublishBatch):
+class AckBatch(_Batch):
     """Messages that are acknowledged one by one, a bounded number of them under way.
 
     Of those that are under way together only one may be fenced: where the stream refuses it for
@@ -261,8 +248,7 @@ class AckBatch(PublishBatch):
         window: int = ACK_WINDOW_MESSAGES,
         fence: Fence | None = None,
     ) -> None:
-        super().__init__(f"{inbox}.{batch_id}", fence and fence._replace(every=1))
-        self.flow = 1
+        super().__init__(f"{inbox}.{batch_id}", 1, fence and fence._replace(every=1))
         self._window = window
         self._alone = 0
         """Number of the last message that went alone."""
@@ -270,7 +256,7 @@ class AckBatch(PublishBatch):
 
     @property
     def room(self) -> int:
-        """Messages that may be sent now."""
+        """Messages that may be sent now: none, one, or `A_WHOLE_WRITE`."""
         if self.broken or self.ended or self.acked < self._alone:
             return 0
         return 1 if self._goes_alone else self._room(self.acked + self._window)
@@ -281,7 +267,7 @@ class AckBatch(PublishBatch):
         return replace(self._reply, fence=self.fence) if self._goes_alone else self._reply
 
     def note_sent(self, messages: int) -> None:
-        """Note them; see `Batch`."""
+        """Note that `messages` messages were sent under `reply`."""
         if self._goes_alone:
             self._alone = self.sent + messages
         super().note_sent(messages)
@@ -291,7 +277,7 @@ class AckBatch(PublishBatch):
         return self.fence is not None and (self.rested or not self.sent)
 
     def receive(self, tail: str, answer: Answer) -> None:
-        """Take an answer; see `Batch`. Answers come in the order of the messages."""
+        """Take an answer, as of a `FastBatch`; answers come in the order of the messages."""
         number = int(tail) if _NUMBER(tail) else 0
         if not 0 < number <= self.sent:
             self.odd_answers += 1
@@ -304,6 +290,9 @@ class AckBatch(PublishBatch):
             if self.refusal is not None:
                 self.out_of_order = max(self.out_of_order, number)
             self._break(None)
+
+
+PublishBatch = FastBatch | AckBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -374,7 +363,7 @@ class SendWindow:
         if messages > self.messages:
             raise ValueError(f"{messages} messages acknowledged of {self.messages} sent")
         if messages and not self.acked_messages:
-            self.first_ts_event_ns = _ts_event_ns(self.message(0), 0)
+            self.first_ts_event_ns = self.message(0).event_ns(0)
         self.messages -= messages
         self.acked_messages += messages
         rows_before = self.acked_rows
@@ -411,7 +400,7 @@ class SendWindow:
     def last_ts_event_ns(self) -> int | None:
         """Event time of the newest acknowledged row, ns UTC."""
         newest = self.newest
-        return None if newest is None else _ts_event_ns(newest, -1)
+        return None if newest is None else newest.event_ns(-1)
 
     @property
     def acked_by_rtype(self) -> Counter[int]:
@@ -436,12 +425,6 @@ class SendWindow:
         # Once a write, not once a row: acknowledgements come many at a time.
         self._rows_by_rtype.update(part.rows_by_rtype)
         self._rows_by_feed.update(part.runs.counts_by_feed())
-
-
-def _ts_event_ns(runs: Runs, row: int) -> int:
-    block = runs.blocks[int(runs.block_of_run[row])]
-    at = int(runs.start[0]) if row == 0 else int(runs.stop[-1]) - 1
-    return int(block.records["ts_event_ns"][at])
 
 
 _NOTHING: Final = np.array([], dtype=np.int64)

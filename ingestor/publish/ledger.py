@@ -129,12 +129,14 @@ class Ledger:
         self._inbox = inbox
         self._fenced = fenced
         self._unfenced_batches, self._fence_pause = 0, 1
-        self._stream = state
+        self.stream = state
+        """The stream as it was when counting began."""
         self._fast_ingest = state.fast_ingest
         self._proven = False
         self._anchor = state.last_seq
         self._at_anchor: tuple[int, dict[str, int]] = (0, {})
-        self._alone = True
+        self.alone = True
+        """Whether no foreign message was seen recently."""
         self._others_seen = False
         self._first_told = 0
         self._message_bytes = 1
@@ -168,16 +170,6 @@ class Ledger:
         if not self.exact:
             return self._anchor, *self._at_anchor
         return self.floor_seq, self.window.acked_messages, self.stored_rows_by_subject()
-
-    @property
-    def stream(self) -> StreamState:
-        """The stream as it was when counting began."""
-        return self._stream
-
-    @property
-    def alone(self) -> bool:
-        """Whether no foreign message was seen recently."""
-        return self._alone
 
     @property
     def exact(self) -> bool:
@@ -302,13 +294,13 @@ class Ledger:
         """Return the question what the stream holds of the open batch."""
         window = self.window
         return ReconcileRequest(
-            stream=self._stream.name,
-            identity=self._stream.identity,
+            stream=self.stream.name,
+            identity=self.stream.identity,
             anchor=self.floor_seq if self.exact else self._anchor,
             acked=0 if self.exact else self.batch.acked,
             newest=window.newest,
             sent=window.unacknowledged(),
-            alone=self._alone,
+            alone=self.alone,
         )
 
     def note_stored(self, stored: StoredPrefix, acked: int) -> int:
@@ -359,7 +351,7 @@ class Ledger:
             self._fast_ingest = False
         if self.batch.fenced_out:
             self._fence_pause = min(2 * self._fence_pause, MAX_UNFENCED_BATCHES)
-            self._unfenced_batches, self._alone = self._fence_pause, False
+            self._unfenced_batches, self.alone = self._fence_pause, False
         # What broke the batch may have been a server that does not know fast ingest.
         self._proven = False
         self._open()
@@ -373,10 +365,10 @@ class Ledger:
         """
         self.lost_messages += lost_messages
         self._odd_answers += self.batch.odd_answers
-        self._stream = state
+        self.stream = state
         self._fast_ingest = state.fast_ingest
         # A new stream is a new start: nobody else has been seen in it.
-        self._proven, self._alone = False, True
+        self._proven, self.alone = False, True
         self._set_anchor(state.last_seq)
         self.batch = self._new_batch()
         self.batch.broken = True
@@ -392,8 +384,8 @@ class Ledger:
 
     def _note_exact(self) -> None:
         self._exact_acked = self.batch.acked
-        self._alone = self.batch.last_seq == self._anchor + self.batch.acked
-        self._others_seen = self._others_seen or not self._alone
+        self.alone = self.batch.last_seq == self._anchor + self.batch.acked
+        self._others_seen = self._others_seen or not self.alone
 
     def _open(self) -> None:
         self._odd_answers += self.batch.odd_answers
@@ -417,7 +409,7 @@ class Ledger:
             self._unfenced_batches -= 1
             return None
         # Where others write too, their messages stand where ours are expected.
-        if not (self._fenced and self._alone):
+        if not (self._fenced and self.alone):
             return None
         every = min(FENCE_EVERY_BYTES // self._message_bytes, FENCE_EVERY)
         return Fence(self._anchor, max(every, 1))

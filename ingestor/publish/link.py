@@ -16,13 +16,12 @@ from typing import Final
 
 from ingestor.model.blocks import FENCE_BYTES, Encoder
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, MAX_PAYLOAD_BYTES
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.answers import UNAVAILABLE, RefusedError
+from ingestor.model.units import now_ns
+from ingestor.nats.answers import UNAVAILABLE, Frame, RefusedError, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StoredMessage
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ack_timer import Stall
 from ingestor.publish.ledger import Ledger, StoredPrefix
@@ -57,7 +56,6 @@ class StreamLink:
         *,
         connect_options: ConnectOptions,
         settings: StreamSettings,
-        on_acknowledged: Callable[[int], None] | None,
         open_timeout_s: float,
         check_lease: CheckLease | None = None,
     ) -> None:
@@ -72,7 +70,7 @@ class StreamLink:
         self._open_timeout_s = open_timeout_s
         self._api = JetStreamApi(self.connection)
         self.leader = JetStreamApi(self.connection, timeout_s=ANSWER_S)
-        self.on_acknowledged = on_acknowledged
+        self.on_acknowledged: Callable[[int], None] = lambda _rows: None
         self._check_lease = check_lease
         self._ledger: Ledger | None = None
         self._stream_bound_bytes = MAX_PAYLOAD_BYTES
@@ -229,8 +227,7 @@ class StreamLink:
             self.last_ack_ns = now_ns()
             self.acked_s = now_s()
             self.stall.end()
-            if self.on_acknowledged is not None:
-                self.on_acknowledged(rows)
+            self.on_acknowledged(rows)
 
     # Called by the connection, which loses its read loop if they raise.
 

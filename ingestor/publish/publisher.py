@@ -113,8 +113,6 @@ class StreamPlace:
 class Publisher:
     """Publishes runs in order into one stream. Used on one event loop; `open` first.
 
-    `on_acknowledged` is called with the number of rows, in the order of sending, that have just
-    become known to be stored; it must be quick.
     Nothing acknowledged for `give_up_after_s`, though something is due, ends the run.
     With `check_lease` the stream refuses what a process sends that was stopped, once another one
     writes instead, as long as these are the stream's only writers; the run then ends with what
@@ -129,7 +127,6 @@ class Publisher:
         stream: StreamSettings,
         give_up_after_s: float = GIVE_UP_AFTER_S,
         open_timeout_s: float = OPEN_TIMEOUT_S,
-        on_acknowledged: Callable[[int], None] | None = None,
         check_lease: CheckLease | None = None,
     ) -> None:
         """Raises ConfigurationError for options that cannot work."""
@@ -137,7 +134,6 @@ class Publisher:
             encoder,
             connect_options=connect_options,
             settings=stream,
-            on_acknowledged=on_acknowledged,
             check_lease=check_lease,
             open_timeout_s=open_timeout_s,
         )
@@ -154,7 +150,7 @@ class Publisher:
         self._batch_leader = ""
 
     def tell_stored(self, on_acknowledged: Callable[[int], None]) -> None:
-        """Call this from now on instead of what `on_acknowledged` was given; see there."""
+        """Call this with how many rows, in order, have just become known to be stored; quickly."""
         self._link.on_acknowledged = on_acknowledged
 
     @property

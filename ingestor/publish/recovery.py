@@ -171,8 +171,7 @@ class Recovery:
         subject, payload = messages_of(frames.data)[0]
         guard = None if self._guards_held >= GUARDED_ATTEMPTS else stored.guard(subject)
         # Without a guard we may send twice what is still on its way; with one on a subject that
-        # others
-        # write we might never send at all.
+        # others write we might never send at all.
         if guard is None or len(payload) + GUARD_BYTES > link.max_message_bytes:
             self._guards_held = 0
             return

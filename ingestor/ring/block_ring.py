@@ -14,10 +14,13 @@ then knows that it is to put again what that taker still needs.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import errno
 import mmap
 import os
+import select
 import time
 from collections.abc import Sequence
 from queue import Empty, Full
@@ -27,7 +30,57 @@ import numpy as np
 from faster_fifo import Queue
 
 from ingestor.model.errors import ConfigurationError
-from ingestor.ring.doorbell import Doorbell
+
+
+class Doorbell:
+    """Created before the processes fork; any may ring, one event loop or sleeper listens."""
+
+    def __init__(self) -> None:
+        """Raises ConfigurationError where the kernel gives none."""
+        try:
+            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the kernel gives no eventfd, by which feeds wake the publisher: {error.strerror}"
+            ) from error
+        self._rung: asyncio.Event | None = None
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+
+    def ring(self) -> None:
+        """Wake the listener; ringing again before it looks costs nothing more."""
+        os.eventfd_write(self._fd, 1)
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver rings to `wait` on this loop."""
+        self._rung = asyncio.Event()
+        loop.add_reader(self._fd, self._answer)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return when it has rung since the last wait, or after `timeout_s`."""
+        if self._rung is None:
+            raise RuntimeError("wait() needs listen() first")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
+        # Cleared after the wait, before the rings are looked at: a ring in between is kept.
+        self._rung.clear()
+
+    def sleep(self, timeout_s: float) -> None:
+        """Block until it has rung since the last sleep, or for `timeout_s`."""
+        if self._poll.poll(timeout_s * 1000):
+            os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        os.close(self._fd)
+
+    def _answer(self) -> None:
+        # One read takes all rings since the last: eventfd is a counter.
+        os.eventfd_read(self._fd)
+        if self._rung is not None:
+            self._rung.set()
+
 
 LENGTH_BYTES: Final = ctypes.sizeof(ctypes.c_size_t)
 """faster-fifo stores the length before each message."""

@@ -25,7 +25,6 @@ from uuid import uuid4
 import msgspec
 
 from ingestor.merge.steering import Change, Steering
-from ingestor.model.clock import now_ns
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.replay_control import (
     ControlAnswer,
@@ -33,7 +32,7 @@ from ingestor.model.replay_control import (
     ReplayCommand,
     ReplayState,
 )
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, now_ns
 from ingestor.runtime.counters import CounterTable, Slots
 
 ANSWER_TIMEOUT_S: Final = 2.0

@@ -22,8 +22,8 @@ from ingestor.feeds.databento.selection import Catalog
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.journal_feed import first_event_ns
 from ingestor.journal.segments import Segment, list_segments
-from ingestor.model.clock import new_york_date
 from ingestor.model.errors import NoDataError
+from ingestor.model.units import new_york_date
 from ingestor.nats.connection import Connection
 from ingestor.runtime.replay_run import MARKETS, SCHEMAS
 from ingestor.runtime.run_records import LIVE_JOB, RunRecord, records, runs_bucket

@@ -12,12 +12,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ingestor.config.schema import Config, LiveFeedName, Polygon
-from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
-from ingestor.feeds.polygon.sink import FrameLog, Sink
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.spool import (
@@ -27,7 +25,9 @@ from ingestor.feeds.polygon.spool import (
     Spool,
     left_in,
 )
+from ingestor.feeds.polygon.status_reporter import FrameLog, Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan, option_root
+from ingestor.feeds.polygon.subscriptions import channel_names
 from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import Source

@@ -22,10 +22,9 @@ from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import IngestorError, NatsUnreachableError
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, now_ns
 from ingestor.nats.answers import RefusedError
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing

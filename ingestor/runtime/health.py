@@ -19,9 +19,8 @@ from typing import Final
 
 from ingestor.config.schema import Metrics
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours, TradingHours
-from ingestor.model.clock import iso_utc
 from ingestor.model.replay_control import ReplayState
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.progress_reporter import LONG_WAIT_NS, age_text
 from ingestor.runtime.run_view import RunView, heartbeat_age_s, since_s

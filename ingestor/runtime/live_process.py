@@ -17,13 +17,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 import uvloop
 
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block
-from ingestor.model.clock import now_ns
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import OPTION_TRADE, Records
 from ingestor.model.symbols import parse_option_ticker
+from ingestor.model.units import now_ns
 from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterRow, CounterTable, LastTrade
 from ingestor.runtime.feed_process import FeedContext, FeedMain, RingWriter
 from ingestor.runtime.latency import Hop

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 from ingestor.config.schema import Config, LiveFeedName, Nats
-from ingestor.feeds.polygon.commands import shown
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.spool import left_in
+from ingestor.feeds.polygon.subscriptions import shown
 from ingestor.journal.format import Market
 from ingestor.merge.ordering import ArrivalMerge
 from ingestor.model.blocks import Source

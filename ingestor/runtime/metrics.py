@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config, Metrics
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError
+from ingestor.model.units import now_ns
 from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import CounterTable, Role

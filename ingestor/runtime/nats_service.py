@@ -20,9 +20,9 @@ from nats.micro.service import Service, ServiceConfig
 from ingestor import __version__
 from ingestor.model.bounds import printable
 from ingestor.model.errors import NatsUnreachableError
+from ingestor.nats.answers import Frame, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from ingestor.runtime.run_records import RunRecord
 
 VIEW_SERVICE: Final = "ingestor-run"

@@ -197,7 +197,7 @@ class Predecessor:
         Raises TimeoutError and `RefusedError`; may then be called again.
         """
         position = self._position
-        if not await connection.closed(position.marks, FORMER_S):
+        if not await connection.former_closed(FORMER_S, position.marks):
             log.debug("the server still reads from the publisher that died: going on")
         api = JetStreamApi(connection)
         end = await api.stream_end(self._stream)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc, new_york_time
-from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.replay_control import ReplaySpan, ReplayState
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, iso_utc, new_york_time
+from ingestor.model.units import now_ns as wall_ns
 from ingestor.runtime.counters import Counter, CounterRow
 from ingestor.runtime.log import ERASE, FREE, STDERR, Pen
 from ingestor.runtime.replay_span import span_of

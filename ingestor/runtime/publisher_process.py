@@ -31,7 +31,7 @@ from ingestor.model.feed_status import FeedStatus
 from ingestor.model.records import EventType
 from ingestor.model.units import NS_PER_S
 from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Steered, status_of

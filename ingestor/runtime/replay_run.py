@@ -30,9 +30,8 @@ from ingestor.journal.reader import dates_recorded, find_segments
 from ingestor.merge.ordering import WatermarkMerge
 from ingestor.merge.steering import Steering
 from ingestor.model.blocks import Source
-from ingestor.model.clock import dates_text
 from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, dates_text
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime import keyboard

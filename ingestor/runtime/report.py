@@ -9,9 +9,8 @@ from typing import Final
 
 import msgspec
 
-from ingestor.model.clock import iso_utc
 from ingestor.model.errors import ExitCode
-from ingestor.model.units import NS_PER_S, NS_PER_US
+from ingestor.model.units import NS_PER_S, NS_PER_US, iso_utc
 from ingestor.runtime.counters import (
     PUBLISH_MODES,
     Counter,

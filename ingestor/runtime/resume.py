@@ -25,7 +25,6 @@ from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import FeedName, LiveFeedName
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Source
-from ingestor.model.clock import iso_utc, to_ns
 from ingestor.model.errors import (
     JobExistsError,
     NatsRefusedError,
@@ -33,7 +32,7 @@ from ingestor.model.errors import (
     StreamError,
 )
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, to_ns
 from ingestor.nats.answers import STREAM_NOT_FOUND, RefusedError
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi, StreamEnd

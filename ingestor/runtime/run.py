@@ -18,8 +18,7 @@ from ingestor.config.schema import Config, FeedName
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.publish.publisher import Publisher
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.controller import Steered
 from ingestor.runtime.counters import Counter, CounterTable, Role

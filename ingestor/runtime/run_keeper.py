@@ -18,7 +18,6 @@ import msgspec
 import uvloop
 
 from ingestor.config.schema import Nats
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import (
     ExitCode,
     IngestorError,
@@ -27,12 +26,13 @@ from ingestor.model.errors import (
     StreamInUseError,
 )
 from ingestor.model.records import EventType
+from ingestor.model.units import now_ns
 from ingestor.nats.answers import NoAnswerError, NobodyListensError
 from ingestor.nats.buckets import Bucket
 from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable, Total
 from ingestor.runtime.report import RunReport

@@ -20,10 +20,9 @@ import msgspec
 
 from ingestor import __version__
 from ingestor.config.schema import FeedName
-from ingestor.model.clock import iso_utc, now_ns
 from ingestor.model.errors import StreamInUseError
 from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc, now_ns
 from ingestor.nats.buckets import NEW, Bucket, WrongRevisionError
 from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
 

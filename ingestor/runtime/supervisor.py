@@ -33,7 +33,7 @@ from setproctitle import setproctitle
 
 from ingestor.model.errors import ExitCode, IngestorError
 from ingestor.model.units import NS_PER_S
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.runtime import log as logs
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.machine import die_with_parent, keep_freed_memory, pin

@@ -35,7 +35,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ingestor.model.clock import now_ns as wall_ns
 from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
@@ -46,6 +45,7 @@ from ingestor.model.replay_control import (
     parse_command,
 )
 from ingestor.model.units import NS_PER_S
+from ingestor.model.units import now_ns as wall_ns
 from ingestor.runtime import log as logs
 from ingestor.runtime.controller import Controller
 from ingestor.runtime.counters import Counter, Role

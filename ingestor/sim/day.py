@@ -22,9 +22,8 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.model.blocks import Int64s
-from ingestor.model.clock import new_york_ns, to_ns
 from ingestor.model.records import MBP10, Records
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, new_york_ns, to_ns
 from ingestor.sim.book import (
     ASK,
     BID,
@@ -251,7 +250,7 @@ class _Trading:
         units, wandered = 0, 0
         for length in lengths:
             way = self._way(wandered)
-            yield self._player.play(way, length, Placement(touch + wandered, pace, units))
+            yield self._player.play(way, length, touch + wandered, pace, units)
             units += way.units_of(length)
             wandered += way.shift
 
@@ -276,18 +275,6 @@ def _snapshot(touch: int, midnight_ns: int, draws: Draws) -> Records:
     return records
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    """Where and when a script is played.
-
-    ``touch`` is the best bid in ticks that it starts from, ``units`` the activity before it.
-    """
-
-    touch: int
-    pace: Pace
-    units: int = 0
-
-
 class Player:
     """Plays scripts into one file, never back in time: its last record, times and reused buffer."""
 
@@ -297,14 +284,15 @@ class Player:
         self._ts_event_ns = self._ts_recv_ns = ts_ns
         self._buffer: Int64s = np.empty((max_rows, MBP10.itemsize // 8), np.int64)
 
-    def play(self, script: Script, rows: int, placement: Placement) -> Records:
-        """Return the first `rows` rows of a script as records; valid until the next call."""
+    def play(self, script: Script, rows: int, touch: int, pace: Pace, units: int) -> Records:
+        """Return the first `rows` rows of a script as records; valid until the next call.
+
+        It starts from the best bid `touch`, in ticks, with the activity `units` behind it.
+        """
         words = self._buffer[:rows]
-        np.add(script.words[:rows], moved_by(placement.touch * TICK_E9, self.sequence), out=words)
+        np.add(script.words[:rows], moved_by(touch * TICK_E9, self.sequence), out=words)
         records = as_records(words)
-        moments = placement.pace.place(
-            script.units[:rows] + placement.units, script.after_ns[:rows]
-        )
+        moments = pace.place(script.units[:rows] + units, script.after_ns[:rows])
         event_ns = _never_back(moments, self._ts_event_ns)
         recv_ns = _never_back(event_ns + script.latency_ns[:rows], self._ts_recv_ns)
         records["ts_event_ns"], records["ts_recv_ns"] = event_ns, recv_ns
@@ -316,7 +304,7 @@ class Player:
     def play_all(self, script: Script, hours: Hours) -> Records:
         """Return a whole script whose prices stand as they are, spread over some hours."""
         pace = hours.pace(script.units_of(len(script)))
-        return self.play(script, len(script), Placement(0, pace))
+        return self.play(script, len(script), 0, pace, 0)
 
 
 def _never_back(times_ns: Int64s, last_ns: int) -> Int64s:

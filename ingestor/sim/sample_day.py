@@ -38,9 +38,9 @@ from databento_dbn import DBNError, Metadata, Schema, SType
 from rich.console import Console
 from rich.progress import Progress
 
-from ingestor.model.clock import to_ns
 from ingestor.model.errors import BadDataError, ConfigurationError, ExitCode, IngestorError
 from ingestor.model.records import FUTURES_TRADE, MBP10, Records, RType, as_bytes_matrix
+from ingestor.model.units import to_ns
 from ingestor.sim.day import day_records
 from ingestor.sim.script import INSTRUMENT_ID
 

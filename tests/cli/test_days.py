@@ -13,9 +13,8 @@ import msgspec
 import pytest
 
 from ingestor.cli.days import _time
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import ExitCode
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from ingestor.runtime.day_list import Day
 from tests.dbn_files import DAY, dbn_path, depth, write_dbn
 from tests.doctor.test_prerequisites_data import write_day

@@ -12,9 +12,9 @@ import pytest
 
 from ingestor.client import connect
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
+from ingestor.nats.answers import Frame, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from tests.client.streams import as_json, publish, sequences, trades
 from tests.conftest import StartNatsServer
 from tests.nats.test_guarded import ABSURD, GREETINGS
@@ -197,8 +197,8 @@ def test_what_makes_no_sense_later_costs_the_connection_only(absurd: bytes) -> N
             await link.open()
             # What comes with it in one piece, here a PONG, may be lost with it.
             with contextlib.suppress(nats.errors.Error):
-                await link._client.flush(1)
-            while server.connections < 2 or not link._client.is_connected:
+                await link.client.flush(1)
+            while server.connections < 2 or not link.client.is_connected:
                 await asyncio.sleep(0.01)
             assert link.failure is None
             await link.close()

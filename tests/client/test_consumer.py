@@ -5,9 +5,8 @@ import pytest
 from ingestor.client import AtSequence, From, Since
 from ingestor.client.consumer import CLOCKS_DIFFER_S, check_start, deliver_policy
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import ConfigurationError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, now_ns
 
 
 def test_the_beginning_and_new_are_policies_of_the_server() -> None:

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from ingestor.cli import tail
 from ingestor.client import Cause, Client, From, Message, decode
 from ingestor.client import connect as connect_client
-from ingestor.client.payloads import BadMessageError
-from ingestor.client.record_batches import batches_of
+from ingestor.client.payloads import BadMessageError, batches_of
 from ingestor.encode.packed import MAGIC
 from ingestor.model.errors import BadDataError, ExitCode
 from ingestor.model.feed_status import decode_status, encode_status
-from ingestor.nats.splitter import Splitter
+from ingestor.nats.answers import Splitter
 from tests.client.streams import DEPTH, STREAM, TRADES, Published, as_json, depth, packed, trades
 from tests.client.test_statuses import all_of, status
 from tests.client.test_statuses import store as store_statuses

@@ -15,9 +15,9 @@ from ingestor.client.pull import (
     Pull,
     stored_ns_of,
 )
+from ingestor.nats.answers import Frame, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 
 PLAIN = "$JS.ACK.S.c.1.{seq}.{number}.1765895400000000000.0"
 WITH_DOMAIN = "$JS.ACK.hub.hash.S.c.1.{seq}.{number}.1765895400000000000.0.token"

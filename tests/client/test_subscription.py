@@ -124,7 +124,7 @@ async def opened(subscription: Subscription) -> None:
 
 
 def cut_connection(client: Client) -> None:
-    client._connection._client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+    client._connection.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
 
 
 def test_all_types_come_typed_and_in_stream_order(nats_server: NatsServer) -> None:

@@ -19,8 +19,7 @@ from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import JsonEncoder, payloads
 from ingestor.model.blocks import Block, Encoder, Reply, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError
-from ingestor.model.keys import rises_by_columns
-from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType
+from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType, rises_by_columns
 from ingestor.model.units import UNDEF_PRICE
 
 ALL = 10**6

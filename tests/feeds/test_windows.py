@@ -14,8 +14,7 @@ from ingestor.feeds.windows import (
     inside,
 )
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import iso_utc
-from ingestor.model.units import INT64_MAX, NS_PER_DAY
+from ingestor.model.units import INT64_MAX, NS_PER_DAY, iso_utc
 
 WINTER = dt.date(2024, 1, 10)
 SUMMER = dt.date(2024, 7, 10)

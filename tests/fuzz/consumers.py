@@ -9,15 +9,14 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ingestor.client.payloads import Message, decode
-from ingestor.client.record_batches import Batch, batches_of
+from ingestor.client.payloads import Batch, Message, batches_of, decode
 from ingestor.encode.packed import PackedEncoder
 from ingestor.encode.reference import payloads
 from ingestor.model.errors import BadDataError
 from ingestor.model.feed_status import FeedStatus, What, decode_status, encode_status
 from ingestor.model.records import EVENT_TYPES
 from ingestor.model.units import PRICE_SCALE, UNDEF_PRICE
-from ingestor.nats.splitter import Splitter
+from ingestor.nats.answers import Splitter
 from tests.encode.examples import (
     FUTURES_TRADE,
     MBP10,

@@ -19,11 +19,11 @@ from ingestor.feeds.databento.header import header_of
 from ingestor.feeds.databento.record_filter import FileIssues, FileProgress, RecordFilter
 from ingestor.feeds.databento.record_reader import DbnReader
 from ingestor.feeds.databento.symbology import HeaderNames, SymbologyNames, SymbolTables
-from ingestor.feeds.polygon.commands import Fail, Reconnect, Report
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
+from ingestor.feeds.polygon.subscriptions import Fail, Reconnect, Report
 from ingestor.feeds.windows import EVERYTHING
 from ingestor.files.streams import stream_of
 from ingestor.model.blocks import Block, Source

@@ -27,9 +27,8 @@ from ingestor.journal.recorder import JournalRecorder
 from ingestor.journal.segment_writer import Compressor
 from ingestor.journal.segments import Segment, open_segment
 from ingestor.model.blocks import Block, Source, whole_block
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError
-from ingestor.model.units import NS_PER_MS
+from ingestor.model.units import NS_PER_MS, new_york_ns
 from tests.feeds.polygon.wire import (
     CONTRACT,
     frame,

@@ -18,9 +18,8 @@ from ingestor.journal.reader import (
     oddities,
 )
 from ingestor.journal.segments import list_segments
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import NoDataError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from tests.journal.tapes import (
     DAY,
     Received,

@@ -25,9 +25,8 @@ from ingestor.journal.format import (
 from ingestor.journal.recorder import CHUNK_BYTES, JournalRecorder
 from ingestor.journal.segment_writer import FolderLock
 from ingestor.journal.segments import list_segments
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError, ConfigurationError
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from tests.journal.tapes import (
     DAY,
     OPEN_NS,
@@ -499,10 +498,10 @@ def test_a_disk_that_stands_still_costs_frames_but_no_waiting_and_no_memory(
     writer.append(b"[]", OPEN_NS, 1)
     writer.tick(OPEN_NS)
     disk = writer._thread._disk
-    wait_until(lambda: disk._file is not None and writer._thread.backlog_bytes == 0)
-    real = disk._file
+    wait_until(lambda: disk.file is not None and writer._thread.backlog_bytes == 0)
+    real = disk.file
     assert real is not None
-    disk._file = pipe.open("wb", buffering=0)
+    disk.file = pipe.open("wb", buffering=0)
     for number in range(10 * CHUNK_BYTES // 1000):
         writer.append(bytes(1000), OPEN_NS + number, 1)
         assert writer._thread.backlog_bytes + len(writer._chunk) <= 4 * CHUNK_BYTES

@@ -80,7 +80,7 @@ def test_a_disk_that_stands_still_does_not_hold_up_the_end(
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     recorder = WriterThread(tmp_path, Market.STOCKS)
-    recorder._disk._file = pipe.open("wb", buffering=0)
+    recorder._disk.file = pipe.open("wb", buffering=0)
     recorder.put(bytearray(1 << 20))
     recorder.stop()
     assert "the disk stands still" in caplog.records[-1].getMessage()

@@ -7,6 +7,7 @@ import pytest
 import zstandard
 
 from ingestor.feeds.polygon.journal_feed import first_event_ns
+from ingestor.files.streams import PIECES_AT_ONCE
 from ingestor.journal.format import Market
 from ingestor.journal.reader import dates_recorded
 from ingestor.journal.segments import (
@@ -82,6 +83,12 @@ def test_a_segment_compressed_since_it_was_listed_is_still_read(tmp_path: Path) 
     with pytest.raises(NoDataError, match=r"\.journal\.zst cannot be opened"), open_segment(found):
         pass
     assert header_of(found) is None
+
+
+def test_a_header_behind_much_that_holds_nothing_is_found(tmp_path: Path) -> None:
+    path = put(tmp_path, zstd=True)
+    path.write_bytes(b"\x50\x2a\x4d\x18\0\0\0\0" * (PIECES_AT_ONCE + 1) + path.read_bytes())
+    assert header_of(list_segments(tmp_path, Market.STOCKS)[0]) == HEADER
 
 
 def test_a_segment_cut_in_its_header_has_none(tmp_path: Path) -> None:

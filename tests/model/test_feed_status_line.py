@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 
 from ingestor.model.bounds import printable
-from ingestor.model.clock import iso_utc
 from ingestor.model.feed_status import FeedStatus, What, line_of_status
+from ingestor.model.units import iso_utc
 from tests.strategies import STATUSES
 
 AT_NS = 1_765_895_400_017_150_864

@@ -6,7 +6,6 @@ import datetime as dt
 
 import pytest
 
-from ingestor.model.clock import to_ns
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
@@ -17,7 +16,7 @@ from ingestor.model.replay_control import (
     moment_ns,
     parse_command,
 )
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, to_ns
 
 NOON_NS = to_ns(dt.datetime(2025, 12, 16, 17, 0, tzinfo=dt.UTC))
 """12:00 in New York."""

@@ -11,10 +11,9 @@ import pytest
 import uvloop
 
 from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachableError
-from ingestor.nats.answers import ForbiddenError, NobodyListensError, RefusedError
+from ingestor.nats.answers import ForbiddenError, Frame, NobodyListensError, RefusedError, Status
 from ingestor.nats.connection import MAX_REMEMBERED, Connection
 from ingestor.nats.options import ConnectOptions
-from ingestor.nats.splitter import Frame, Status
 from tests.publish.certificates import make_certificates
 from tests.publish.plain import connect, until
 from tests.publish.proxy import Proxy
@@ -338,6 +337,22 @@ def test_a_request_that_nobody_answers_times_out_and_one_nobody_hears_says_so(
             await link.request("a test", "mute", timeout_s=0.05)
         await mute.close()
         await link.close()
+
+    asyncio.run(check())
+
+
+def test_by_its_marks_another_process_knows_when_a_connection_is_read_to_its_end(
+    nats_server: NatsServer,
+) -> None:
+    async def check() -> None:
+        one, other = (connection(ConnectOptions(nats_server.url)) for _ in range(2))
+        await one.open()
+        await other.open()
+        marks = one.marks
+        assert not await other.former_closed(0.1, marks)
+        await one.close()
+        assert await other.former_closed(5.0, marks)
+        await other.close()
 
     asyncio.run(check())
 

@@ -23,10 +23,10 @@ from nats.errors import Error, ProtocolError
 
 from ingestor.model.errors import NatsRefusedError, NatsUnreachableError
 from ingestor.nats import guarded
+from ingestor.nats.answers import MAX_LINE_BYTES
 from ingestor.nats.connection import Connection
 from ingestor.nats.guarded import MAX_POOL, GuardedClient, GuardedParser
 from ingestor.nats.options import ConnectOptions, resolve
-from ingestor.nats.splitter import MAX_LINE_BYTES
 from tests.publish.plain import until
 from tests.publish.rude_server import RudeServer, info_line
 
@@ -115,7 +115,7 @@ def test_a_greeting_of_more_than_64_kib_is_read() -> None:
         async with RudeServer(info_line(connect_urls=urls)) as server:
             link = Connection(ConnectOptions(url=server.url), on_change=lambda: None)
             await link.open()
-            assert len(link._client._server_pool) == MAX_POOL
+            assert len(link.client._server_pool) == MAX_POOL
             await link.close()
 
     asyncio.run(check())

@@ -406,6 +406,14 @@ def test_what_is_stored_is_counted_by_feed_and_type_also_within_a_write_and_over
     assert (window.first_ts_event_ns, window.last_ts_event_ns) == (10, 14)
 
 
+def test_of_a_message_of_several_rows_the_first_and_the_last_tell_its_times() -> None:
+    window = SendWindow()
+    push(window, 10, [3, 2])
+    for last_ns in (12, 14):
+        window.acknowledge(1)
+        assert (window.first_ts_event_ns, window.last_ts_event_ns) == (10, last_ns)
+
+
 def test_single_messages_know_no_commit_so_their_batch_goes_on_when_it_is_to_close() -> None:
     batch = AckBatch("_INBOX.x", "b1", window=3)
     batch.closing = True

@@ -229,7 +229,7 @@ def test_a_server_that_offers_tls_is_spoken_to_in_tls_where_that_is_wanted(
         options = ConnectOptions(url=server.url, tls_ca_file=files.ca)
         link = Connection(options, on_change=lambda: None)
         await link.open()
-        writer = link._client.writer
+        writer = link.client.writer
         assert writer is not None
         assert writer.get_extra_info("ssl_object") is not None
         await link.close()

@@ -225,7 +225,8 @@ def test_a_server_that_pauses_at_full_speed_is_not_asked_and_goes_on_with_the_ba
 def test_acknowledgements_are_counted_as_they_come(any_nats_server: NatsServer) -> None:
     async def check() -> None:
         counted: list[int] = []
-        publishing = await opened(any_nats_server, on_acknowledged=counted.append)
+        publishing = await opened(any_nats_server)
+        publishing.tell_stored(counted.append)
         await publishing.send(trades(0, 5_000))
         await publishing.flush()
         assert sum(counted) == publishing.acked_rows == 5_000
@@ -241,7 +242,8 @@ def test_an_error_in_the_callback_ends_the_run_and_hangs_nobody(nats_server: Nat
         def broken(rows: int) -> None:
             raise ValueError("no use for it")
 
-        publishing = await opened(nats_server, on_acknowledged=broken)
+        publishing = await opened(nats_server)
+        publishing.tell_stored(broken)
         with pytest.raises(Exception, match="no use for it"):
             await publishing.send(trades(0, 5_000))
         await publishing.close()

@@ -23,7 +23,6 @@ def recovery(give_up_after_s: float = 60.0) -> Recovery:
         PlainEncoder(),
         connect_options=ConnectOptions(),
         settings=StreamSettings(),
-        on_acknowledged=None,
         open_timeout_s=5.0,
     )
     return Recovery(link, give_up_after_s=give_up_after_s)

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingestor.ring.block_ring import LENGTH_BYTES, TAKE_BYTES, BlockRing, Message
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import LENGTH_BYTES, TAKE_BYTES, BlockRing, Doorbell, Message
 
 FORK = multiprocessing.get_context("fork")
 
@@ -207,7 +206,7 @@ def test_what_the_machine_does_not_give_is_a_sentence(limit: str, made: str, tol
 import resource
 from ingestor.model.errors import ConfigurationError
 from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.ring.block_ring import LENGTH_BYTES
 resource.setrlimit(resource.{limit}, (3, 3))
 try:

@@ -13,8 +13,7 @@ import pytest
 from faster_fifo import Queue
 
 from ingestor.model.errors import ConfigurationError
-from ingestor.ring.block_ring import BlockRing, RobustLock
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell, RobustLock
 
 FORK = multiprocessing.get_context("fork")
 SIZES = (1, 100, 30_000)

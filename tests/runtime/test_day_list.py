@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from ingestor.feeds.databento.selection import Catalog
-from ingestor.model.clock import new_york_ns, to_ns
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns, to_ns
 from ingestor.runtime.day_list import Day, days_of_files, days_of_journal, held_of, holes
 from ingestor.runtime.run_records import LIVE_JOB, RunRecord
 from tests.dbn_files import DAY, DAY_NS, dbn_path, depth, write_dbn

@@ -16,8 +16,7 @@ from ingestor.model.errors import BadDataError, ExitCode, NoDataError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records
 from ingestor.model.symbols import SymbolTable
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import (

@@ -17,8 +17,7 @@ from ingestor.model.records import RType
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput

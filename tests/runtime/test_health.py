@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from ingestor.config.schema import Metrics
-from ingestor.model.clock import new_york_ns
 from ingestor.model.replay_control import ReplayState
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Finding, Health, told
 from tests.runtime.views import NAMES, NOW_NS, ROLES, Looked, looked

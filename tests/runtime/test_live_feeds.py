@@ -8,12 +8,11 @@ import pytest
 
 from ingestor.config.schema import Config, Polygon, Record, Strikes
 from ingestor.feeds.polygon.feed import PolygonFeed
-from ingestor.feeds.polygon.sink import Sink
+from ingestor.feeds.polygon.status_reporter import Sink
 from ingestor.feeds.polygon.strikes import Focus, StrikePlan
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_factory import (
     LiveFeeds,

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog, Sink
 from ingestor.journal.recorder import JournalCounts
 from ingestor.model.blocks import Block, Source
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import VendorRefusedError
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import OPTION_TRADE, RType
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.model.units import now_ns
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime import live_process as kept_module
 from ingestor.runtime.counters import MAX_LAST_TRADES, Counter, CounterTable

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ingestor.model.clock import now_ns
 from ingestor.model.replay_control import ReplayState
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, now_ns
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.progress_reporter import (
     FeedSnapshot,

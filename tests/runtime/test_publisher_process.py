@@ -17,8 +17,7 @@ from ingestor.model.blocks import Source
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus, What, decode_status
 from ingestor.nats.stream import StreamSettings
-from ingestor.ring.block_ring import BlockRing
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import (
     END_MESSAGE,
     RingReader,

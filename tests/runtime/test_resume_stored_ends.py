@@ -12,10 +12,9 @@ import pytest
 from ingestor.encode import make_encoder
 from ingestor.feeds.polygon.spool import StoredEnd
 from ingestor.model.blocks import Block, Reply, Source, whole_block
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import NatsUnreachableError
 from ingestor.model.records import STOCK_TRADE, Records, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, now_ns
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime import resume as module

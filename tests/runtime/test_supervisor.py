@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.model.errors import BadDataError, ExitCode, IngestorError, NatsUnreachableError
-from ingestor.ring.doorbell import Doorbell
+from ingestor.ring.block_ring import Doorbell
 from ingestor.runtime import supervisor
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.machine import pin

@@ -20,10 +20,9 @@ from databento_dbn import Compression, DBNDecoder, MBP10Msg, Metadata, TradeMsg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.model.clock import new_york_ns, to_ns
 from ingestor.model.errors import BadDataError, ConfigurationError, ExitCode
 from ingestor.model.records import FUTURES_TRADE, MBP10, Records
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, new_york_ns, to_ns
 from ingestor.sim import day as day_module
 from ingestor.sim.sample_day import MAX_DEPTH_EVENTS, SampleDay, main, write_sample_day
 from ingestor.sim.script import INSTRUMENT_ID

@@ -38,8 +38,8 @@ from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, days_betw
 from ingestor.feeds.databento.header import MAGIC, PRELUDE_BYTES, SCHEMAS, VERSIONS, header_of
 from ingestor.files.streams import is_zstd
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import utc_date
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.model.units import utc_date
 
 GLANCE_BYTES: Final = 4 * 1024
 READ_BYTES: Final = 128 * 1024
@@ -250,14 +250,13 @@ def laid(taken: Sequence[tuple[Candidate, Days]]) -> list[Lane]:
 
 def front_of(path: Path) -> Front:
     """Glance at a file. Raises `NoDataError`, `BadDataError` as its reader would."""
-    opening = _open(path, GLANCE_BYTES)
+    content, failure = _open(path, GLANCE_BYTES)
     # A first zstd block may be longer than a glance, and gives nothing before its end.
-    if len(opening.content) < PRELUDE_BYTES + _FIXED.size:
-        opening = _open(path, READ_BYTES)
-    content = opening.content
+    if len(content) < PRELUDE_BYTES + _FIXED.size:
+        content, failure = _open(path, READ_BYTES)
     if len(content) < PRELUDE_BYTES + _FIXED.size or not content.startswith(_OPENINGS):
         # It raises what is wrong, in the same words as the file's reader would.
-        header_of(content, path, opening.failure)
+        header_of(content, path, failure)
         raise BadDataError(f"{path} has no DBN header in its first {READ_BYTES} bytes")
     dataset, schema, start, end = _FIXED.unpack_from(content, PRELUDE_BYTES)
     first, last = _span(start, end)
@@ -274,14 +273,14 @@ def front_of(path: Path) -> Front:
 def contents_of(path: Path) -> Contents:
     """Look further into a file; one that cannot be read this far may hold any instrument."""
     try:
-        opening = _open(path, READ_BYTES)
-        header = header_of(opening.content, path, opening.failure)
+        content, failure = _open(path, READ_BYTES)
+        header = header_of(content, path, failure)
     except (BadDataError, NoDataError):
         return Contents(None, frozenset(), b"")
     ones, others = frozenset(header.mappings.symbols_in), frozenset(header.mappings.symbols_out)
     ids = ones if header.stype_in == "instrument_id" else others
     instruments = (ids - {""}) or frozenset(header.symbols) or None
-    record = opening.content[header.size_bytes : header.size_bytes + _RECORD_BYTES]
+    record = content[header.size_bytes : header.size_bytes + _RECORD_BYTES]
     return Contents(
         instruments,
         ones | others,
@@ -293,15 +292,8 @@ def contents_of(path: Path) -> Contents:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """The first decompressed bytes of a file, and why there are no more where it is broken."""
-
-    content: bytes
-    failure: str | None = None
-
-
-def _open(path: Path, read_bytes: int) -> _Opening:
+def _open(path: Path, read_bytes: int) -> tuple[bytes, str | None]:
+    """Return a file's first decompressed bytes, and why there are no more where it is broken."""
     try:
         with path.open("rb", buffering=0) as file:
             # One read of bounded bytes: of thousands of files this is what the start of a run
@@ -310,7 +302,7 @@ def _open(path: Path, read_bytes: int) -> _Opening:
     except OSError as error:
         raise NoDataError(f"{path} cannot be opened: {error.strerror}") from error
     if not is_zstd(raw):
-        return _Opening(raw)
+        return raw, None
     found, failure = bytearray(), None
     source = ZstdDecompressor().stream_reader(BytesIO(raw), read_across_frames=True)
     try:
@@ -322,7 +314,7 @@ def _open(path: Path, read_bytes: int) -> _Opening:
             found += piece
     except ZstdError as error:
         failure = f"holds corrupt zstd data in its first {len(raw)} bytes ({error})"
-    return _Opening(bytes(found), failure)
+    return bytes(found), failure
 
 
 def _holds_front(content: bytearray) -> bool:

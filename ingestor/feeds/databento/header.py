@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError
+from ingestor.model.units import EPOCH_DATE
 
 MAGIC: Final = b"DBN"
 VERSIONS: Final = (1, 2, 3)
@@ -70,7 +71,6 @@ _DATES_BYTES: Final = 2 * _DATE_BYTES
 _ROWS_AT_ONCE: Final = 1 << 14
 
 Bytes = npt.NDArray[np.uint8]
-Int64s = npt.NDArray[np.int64]
 Days = npt.NDArray[np.int32]
 
 
@@ -125,20 +125,6 @@ class Mappings:
     first: Days
     end: Days
     symbols_out: Names
-
-    def __len__(self) -> int:
-        """How many mappings there are."""
-        return len(self.symbols_in)
-
-    def __iter__(self) -> Iterator[tuple[str, list[tuple[dt.date, dt.date, str]]]]:
-        """Yield each mapping with its intervals, in the header's order."""
-        edges = np.searchsorted(self.owners, np.arange(len(self.symbols_in) + 1)).tolist()
-        for number, key in enumerate(self.symbols_in):
-            yield key, [self._interval(at) for at in range(edges[number], edges[number + 1])]
-
-    def _interval(self, at: int) -> tuple[dt.date, dt.date, str]:
-        first, end = dt.timedelta(int(self.first[at])), dt.timedelta(int(self.end[at]))
-        return EPOCH_DATE + first, EPOCH_DATE + end, self.symbols_out[at]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

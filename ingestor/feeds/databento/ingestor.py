@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self, cast
 from weakref import WeakSet
 
@@ -24,10 +23,9 @@ from ingestor.feeds.databento.symbology import (
 from ingestor.feeds.windows import EVERYTHING, DailyWindows, SessionTimes, Window
 from ingestor.files.streams import open_stream
 from ingestor.model.blocks import Block, Source
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.model.events import MBP10, FuturesTrade, events_of
-from ingestor.model.units import NS_PER_DAY
+from ingestor.model.units import EPOCH_DATE, NS_PER_DAY
 
 BLOCK_BYTES: Final = 1020 * 1024
 """Default for `DBNIngestor.block_bytes`: 2838 depth records, or 21760 trades.
@@ -166,12 +164,7 @@ class DBNIngestor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _events(self, schema: DbnSchema) -> Iterator[object]:

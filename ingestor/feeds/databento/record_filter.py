@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ingestor.feeds.databento.record_reader import (
     HEARTBEAT,
@@ -36,11 +35,10 @@ from ingestor.feeds.databento.record_reader import (
     text_of,
 )
 from ingestor.feeds.databento.symbology import SymbolTables
-from ingestor.feeds.windows import DailyWindows, Window, inside
-from ingestor.model.blocks import Block, Source
+from ingestor.feeds.windows import DailyWindows, Mask, Window, inside
+from ingestor.model.blocks import Block, Int64s, Source
 from ingestor.model.bounds import MAX_TIME_NS, printable
-from ingestor.model.keys import RunningKey
-from ingestor.model.records import FUTURES_TRADE, Records
+from ingestor.model.records import FUTURES_TRADE, Records, RunningKey
 from ingestor.model.units import NS_PER_DAY, UNDEF_PRICE
 
 logger = logging.getLogger(__name__)
@@ -48,8 +46,6 @@ logger = logging.getLogger(__name__)
 TEXTS_TOLD: Final = 10
 """Of a gateway's errors, and of its other messages, this many are shown for each file."""
 
-Mask = npt.NDArray[np.bool_]
-Int64s = npt.NDArray[np.int64]
 
 _ID_BITS: Final = 32
 _IS_MAPPING: Final = 1 << _ID_BITS

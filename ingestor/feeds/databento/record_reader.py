@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ingestor.feeds.databento.files import DbnSchema
-from ingestor.feeds.databento.header import PRELUDE_BYTES, DbnHeader, header_bytes, header_of
+from ingestor.feeds.databento.header import PRELUDE_BYTES, Bytes, DbnHeader, header_bytes, header_of
 from ingestor.files.streams import ByteStream, ReadBuffer
+from ingestor.model.blocks import Int64s
 from ingestor.model.errors import BadDataError
 from ingestor.model.records import FUTURES_TRADE, HEAD, MBP10, Records, RType
 from ingestor.model.units import NS_PER_S
@@ -43,9 +43,6 @@ PROBES: Final = 64
 """Looks at a file, evenly spaced, that tell whether it is in order; bisecting takes 30 more."""
 
 logger = logging.getLogger(__name__)
-
-Bytes = npt.NDArray[np.uint8]
-Int64s = npt.NDArray[np.int64]
 
 
 class ControlRType(IntEnum):

@@ -27,8 +27,8 @@ from ingestor.feeds.databento.candidates import (
 )
 from ingestor.feeds.databento.files import DbnFile, DbnSchema, Listed, Listing, VendorName
 from ingestor.model.bounds import printable
-from ingestor.model.clock import EPOCH_DATE, dates_text
 from ingestor.model.errors import BadDataError, NoDataError
+from ingestor.model.units import EPOCH_DATE, dates_text
 
 logger = logging.getLogger(__name__)
 

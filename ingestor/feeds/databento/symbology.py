@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestor.feeds.databento.header import DbnHeader, Names
+from ingestor.model.blocks import Int64s
 from ingestor.model.bounds import is_symbol, printable
-from ingestor.model.clock import EPOCH_DATE
 from ingestor.model.errors import NoDataError
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import UINT32_MAX
+from ingestor.model.units import EPOCH_DATE, UINT32_MAX
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ _NAMES_HELD: Final = 4096
 _ASKED_COMPARED: Final = 4
 _INSTRUMENT_ID: Final = "instrument_id"
 _ID_DIGITS: Final = len(str(UINT32_MAX))
-
-Int64s = npt.NDArray[np.int64]
 
 
 class _Span(msgspec.Struct):

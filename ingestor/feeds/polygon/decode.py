@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.frames import FrameReader, Notice, Oddity, Skip, Tally
-from ingestor.feeds.polygon.instruments import NO_ASK, Instrument, Instruments
+from ingestor.feeds.polygon.instruments import NO_ASK, Instruments
 from ingestor.feeds.polygon.messages import (
     OPTION_KEYS,
     STOCK_KEYS,
@@ -106,8 +106,8 @@ class _Decoder:
         self._packed_conditions: dict[ConditionsField, bytes] = {}
         self._admission: Admission | None = None
         # Who may pass, by channel: an instrument gets in with its first event on a connection.
-        self._trades: dict[str, Instrument] = {}
-        self._quotes: dict[str, Instrument] = {}
+        self._trades: dict[str, int] = {}
+        self._quotes: dict[str, int] = {}
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -134,9 +134,7 @@ class _Decoder:
         """Let another, that has decoded nothing, say of what follows what this one says."""
         other.instruments = Instruments(like=self.instruments)
         other._admission = copy.deepcopy(self._admission)
-        find = other.instruments.find
-        for mine, its in ((self._trades, other._trades), (self._quotes, other._quotes)):
-            its.update((symbol, known) for symbol in mine if (known := find(symbol)) is not None)
+        other._trades, other._quotes = self._trades.copy(), self._quotes.copy()
 
     def _decoded(self, frame: _Frame) -> Decoded:
         # Counted without a word: it may be so for every price of a penny stock.
@@ -153,41 +151,41 @@ class _Decoder:
             notices,
         )
 
-    def _admit(
-        self, channel: str, symbol: str, admitted: dict[str, Instrument]
-    ) -> Instrument | None:
-        """Return an instrument that is not among the admitted ones, if it may be."""
+    def _admit(self, channel: str, symbol: str, admitted: dict[str, int]) -> int | None:
+        """Return the id of a symbol that is not among the admitted ones, if it may be."""
         if self._admission is not None and not self._admission.covers(channel, symbol):
             refusal = _EARLY if self._admission.empty else _FOREIGN
             self._tally.skip(*refusal, f"{channel}.{symbol}")
             return None
-        instrument = self.instruments.find(symbol) or self._add_instrument(symbol)
-        if instrument is not None:
-            admitted[symbol] = instrument
-        return instrument
+        number = self.instruments.find(symbol)
+        if number is None:
+            number = self._add_instrument(symbol)
+        if number is not None:
+            admitted[symbol] = number
+        return number
 
-    def _add_instrument(self, symbol: str) -> Instrument | None:
+    def _add_instrument(self, symbol: str) -> int | None:
         if len(symbol.encode()) > MAX_SYMBOL_BYTES:
             self._tally.skip(Skip.SYMBOL, f"more than {MAX_SYMBOL_BYTES} bytes", symbol)
             return None
-        instrument = self.instruments.add(symbol)
-        if instrument is None:
+        number = self.instruments.add(symbol)
+        if number is None:
             self._tally.skip(Skip.INSTRUMENTS_FULL, "no room for another symbol", symbol)
-        return instrument
+        return number
 
     def _aggressor(
         self,
         frame: _Frame,
         message: StockTradeMessage | OptionTradeMessage,
-        instrument: Instrument,
-        price: int,
+        number: int,
+        price_e9: float,
     ) -> int:
         pt = message.pt
         # A print of minutes ago meets the quotes of now: they say nothing about who took whom.
         if pt is not None and pt < message.t - self._late_after_ms:
             frame.late.append(len(frame.rows) // self._dtype.itemsize)
             return 0
-        return instrument.aggressor(price)
+        return self.instruments.aggressor(number, price_e9)
 
     def _pack_conditions(self, conditions: ConditionsField) -> bytes:
         if conditions is None:
@@ -233,31 +231,32 @@ class StockDecoder(_Decoder):
 
     def _quote(self, frame: _Frame, message: StockQuoteMessage) -> None:
         try:
-            instrument = self._quotes[message.sym]
+            number = self._quotes[message.sym]
         except KeyError:
             admitted = self._admit("Q", message.sym, self._quotes)
             if admitted is None:
                 return
-            instrument = admitted
+            number = admitted
         bp, ap = message.bp or 0.0, message.ap or 0.0
         # Both sides at once and no call: this and `_trade` run once for every element.
         bid_e9 = bp * _E9 + _TO_WHOLE - _TO_WHOLE
         ask_e9 = ap * _E9 + _TO_WHOLE - _TO_WHOLE
         if bid_e9 / _E9 != bp or ask_e9 / _E9 != ap:
             frame.rounded += 1
-        instrument.bid_e9 = bid = int(bid_e9)
+        quotes, at = self.instruments.quotes, 2 * number
         # The vendor writes an empty side as 0, as null, or not at all.
-        instrument.ask_e9 = ask = int(ask_e9) or NO_ASK
+        quotes[at], quotes[at + 1] = bid_e9, ask_e9 or NO_ASK
+        bid, ask = int(bid_e9), int(ask_e9)
         frame.rows += _STOCK_QUOTE.pack(
             _STOCK_QUOTE_HEAD,
-            instrument.id,
+            number,
             message.t * NS_PER_MS,
             frame.recv_ns,
             UNDEF_SEQUENCE if (q := message.q) is None else q,
             bid or UNDEF_PRICE,
-            ask,
+            ask or UNDEF_PRICE,
             (message.bs or 0) if bid else 0,
-            (message.as_ or 0) if ask != NO_ASK else 0,
+            (message.as_ or 0) if ask else 0,
             UNDEF_EXCHANGE if (bx := message.bx) is None else bx,
             UNDEF_EXCHANGE if (ax := message.ax) is None else ax,
             0,
@@ -272,27 +271,26 @@ class StockDecoder(_Decoder):
             self._tally.skip(Skip.SIZE, "trade without a size", message)
             return
         try:
-            instrument = self._trades[message.sym]
+            number = self._trades[message.sym]
         except KeyError:
             admitted = self._admit("T", message.sym, self._trades)
             if admitted is None:
                 return
-            instrument = admitted
+            number = admitted
         p = message.p
         e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
         if e9 / _E9 != p:
             frame.rounded += 1
-        price = int(e9)
         frame.rows += _STOCK_TRADE.pack(
             _STOCK_TRADE_HEAD,
-            instrument.id,
+            number,
             message.t * NS_PER_MS,
             frame.recv_ns,
             UNDEF_SEQUENCE if (q := message.q) is None else q,
-            price,
+            int(e9),
             size,
             UNDEF_EXCHANGE if (x := message.x) is None else x,
-            self._aggressor(frame, message, instrument, price),
+            self._aggressor(frame, message, number, e9),
             self._packed_conditions.get(message.c) or self._pack_conditions(message.c),
         )
 
@@ -325,20 +323,24 @@ class OptionDecoder(_Decoder):
                 continue
             symbol = message.sym
             if isinstance(message, OptionTradeMessage):
-                contract = self._trades.get(symbol) or self._contract("T", symbol, self._trades)
-                if contract is not None:
-                    self._trade(frame, message, contract)
+                number = self._trades.get(symbol)
+                if number is None:
+                    number = self._contract("T", symbol, self._trades)
+                if number is not None:
+                    self._trade(frame, message, number)
             else:
-                contract = self._quotes.get(symbol) or self._contract("Q", symbol, self._quotes)
-                if contract is not None:
+                number = self._quotes.get(symbol)
+                if number is None:
+                    number = self._contract("Q", symbol, self._quotes)
+                if number is not None:
+                    quotes, at = self.instruments.quotes, 2 * number
                     # Nobody reads these as records, so nothing is counted as rounded.
-                    contract.bid_e9 = round((message.bp or 0.0) * _E9)
-                    contract.ask_e9 = round((message.ap or 0.0) * _E9) or NO_ASK
+                    quotes[at] = (message.bp or 0.0) * _E9 + _TO_WHOLE - _TO_WHOLE
+                    ask_e9 = (message.ap or 0.0) * _E9 + _TO_WHOLE - _TO_WHOLE
+                    quotes[at + 1] = ask_e9 or NO_ASK
         return self._decoded(frame)
 
-    def _contract(
-        self, channel: str, symbol: str, admitted: dict[str, Instrument]
-    ) -> Instrument | None:
+    def _contract(self, channel: str, symbol: str, admitted: dict[str, int]) -> int | None:
         try:
             ticker = parse_option_ticker(symbol)
         except BadDataError:
@@ -350,24 +352,25 @@ class OptionDecoder(_Decoder):
             return None
         return self._admit(channel, symbol, admitted)
 
-    def _trade(self, frame: _Frame, message: OptionTradeMessage, instrument: Instrument) -> None:
+    def _trade(self, frame: _Frame, message: OptionTradeMessage, number: int) -> None:
         p = message.p
         e9 = p * _E9 + _TO_WHOLE - _TO_WHOLE
         if e9 / _E9 != p:
             frame.rounded += 1
-        price = int(e9)
+        quotes, at = self.instruments.quotes, 2 * number
+        bid_e9, ask_e9 = quotes[at], quotes[at + 1]
         frame.rows += _OPTION_TRADE.pack(
             _OPTION_TRADE_HEAD,
-            instrument.id,
+            number,
             message.t * NS_PER_MS,
             frame.recv_ns,
             UNDEF_SEQUENCE if (q := message.q) is None else q,
-            price,
-            instrument.bid_e9 or UNDEF_PRICE,
-            instrument.ask_e9,
+            int(e9),
+            int(bid_e9) or UNDEF_PRICE,
+            UNDEF_PRICE if ask_e9 == NO_ASK else int(ask_e9),
             message.s,
             UNDEF_EXCHANGE if (x := message.x) is None else x,
-            self._aggressor(frame, message, instrument, price),
+            self._aggressor(frame, message, number, e9),
             self._packed_conditions.get(message.c) or self._pack_conditions(message.c),
         )
 

@@ -19,7 +19,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ingestor.feeds.polygon.commands import (
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.frame_handler import FrameHandler
+from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
+from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
+from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
+from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
+from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
+from ingestor.feeds.polygon.spool import MakeSpool
+from ingestor.feeds.polygon.status_reporter import (
+    ConnectLog,
+    FeedStats,
+    FrameLog,
+    Sink,
+    StatusReporter,
+)
+from ingestor.feeds.polygon.subscriptions import (
     Close,
     Command,
     Fail,
@@ -28,26 +43,10 @@ from ingestor.feeds.polygon.commands import (
     ReportKind,
     Send,
 )
-from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.frame_handler import FrameHandler
-from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
-from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
-from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
-from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
-from ingestor.feeds.polygon.spill_queue import (
-    CATCH_UP_PER_S,
-    Backlog,
-    BacklogLimits,
-    SpillQueue,
-)
-from ingestor.feeds.polygon.spool import MakeSpool
-from ingestor.feeds.polygon.status_reporter import ConnectLog, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.bounds import MAX_LINE_CHARS, printable, without
-from ingestor.model.clock import now_ns
 from ingestor.model.errors import VendorRefusedError
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, now_ns
 
 TICK_S: Final = 0.1
 BEAT_NS: Final = 90 * NS_PER_MS
@@ -164,7 +163,7 @@ class PolygonFeed:
         )
         self._socket: FeedSocket | None = None
         self._refusal: VendorRefusedError | None = None
-        self._next_beat_ns = self._last_sign_ns = self._next_log_tick_ns = 0
+        self._next_beat_ns = self._last_sign_ns = 0
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Stream until `stopping` turns true; then close the socket and hand on what is held.

@@ -14,9 +14,14 @@ from ingestor.feeds.polygon.decode import Decoded, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frames import PIECE_BYTES, pieces
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog, Sink
 from ingestor.feeds.polygon.spill_queue import SpillQueue
-from ingestor.feeds.polygon.status_reporter import GapTracker, StatusReporter
+from ingestor.feeds.polygon.status_reporter import (
+    FeedStats,
+    FrameLog,
+    GapTracker,
+    Sink,
+    StatusReporter,
+)
 from ingestor.model.records import Records, joined
 
 TOGETHER_ROWS: Final = 256

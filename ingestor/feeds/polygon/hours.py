@@ -25,8 +25,7 @@ from typing import Final
 import holidays
 from holidays.constants import HALF_DAY
 
-from ingestor.model.clock import new_york_date, new_york_ns
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_date, new_york_ns
 
 MAX_SESSIONS_HELD: Final = 512
 SILENCE_LIMIT_NS: Final = 30 * NS_PER_S

@@ -31,8 +31,7 @@ from ingestor.journal.reader import (
 from ingestor.journal.segments import Segment
 from ingestor.model.blocks import Block, Source
 from ingestor.model.errors import BadDataError, ConfigurationError
-from ingestor.model.keys import RunningKey
-from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records
+from ingestor.model.records import OPTION_TRADE, STOCK_TRADE, Records, RunningKey
 from ingestor.model.symbols import SymbolTable, parse_option_ticker
 
 BLOCK_BYTES: Final = 256 * 1024
@@ -106,9 +105,10 @@ class JournalFilter:
 class Playback:
     """One live feed's decoding again: the entries of segments that are given in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: StockDecoder | OptionDecoder | None = None) -> None:
+        """Without a decoder as it was before the first entry, `begin` makes one."""
         self._header: Header | None = None
-        self._decoder: StockDecoder | OptionDecoder = StockDecoder()
+        self._decoder = decoder or StockDecoder()
         self._connection: int | None = None
         self._next_number: int | None = None
 

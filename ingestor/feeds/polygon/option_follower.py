@@ -20,15 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from ingestor.feeds.polygon.commands import Command, Report, ReportKind, channel_names
 from ingestor.feeds.polygon.decode import Decoded
 from ingestor.feeds.polygon.hours import MarketHours
 from ingestor.feeds.polygon.session import Phase, Session
 from ingestor.feeds.polygon.strikes import Action, StrikeManager, StrikePlan
+from ingestor.feeds.polygon.subscriptions import Command, Report, ReportKind, channel_names
 from ingestor.model.blocks import Int64s
-from ingestor.model.clock import new_york_date
 from ingestor.model.records import STOCK_QUOTE, RType
-from ingestor.model.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, price_text
+from ingestor.model.units import NS_PER_S, PRICE_SCALE, UNDEF_PRICE, new_york_date, price_text
 
 MAX_SPREAD_E9: Final = PRICE_SCALE // 2
 SPREAD_SHARE: Final = 1_000

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ingestor.feeds.polygon.commands import (
+from ingestor.feeds.polygon.messages import StatusMessage
+from ingestor.feeds.polygon.subscriptions import (
     Close,
     Command,
     Fail,
     Reconnect,
     Report,
     ReportKind,
+    Subscriptions,
     auth,
 )
-from ingestor.feeds.polygon.messages import StatusMessage
-from ingestor.feeds.polygon.subscriptions import Subscriptions
 from ingestor.model.bounds import printable, without
 from ingestor.model.units import NS_PER_S
 
@@ -146,23 +146,19 @@ class Session:
         self._limits = limits or SessionLimits()
         self.subscriptions = Subscriptions(names, self._limits.ack_ns)
         self._backoff = Backoff(random, self._limits)
-        self._phase = Phase.WAITING
+        self.phase = Phase.WAITING
+        """Where the conversation stands."""
         self._opened_ns = 0
         self._streaming_ns: int | None = None
         self._evicted = False
         self._unknown: set[str] = set()
 
-    @property
-    def phase(self) -> Phase:
-        """Where the conversation stands."""
-        return self._phase
-
     def on_open(self, now_ns: int) -> tuple[Command, ...]:
         """A socket is open; the server is to greet first."""
         # Stopped while a socket was being opened: it is not needed any more.
-        if self._phase is Phase.ENDED:
+        if self.phase is Phase.ENDED:
             return (Close(),)
-        self._phase, self._opened_ns = Phase.GREETING, now_ns
+        self.phase, self._opened_ns = Phase.GREETING, now_ns
         self._backoff.reached()
         return ()
 
@@ -180,7 +176,7 @@ class Session:
 
     def on_close(self, now_ns: int, cause: str, code: int | None = None) -> tuple[Command, ...]:
         """The socket is gone, by whomever and however, or a reached host did not open one."""
-        if self._phase is Phase.ENDED:
+        if self.phase is Phase.ENDED:
             return ()
         survived = self._streaming_ns is not None and (
             now_ns - self._streaming_ns >= self._limits.survival_ns
@@ -192,45 +188,45 @@ class Session:
         evicted = self._evicted or code == CLOSE_POLICY
         # The close code alone tells an eviction whose status was lost with the socket.
         cool_down_ns = self._limits.cool_down_ns if evicted else 0
-        self._phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
+        self.phase, self._streaming_ns, self._evicted = Phase.WAITING, None, False
         self.subscriptions.forget_socket()
         return (Reconnect(now_ns + self._backoff.next_delay_ns() + cool_down_ns, cause),)
 
     def on_unreachable(self, now_ns: int, cause: str) -> tuple[Command, ...]:
         """There was no socket, since there was nobody to open one."""
-        if self._phase is Phase.ENDED:
+        if self.phase is Phase.ENDED:
             return ()
         return (Reconnect(now_ns + self._backoff.next_delay_unreachable_ns(now_ns), cause),)
 
     def on_tick(self, now_ns: int) -> tuple[Command, ...]:
         """Time has passed; once a second is often enough."""
-        if self._phase is Phase.STREAMING:
+        if self.phase is Phase.STREAMING:
             return self._ended_if_failed(self.subscriptions.on_tick(now_ns))
-        shaking_hands = self._phase in (Phase.GREETING, Phase.AUTHENTICATING)
+        shaking_hands = self.phase in (Phase.GREETING, Phase.AUTHENTICATING)
         if shaking_hands and now_ns - self._opened_ns >= self._limits.handshake_ns:
             limit_s = self._limits.handshake_ns / NS_PER_S
-            text = f"no handshake within {limit_s:g} s ({self._phase})"
+            text = f"no handshake within {limit_s:g} s ({self.phase})"
             return self._give_up(ReportKind.HANDSHAKE, text)
         return ()
 
     def stop(self) -> tuple[Command, ...]:
         """End the feed; a close frame tells the server that the connection's place is free."""
-        has_socket = self._phase not in (Phase.WAITING, Phase.ENDED)
-        self._phase = Phase.ENDED
+        has_socket = self.phase not in (Phase.WAITING, Phase.ENDED)
+        self.phase = Phase.ENDED
         self.subscriptions.forget_socket()
         return (Close(),) if has_socket else ()
 
     def _on_status(self, status: StatusMessage, now_ns: int) -> tuple[Command, ...]:
         # What comes after our close frame answers a conversation that is over.
-        if self._phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
+        if self.phase in (Phase.WAITING, Phase.CLOSING, Phase.ENDED):
             return ()
         commands: tuple[Command, ...] = ()
         match status.status:
-            case "connected" if self._phase is Phase.GREETING:
-                self._phase = Phase.AUTHENTICATING
+            case "connected" if self.phase is Phase.GREETING:
+                self.phase = Phase.AUTHENTICATING
                 commands = (auth(self._api_key),)
-            case "auth_success" if self._phase is Phase.AUTHENTICATING:
-                self._phase, self._streaming_ns = Phase.STREAMING, now_ns
+            case "auth_success" if self.phase is Phase.AUTHENTICATING:
+                self.phase, self._streaming_ns = Phase.STREAMING, now_ns
                 commands = self.subscriptions.begin(now_ns)
             # One per name; answers to names may come in any order, several in one frame.
             case "success":
@@ -255,7 +251,7 @@ class Session:
         return (*commands, *self.stop()) if failed else commands
 
     def _give_up(self, kind: ReportKind, text: str) -> tuple[Command, ...]:
-        self._phase = Phase.CLOSING
+        self.phase = Phase.CLOSING
         self.subscriptions.forget_socket()
         return (Report(kind, text), Close())
 

@@ -28,7 +28,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from ingestor.feeds.polygon.commands import CLOSE_NORMAL
+from ingestor.feeds.polygon.subscriptions import CLOSE_NORMAL
 from ingestor.model.errors import ConfigurationError
 
 PING_PAYLOAD: Final = b"ingestor"
@@ -85,11 +85,9 @@ class FrameReceiver(Protocol):
 
     def on_open(self) -> None:
         """The WebSocket is open."""
-        ...
 
     def on_messages(self, messages: list[bytes], recv_ns: int) -> None:
         """Whole messages of one read, in order, and when that read was."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,17 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
-from ingestor.feeds.polygon.read_back import ReadBack
-from ingestor.feeds.polygon.sink import FrameLog, Sink
-from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, Spool
-from ingestor.feeds.polygon.status_reporter import FeedGap, Losses, StatusReporter, is_quote
-from ingestor.journal.follow import Place
+from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, ReadBack, Spool
+from ingestor.feeds.polygon.status_reporter import (
+    FeedGap,
+    FrameLog,
+    Losses,
+    Sink,
+    StatusReporter,
+    is_quote,
+    trades_and_quotes,
+)
+from ingestor.journal.segments import Place
 from ingestor.model.blocks import Block, Source
 from ingestor.model.records import Records, joined
 from ingestor.model.symbols import SymbolTable
@@ -204,9 +210,9 @@ class Left:
 
     def add(self, records: Records) -> None:
         """Count records that are left, at least one."""
-        quotes = int(np.count_nonzero(is_quote(records)))
+        trades, quotes = trades_and_quotes(records)
+        self.trades += trades
         self.quotes += quotes
-        self.trades += len(records) - quotes
         self.newest = times_of(records[-1:])
 
     def take(self, records: Records, *, counted: bool) -> None:
@@ -215,9 +221,9 @@ class Left:
             return
         self.last = times_of(records[-1:])
         if counted:
-            quotes = int(np.count_nonzero(is_quote(records)))
+            trades, quotes = trades_and_quotes(records)
+            self.trades -= trades
             self.quotes -= quotes
-            self.trades -= len(records) - quotes
             self.read += len(records)
 
     def losses(self) -> Losses:

@@ -13,28 +13,37 @@ nobody), the time does.
 
 A feed that is started again amid a run does the same. Where it is to go on it hears later: once all
 that its predecessor had handed on is stored, and the stream was asked where that ends.
+
+A feed whose backlog is full reads back what it has recorded itself (`ReadBack`). It keeps the place
+in its journal of the frame that comes next, and a twin of its decoder as it is before that frame.
+From then on it hands on nothing of what it decodes: the twin decodes the same frames when there is
+room again, and says the same of them. The journal grows meanwhile, and its last moments are not on
+the disk yet. So when its end is met once (what is behind is then some milliseconds) the feed holds
+in its backlog what comes from that frame on, and the journal is read up to it. Should the backlog
+fill again before, it is forgotten: the journal holds that too. Entries that are missing (the disk
+was full, somebody removed a file) are a gap.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.instruments import MAX_INSTRUMENTS
 from ingestor.feeds.polygon.journal_feed import Playback
-from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
+from ingestor.feeds.polygon.status_reporter import FeedGap, FrameLog, GapTracker
 from ingestor.journal.format import NOTE, Entry, Header, Market
 from ingestor.journal.reader import JournalProgress, SegmentFrames, first_entries
-from ingestor.journal.segments import Segment, list_segments
-from ingestor.model.clock import iso_utc
+from ingestor.journal.segments import Place, Segment, list_segments
 from ingestor.model.errors import BadDataError, NoDataError
 from ingestor.model.records import STOCK_TRADE, Records, RType, joined
 from ingestor.model.symbols import SymbolTable
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
 
 CONTEXT_NS: Final = 60 * NS_PER_S
 """At least so much of a journal before the first event is decoded for its quotes: within it every
@@ -73,6 +82,9 @@ class Piece(NamedTuple):
     records: Records
     gap: FeedGap | None = None
 
+
+Rows = tuple[Records, FeedGap | None]
+"""Rows of one frame, at least one, and what is missing before them."""
 
 NOTHING: Final = Piece(np.zeros(0, STOCK_TRADE))
 """Much was read, and there is nothing to show for it."""
@@ -216,7 +228,9 @@ class Spool:
             return
         stored, self._is_whole = StoredRows(self._ends, found), from_ns is None
         for segment in segments:
-            yield from self._of_segment(segment, stored, from_ns)
+            # None is held over to the next segment: that of another run has other ids.
+            for piece in _joined(self._of_segment(segment, stored, from_ns)):
+                yield self._handed_on(piece) if len(piece.records) else piece
 
     def _found(
         self, segments: Sequence[Segment], times: set[int]
@@ -242,26 +256,15 @@ class Spool:
 
     def _of_segment(
         self, segment: Segment, stored: StoredRows, from_ns: int | None
-    ) -> Iterator[Piece]:
-        gathered: list[Records] = []
-        held, gap = 0, None
+    ) -> Iterator[Rows | None]:
         for entry in self._entries(segment, self._begin, from_ns):
-            records = None if entry is None else self._rest(entry, stored)
-            if entry is not None and records is None:
-                continue
-            ends_gap = records is not None and self._broken
-            if gathered and (records is None or ends_gap or held >= PIECE_ROWS):
-                yield from self._cut(joined(gathered), gap)
-                gathered, held, gap = [], 0, None
-            if records is None:
-                yield NOTHING
-                continue
-            gap = self._next_gap(records) or gap
-            gathered.append(records)
-            held += len(records)
-        # None is held over to the next segment: that of another run has other ids.
-        if gathered:
-            yield from self._cut(joined(gathered), gap)
+            if entry is None:
+                yield None
+            elif (records := self._rest(entry, stored)) is not None:
+                if self._broken:
+                    self._gaps.on_disconnect()
+                self._broken = False
+                yield records, self._gaps.on_records(records)
 
     def _entries(
         self, segment: Segment, begin: Callable[[Header], None], from_ns: int | None
@@ -284,11 +287,7 @@ class Spool:
             return None
         self._broken |= self._playback.missing(entry) > 0
         if entry.connection == NOTE:
-            try:
-                self._playback.note(entry)
-            except BadDataError as error:
-                log.warning("%s: %s", self._feed, error)
-                self._broken = True
+            self._broken |= not _noted(self._playback, entry, self._feed)
             return None
         self._broken |= self._connection not in (None, entry.connection)
         self._connection = entry.connection
@@ -302,20 +301,12 @@ class Spool:
             return None
         return rest
 
-    def _next_gap(self, records: Records) -> FeedGap | None:
-        if self._broken:
-            self._gaps.on_disconnect()
-        self._broken = False
-        return self._gaps.on_records(records)
-
-    def _cut(self, records: Records, gap: FeedGap | None) -> Iterator[Piece]:
-        records = self._renamed(records)
+    def _handed_on(self, piece: Piece) -> Piece:
+        records = self._renamed(piece.records)
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
         self.rows += len(records)
-        for first in range(0, len(records), PIECE_ROWS):
-            yield Piece(records[first : first + PIECE_ROWS], gap)
-            gap = None
+        return Piece(records, piece.gap)
 
     def _renamed(self, records: Records) -> Records:
         """Return a copy whose instruments have ids that the live feed never gives."""
@@ -334,3 +325,123 @@ class Spool:
 
 MakeSpool = Callable[[SymbolTable], Spool]
 """Makes the spool of a feed, given its symbols."""
+
+
+GIVE_UP_NS: Final = 10 * NS_PER_S
+"""A disk that takes nothing of what was recorded for so long does not hold up what is new."""
+
+
+class ReadBack:
+    """Reads what was recorded from a place on; rows have the ids that the live decoder gave.
+
+    Attributes:
+        end: Number of the frame from which on the feed holds what comes; None while it does not.
+        idle_ns: How long nothing could be read; whoever reads adds to it.
+    """
+
+    def __init__(
+        self,
+        feed: str,
+        frame_log: FrameLog,
+        place: Place,
+        twin: StockDecoder | OptionDecoder,
+        last: tuple[int, int] | None,
+    ) -> None:
+        """`twin` is the live decoder's as it is at the place; `last` are times of the last record.
+
+        These are its event's and its receipt's.
+        """
+        self._feed = feed
+        self._frame_log = frame_log
+        self._follower = frame_log.follower(place)
+        self._next_number = place.number
+        self._playback = Playback(twin)
+        self._rest: list[Entry] | None = None
+        self._gaps = GapTracker(last)
+        self.idle_ns = 0
+        self.end: int | None = None
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what was recorded, in order, up to `end`; `IDLE` where more is to come."""
+        try:
+            while self.end is None or self._next_number < self.end:
+                entries, self._rest = self._rest or self._follower.read(), None
+                if entries is not None:
+                    self.idle_ns = 0
+                    yield from _joined(self._of(entries))
+                elif self.end is None:
+                    self.end = self._frame_log.number
+                elif self.idle_ns >= GIVE_UP_NS:
+                    log.error(
+                        "%s: the journal does not hold all that was recorded: the feed goes on"
+                        " without it",
+                        self._feed,
+                    )
+                    self._gaps.on_disconnect()
+                    return
+                else:
+                    yield IDLE
+        finally:
+            self._follower.close()
+
+    def join(self, records: Records) -> FeedGap | None:
+        """Return what is missing between the last record read back and the first that is new."""
+        return self._gaps.on_records(records)
+
+    def _of(self, entries: list[Entry]) -> Iterator[Rows | None]:
+        is_empty = True
+        for index, entry in enumerate(entries):
+            if self.end is not None and entry.number >= self.end:
+                # The feed holds these, but may yet forget them.
+                self._rest = entries[index:]
+                self._reach(self.end)
+                break
+            self._reach(entry.number)
+            self._next_number += 1
+            if entry.connection == NOTE:
+                _noted(self._playback, entry, self._feed)
+            elif len(records := self._playback.decode(entry).records):
+                is_empty = False
+                yield records, self._gaps.on_records(records)
+        if is_empty:
+            yield None
+
+    def _reach(self, number: int) -> None:
+        """Go on at an entry; those that are missing before it are a gap."""
+        if number != self._next_number:
+            self._gaps.on_disconnect()
+        self._next_number = number
+
+
+def _noted(playback: Playback, entry: Entry, feed: str) -> bool:
+    """Play a note; False, and a word in the log, for what is none."""
+    try:
+        playback.note(entry)
+    except BadDataError as error:
+        log.warning("%s: %s", feed, error)
+        return False
+    return True
+
+
+def _joined(parts: Iterable[Rows | None]) -> Iterator[Piece]:
+    """Join rows to pieces: a gap begins another, and so does None, which becomes `NOTHING`."""
+    held: list[Records] = []
+    rows, gap = 0, None
+    for part in parts:
+        records, begins = part or (NOTHING.records, None)
+        if part is None or begins is not None or rows >= PIECE_ROWS:
+            yield from _cut(held, gap)
+            held, rows, gap = [], 0, begins
+        if part is None:
+            yield NOTHING
+        else:
+            held.append(records)
+            rows += len(records)
+    yield from _cut(held, gap)
+
+
+def _cut(held: list[Records], gap: FeedGap | None) -> Iterator[Piece]:
+    records = joined(held) if held else NOTHING.records
+    for first in range(0, len(records), PIECE_ROWS):
+        yield Piece(records[first : first + PIECE_ROWS], gap)
+        gap = None

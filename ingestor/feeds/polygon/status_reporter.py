@@ -1,4 +1,7 @@
-"""What is told about a feed: log lines and statuses, one for each event, never one for each record.
+"""What a live feed hands on, and what is told about it. Nothing here waits: sockets are drained.
+
+`Sink` is the way to the rest of the pipeline, `FrameLog` the journal of raw frames. What is told
+are log lines and statuses, one for each event, never one for each record.
 
 A *gap* runs from the last record before a socket was lost to the first one after it, since the
 vendor replays nothing. *Losses* are what this program itself gave up. Both are told with exact
@@ -9,17 +12,130 @@ rate and then as a sum, so that a vendor that repeats itself floods neither.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from ingestor.feeds.polygon.sink import FeedStats, Sink
-from ingestor.model.clock import iso_utc
+from ingestor.journal.segments import Place, RunFollower
+from ingestor.model.blocks import Block
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records, RType
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, iso_utc
+
+
+@dataclass(slots=True, kw_only=True)
+class FeedStats:
+    """Running totals of one feed since its start, and its state now; one object, always current.
+
+    Attributes:
+        frames: Frames (messages of the WebSocket) received.
+        bytes: Payload bytes of these.
+        records: Records decoded, dropped ones among them.
+        skipped: Elements that became no record, by cause.
+        oddities: What was tolerated, by kind.
+        late: Trades that were reported late.
+        attempts: Sockets that were tried, those that opened among them.
+        sockets: Sockets opened.
+        gaps: Spans that a lost connection left unseen.
+        silences: Connections given up because they said nothing.
+        alarms: Refusals, missing acknowledgements and the like.
+        dropped_trades: Records dropped because the sink was full for too long.
+        dropped_quotes: As `dropped_trades`.
+        undelivered: Records that the sink had not taken when the feed was to stop.
+        statuses: Statuses that the sink has taken.
+        dropped_statuses: Statuses that it did not take in time.
+        backlog_rows: Records that wait for the sink now.
+        spooled_rows: Records that wait in the journal now, to be read back.
+        spool_lag_ns: How old the record is that the journal gives next; 0 where it gives none.
+        subscribed: Names that the vendor has acknowledged on the socket of now.
+        streaming: Whether there is an authenticated socket now.
+        trouble: Why the last socket is gone, until there is another one.
+        last_event_ns: Vendor's time of the newest record, 0 before the first.
+        last_recv_ns: When the newest frame was received, 0 before the first.
+    """
+
+    frames: int = 0
+    bytes: int = 0
+    records: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    oddities: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+    attempts: int = 0
+    sockets: int = 0
+    gaps: int = 0
+    silences: int = 0
+    alarms: int = 0
+    dropped_trades: int = 0
+    dropped_quotes: int = 0
+    undelivered: int = 0
+    statuses: int = 0
+    dropped_statuses: int = 0
+    backlog_rows: int = 0
+    spooled_rows: int = 0
+    spool_lag_ns: int = 0
+    subscribed: int = 0
+    streaming: bool = False
+    trouble: str = ""
+    last_event_ns: int = 0
+    last_recv_ns: int = 0
+
+    @property
+    def reconnects(self) -> int:
+        """Sockets opened after the first."""
+        return max(self.sockets - 1, 0)
+
+
+class Sink(Protocol):
+    """Takes what a feed produces, or says at once that it cannot."""
+
+    def put(self, block: Block) -> bool:
+        """Take a block of at most `MAX_BLOCK_ROWS` records; False when full: try later."""
+
+    def tell(self, status: FeedStatus) -> bool:
+        """Take a status; False when full: try later."""
+
+    def price(self, price_e9: int) -> None:
+        """Take the newest reference price of the underlying; only the stocks feed has one."""
+
+    def show(self, stats: FeedStats) -> None:
+        """Show the totals as a sign of life, some ten times a second; they change afterwards."""
+
+
+class FrameLog(Protocol):
+    """Records raw frames as they were received."""
+
+    @property
+    def number(self) -> int:
+        """Number of the frame or note that is taken next."""
+
+    @property
+    def place(self) -> Place | None:
+        """Where that is found later; None while nothing is written."""
+
+    def follower(self, place: Place) -> RunFollower:
+        """Return what reads back, from a place on, what was taken."""
+
+    def append(self, data: bytes, recv_ns: int, connection: int) -> bool:
+        """Take a frame, when its bytes were read, and on which connection of the run (1, 2...).
+
+        Whether it was taken.
+        """
+
+    def note(self, names: Sequence[str] | None, now_ns: int, connection: int) -> None:
+        """Take names that are asked for on a connection; None where a connection begins."""
+
+    def flush(self) -> None:
+        """Write what is held as soon as can be: after each read."""
+
+    def tick(self, now_ns: int) -> Sequence[str] | None:
+        """Flush and rotate, some ten times a second; return what went wrong since, if anything."""
+
+    def close(self) -> None:
+        """Write what is held; nothing is appended any more."""
+
 
 ALARMS_AT_ONCE: Final = 10
 """Alarms of one kind that are told as they come."""
@@ -133,9 +249,9 @@ class Losses:
 
     def add(self, records: Records) -> None:
         """Count records, at least one."""
-        quotes = int(np.count_nonzero(is_quote(records)))
+        trades, quotes = trades_and_quotes(records)
+        self.lost_trades += trades
         self.lost_quotes += quotes
-        self.lost_trades += len(records) - quotes
         event_ns, recv_ns = records["ts_event_ns"], records["ts_recv_ns"]
         self.from_event_ns = min(self.from_event_ns, int(event_ns.min()))
         self.to_event_ns = max(self.to_event_ns, int(event_ns.max()))
@@ -146,6 +262,12 @@ class Losses:
 def is_quote(records: Records) -> Any:
     """Return which rows are quotes, an array of bool; options have none."""
     return records["rtype"] == RType.STOCK_QUOTE
+
+
+def trades_and_quotes(records: Records) -> tuple[int, int]:
+    """Return how many rows are trades, and how many quotes."""
+    quotes = int(np.count_nonzero(is_quote(records)))
+    return len(records) - quotes, quotes
 
 
 class AlarmPace:
@@ -175,22 +297,18 @@ class StatusReporter:
     """Speaks for the feed called `feed`. Times are int nanoseconds UTC."""
 
     def __init__(self, feed: str, sink: Sink, stats: FeedStats) -> None:
-        self._feed = feed
+        self.feed = feed
+        """Whom it speaks for."""
         self._sink = sink
         self._stats = stats
         self._held: deque[FeedStatus] = deque()
         self._dropped_before: tuple[int, int] | None = None
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
-    @property
-    def feed(self) -> str:
-        """Whom it speaks for."""
-        return self._feed
-
     def streaming(self, at_ns: int, event_ns: int) -> None:
         """The first data has come."""
         text = "data flows"
-        log.info("%s: %s", self._feed, text)
+        log.info("%s: %s", self.feed, text)
         self._tell(What.STREAMING, at_ns, text, to_event_ns=event_ns, to_recv_ns=at_ns)
 
     def gap(self, gap: FeedGap) -> None:
@@ -202,7 +320,7 @@ class StatusReporter:
         if seconds < 0:
             text = f"nothing was received from {since} until our clock, set back, showed"
             text += f" {iso_utc(gap.to_recv_ns)}"
-        log.warning("%s: %s: whatever was traded then is missing", self._feed, text)
+        log.warning("%s: %s: whatever was traded then is missing", self.feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
     def hole(self, gap: FeedGap) -> None:
@@ -211,19 +329,19 @@ class StatusReporter:
         seconds = (gap.to_recv_ns - gap.from_recv_ns) / NS_PER_S
         text = f"the journal lacks what was received in the {seconds:.3f} s after"
         text += f" {iso_utc(gap.from_recv_ns)}"
-        log.error("%s: %s: whatever was traded then is missing", self._feed, text)
+        log.error("%s: %s: whatever was traded then is missing", self.feed, text)
         self._tell(What.GAP, gap.to_recv_ns, text, **asdict(gap))
 
     def spool(self, text: str, at_ns: int) -> None:
         """What is received waits in the journal, or is read back from it."""
-        log.warning("%s: %s", self._feed, text)
+        log.warning("%s: %s", self.feed, text)
         self._tell(What.SPOOL, at_ns, text)
 
     def losing(self, losses: Losses) -> None:
         """So much of an episode is given up by now; `overflow` is told at its end."""
         stats = self._stats
         if self._dropped_before is None:
-            log.warning("%s: the pipeline does not follow and the backlog is full", self._feed)
+            log.warning("%s: the pipeline does not follow and the backlog is full", self.feed)
             self._dropped_before = stats.dropped_trades, stats.dropped_quotes
         # Not only at the end: an episode lasts as long as a server is away.
         trades, quotes = self._dropped_before
@@ -249,18 +367,18 @@ class StatusReporter:
 
     def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
         text = f"{losses.lost_trades:,} trades and {losses.lost_quotes:,} quotes were {what}"
-        log.error("%s: %s", self._feed, text)
+        log.error("%s: %s", self.feed, text)
         self._tell(What.OVERFLOW, at_ns, text, **asdict(losses))
 
     def silence(self, text: str, since_ns: int, at_ns: int) -> None:
         """A connection said nothing in an open market."""
         self._stats.silences += 1
-        log.warning("%s: %s", self._feed, text)
+        log.warning("%s: %s", self.feed, text)
         self._tell(What.SILENCE, at_ns, text, from_recv_ns=since_ns, to_recv_ns=at_ns)
 
     def settings(self, text: str, at_ns: int) -> None:
         """What the feed follows was changed."""
-        log.info("%s: %s", self._feed, text)
+        log.info("%s: %s", self.feed, text)
         self._tell(What.SETTINGS, at_ns, text)
 
     def alarm(self, text: str, at_ns: int, kind: str = "") -> None:
@@ -290,7 +408,7 @@ class StatusReporter:
         return not self._held
 
     def _tell_alarm(self, text: str, at_ns: int) -> None:
-        log.error("%s: %s", self._feed, text)
+        log.error("%s: %s", self.feed, text)
         self._tell(What.ALARM, at_ns, text)
 
     def _tell(self, what: What, at_ns: int, text: str, **span: int) -> None:
@@ -298,5 +416,5 @@ class StatusReporter:
         if len(self._held) >= MAX_STATUSES_HELD:
             self._held.popleft()
             self._stats.dropped_statuses += 1
-        self._held.append(FeedStatus(feed=self._feed, what=what, at_ns=at_ns, text=text, **span))
+        self._held.append(FeedStatus(feed=self.feed, what=what, at_ns=at_ns, text=text, **span))
         self.drain()

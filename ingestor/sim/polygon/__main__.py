@@ -20,6 +20,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -232,26 +233,30 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     group = parser.add_argument_group("listening")
-    group.add_argument("--host", default=_DEFAULTS.host, help="loopback address (%(default)s)")
-    group.add_argument("--port", type=int, default=0, help="WebSocket port; 0 takes a free one")
-    group.add_argument("--control-port", type=int, default=0, help="control port; 0: a free one")
+    group.add_argument("--host", help="loopback address (%(default)s)")
+    group.add_argument("--port", type=int, help="WebSocket port; 0 takes a free one")
+    group.add_argument("--control-port", type=int, help="control port; 0: a free one")
     group.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve wss:// with this")
     group.add_argument("--tls-key", type=Path, metavar="PEM", help="key of --tls-cert")
     group.add_argument(
         "--exit-with-stdin", action="store_true", help="stop when standard input is closed"
     )
-    _add_account(parser)
-    _add_data(parser)
+    _add_account(parser.add_argument_group("account"))
+    _add_data(parser.add_argument_group("data"))
+    # A rate that is left open is 0 where there is a script.
+    defaults = {field.name: getattr(_DEFAULTS, field.name) for field in fields(_DEFAULTS)}
+    open_rates = {"rate": None, "options_rate": None}
+    parser.set_defaults(
+        **defaults | open_rates | {"delayed_tier": [], "price": _DEFAULTS.price_cents / 100}
+    )
     return parser
 
 
-def _add_account(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("account")
-    group.add_argument("--api-key", default=_DEFAULTS.api_key, help="the key (%(default)s)")
+def _add_account(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key", help="the key (%(default)s)")
     group.add_argument(
         "--plan",
         type=_plan,
-        default=_DEFAULTS.plan,
         help="topics it may have, e.g. stocks-T,stocks-Q,options-T; a market without any is "
         "refused WebSocket access (all of T, Q, A, AM)",
     )
@@ -259,72 +264,54 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
         "--delayed-tier",
         type=SimMarket,
         action="append",
-        default=[],
         choices=list(SimMarket),
         help="accept the key on this market, then never answer or send anything",
     )
+    group.add_argument("--auth-timeout", type=float, dest="auth_timeout_s", metavar="S")
+    group.add_argument("--quota", type=int, help="connections a market; 0: any (1)")
     group.add_argument(
-        "--auth-timeout",
-        type=float,
-        dest="auth_timeout_s",
-        default=_DEFAULTS.auth_timeout_s,
-        metavar="S",
-    )
-    _add_limits(group)
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--quota", type=int, default=_DEFAULTS.quota, help="connections a market; 0: any (1)"
-    )
-    group.add_argument(
-        "--over-quota",
-        choices=(EVICT_OLDER, REFUSE_NEWER),
-        default=_DEFAULTS.over_quota,
-        help="who has to go (%(default)s)",
+        "--over-quota", choices=(EVICT_OLDER, REFUSE_NEWER), help="who has to go (%(default)s)"
     )
     group.add_argument(
         "--quota-delay",
         type=float,
         dest="quota_delay_s",
-        default=_DEFAULTS.quota_delay_s,
         metavar="S",
         help="how long after authentication the quota is enforced (%(default)s)",
     )
     group.add_argument(
-        "--buffer-bytes",
-        type=int,
-        default=_DEFAULTS.buffer_bytes,
-        help="a client this far behind is cut (%(default)s)",
+        "--buffer-bytes", type=int, help="a client this far behind is cut (%(default)s)"
     )
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
+def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rate", type=int, help="stock events a second, 0 for none (1000)")
     group.add_argument("--options-rate", type=int, help="option events a second (100)")
+    group.add_argument("--count", type=int, help="fall silent after this many events a market")
     group.add_argument(
-        "--count", type=int, default=0, help="fall silent after this many events a market"
-    )
-    group.add_argument(
-        "--quote-share",
-        type=float,
-        default=_DEFAULTS.quote_share,
-        help="part of the events that are quotes (%(default)s)",
+        "--quote-share", type=float, help="part of the events that are quotes (%(default)s)"
     )
     group.add_argument(
         "--stocks",
         type=int,
-        default=_DEFAULTS.stocks,
         help="number of stocks: SPY and made-up ones, all at SPY's price (%(default)s)",
     )
     group.add_argument(
-        "--frame-ms",
-        type=int,
-        default=_DEFAULTS.frame_ms,
-        help="least milliseconds between two frames (%(default)s)",
+        "--frame-ms", type=int, help="least milliseconds between two frames (%(default)s)"
     )
-    _add_price(group)
+    group.add_argument("--seed", type=int, help="same seed, same market")
+    group.add_argument("--price", type=float, help="SPY opens")
+    group.add_argument(
+        "--volatility",
+        type=float,
+        help="of the walk, cents per square root of a second (%(default)s)",
+    )
+    group.add_argument(
+        "--path",
+        type=_path,
+        metavar="linear:+20:60s",
+        help="move the price by this much over this long, from the first subscription on",
+    )
     group.add_argument(
         "--script", type=Path, metavar="FILE", help="send these frames (rates become 0)"
     )
@@ -333,24 +320,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="append every frame that is sent, a line each, its connection's number before it",
-    )
-
-
-def _add_price(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--seed", type=int, default=_DEFAULTS.seed, help="same seed, same market")
-    group.add_argument("--price", type=float, default=_DEFAULTS.price_cents / 100, help="SPY opens")
-    group.add_argument(
-        "--volatility",
-        type=float,
-        default=_DEFAULTS.volatility,
-        help="of the walk, cents per square root of a second (%(default)s)",
-    )
-    group.add_argument(
-        "--path",
-        type=_path,
-        default=_DEFAULTS.path,
-        metavar="linear:+20:60s",
-        help="move the price by this much over this long, from the first subscription on",
     )
 
 

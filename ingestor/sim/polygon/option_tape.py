@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -98,8 +98,7 @@ class _Board:
     is_quote: Bools
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Events:
+class _Events(NamedTuple):
     """A batch before it is written; one row is one event."""
 
     entry: Ints
@@ -109,13 +108,7 @@ class _Events:
     q: Ints
 
     def take(self, rows: Bools) -> _Events:
-        return _Events(
-            self.entry[rows],
-            self.draws[rows],
-            self.theory_cents[rows],
-            self.t_ms[rows],
-            self.q[rows],
-        )
+        return _Events._make(column[rows] for column in self)
 
     def bid_and_ask_cents(self) -> tuple[Ints, Ints]:
         half = 1 + self.theory_cents // SPREAD_STEP_CENTS

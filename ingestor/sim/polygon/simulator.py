@@ -18,9 +18,8 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from ingestor.model.clock import new_york_date
 from ingestor.model.errors import ConfigurationError
-from ingestor.model.units import NS_PER_MS, NS_PER_S
+from ingestor.model.units import NS_PER_MS, NS_PER_S, new_york_date
 from ingestor.sim.polygon.client_connection import ClientConnection
 from ingestor.sim.polygon.event_stream import (
     Bools,

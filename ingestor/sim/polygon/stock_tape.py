@@ -8,10 +8,9 @@ into batches.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from itertools import repeat
 from string import ascii_uppercase
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -106,8 +105,7 @@ def symbols_of(stocks: int) -> tuple[str, ...]:
     return (SYMBOL, *made)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Events:
+class _Events(NamedTuple):
     """A batch before it is written: per event time, stock, draws and the NBBO in force."""
 
     t_ms: Ints
@@ -117,8 +115,7 @@ class _Events:
     ask_cents: Ints
 
     def take(self, index: Ints) -> _Events:
-        t_ms, stock, draws = self.t_ms[index], self.stock[index], self.draws[index]
-        return _Events(t_ms, stock, draws, self.bid_cents[index], self.ask_cents[index])
+        return _Events._make(column[index] for column in self)
 
     def lag_ms(self) -> Ints:
         return (self.draws[:, _LAG] * (LAG_MAX_MS + 1)).astype(np.int64)

@@ -23,8 +23,8 @@ from ingestor.feeds.databento.candidates import (
 from ingestor.feeds.databento.files import DbnSchema, Listed, VendorName, vendor_name
 from ingestor.feeds.databento.header import header_of
 from ingestor.model.bounds import MAX_TIME_NS
-from ingestor.model.clock import utc_date
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
+from ingestor.model.units import utc_date
 from tests.dbn_files import compressed, header_bytes, trades
 
 FIRST = dt.date(2024, 1, 1)
@@ -69,7 +69,7 @@ def test_a_first_block_that_is_longer_than_a_glance_is_read_to_its_end(tmp_path:
     mappings = {f"S{name}": [(FIRST, day(1), str(name))] for name in names}
     path = tmp_path / "x.dbn.zst"
     path.write_bytes(compressed(header_bytes("trades", mappings=mappings), trades(2).tobytes()))
-    assert candidates_module._open(path, GLANCE_BYTES).content == b""
+    assert candidates_module._open(path, GLANCE_BYTES)[0] == b""
     assert front_of(path).schema == "trades"
 
 

@@ -17,15 +17,14 @@ from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
 from ingestor.feeds.polygon.session import SessionLimits
-from ingestor.feeds.polygon.sink import FeedStats, FrameLog
 from ingestor.feeds.polygon.socket import SocketLimits
-from ingestor.journal.follow import Place, RunFollower
+from ingestor.feeds.polygon.status_reporter import FeedStats, FrameLog
+from ingestor.journal.segments import Place, RunFollower
 from ingestor.model.blocks import Block, Source
-from ingestor.model.clock import new_york_ns, now_ns
 from ingestor.model.events import Event, events_of
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.records import Records, RType, rtype_counts
-from ingestor.model.units import NS_PER_MS
+from ingestor.model.units import NS_PER_MS, new_york_ns, now_ns
 from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 

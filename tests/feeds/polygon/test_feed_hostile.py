@@ -20,8 +20,7 @@ from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.frames import Skip
 from ingestor.feeds.polygon.hours import STOCKS_EXTENDED
 from ingestor.feeds.polygon.journal_feed import JournalFeed
-from ingestor.feeds.polygon.sink import FrameLog
-from ingestor.feeds.polygon.status_reporter import ALARMS_AT_ONCE
+from ingestor.feeds.polygon.status_reporter import ALARMS_AT_ONCE, FrameLog
 from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import whole_block

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.option_follower import FollowedStrikes
 from ingestor.feeds.polygon.strikes import StrikeManager, StrikePlan
-from ingestor.model.clock import new_york_date, new_york_ns, now_ns
+from ingestor.feeds.polygon.subscriptions import channel_names
 from ingestor.model.events import OptionTrade
 from ingestor.model.feed_status import What
 from ingestor.model.symbols import OptionTicker
-from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.model.units import NS_PER_S, PRICE_SCALE, new_york_date, new_york_ns, now_ns
 from tests.feeds.polygon.rig import QUICK, WORKDAY, Options, Rig, clock_from, drive
 from tests.sim.polygon.conftest import Start
 

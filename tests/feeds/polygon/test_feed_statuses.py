@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ingestor.feeds.polygon.commands import channel_names
 from ingestor.feeds.polygon.socket import SocketLimits
+from ingestor.feeds.polygon.subscriptions import channel_names
 from ingestor.model.feed_status import What
 from ingestor.model.units import NS_PER_MS, NS_PER_S
 from tests.feeds.polygon.rig import QUICK, SUNDAY, WORKDAY, Options, Rig, clock_from, drive

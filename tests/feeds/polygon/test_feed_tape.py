@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingestor.feeds.polygon.commands import MAX_NAMES_PER_MESSAGE, channel_names
 from ingestor.feeds.polygon.session import SessionLimits
+from ingestor.feeds.polygon.subscriptions import MAX_NAMES_PER_MESSAGE, channel_names
 from ingestor.sim.polygon.stock_tape import symbols_of
 from tests.feeds.polygon.rig import Rig, drive
 from tests.sim.polygon.conftest import Start

@@ -6,9 +6,8 @@ from ingestor.feeds.polygon.decode import StockDecoder
 from ingestor.feeds.polygon.frame_handler import TOGETHER_ROWS, FrameHandler
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import ReferencePrice
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import Backlog, BacklogLimits, SpillQueue
-from ingestor.feeds.polygon.status_reporter import StatusReporter
+from ingestor.feeds.polygon.status_reporter import FeedStats, StatusReporter
 from ingestor.model.blocks import Block, Source
 from ingestor.model.feed_status import FeedStatus, What
 from tests.feeds.polygon.wire import RECV_NS, frame, quote, status, trade

@@ -13,7 +13,7 @@ from ingestor.feeds.polygon.hours import (
     MarketHours,
     TradingHours,
 )
-from ingestor.model.clock import new_york_ns
+from ingestor.model.units import new_york_ns
 
 STOCKS_REGULAR = TradingHours(dt.time(9, 30), dt.time(16), dt.time(13))
 ORDINARY = dt.date(2025, 12, 16)

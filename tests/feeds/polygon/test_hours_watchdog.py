@@ -12,7 +12,7 @@ from ingestor.feeds.polygon.hours import (
     TradingHours,
     Watchdog,
 )
-from ingestor.model.clock import new_york_ns
+from ingestor.model.units import new_york_ns
 
 TUESDAY = dt.date(2025, 12, 16)
 OPEN = new_york_ns(TUESDAY, dt.time(9, 30))

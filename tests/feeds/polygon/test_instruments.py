@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instrument, Instruments
+from ingestor.feeds.polygon.instruments import NO_ASK, NO_BID, Instruments
 
 BUY, MID, SELL = 1, 0, -1
 
@@ -32,11 +32,16 @@ BUY, MID, SELL = 1, 0, -1
         (NO_BID, NO_ASK, 101, MID),
     ],
 )
-def test_the_aggressor_follows_the_contract(bid: int, ask: int, price: int, aggressor: int) -> None:
-    instrument = Instrument(0)
-    assert instrument.aggressor(price) == MID
-    instrument.bid_e9, instrument.ask_e9 = bid, ask
-    assert instrument.aggressor(price) == aggressor
+def test_the_aggressor_follows_the_contract(
+    bid: float, ask: float, price: int, aggressor: int
+) -> None:
+    instruments = Instruments()
+    for number, symbol in enumerate(("before", "SPY", "behind")):
+        assert instruments.add(symbol) == number
+    assert instruments.aggressor(1, price) == MID
+    instruments.quotes[2], instruments.quotes[3] = bid, ask
+    assert instruments.aggressor(1, price) == aggressor
+    assert instruments.aggressor(0, price) == instruments.aggressor(2, price) == MID
 
 
 @given(st.lists(st.text(max_size=3)))
@@ -51,9 +56,9 @@ def test_ids_count_up_and_each_symbol_is_announced_once(symbols: list[str]) -> N
     assert dict(announced) == instruments.table
 
 
-def test_a_known_symbol_is_found_as_the_same_instrument() -> None:
+def test_a_known_symbol_is_found_under_its_id() -> None:
     instruments = Instruments()
-    assert instruments.add("SPY") is instruments.find("SPY")
+    assert instruments.add("SPY") == instruments.find("SPY") == 0
 
 
 def test_beyond_the_limit_no_symbol_is_added() -> None:
@@ -77,25 +82,30 @@ def test_a_table_grows_in_place_and_its_ids_keep_their_symbols() -> None:
 
 def test_forgotten_quotes_decide_nothing_and_ids_stay() -> None:
     instruments = Instruments()
-    instrument = instruments.add("SPY")
-    assert instrument is not None
-    instrument.bid_e9, instrument.ask_e9 = 100, 102
+    instruments.add("SPY")
+    instruments.quotes[0], instruments.quotes[1] = 100, 102
     instruments.forget_quotes()
-    assert instrument.aggressor(102) == MID
-    assert instruments.find("SPY") is instrument
+    assert instruments.aggressor(0, 102) == MID
+    assert instruments.find("SPY") == 0
 
 
 def test_what_is_like_another_knows_its_quotes_and_gives_its_ids() -> None:
     live = Instruments()
-    spy = live.add("SPY")
-    assert spy is not None
-    spy.bid_e9 = 686
+    live.add("SPY")
+    live.quotes[0], live.quotes[1] = 686, 687
     other = Instruments(like=live)
     live.add("AAPL")
     live.add("QQQ")
-    known, new = other.find("SPY"), other.add("QQQ")
-    assert known is not None
-    assert new is not None
-    assert (known.id, known.bid_e9, new.id) == (0, 686, 2)
+    assert (other.find("SPY"), other.add("QQQ")) == (0, 2)
+    assert other.quotes[:6].tolist() == [686, 687, NO_BID, NO_ASK, NO_BID, NO_ASK]
     other.forget_quotes()
-    assert spy.bid_e9 == 686
+    assert live.quotes[:2].tolist() == [686, 687]
+
+
+def test_quotes_stay_when_room_is_made_for_more() -> None:
+    instruments = Instruments()
+    for number in range(300):
+        assert instruments.add(str(number)) == number
+        instruments.quotes[2 * number] = number + 1
+    assert instruments.quotes[0:600:2].tolist() == list(range(1, 301))
+    assert set(instruments.quotes[1:600:2].tolist()) == {NO_ASK}

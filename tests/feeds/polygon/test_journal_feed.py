@@ -18,10 +18,9 @@ from ingestor.journal.format import Market
 from ingestor.journal.segment_writer import Compressor, compress
 from ingestor.journal.segments import list_segments
 from ingestor.model.blocks import Source
-from ingestor.model.clock import new_york_ns
 from ingestor.model.errors import BadDataError, ConfigurationError, NoDataError
 from ingestor.model.records import STOCK_TRADE
-from ingestor.model.units import NS_PER_S
+from ingestor.model.units import NS_PER_S, new_york_ns
 from tests.feeds.polygon.wire import frame, quote, trade
 from tests.journal.tapes import (
     DAY,

@@ -3,14 +3,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from ingestor.feeds.polygon.commands import Command, Report, ReportKind, Send
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower
 from ingestor.feeds.polygon.session import Session
 from ingestor.feeds.polygon.strikes import Focus, StrikeManager, StrikePlan
-from ingestor.model.clock import new_york_ns
-from ingestor.model.units import NS_PER_S, PRICE_SCALE
+from ingestor.feeds.polygon.subscriptions import Command, Report, ReportKind, Send
+from ingestor.model.units import NS_PER_S, PRICE_SCALE, new_york_ns
 
 HOURS = MarketHours(OPTIONS)
 TUESDAY = dt.date(2025, 12, 16)

@@ -7,15 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.commands import (
-    Close,
-    Command,
-    Fail,
-    Reconnect,
-    Report,
-    ReportKind,
-    Send,
-)
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import (
     MAX_UNKNOWN_STATUSES,
@@ -23,6 +14,15 @@ from ingestor.feeds.polygon.session import (
     Phase,
     Session,
     SessionLimits,
+)
+from ingestor.feeds.polygon.subscriptions import (
+    Close,
+    Command,
+    Fail,
+    Reconnect,
+    Report,
+    ReportKind,
+    Send,
 )
 from tests.feeds.polygon.wire import status
 

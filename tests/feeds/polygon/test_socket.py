@@ -11,7 +11,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
-from ingestor.model.clock import now_ns
+from ingestor.model.units import now_ns
 
 
 @dataclass

@@ -20,7 +20,7 @@ import uvloop
 from websockets.utils import accept_key
 
 from ingestor.feeds.polygon.socket import Endpoint, FeedSocket, SocketLimits
-from ingestor.model.clock import now_ns
+from ingestor.model.units import now_ns
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

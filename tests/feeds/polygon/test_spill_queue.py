@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 import pytest
 
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import (
     MAX_BLOCK_ROWS,
     PIECE_COST,
@@ -17,7 +16,7 @@ from ingestor.feeds.polygon.spill_queue import (
     SpillQueue,
 )
 from ingestor.feeds.polygon.spool import Piece, Spool
-from ingestor.feeds.polygon.status_reporter import FeedGap, StatusReporter
+from ingestor.feeds.polygon.status_reporter import FeedGap, FeedStats, StatusReporter
 from ingestor.model.blocks import Source
 from ingestor.model.feed_status import What
 from ingestor.model.records import STOCK_TRADE, Records

@@ -5,7 +5,6 @@ import logging
 import numpy as np
 import pytest
 
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.status_reporter import (
     ALARM_EVERY_NS,
     ALARMS_AT_ONCE,
@@ -13,6 +12,7 @@ from ingestor.feeds.polygon.status_reporter import (
     REPEAT_NS,
     ConnectLog,
     FeedGap,
+    FeedStats,
     GapTracker,
     StatusReporter,
 )

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestor.feeds.polygon.commands import Command, Send, channel_names
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import Session
@@ -20,6 +19,7 @@ from ingestor.feeds.polygon.strikes import (
     StrikeManager,
     StrikePlan,
 )
+from ingestor.feeds.polygon.subscriptions import Command, Send, channel_names
 from ingestor.model.errors import ConfigurationError
 from ingestor.model.symbols import parse_option_ticker
 from ingestor.model.units import PRICE_SCALE

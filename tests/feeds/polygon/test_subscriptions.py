@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from ingestor.feeds.polygon.commands import Report, ReportKind, subscription
-from ingestor.feeds.polygon.subscriptions import Admission, Subscriptions
+from ingestor.feeds.polygon.subscriptions import (
+    Admission,
+    Report,
+    ReportKind,
+    Subscriptions,
+    subscription,
+)
 from ingestor.model.units import NS_PER_S
 
 

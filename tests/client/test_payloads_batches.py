@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from ingestor.client.payloads import BadMessageError, Cause, UnknownSubjectError
-from ingestor.client.record_batches import Batch, batches_of
+from ingestor.client.payloads import BadMessageError, Batch, Cause, UnknownSubjectError, batches_of
 from ingestor.encode.reference import payloads
 from ingestor.model.blocks import Block, Runs, Source, whole_block
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import UNDEF_PRICE
-from ingestor.nats.splitter import Frame
+from ingestor.nats.answers import Frame
 from tests import strategies
 from tests.client.streams import (
     DEPTH,

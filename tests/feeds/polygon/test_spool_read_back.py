@@ -12,11 +12,10 @@ import pytest
 
 from ingestor.feeds.polygon.decode import LATE_AFTER_NS, OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
-from ingestor.feeds.polygon.sink import FeedStats
 from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
-from ingestor.feeds.polygon.status_reporter import StatusReporter
-from ingestor.journal import follow
+from ingestor.feeds.polygon.status_reporter import FeedStats, StatusReporter
 from ingestor.journal import recorder as recorder_module
+from ingestor.journal import segments
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.journal.segment_writer import Compressor
 from ingestor.model.blocks import Block, Source
@@ -41,7 +40,7 @@ ROOTS = ("SPY", "QQQ")
 @pytest.fixture(autouse=True)
 def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of a few frames: the next one is looked for whenever one is at its end."""
-    monkeypatch.setattr(follow, "ENDS_BETWEEN", 1)
+    monkeypatch.setattr(segments, "ENDS_BETWEEN", 1)
 
 
 class Feed:
@@ -244,6 +243,29 @@ def test_what_the_journal_lacks_is_a_gap(tmp_path: Path) -> None:
     assert (gap.from_recv_ns, gap.to_recv_ns) == (
         OPEN_NS + 29 * NS_PER_MS,
         OPEN_NS + 31 * NS_PER_MS,
+    )
+
+
+def test_what_the_journal_lacks_at_its_end_does_not_hold_up_what_is_new(tmp_path: Path) -> None:
+    with recording(tmp_path, segment_bytes=1) as recorder:
+        feed = Feed(recorder, "stocks")
+        for one in numbered(50):
+            feed.hear(one)
+        recorder.tick(OPEN_NS)
+        # What is not written yet when its file is removed would be written to another one.
+        wait_until(lambda: recorder._thread.backlog_bytes == 0)
+        (tmp_path / "stocks-20251216-000050.journal").unlink()
+        wait_until(lambda: feed.drain() or feed.spill.left_rows == 1)
+        # At the end of the journal: what comes now is held, and recorded too.
+        for _ in range(5):
+            feed.drain()
+        feed.hear(*numbered(1, first=50))
+        feed.catch_up()
+    assert feed.room.numbers == [*range(49), 50]
+    (gap,) = (one for one in feed.room.statuses if one.what is What.GAP)
+    assert (gap.from_recv_ns, gap.to_recv_ns) == (
+        OPEN_NS + 48 * NS_PER_MS,
+        OPEN_NS + 50 * NS_PER_MS,
     )
 
 

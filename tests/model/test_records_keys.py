@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.keys import RunningKey, rises, rises_by_columns
-from ingestor.model.records import EVENT_TYPES, EventType
+from ingestor.model.records import EVENT_TYPES, EventType, RunningKey, rises, rises_by_columns
 from ingestor.model.units import UINT32_MAX, UINT64_MAX
 from tests.rows import Key, rows
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from ingestor.feeds.polygon.commands import (
+from ingestor.feeds.polygon.subscriptions import (
     MAX_NAMES_PER_MESSAGE,
     SHOWN_NAMES,
     auth,

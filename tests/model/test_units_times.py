@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.model.clock import (
+from ingestor.model.units import (
     dates_text,
     iso_utc,
     new_york_date,

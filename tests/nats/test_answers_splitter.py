@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ingestor.model.bounds import MAX_PAYLOAD_BYTES
 from ingestor.model.errors import BadDataError
-from ingestor.nats.splitter import MAX_LINE_BYTES, Cut, Frame, Splitter, Status
+from ingestor.nats.answers import MAX_LINE_BYTES, Cut, Frame, Splitter, Status
 
 TAPPED, OTHER = b"7", b"8"
 
