@@ -14,11 +14,19 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 import uvloop
 
-from ingestor.cli.command_line import add, hide_secrets, parser_of, settings_of
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD, REPLAY_ENVIRONMENT, REPLAY_WHAT
+from ingestor.cli.command_line import (
+    LIVE_ENVIRONMENT,
+    RECORD,
+    REPLAY_ENVIRONMENT,
+    REPLAY_WHAT,
+    add,
+    hide_secrets,
+    parser_of,
+    settings_of,
+)
 from ingestor.config.load import SECRET_FILES, Loaded
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
+from ingestor.doctor import RIGHT, SECTIONS, CheckResult, Mark, failed, passed, warned
 from ingestor.doctor.host import Host, folder_checks, host_checks
 from ingestor.doctor.prerequisites import data_checks, installation_checks
 from ingestor.doctor.server import server_checks

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ingestor.cli.command_line import (
+    LIVE_ENVIRONMENT,
     LOG,
     NO_LEASE,
+    RECORD,
     Flag,
     add,
     add_summary,
@@ -16,7 +18,6 @@ from ingestor.cli.command_line import (
     run,
     settings_again,
 )
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT, RECORD
 from ingestor.config.schema import REPLAY_ONLY
 from ingestor.runtime.live_run import StreamIngestor
 

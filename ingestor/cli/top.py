@@ -40,12 +40,12 @@ from ingestor.model.errors import (
 from ingestor.model.units import NS_PER_S, iso_utc
 from ingestor.model.units import now_ns as wall_ns
 from ingestor.nats.answers import NobodyListensError
-from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
-from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, running
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, only_run
 from ingestor.runtime.progress_reporter import age_text
+from ingestor.runtime.run_keeper import connection_to
 from ingestor.runtime.signals import EXIT_BASE, noted
 
 PROG: Final = "ingestor-top"
@@ -169,14 +169,12 @@ class Shown:
         return text.append("\n")
 
     def _processes(self, left_out: Collection[str]) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         # Unsorted, the order is that of the data path and needs no mark.
         sorted_ = self.turned or self.order in SORTS
         marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
         shown = [number for number, name in enumerate(COLUMNS) if name not in left_out]
-        for number in shown:
-            title = f"{COLUMNS[number]}{marks.get(COLUMNS[number], '')}"
-            table.add_column(title, justify="left" if number < 2 else "right", no_wrap=True)
+        titles = [f"{COLUMNS[number]}{marks.get(COLUMNS[number], '')}" for number in shown]
+        table = _table(titles, left=2, apart=1)
         found = processes(self.before, self.now, self.wall_ns)
         if self.order in SORTS:
             found.sort(key=SORTS[self.order])
@@ -190,9 +188,7 @@ class Shown:
         return table
 
     def _subjects(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name in ("subject", "stored", "stored/s"):
-            table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
+        table = _table(("subject", "stored", "stored/s"))
         earlier = self.before.by("ingestor_stored_total", "subject")
         passed_s = max(self.now.at_s - self.before.at_s, 1e-9)
         for subject, rows in self.now.by("ingestor_stored_total", "subject").items():
@@ -201,18 +197,23 @@ class Shown:
         return table
 
     def _latencies(self, left_out: Collection[str]) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
         shown = [name for name in shares if name not in left_out]
-        table.add_column("latency", no_wrap=True)
-        for name in shown:
-            table.add_column(name, justify="right", no_wrap=True)
+        table = _table(("latency", *shown))
         for hop in Hop:
             before, now = self.before.buckets(hop), self.now.buckets(hop)
             values = [quantile_s(before, now, shares[name]) for name in shown]
             if now:
                 table.add_row(hop.name.lower().replace("_", " "), *map(_latency, values))
         return table if table.row_count else Table(box=None)
+
+
+def _table(titles: Sequence[str], *, left: int = 1, apart: int = 2) -> Table:
+    """Return a table without rows; its first columns are texts, the others numbers."""
+    table = Table(box=None, padding=(0, apart, 0, 0), pad_edge=False, header_style="bold")
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="left" if number < left else "right", no_wrap=True)
+    return table
 
 
 def _cells(one: ProcessFigures) -> tuple[str, ...]:
@@ -292,33 +293,22 @@ class NatsRun:
         return asyncio.run(self._look())
 
     async def _look(self) -> tuple[Scrape, str]:
-        connection = Connection(
-            self._options, on_change=lambda: None, open_timeout_s=None, name=PROG
-        )
-        await connection.open()
-        try:
-            self._run = self._run or await self._only(connection)
-            answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
-            view = msgspec.json.decode(answer.data, type=View)
-        except NobodyListensError:
-            raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
-        finally:
-            await connection.close()
-        return Scrape(view.metrics, time.monotonic()), view.health
-
-    async def _only(self, connection: Connection) -> str:
-        found = await running(connection, VIEW_SERVICE)
-        if not found:
-            raise NoDataError(
-                f"no run shows its metrics at {connection.servers}; metrics.listen in the"
-                " configuration of a run turns that on"
+        async with connection_to(self._options, PROG) as connection:
+            self._run = self._run or await only_run(
+                connection,
+                VIEW_SERVICE,
+                nobody=f"no run shows its metrics at {connection.servers}; metrics.listen in the"
+                " configuration of a run turns that on",
+                several="several runs are there",
             )
-        if len(found) > 1:
-            listed = "\n  ".join(one.line for one in found)
-            raise ConfigurationError(f"several runs are there; name one with --run:\n  {listed}")
-        return found[0].run
+            try:
+                answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
+                view = msgspec.json.decode(answer.data, type=View)
+            except NobodyListensError:
+                raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
+        return Scrape(view.metrics, time.monotonic()), view.health
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

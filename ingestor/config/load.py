@@ -205,6 +205,20 @@ def secret_file_cautions(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
+def layers_of(
+    path: Path | None, environ: Mapping[str, str], keys: Mapping[str, str]
+) -> tuple[list[Layer], list[str]]:
+    """Return file, environment and secret files as layers, and what the operator is to read once.
+
+    The last one lies on top. Raises ConfigurationError.
+    """
+    layers, warned = [environment_layer(environ, keys), secret_files_layer(environ)], []
+    if path is not None:
+        layers.insert(0, file_layer(path))
+        warned = cautions(path, layers[0])
+    return layers, warned + secret_file_cautions(environ)
+
+
 @functools.cache
 def defaults() -> Mapping[str, Any]:
     """Return every dotted key with its default."""

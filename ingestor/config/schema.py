@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -262,21 +263,11 @@ class Nats(Table, frozen=True, kw_only=True):
 
     def connect_options(self, url: str | Sequence[str]) -> ConnectOptions:
         """Return how to reach the servers at `url`; not checked yet."""
-        return ConnectOptions(
-            url=url,
-            user=self.user,
-            password=self.password,
-            token=self.token,
-            credentials_file=self.credentials_file,
-            nkey_file=self.nkey_file,
-            tls_ca_file=self.tls_ca_file,
-            tls_cert_file=self.tls_cert_file,
-            tls_key_file=self.tls_key_file,
-            tls_first=self.tls_first,
-            inbox_prefix=self.inbox_prefix,
-            jetstream_domain=self.jetstream_domain,
-            api_prefix=self.api_prefix,
+        # Keys of this table are named as the options are.
+        names = {option.name for option in fields(ConnectOptions)}.intersection(
+            Nats.__struct_fields__
         )
+        return ConnectOptions(**{name: getattr(self, name) for name in names} | {"url": url})
 
 
 class Embedded(Table, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ SECRET = "s3cret-of-a-vendor"
 LIVE = """
 import logging
 from ingestor.cli import command_line, live
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT
+from ingestor.cli.command_line import LIVE_ENVIRONMENT
 from ingestor.model.errors import StreamError
 
 def echo(config):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ingestor.cli.doctor import _Teller, script
-from ingestor.doctor.check_result import RIGHT, failed, passed, unknown, warned
+from ingestor.doctor import RIGHT, failed, passed, unknown, warned
 from ingestor.model.errors import ExitCode
 from tests.doctor.typing_shell import ROOT
 from tests.nats_servers import NatsServer

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
+from ingestor.cli.command_line import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
 from ingestor.config.load import SECRET_FILES, file_layer, load
 from tests.conftest import StartNatsServer
 from tests.ports import free_port

@@ -18,6 +18,7 @@ from ingestor.config.load import (
     defaults,
     environment_layer,
     file_layer,
+    layers_of,
     load,
     secret_file_cautions,
     secret_files_layer,
@@ -281,5 +282,7 @@ def test_a_file_with_a_secret_that_everybody_can_read_is_cautioned_of(tmp_path: 
     path.chmod(0o644)
     (caution,) = secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)})
     assert caution.endswith(f"{path}: chmod 600 it")
+    _, warned = layers_of(None, {"POLYGON_API_KEY_FILE": str(path)}, {})
+    assert warned == [caution]
     path.chmod(0o600)
     assert secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)}) == []

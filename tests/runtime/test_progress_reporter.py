@@ -49,7 +49,7 @@ def test_a_rate_is_that_of_the_last_two_seconds_or_since_the_beginning() -> None
 def test_a_number_that_is_counted_anew_has_no_rate_below_zero() -> None:
     rate = Rate(0)
     assert rate.update(2 * NS_PER_S, 1_000) == 500
-    assert rate.update(3 * NS_PER_S, 100) == 500
+    assert rate.update(3 * NS_PER_S, 100) == 0
     assert rate.update(4 * NS_PER_S, 150) == 50
 
 
