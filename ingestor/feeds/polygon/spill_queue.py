@@ -90,9 +90,9 @@ class Backlog:
         return self._rows
 
     @property
-    def losing(self) -> bool:
-        """Whether something was given up since `take_losses`."""
-        return self._losses is not None
+    def losses(self) -> Losses | None:
+        """What was given up since `take_losses`; None if nothing was."""
+        return self._losses
 
     @property
     def ends(self) -> tuple[Times, Times]:
@@ -444,9 +444,8 @@ class SpillQueue:
             self._reporter.left(self._left.losses(), now_ns)
 
     def _hold(self, records: Records) -> None:
-        was_losing = self._backlog.losing
         # What a journal takes is not given up: the next frame is left to it.
         is_kept = self._frame_log is not None and self._frame_log.place is not None
         self._backlog.add(records, beyond=is_kept)
-        if self._backlog.losing and not was_losing:
-            self._reporter.losing()
+        if (losses := self._backlog.losses) is not None:
+            self._reporter.losing(losses)
