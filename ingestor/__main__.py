@@ -1,10 +1,10 @@
-"""``python -m ingestor SUBCOMMAND`` is the command ``ingestor``; see `ingestor.cli.subcommands`."""
+"""``python -m ingestor SUBCOMMAND`` is the command ``ingestor``; see `ingestor.cli`."""
 
 from __future__ import annotations
 
 import sys
 
-from ingestor.cli.subcommands import COMMANDS
+from ingestor.cli import COMMANDS
 from ingestor.runtime.signals import run_program
 
 TYPE_CHECKING = False  # each import delays the moment from which signals are heard
@@ -18,7 +18,7 @@ def main() -> NoReturn:
     if name in COMMANDS:
         del sys.argv[1]
         run_program(f"ingestor-{name}", COMMANDS[name][0], "main")
-    run_program("ingestor", "ingestor.cli.subcommands", "main")
+    run_program("ingestor", "ingestor.cli", "main")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ingestor.feeds.databento.selection import MAX_LANES
 from ingestor.model.errors import ExitCode
 from ingestor.model.records import Records
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime import replay_run
+from ingestor.runtime import replay_feeds
 from ingestor.runtime.feed_process import FeedSource
 from tests.dbn_files import DAY, INSTRUMENT, depth, trades, write_dbn
 from tests.deliveries import (
@@ -48,7 +48,6 @@ class _Configured(BaseException):
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
     """Return what gives the rows of each feed of a command line, as the feed hands them on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(replay_run, "file_feed_main", lambda source, **_: source)
     monkeypatch.setattr(command_line, "configure", lambda *_: None)
     configs: list[Config] = []
 
@@ -65,7 +64,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
         with pytest.raises(_Configured):
             cli.main([str(one) for one in arguments])
         config = configs.pop()
-        sources = replay_run.feed_sources(config, config.replay.data_dir)
+        sources = replay_feeds.feed_sources(config, config.replay.data_dir)
         return {name: rows_of(source) for name, source in sources.items()}
 
     return feeds

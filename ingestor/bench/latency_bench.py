@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import uvloop
 
-from ingestor.bench.measure import cpu_s, family, family_pss_bytes, title
+from ingestor.bench.measure import family, family_pss_bytes, title
 from ingestor.client import EVERYTHING, connect
 from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
+from ingestor.runtime.machine import usage_of
 from ingestor.sim.polygon.server_session import API_KEY
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
 
@@ -153,9 +154,10 @@ class _Watched:
             if pss_mb:
                 self.pss_mb.append(pss_mb)
             for pid in family(self._process.pid):
-                self._cpu_s[pid] = cpu_s(pid)
-                self._titles[pid] = title(pid)
-            self.server_cpu_s = cpu_s(self._server_pid)
+                if (used := usage_of(pid)) is not None:
+                    self._cpu_s[pid], self._titles[pid] = used[0], title(pid)
+            if (used := usage_of(self._server_pid)) is not None:
+                self.server_cpu_s = used[0]
             time.sleep(_PSS_EVERY_S)
         output, _ = self._process.communicate()
         if self._process.returncode:

@@ -14,8 +14,6 @@ from typing import Final
 _SAMPLE_S: Final = 0.5
 """One sample costs the machine some milliseconds: more of them would slow down what is measured."""
 
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -41,12 +39,6 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Cost
     cpu_s = after.children_user + after.children_system
     cpu_s -= before.children_user + before.children_system
     return Cost(output, errors, process.returncode, cpu_s, peak)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used so far (proc_pid_stat(5), fields utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def title(pid: int) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.bench.ceiling import RawConnection
-from ingestor.bench.inputs import prebuilt
-from ingestor.bench.measure import cpu_s, run_measured
+from ingestor.bench.day import prebuilt
+from ingestor.bench.measure import run_measured
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.model.errors import IngestorError
 from ingestor.runtime.embedded_server import ANY_PORT, EmbeddedServer
+from ingestor.runtime.machine import usage_of
 
 STREAM: Final = "MARKET_DATA"
 WINDOW_EVENTS: Final = 100_000
@@ -165,9 +166,10 @@ WAYS: Final[dict[str, Way]] = {
 
 
 def _server_cpu_s(server: EmbeddedServer) -> float:
-    if server.pid is None:
+    used = None if server.pid is None else usage_of(server.pid)
+    if used is None:
         raise IngestorError("the benchmark's NATS server is gone")
-    return cpu_s(server.pid)
+    return used[0]
 
 
 def _stored_bytes(url: str) -> int:

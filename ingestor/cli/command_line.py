@@ -23,12 +23,8 @@ from ingestor.config.load import (
     Layer,
     Loaded,
     Setting,
-    cautions,
-    environment_layer,
-    file_layer,
+    layers_of,
     load,
-    secret_file_cautions,
-    secret_files_layer,
     show,
 )
 from ingestor.config.schema import Config
@@ -78,6 +74,71 @@ NO_LEASE: Final = Flag(
     const=False,
 )
 
+LIVE_ENVIRONMENT: Final = {
+    "NATS_URL": "nats.url",
+    "POLYGON_API_KEY": "polygon.api_key",
+    "POLYGON_STANDBY_API_KEY": "polygon.standby_api_key",
+    "POLYGON_STOCKS_URL": "polygon.stocks_url",
+    "POLYGON_OPTIONS_URL": "polygon.options_url",
+}
+
+REPLAY_ENVIRONMENT: Final = {
+    "NATS_URL": "nats.url",
+    "REPLAY_SPEED": "replay.speed",
+    "REPLAY_DATE": "replay.dates",
+    "DBN_DATA_DIR": "replay.data_dir",
+}
+
+RECORD: Final = Flag(
+    "--record", "record.dir", "DIR", "write all that the vendor sends to a journal there"
+)
+
+FILES: Final = (
+    Flag("replay.files", "replay.files", "FILE", "DBN files or folders, instead of --data-dir"),
+)
+
+REPLAY_WHAT: Final = (
+    Flag("--data-dir", "replay.data_dir", "DIR", "folder of DBN files, in any layout; or a file"),
+    Flag("--journal", "replay.journal_dir", "DIR", "folder that a live run recorded into"),
+    Flag(
+        "--date",
+        "replay.dates",
+        "YYYY-MM-DD",
+        "a day; again, or with commas, for more; none means every day there is",
+        commas,
+        repeated=True,
+    ),
+    Flag(
+        "--feeds",
+        "replay.feeds",
+        "A,B",
+        "of trades, mbp10, stocks, options (default: the first two; with --journal what there is)",
+        commas,
+    ),
+    Flag(
+        "--symbols", "replay.symbols", "A,B", "only these; an underlying means its options", commas
+    ),
+    Flag("--start", "replay.start", "HH:MM", "New York time from which to replay"),
+    Flag("--end", "replay.end", "HH:MM", "New York time before which to replay"),
+)
+
+REPLAY_HOW: Final = (
+    Flag("--speed", "replay.speed", "X", "0 as fast as possible, 1 real time, 2, 0.5 ..."),
+    Flag("--paused", "replay.paused", "", "wait before the first event (see ctl)", const=True),
+    Flag("--no-control", "replay.control", "", "offer no service to steer it by", const=False),
+    Flag("--max-gap", "replay.max_gap_s", "SECONDS", "shorten holes in event time to this"),
+    Flag("--encoding", "publish.encoding", "json|packed", "one event a message, or many"),
+    Flag(
+        "--existing",
+        "replay.existing",
+        "resume|again|fresh|refuse",
+        "where the stream holds this already: go on behind it (default), publish it again, remove"
+        " it first, or refuse",
+    ),
+    Flag("--again", "replay.existing", "", "short for --existing again", const="again"),
+    Flag("--fresh", "replay.existing", "", "short for --existing fresh", const="fresh"),
+    NO_LEASE,
+)
 
 LOG: Final = (
     Flag("--quiet", "log.level", "", "only warnings and errors, no progress", const="WARNING"),
@@ -111,28 +172,16 @@ def parser_of(prog: str, about: str, more: str) -> Parser:
 def add(group: Any, flags: Sequence[Flag]) -> None:
     """Add flags to a parser or a group of one; a name without dashes takes what has no flag."""
     for flag in flags:
+        how: dict[str, Any] = {"metavar": flag.metavar, "help": flag.help, "type": flag.kind}
         if not flag.name.startswith("-"):
-            group.add_argument(
-                flag.key, nargs="*", metavar=flag.metavar, help=flag.help, type=flag.kind
-            )
-            continue
-        if flag.const is not None:
-            group.add_argument(
-                flag.name, dest=flag.key, action="store_const", const=flag.const, help=flag.help
-            )
-            continue
-        action = "append" if flag.repeated else "store"
-        # Each use is a list already: they are joined, not nested.
-        if flag.repeated and flag.kind is commas:
-            action = "extend"
-        group.add_argument(
-            flag.name,
-            dest=flag.key,
-            metavar=flag.metavar,
-            help=flag.help,
-            type=flag.kind,
-            action=action,
-        )
+            group.add_argument(flag.key, nargs="*", **how)
+        elif flag.const is not None:
+            how = {"action": "store_const", "const": flag.const, "help": flag.help}
+            group.add_argument(flag.name, dest=flag.key, **how)
+        else:
+            # Each use is a list already: they are joined, not nested.
+            action = "extend" if flag.repeated else "store"
+            group.add_argument(flag.name, dest=flag.key, action=action, **how)
 
 
 def add_summary(group: Any) -> None:
@@ -190,18 +239,11 @@ def settings_of(
     base: Layer | None = None,
 ) -> Loaded:
     """Lay file, environment and flags over a base and the defaults. Raises ConfigurationError."""
-    layers: list[Layer] = [base or {}]
-    warned: list[str] = []
-    if given.config:
-        path = Path(given.config)
-        layers.append(file_layer(path))
-        warned = cautions(path, layers[-1])
-    layers.append(environment_layer(os.environ, environment))
-    layers.append(secret_files_layer(os.environ))
-    warned += secret_file_cautions(os.environ)
+    path = Path(given.config) if given.config else None
+    layers, warned = layers_of(path, os.environ, environment)
     # The last layer wins: a flag beats the environment, which beats the file.
-    layers.append(_flag_layer(given, flags))
-    return replace(load(layers), cautions=warned)
+    loaded = load([base or {}, *layers, _flag_layer(given, flags)])
+    return replace(loaded, cautions=warned)
 
 
 def settings_again(
@@ -226,7 +268,8 @@ def hide_secrets(config: Config) -> None:
     """See to it that no line of the log shows a key, a password or a token."""
     for url in _texts(config.nats.url):
         hide(*_secrets_in(url))
-    hide(config.polygon.api_key, config.nats.password, config.nats.token)
+    polygon, nats = config.polygon, config.nats
+    hide(polygon.api_key, polygon.standby_api_key, nats.password, nats.token)
 
 
 def _texts(value: object) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Final
 
 import shtab
 
+from ingestor.cli import COMMANDS
 from ingestor.cli.parser import Parser
-from ingestor.doctor.check_result import SECTIONS
+from ingestor.doctor import SECTIONS
 from ingestor.model.errors import ExitCode
 
 _ABOUT: Final = """\
@@ -52,8 +53,6 @@ def parser() -> Parser:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Return one parser of all subcommands, for completion alone."""
-    from ingestor.cli.subcommands import COMMANDS  # noqa: PLC0415  (which names this module)
-
     made = argparse.ArgumentParser("ingestor")
     made.add_argument("--version", action="store_true", help="print the version")
     subcommands = made.add_subparsers(parser_class=argparse.ArgumentParser)
@@ -66,8 +65,6 @@ def whole_parser() -> argparse.ArgumentParser:
 
 def parser_of_subcommand(name: str) -> argparse.ArgumentParser:
     """Return a subcommand's parser, with what completes its values."""
-    from ingestor.cli.subcommands import COMMANDS  # noqa: PLC0415
-
     made: argparse.ArgumentParser = import_module(COMMANDS[name][0]).parser()
     for action in made._actions:
         metavar = action.metavar if isinstance(action.metavar, str) else ""

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Coroutine
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +22,7 @@ import uvloop
 from ingestor.cli.parser import Parser
 from ingestor.client import DEFAULT_STREAM, DEFAULT_URL, From, Since, Start
 from ingestor.client.consumer import check_start
-from ingestor.config.load import (
-    cautions,
-    file_layer,
-    load,
-    secret_file_cautions,
-    secret_files_layer,
-)
+from ingestor.config.load import layers_of, load
 from ingestor.config.schema import MAX_SECONDS
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError
 from ingestor.model.units import INT64_MAX, NS_PER_S, to_ns
@@ -68,16 +62,12 @@ def add_server(parser: Parser) -> Any:
 def way_in(given: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments for `ingestor.client.connect`. Raises ConfigurationError."""
     # A consumer needs no configuration; a file only says how to be let in.
-    layers, warned = [secret_files_layer(os.environ)], secret_file_cautions(os.environ)
-    if given.config is not None:
-        path = Path(given.config)
-        layers.insert(0, file_layer(path))
-        warned += cautions(path, layers[0])
+    path = None if given.config is None else Path(given.config)
+    layers, warned = layers_of(path, os.environ, {})
     nats = load(layers).config.nats
     for caution in warned:
         log.warning("%s", caution)
-    connect_options = nats.connect_options(given.nats or nats.url or DEFAULT_URL)
-    return {field.name: getattr(connect_options, field.name) for field in fields(connect_options)}
+    return asdict(nats.connect_options(given.nats or nats.url or DEFAULT_URL))
 
 
 def seconds(text: str) -> float:

@@ -27,8 +27,14 @@ from ingestor.nats.answers import NobodyListensError
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime import log as logs
-from ingestor.runtime.control_service import SERVICE, SUBJECT
-from ingestor.runtime.nats_service import RunningService, running
+from ingestor.runtime.nats_service import (
+    CONTROL_SERVICE,
+    CONTROL_SUBJECT,
+    RunningService,
+    only_run,
+    running,
+)
+from ingestor.runtime.run_keeper import connection_to
 
 PROG: Final = "ingestor-ctl"
 
@@ -88,12 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
-    connection = Connection(options, on_change=lambda: None, open_timeout_s=None, name=PROG)
-    await connection.open()
-    try:
+    async with connection_to(options, PROG) as connection:
         if given.command == "list":
-            return _list(await running(connection, SERVICE), as_json=given.json)
-        run = given.run or await _only_run(connection)
+            return _list(await running(connection, CONTROL_SERVICE), as_json=given.json)
+        run = given.run or await only_run(
+            connection,
+            CONTROL_SERVICE,
+            nobody=f"no replay that can be steered is running at {connection.servers}",
+            several="several replays are running",
+        )
         answer = await _command(connection, run, given.command, given.value)
         text = answer.text
         while _is_under_way(given.command, answer):
@@ -101,8 +110,6 @@ async def _steer(options: ConnectOptions, given: argparse.Namespace) -> int:
             answer = await _command(connection, run, Do.STATUS, [])
         # What was done, and how it stands now that it is done.
         answer = msgspec.structs.replace(answer, text=text)
-    finally:
-        await connection.close()
     line = msgspec.json.encode(answer).decode() if given.json else printable(answer.text)
     sys.stdout.write(f"{line}\n")
     return ExitCode.OK
@@ -122,20 +129,10 @@ def _list(found: Sequence[RunningService], *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-async def _only_run(connection: Connection) -> str:
-    found = await running(connection, SERVICE)
-    if not found:
-        raise NoDataError(f"no replay that can be steered is running at {connection.servers}")
-    if len(found) > 1:
-        listed = "\n  ".join(one.line for one in found)
-        raise ConfigurationError(f"several replays are running; name one with --run:\n  {listed}")
-    return found[0].run
-
-
 async def _command(
     connection: Connection, run: str, command: str, values: Sequence[str]
 ) -> ControlAnswer:
-    subject = f"{SUBJECT}.{run}.{command}"
+    subject = f"{CONTROL_SUBJECT}.{run}.{command}"
     try:
         message = await connection.request("the replay", subject, " ".join(values).encode())
     except NobodyListensError:

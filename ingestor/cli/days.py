@@ -10,9 +10,16 @@ from typing import Final
 import msgspec
 import uvloop
 
-from ingestor.cli.command_line import Flag, add, hide_secrets, parser_of, settings_of
+from ingestor.cli.command_line import (
+    FILES,
+    REPLAY_ENVIRONMENT,
+    Flag,
+    add,
+    hide_secrets,
+    parser_of,
+    settings_of,
+)
 from ingestor.cli.event_text import aligned
-from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config
 from ingestor.feeds.databento.selection import Catalog

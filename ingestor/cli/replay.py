@@ -6,8 +6,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from ingestor.cli.command_line import LOG, add, add_summary, parser_of, run
-from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
+from ingestor.cli.command_line import (
+    FILES,
+    LOG,
+    REPLAY_ENVIRONMENT,
+    REPLAY_HOW,
+    REPLAY_WHAT,
+    add,
+    add_summary,
+    parser_of,
+    run,
+)
 from ingestor.config.schema import LIVE_ONLY
 from ingestor.runtime.replay_run import ReplayPublisher
 

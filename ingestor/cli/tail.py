@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,16 @@ from rich.console import Console
 from ingestor.cli import consuming
 from ingestor.cli.event_text import EventTable, is_of_symbol, symbol_of
 from ingestor.cli.parser import Parser
-from ingestor.cli.plot import BarPlots, drawn
-from ingestor.cli.tables import Bars, ParquetFiles, bar_header, bar_line, bar_ns, write
+from ingestor.cli.tables import (
+    BarPlots,
+    Bars,
+    ParquetFiles,
+    bar_header,
+    bar_line,
+    bar_ns,
+    drawn,
+    write,
+)
 from ingestor.client import (
     DEFAULT_STREAM,
     EVERYTHING,
@@ -31,6 +39,7 @@ from ingestor.client import (
     From,
     Message,
     Start,
+    Subscription,
     connect,
     decode,
 )
@@ -324,15 +333,11 @@ def _tell_nothing(
 
 async def tail_bars(given: argparse.Namespace, start: Start | None, bars: Bars) -> int:
     """Print bars until the end that was asked for; raises as `tail`."""
-    symbols, left = _symbols(given), given.count
+    left = given.count
     async with _connected(given) as client:
-        subscription = client.subscribe(
-            given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
-        )
+        subscription = _subscribed(client, given, start)
         print(bar_header(), flush=True)
-        async for event in subscription.events():
-            if symbols and not is_of_symbol(event, symbols):
-                continue
+        async for event in _wanted(subscription, given):
             bar = bars.add(event)
             if bar is not None:
                 print(bar_line(bar), flush=not subscription.arrived)
@@ -347,16 +352,12 @@ async def tail_bars(given: argparse.Namespace, start: Start | None, bars: Bars) 
 
 async def tail_plots(given: argparse.Namespace, start: Start | None, plots: BarPlots) -> int:
     """Draw bars until the end that was asked for; raises as `tail`."""
-    symbols, left = _symbols(given), given.count
+    left = given.count
     console = Console() if sys.stdout.isatty() else Console(width=UNWATCHED_COLUMNS)
     async with _connected(given) as client:
-        subscription = client.subscribe(
-            given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
-        )
+        subscription = _subscribed(client, given, start)
         with drawn(console, plots, follow=given.follow):
-            async for event in subscription.events():
-                if symbols and not is_of_symbol(event, symbols):
-                    continue
+            async for event in _wanted(subscription, given):
                 if plots.add(event) and left is not None:
                     left -= 1
                     if left == 0:
@@ -367,9 +368,7 @@ async def tail_plots(given: argparse.Namespace, start: Start | None, plots: BarP
 async def tail_parquet(given: argparse.Namespace, start: Start | None, files: ParquetFiles) -> int:
     """Write tables until the end that was asked for; raises as `tail`."""
     async with _connected(given) as client:
-        subscription = client.subscribe(
-            given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
-        )
+        subscription = _subscribed(client, given, start)
         await write(subscription, files)
         return _exit_code(client.skipped)
 
@@ -403,6 +402,19 @@ def _connected(given: argparse.Namespace) -> Client:
         give_up_after_s=given.give_up,
         name=PROG,
     )
+
+
+def _subscribed(client: Client, given: argparse.Namespace, start: Start | None) -> Subscription:
+    return client.subscribe(
+        given.subject or EVERYTHING, start=start or From.BEGINNING, follow=given.follow
+    )
+
+
+async def _wanted(subscription: Subscription, given: argparse.Namespace) -> AsyncIterator[Event]:
+    symbols = _symbols(given)
+    async for event in subscription.events():
+        if not symbols or is_of_symbol(event, symbols):
+            yield event
 
 
 def _symbols(given: argparse.Namespace) -> frozenset[str]:

@@ -12,15 +12,16 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -39,12 +40,12 @@ from ingestor.model.errors import (
 from ingestor.model.units import NS_PER_S, iso_utc
 from ingestor.model.units import now_ns as wall_ns
 from ingestor.nats.answers import NobodyListensError
-from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
 from ingestor.runtime.latency import Hop
 from ingestor.runtime.log import complain
-from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, running
+from ingestor.runtime.nats_service import VIEW_SERVICE, VIEW_SUBJECT, View, only_run
 from ingestor.runtime.progress_reporter import age_text
+from ingestor.runtime.run_keeper import connection_to
 from ingestor.runtime.signals import EXIT_BASE, noted
 
 PROG: Final = "ingestor-top"
@@ -53,6 +54,7 @@ ANSWER_S: Final = 2.0
 """How long a run has to answer; it is asked once a refresh."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Of an answer; a run of ours sends some 30 kB."""
+UNBOUNDED_COLUMNS: Final = 1_000
 UNWATCHED_COLUMNS: Final = 120
 """Width of what is printed where there is no terminal."""
 
@@ -103,7 +105,29 @@ COLUMNS: Final = (
     "memory",
     "restarts",
 )
+SPARE: Final = ("restarts", "events", "memory", "age", "cpu", "ring")
+"""What a narrow terminal is not shown, the first of them first."""
 MAX_HEALTH_LINES: Final = 6
+
+
+class _Fitted:
+    """A table without what does not fit: `build` makes one without some of `spare`."""
+
+    def __init__(
+        self, build: Callable[[Collection[str]], Table], spare: Sequence[str] = ()
+    ) -> None:
+        self._build = build
+        self._spare = spare
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        for count in range(len(self._spare) + 1):
+            table = self._build(self._spare[:count])
+            wanted = Measurement.get(console, options.update(max_width=UNBOUNDED_COLUMNS), table)
+            if wanted.maximum <= options.max_width:
+                break
+        yield table
 
 
 @dataclass(slots=True)
@@ -122,7 +146,8 @@ class Shown:
 
     def picture(self) -> RenderableType:
         """Return all of it for `rich`."""
-        return Group(self._head(), self._processes(), Text(), self._subjects(), self._latencies())
+        running, latencies = _Fitted(self._processes, SPARE), _Fitted(self._latencies, ("p99.9",))
+        return Group(self._head(), running, Text(), self._subjects(), Text(), latencies)
 
     def _head(self) -> Text:
         info, now = self.now.info, self.now
@@ -143,26 +168,27 @@ class Shown:
             text.append("\nall is well", style="green")
         return text.append("\n")
 
-    def _processes(self) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    def _processes(self, left_out: Collection[str]) -> Table:
         # Unsorted, the order is that of the data path and needs no mark.
         sorted_ = self.turned or self.order in SORTS
         marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
-        for number, name in enumerate(COLUMNS):
-            title = f"{name}{marks.get(name, '')}"
-            table.add_column(title, justify="left" if number < 2 else "right", no_wrap=True)
+        shown = [number for number, name in enumerate(COLUMNS) if name not in left_out]
+        titles = [f"{COLUMNS[number]}{marks.get(COLUMNS[number], '')}" for number in shown]
+        table = _table(titles, left=2, apart=1)
         found = processes(self.before, self.now, self.wall_ns)
         if self.order in SORTS:
             found.sort(key=SORTS[self.order])
         for one in reversed(found) if self.turned else found:
             bad = one.state in ("away", "stalled")
-            table.add_row(*_cells(one), style="bold red" if bad else "dim" * (one.state == "ended"))
+            cells = _cells(one)
+            table.add_row(
+                *(cells[number] for number in shown),
+                style="bold red" if bad else "dim" * (one.state == "ended"),
+            )
         return table
 
     def _subjects(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name in ("subject", "stored", "stored/s"):
-            table.add_column(name, justify="left" if name == "subject" else "right", no_wrap=True)
+        table = _table(("subject", "stored", "stored/s"))
         earlier = self.before.by("ingestor_stored_total", "subject")
         passed_s = max(self.now.at_s - self.before.at_s, 1e-9)
         for subject, rows in self.now.by("ingestor_stored_total", "subject").items():
@@ -170,16 +196,24 @@ class Shown:
             table.add_row(subject, f"{rows:,.0f}", f"{rate:,.0f}")
         return table
 
-    def _latencies(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name in ("latency", "p50", "p99", "p99.9"):
-            table.add_column(name, justify="left" if name == "latency" else "right", no_wrap=True)
+    def _latencies(self, left_out: Collection[str]) -> Table:
+        shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+        shown = [name for name in shares if name not in left_out]
+        table = _table(("latency", *shown))
         for hop in Hop:
             before, now = self.before.buckets(hop), self.now.buckets(hop)
-            values = [quantile_s(before, now, share) for share in (0.5, 0.99, 0.999)]
+            values = [quantile_s(before, now, shares[name]) for name in shown]
             if now:
                 table.add_row(hop.name.lower().replace("_", " "), *map(_latency, values))
-        return Group(Text(), table) if table.row_count else Text()
+        return table if table.row_count else Table(box=None)
+
+
+def _table(titles: Sequence[str], *, left: int = 1, apart: int = 2) -> Table:
+    """Return a table without rows; its first columns are texts, the others numbers."""
+    table = Table(box=None, padding=(0, apart, 0, 0), pad_edge=False, header_style="bold")
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="left" if number < left else "right", no_wrap=True)
+    return table
 
 
 def _cells(one: ProcessFigures) -> tuple[str, ...]:
@@ -259,33 +293,22 @@ class NatsRun:
         return asyncio.run(self._look())
 
     async def _look(self) -> tuple[Scrape, str]:
-        connection = Connection(
-            self._options, on_change=lambda: None, open_timeout_s=None, name=PROG
-        )
-        await connection.open()
-        try:
-            self._run = self._run or await self._only(connection)
-            answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
-            view = msgspec.json.decode(answer.data, type=View)
-        except NobodyListensError:
-            raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
-        finally:
-            await connection.close()
-        return Scrape(view.metrics, time.monotonic()), view.health
-
-    async def _only(self, connection: Connection) -> str:
-        found = await running(connection, VIEW_SERVICE)
-        if not found:
-            raise NoDataError(
-                f"no run shows its metrics at {connection.servers}; metrics.listen in the"
-                " configuration of a run turns that on"
+        async with connection_to(self._options, PROG) as connection:
+            self._run = self._run or await only_run(
+                connection,
+                VIEW_SERVICE,
+                nobody=f"no run shows its metrics at {connection.servers}; metrics.listen in the"
+                " configuration of a run turns that on",
+                several="several runs are there",
             )
-        if len(found) > 1:
-            listed = "\n  ".join(one.line for one in found)
-            raise ConfigurationError(f"several runs are there; name one with --run:\n  {listed}")
-        return found[0].run
+            try:
+                answer = await connection.request("the run", f"{VIEW_SUBJECT}.{self._run}", b"")
+                view = msgspec.json.decode(answer.data, type=View)
+            except NobodyListensError:
+                raise NoDataError(f"there is no run {self._run} at {connection.servers}") from None
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise BadDataError(f"this is no view of a run: {printable(str(error))}") from None
+        return Scrape(view.metrics, time.monotonic()), view.health
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,14 +6,18 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Final
 
 import msgspec
 
 from ingestor.cli import consuming
 from ingestor.cli.command_line import (
+    FILES,
     LOG,
+    REPLAY_ENVIRONMENT,
+    REPLAY_HOW,
+    REPLAY_WHAT,
     add,
     add_summary,
     configure_log,
@@ -21,7 +25,6 @@ from ingestor.cli.command_line import (
     parser_of,
     settings_of,
 )
-from ingestor.cli.run_flags import FILES, REPLAY_ENVIRONMENT, REPLAY_HOW, REPLAY_WHAT
 from ingestor.client import connect
 from ingestor.config.load import show
 from ingestor.config.schema import LIVE_ONLY, Config, FeedName
@@ -30,7 +33,8 @@ from ingestor.model.units import INT64_MAX
 from ingestor.runtime import log as logs
 from ingestor.runtime.feed_process import FeedSource
 from ingestor.runtime.publisher_factory import checked_options, server_of
-from ingestor.runtime.replay_run import demo_config, feed_sources
+from ingestor.runtime.replay_feeds import feed_sources
+from ingestor.runtime.replay_run import demo_config
 from ingestor.runtime.verification import Verdict, Verification
 
 PROG: Final = "ingestor-verify"
@@ -89,8 +93,7 @@ async def _verify(
     sources: Mapping[FeedName, FeedSource],
     given: argparse.Namespace,
 ) -> int:
-    options = checked_options(config.nats, url)
-    ways = {field.name: getattr(options, field.name) for field in fields(options)}
+    ways = asdict(checked_options(config.nats, url))
     stream = config.nats.stream
     async with connect(**ways, stream=stream, name=PROG) as client:
         verdict = await Verification(sources).run(

@@ -33,6 +33,7 @@ MAX_CONFIG_BYTES: Final = 256 * 1024
 MAX_SECRET_BYTES: Final = 4_096
 SECRET_FILES: Final = {
     "POLYGON_API_KEY_FILE": "polygon.api_key",
+    "POLYGON_STANDBY_API_KEY_FILE": "polygon.standby_api_key",
     "NATS_PASSWORD_FILE": "nats.password",
     "NATS_TOKEN_FILE": "nats.token",
 }
@@ -203,6 +204,20 @@ def secret_file_cautions(environ: Mapping[str, str]) -> list[str]:
         for path in paths
         if others_may_read(path)
     ]
+
+
+def layers_of(
+    path: Path | None, environ: Mapping[str, str], keys: Mapping[str, str]
+) -> tuple[list[Layer], list[str]]:
+    """Return file, environment and secret files as layers, and what the operator is to read once.
+
+    The last one lies on top. Raises ConfigurationError.
+    """
+    layers, warned = [environment_layer(environ, keys), secret_files_layer(environ)], []
+    if path is not None:
+        layers.insert(0, file_layer(path))
+        warned = cautions(path, layers[0])
+    return layers, warned + secret_file_cautions(environ)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -63,6 +64,8 @@ class Polygon(Table, frozen=True, kw_only=True):
 
     api_key: ApiKey | None = None
     """Better in the environment than in a file: POLYGON_API_KEY."""
+    standby_api_key: ApiKey | None = None
+    """A second key, with which a standby hears the vendor while it waits; else it only waits."""
     stocks_url: WebSocketUrl = "wss://socket.massive.com/stocks"
     options_url: WebSocketUrl = "wss://socket.massive.com/options"
     feeds: Annotated[tuple[LiveFeedName, ...], Meta(min_length=1)] = ("stocks", "options")
@@ -262,21 +265,11 @@ class Nats(Table, frozen=True, kw_only=True):
 
     def connect_options(self, url: str | Sequence[str]) -> ConnectOptions:
         """Return how to reach the servers at `url`; not checked yet."""
-        return ConnectOptions(
-            url=url,
-            user=self.user,
-            password=self.password,
-            token=self.token,
-            credentials_file=self.credentials_file,
-            nkey_file=self.nkey_file,
-            tls_ca_file=self.tls_ca_file,
-            tls_cert_file=self.tls_cert_file,
-            tls_key_file=self.tls_key_file,
-            tls_first=self.tls_first,
-            inbox_prefix=self.inbox_prefix,
-            jetstream_domain=self.jetstream_domain,
-            api_prefix=self.api_prefix,
+        # Keys of this table are named as the options are.
+        names = {option.name for option in fields(ConnectOptions)}.intersection(
+            Nats.__struct_fields__
         )
+        return ConnectOptions(**{name: getattr(self, name) for name in names} | {"url": url})
 
 
 class Embedded(Table, frozen=True, kw_only=True):
@@ -364,7 +357,7 @@ class Config(Table, frozen=True, kw_only=True):
 URLS = frozenset({"nats.url"})
 """Keys whose values may hold secrets beside what may be shown."""
 
-SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})
+SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key", "polygon.standby_api_key"})
 """Keys whose values are never shown."""
 
 REPLAY_ONLY = frozenset(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
+from ingestor.doctor import CheckResult, failed, passed, unknown, warned
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine
 

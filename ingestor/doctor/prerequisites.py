@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config, Replay
-from ingestor.doctor.check_result import CheckResult, failed, passed, warned
+from ingestor.doctor import CheckResult, failed, passed, warned
 from ingestor.feeds.databento.candidates import front_of
 from ingestor.feeds.databento.files import Listing
 from ingestor.feeds.databento.selection import Catalog

@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ingestor.config.schema import Config
-from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
+from ingestor.doctor import CheckResult, failed, passed, unknown, warned
 from ingestor.model.bounds import MAX_JSON_EVENT_BYTES, printable
 from ingestor.model.errors import ConfigurationError, ExitCode, IngestorError, NatsRefusedError
 from ingestor.model.units import iso_utc

@@ -23,7 +23,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from ingestor.config.schema import Config, LiveFeedName
-from ingestor.doctor.check_result import CheckResult, failed, passed, unknown, warned
+from ingestor.doctor import CheckResult, failed, passed, unknown, warned
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
 from ingestor.feeds.polygon.messages import StatusMessage
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits

@@ -4,7 +4,7 @@ A price is an integer count of 1e-9 from the vendor's bytes to the encoder (the 
 Its text is the shortest exact decimal that still has a decimal point: ``6012.0``, ``0.01``.
 
 A time is int nanoseconds UTC; New York's wall time and UTC dates are made of it by calendar
-arithmetic. Nothing here reads a clock: the one function of this project that does is `now_ns`.
+arithmetic. `now_ns` is the one function of this project that reads the wall clock.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from ingestor.model.errors import IngestorError, NatsRefusedError, NatsUnreachab
 from ingestor.model.units import now_ns
 from ingestor.nats.answers import UNAVAILABLE, Frame, RefusedError, Status
 from ingestor.nats.connection import Connection
-from ingestor.nats.jetstream import JetStreamApi, StoredMessage
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.nats.stream import StreamSettings, StreamState, set_up
 from ingestor.publish.ack_timer import Stall
 from ingestor.publish.ledger import Ledger, StoredPrefix
-from ingestor.publish.reconcile import find_stored, mapped_subject
+from ingestor.publish.reconcile import find_stored
 
 ANSWER_S: Final = 0.5
 """A leader that is there answers a question within this time, or is asked again."""
@@ -173,17 +173,6 @@ class StreamLink:
             if isinstance(error, RefusedError) and error.transient:
                 raise TimeoutError(f"whose lease it is is not known: {error}") from None
             log.debug("whose lease it is cannot be asked: %s", error)
-
-    async def newest_under(self, subject: str) -> StoredMessage | None:
-        """Ask the stream's leader for the newest message that was published to a subject.
-
-        None where there is none, and where only the server knows under which subject it stands.
-        Raises TimeoutError, RefusedError, NatsRefusedError.
-        """
-        name = self.settings.name
-        end = await self.leader.stream_end(name)
-        stands_under = end and mapped_subject(subject, end.transform)
-        return await self.leader.message(name, last_by_subj=stands_under) if stands_under else None
 
     def bound_messages(self) -> None:
         """Cut messages as server and stream take them, once all sent before is acknowledged."""

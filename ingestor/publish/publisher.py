@@ -220,15 +220,6 @@ class Publisher:
         await self._link.open(settle)
         self._recovering = asyncio.create_task(self._recovery_loop())
 
-    async def newest_under(self, subject: str) -> bytes | None:
-        """Return the newest payload that was published to a subject; None where there is none.
-
-        None also where only the server knows under which subject it stands. Raises TimeoutError,
-        IngestorError.
-        """
-        newest = await self._link.newest_under(subject)
-        return None if newest is None else newest.payload
-
     async def send(self, runs: Runs) -> None:
         """Send all rows in order, as fast as the stream takes them.
 

@@ -17,23 +17,27 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
-from ingestor.merge.steering import Change, Steering
+from ingestor.merge.steering import NEVER, Change, Steering
+from ingestor.model.blocks import Runs
 from ingestor.model.feed_status import FeedStatus, What
 from ingestor.model.replay_control import (
+    TIMED,
     ControlAnswer,
     Do,
     ReplayCommand,
     ReplayState,
+    parse_command,
 )
 from ingestor.model.units import NS_PER_S, now_ns
-from ingestor.runtime.counters import CounterTable, Slots
+from ingestor.runtime.counters import Counter, CounterRow, CounterTable, Slots
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """A command that the publisher has not seen by then is not done any more."""
@@ -44,6 +48,12 @@ CPU while so many others are answered takes its own for lost."""
 POLL_S: Final = 0.005
 LAST_LOOK_S: Final = 0.05
 """A command that was done in the last moment is shown by then."""
+
+IDLE_S: Final = 0.5
+"""Longest sleep before it is looked whether the run is to stop."""
+LOOP_TIMER_ERROR_NS: Final = 2_000_000
+"""An event loop's timer counts milliseconds; the last two are slept exactly, and block only
+what can wait for 2 ms."""
 
 REPLAY: Final = "replay"
 """The feed under which a replay tells what was done to it."""
@@ -93,6 +103,13 @@ def status_of(change: Change) -> FeedStatus:
     )
 
 
+async def pause(ended: asyncio.Event, pause_s: float) -> None:
+    """Sleep, or until the end if that comes first."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await ended.wait()
+
+
 class Controller:
     """Both ends of the way; made before the processes fork, by the one that a signal stops."""
 
@@ -117,21 +134,23 @@ class Controller:
             time.sleep(POLL_S)
         return answer
 
-    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer | None:
-        """Do as `apply` on an event loop; None where the run ends before there is an answer."""
+    async def ask(self, command: ReplayCommand, ended: asyncio.Event) -> ControlAnswer:
+        """Do as `apply` on an event loop, until the run has ended."""
         asking = self._asking(command)
         while (answer := next(asking)) is None and not ended.is_set():
             # Woken by the end: what is said 5 ms later no connection takes any more.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await ended.wait()
-        return answer
+            await pause(ended, POLL_S)
+        return answer or ControlAnswer(ok=False, text="the replay has come to its end")
 
-    async def position_ns(self, ended: asyncio.Event) -> int | None:
-        """Return where the replay is now, for ``until +5m``: `state` tells its last change."""
-        answer = await self.ask(ReplayCommand(do=Do.STATUS), ended)
-        state = self.state if answer is None else answer.state
-        return None if state is None else state.position_ns
+    async def ask_typed(self, words: Sequence[str], ended: asyncio.Event) -> ControlAnswer:
+        """Do as `ask` with what is typed behind ``ctl``. Raises ConfigurationError."""
+        at_ns = None
+        # Only its time may be told from where the replay is, which costs a round to it: `state`
+        # tells its last change.
+        if words and words[0] in TIMED:
+            state = (await self.ask(ReplayCommand(do=Do.STATUS), ended)).state or self.state
+            at_ns = None if state is None else state.position_ns
+        return await self.ask(parse_command(words, at_ns), ended)
 
     def send(self, command: ReplayCommand) -> None:
         """Send a command whose answer nobody waits for."""
@@ -203,3 +222,96 @@ class Controller:
         with contextlib.suppress(BlockingIOError):
             for line in os.read(self._read_fd, _READ_BYTES).splitlines():
                 yield msgspec.json.decode(line, type=_Sent)
+
+
+class Pace:
+    """In the publisher: waits until rows are due, and does meanwhile what is commanded."""
+
+    def __init__(
+        self,
+        steered: Steered,
+        table: CounterTable,
+        row: CounterRow,
+        tell: Callable[[FeedStatus], None],
+    ) -> None:
+        """`row` is the publisher's; `tell` publishes a status."""
+        self.steering = steered.steering
+        self._controller = steered.controller
+        self._table = table
+        self._row = row
+        self._tell = tell
+        self._sleeper: asyncio.Future[None] | None = None
+
+    @property
+    def seeks(self) -> bool:
+        """Whether a seek is under way."""
+        return self.steering.seeking_ns is not None
+
+    def listen(self, loop: asyncio.AbstractEventLoop, on_seek: Callable[[], None]) -> None:
+        """Begin as a publisher stood that died, and do what is commanded from here on."""
+        self._controller.begin(self.steering)
+        self._controller.listen(loop, partial(self._obey, on_seek))
+
+    def show(self) -> None:
+        """Show how the replay stands."""
+        self._controller.show(self.steering)
+
+    def come_to_end(self) -> None:
+        """Note that all rows are sent: a loop goes round once more."""
+        self.steering.come_to_end(time.monotonic_ns())
+        self._tell_changes()
+
+    async def until_due(self, runs: Runs) -> bool:
+        """Sleep until the next row is due, to some tens of us; False to stop or seek instead."""
+        steering, generation = self.steering, -1
+        while True:
+            now_ns = time.monotonic_ns()
+            due_ns = steering.next_due_ns(now_ns)
+            if steering.seeking_ns is not None:
+                self._tell_changes()
+                return False
+            if (left_ns := due_ns - now_ns) <= LOOP_TIMER_ERROR_NS:
+                break
+            if self._table.stopping:
+                return False
+            if generation != steering.generation:
+                generation = steering.generation
+                self._tell_changes()
+                held = due_ns == NEVER
+                self._row[Counter.WAITS_UNTIL_NS] = 0 if held else due_ns
+                self._row[Counter.WAITS_FOR_NS] = 0 if held else int(runs.key_ts_ns[steering.done])
+            await self._sleep(min((left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S, IDLE_S))
+        if generation != -1:
+            self._row[Counter.WAITS_FOR_NS] = 0
+        if left_ns > 0:
+            # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
+            time.sleep(left_ns / NS_PER_S)
+        return True
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Sleep as asyncio does, or until a command comes."""
+        loop = asyncio.get_running_loop()
+        self._sleeper = loop.create_future()
+        timer = loop.call_later(delay_s, self._wake)
+        try:
+            await self._sleeper
+        finally:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def _obey(self, on_seek: Callable[[], None]) -> None:
+        self._controller.obey(self.steering)
+        self._tell_changes()
+        self._wake()
+        if self.seeks:
+            on_seek()
+
+    def _tell_changes(self) -> None:
+        """Tell each change that was made, be it by a command or by a bound that was reached."""
+        for change in self.steering.changes():
+            log.info("replay: %s", change.text)
+            self._tell(status_of(change))
+        self.show()

@@ -49,6 +49,10 @@ class Role(Flag):
     ANY = FILES | LIVE | PUBLISHER | OTHER
 
 
+GAUGE: Final = True
+"""Of a column that tells how something is now, as times do too; all others only grow."""
+
+
 class Counter(IntEnum):
     """Columns, each with a sentence `about` it and `whose` rows it means something in.
 
@@ -57,116 +61,89 @@ class Counter(IntEnum):
 
     about: str
     whose: Role
+    is_gauge: bool
 
-    def __new__(cls, column: int, whose: Role, about: str) -> Self:
-        """Take a column, and the sentence that metrics show."""
-        counter = int.__new__(cls, column)
-        counter._value_, counter.about, counter.whose = column, about, whose
+    def __new__(cls, whose: Role, about: str, is_gauge: bool = False) -> Self:
+        """Take the next column; `about` is the sentence that metrics show."""
+        counter = int.__new__(cls, len(cls.__members__))
+        counter._value_, counter.about, counter.whose = int(counter), about, whose
+        counter.is_gauge = is_gauge
         return counter
 
-    HEARTBEAT_NS = 0, Role.ANY, "CLOCK_MONOTONIC of the last sign of life."
-    BYTES_TOTAL = 1, Role.FILES, "Bytes on disk of all files of a feed."
-    BYTES_READ = 2, Role.FEED, "Bytes on disk read so far; of a live feed, bytes received."
+    HEARTBEAT_NS = Role.ANY, "CLOCK_MONOTONIC of the last sign of life."
+    BYTES_TOTAL = Role.FILES, "Bytes on disk of all files of a feed.", GAUGE
+    BYTES_READ = Role.FEED, "Bytes on disk read so far; of a live feed, bytes received."
     RECORDS = (
-        3,
         Role.FEED | Role.PUBLISHER,
         "Records a feed put in its ring, or rows that the publisher was handed.",
     )
-    SKIPPED = 4, Role.FEED, "Records left out because they make no sense."
+    SKIPPED = Role.FEED, "Records left out because they make no sense."
     LATE = (
-        5,
         Role.FEED,
         "Records that stepped back in time within their file; of a live feed, prints reported"
         " late.",
     )
-    RING_FULL = 6, Role.FEED, "Times a feed found its ring full."
-    PUBLISHED = 7, Role.PUBLISHER, "Rows that the server has acknowledged."
-    MESSAGES = 8, Role.PUBLISHER, "Messages that the server has acknowledged."
-    EVENT_TIME_NS = 9, Role.FEED | Role.PUBLISHER, "Event time of the newest row handled."
+    RING_FULL = Role.FEED, "Times a feed found its ring full."
+    PUBLISHED = Role.PUBLISHER, "Rows that the server has acknowledged."
+    MESSAGES = Role.PUBLISHER, "Messages that the server has acknowledged."
+    EVENT_TIME_NS = Role.FEED | Role.PUBLISHER, "Event time of the newest row handled."
     RECONNECTS = (
-        10,
         Role.LIVE | Role.PUBLISHER,
         "Connections after the first: of a live feed to its vendor, of the publisher to NATS.",
     )
-    FRAMES = 11, Role.LIVE, "Messages of the vendor that a live feed received."
-    DROPPED_TRADES = 12, Role.LIVE, "Trades dropped because the pipeline could not follow."
-    DROPPED_QUOTES = 13, Role.LIVE, "Quotes dropped because the pipeline could not follow."
-    GAPS = 14, Role.LIVE, "Times that a live feed lost its connection and data flowed again."
-    ODDITIES = 15, Role.LIVE, "Records that were kept although something about them is odd."
-    ENDED = 16, Role.ANY, "1 once the process has ended, however it did."
-    STATUSES = 17, Role.PUBLISHER, "Statuses of feeds that the server has acknowledged."
+    FRAMES = Role.LIVE, "Messages of the vendor that a live feed received."
+    DROPPED_TRADES = Role.LIVE, "Trades dropped because the pipeline could not follow."
+    DROPPED_QUOTES = Role.LIVE, "Quotes dropped because the pipeline could not follow."
+    GAPS = Role.LIVE, "Times that a live feed lost its connection and data flowed again."
+    ODDITIES = Role.LIVE, "Records that were kept although something about them is odd."
+    ENDED = Role.ANY, "1 once the process has ended, however it did.", GAUGE
+    STATUSES = Role.PUBLISHER, "Statuses of feeds that the server has acknowledged."
     STATUSES_LOST = (
-        18,
         Role.PUBLISHER,
         "Statuses of feeds that the server refused, or that were dropped while it was away.",
     )
-    UNRECORDED = 19, Role.LIVE, "Messages of the vendor that the journal did not take."
-    HELD = 20, Role.LIVE, "Records that wait in a live feed for room in its ring."
-    UNDELIVERED = (
-        21,
-        Role.LIVE,
-        "Records that a live feed had not handed on when the run was to stop.",
-    )
+    UNRECORDED = Role.LIVE, "Messages of the vendor that the journal did not take."
+    HELD = Role.LIVE, "Records that wait in a live feed for room in its ring.", GAUGE
+    UNDELIVERED = Role.LIVE, "Records that a live feed had not handed on when the run was to stop."
     AWAY_SINCE_NS = (
-        22,
         Role.LIVE | Role.PUBLISHER,
         "CLOCK_MONOTONIC since when a feed has no vendor, or the publisher no server; 0 if not.",
     )
     WAITS_FOR_NS = (
-        23,
         Role.PUBLISHER,
         "Event time of the row that a paced replay waits for; 0 while it does not wait.",
     )
-    WAITS_UNTIL_NS = 24, Role.PUBLISHER, "CLOCK_MONOTONIC when that row is due."
-    RESTARTS = 25, Role.ANY, "Times that the process died or fell silent and was started again."
-    RING_USED_BYTES = 26, Role.FEED, "Bytes that wait in a feed's ring."
-    RING_BYTES = 27, Role.FEED, "Bytes that a feed's ring holds at most."
-    UNACKED = 28, Role.PUBLISHER, "Rows that were sent and that the server has not answered for."
+    WAITS_UNTIL_NS = Role.PUBLISHER, "CLOCK_MONOTONIC when that row is due."
+    RESTARTS = Role.ANY, "Times that the process died or fell silent and was started again."
+    RING_USED_BYTES = Role.FEED, "Bytes that wait in a feed's ring.", GAUGE
+    RING_BYTES = Role.FEED, "Bytes that a feed's ring holds at most.", GAUGE
+    UNACKED = Role.PUBLISHER, "Rows that were sent and that the server has not answered for.", GAUGE
     STALLED_SINCE_NS = (
-        29,
         Role.PUBLISHER,
         "CLOCK_MONOTONIC since when rows are under way and the server stores none; 0 if not.",
     )
-    ATTEMPTS = 30, Role.LIVE, "Attempts of a live feed to connect to its vendor."
-    SUBSCRIBED = 31, Role.LIVE, "Channels that the vendor has acknowledged on this connection."
-    RECEIVED_NS = 32, Role.LIVE, "When a live feed received the vendor's newest message, UTC."
-    JOURNAL_BYTES = 33, Role.LIVE, "Bytes of the vendor's messages that the journal took."
-    STARTED_NS = 34, Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
-    PID = 35, Role.ANY, "Number of the process."
-    FIRST_EVENT_NS = 36, Role.PUBLISHER, "Event time of the first row handled."
-    SPOOLED = 37, Role.LIVE, "Records that wait in the journal of a live feed to be read back."
-    SPOOL_LAG_NS = 38, Role.LIVE, "How old the record is that is read back from the journal next."
-    SEEKS = 39, Role.FILES, "Seeks of a replay that a feed has followed."
+    ATTEMPTS = Role.LIVE, "Attempts of a live feed to connect to its vendor."
+    SUBSCRIBED = Role.LIVE, "Channels that the vendor has acknowledged on this connection.", GAUGE
+    RECEIVED_NS = Role.LIVE, "When a live feed received the vendor's newest message, UTC."
+    JOURNAL_BYTES = Role.LIVE, "Bytes of the vendor's messages that the journal took."
+    STARTED_NS = Role.ANY, "CLOCK_MONOTONIC when the process was started, last."
+    PID = Role.ANY, "Number of the process.", GAUGE
+    FIRST_EVENT_NS = Role.PUBLISHER, "Event time of the first row handled."
+    SPOOLED = Role.LIVE, "Records that wait in the journal of a live feed to be read back.", GAUGE
+    SPOOL_LAG_NS = Role.LIVE, "How old the record is that is read back from the journal next."
+    SEEKS = Role.FILES, "Seeks of a replay that a feed has followed."
     BEGINS_NS = (
-        40,
         Role.FILES,
         "Event time of the first event of all files of a feed; what their headers say before it is"
         " read.",
     )
     ENDS_NS = (
-        41,
         Role.FILES,
         "Event time of the last event of all files of a feed; what their headers say before it is"
         " read.",
     )
-    END_READ = 42, Role.FILES, "1 once the last event of all files of a feed was read."
+    END_READ = Role.FILES, "1 once the last event of all files of a feed was read.", GAUGE
 
-
-GAUGES: Final = frozenset(
-    {
-        Counter.BYTES_TOTAL,
-        Counter.ENDED,
-        Counter.END_READ,
-        Counter.HELD,
-        Counter.SPOOLED,
-        Counter.RING_USED_BYTES,
-        Counter.RING_BYTES,
-        Counter.UNACKED,
-        Counter.SUBSCRIBED,
-        Counter.PID,
-    }
-)
-"""Columns that tell how something is now, as times do too; all others only grow."""
 
 TIMES: Final = frozenset(counter for counter in Counter if counter.name.endswith("_NS"))
 
@@ -289,7 +266,7 @@ class CounterTable:
     def go_on(self, process: int) -> None:
         """Count on from what the one before counted; for a process that is started again."""
         row, base = self._rows[process], self._bases[process]
-        growing = [counter for counter in Counter if counter not in GAUGES | TIMES]
+        growing = [counter for counter in Counter if not (counter.is_gauge or counter in TIMES)]
         base[growing] = row[growing]
         # What waited in its memory is gone with it.
         base[Counter.UNDELIVERED] += row[Counter.HELD] + row[Counter.SPOOLED]

@@ -25,7 +25,7 @@ from ingestor.journal.segments import Segment, list_segments
 from ingestor.model.errors import NoDataError
 from ingestor.model.units import new_york_date
 from ingestor.nats.connection import Connection
-from ingestor.runtime.replay_run import MARKETS, SCHEMAS
+from ingestor.runtime.replay_feeds import MARKETS, SCHEMAS
 from ingestor.runtime.run_records import LIVE_JOB, RunRecord, records, runs_bucket
 
 Held = Literal["all", "part", "none", "unknown"]

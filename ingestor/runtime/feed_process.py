@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final, Protocol
 
 import numpy as np
 
-from ingestor.merge.ordering import WatermarkMerge
-from ingestor.model.blocks import Block, Runs
+from ingestor.model.blocks import Block
 from ingestor.model.errors import IngestorError
 from ingestor.model.feed_status import FeedStatus
+from ingestor.model.replay_control import ReplaySpan
 from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import BlockRing, Message
 from ingestor.ring.wire import (
@@ -368,129 +368,31 @@ def file_feed_main(source: FeedSource, *, stays: bool) -> FeedMain:
     return lambda context: FeedProcess(source, context, stays=stays).run()
 
 
-MIN_LANE_BYTES: Final = 64 * 1024
-"""A lane's block is never smaller, since a step of the merge costs the same for few rows."""
+# Where a whole replay begins and ends, by what its feeds have noted so far: the headers of their
+# files at first, exactly once these are read. A seek changes neither.
 
 
-def lane_bytes(block_bytes: int, lanes: int) -> int:
-    """Return the size of each lane's blocks."""
-    return min(block_bytes, max(MIN_LANE_BYTES, block_bytes // lanes))
+def span_of(feeds: Sequence[CounterRow], first_event_ns: int) -> ReplaySpan | None:
+    """Return the span of a replay by its feeds' counters; None before anything is known.
 
-
-@dataclass(frozen=True, slots=True)
-class MergedProgress:
-    """How far all lanes have come, taken together."""
-
-    bytes_total: int
-    bytes_read: int
-    skipped: dict[str, int]
-    late: int
-
-
-@dataclass(eq=False, slots=True)
-class MergedFiles:
-    """Merges `lanes`, each of which yields records of one dtype, into blocks of `block_bytes`.
-
-    Where keys tie, the lane that stands first goes first. A lane that breaks ends; the others are
-    read to their end, and then its error is raised. `at_end` may raise what concerns all of them.
+    `first_event_ns` is the first event that was published, 0 before it.
     """
-
-    lanes: Sequence[FeedSource]
-    block_bytes: int
-    at_end: Callable[[], None] = lambda: None
-    _tables: _Tables = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._tables = _Tables()
-
-    @property
-    def progress(self) -> MergedProgress:
-        """The sums of the lanes' counts."""
-        each = [lane.progress for lane in self.lanes]
-        skipped: dict[str, int] = {}
-        for progress in each:
-            for cause, count in progress.skipped.items():
-                skipped[cause] = skipped.get(cause, 0) + count
-        return MergedProgress(
-            sum(progress.bytes_total for progress in each),
-            sum(progress.bytes_read for progress in each),
-            skipped,
-            sum(progress.late for progress in each),
-        )
-
-    def start_at(self, at_ns: int | None) -> None:
-        """Have every lane begin at a time."""
-        for lane in self.lanes:
-            lane.start_at(at_ns)
-
-    def span_ns(self) -> tuple[int, int] | None:
-        """Return what covers all lanes; None where one of them does not know."""
-        each = [span_ns for lane in self.lanes if (span_ns := lane.span_ns()) is not None]
-        if len(each) < len(self.lanes):
-            return None
-        return min(first_ns for first_ns, _ in each), max(ends_ns for _, ends_ns in each)
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks in order, empty ones as signs of life; each is valid until the next."""
-        merge = WatermarkMerge(len(self.lanes))
-        runs = [lane.blocks() for lane in self.lanes]
-        broken: IngestorError | None = None
-        while not merge.done:
-            for lane in merge.waiting_for():
-                try:
-                    block = next(runs[lane], None)
-                except IngestorError as error:
-                    broken, block = broken or error, None
-                if block is None:
-                    merge.end(lane)
-                    continue
-                # The merge holds a view: the next block is asked for only when this is used up.
-                merge.push(replace(block, feed=lane))
-                yield replace(block, records=block.records[:0])
-            ordered = merge.pull()
-            if ordered is not None:
-                yield from self._joined(ordered)
-        if broken is not None:
-            raise broken
-        self.at_end()
-
-    def _joined(self, runs: Runs) -> Iterator[Block]:
-        table = self._tables.joined(runs.blocks)
-        if table is None or len(runs.start) == 1:
-            for block, records in runs.pieces():
-                symbols = block.symbols if table is None else table
-                yield Block(0, records, symbols, block.source, block.in_order)
-            return
-        records = runs.gathered()
-        step = max(1, self.block_bytes // records.itemsize)
-        for start in range(0, len(records), step):
-            yield Block(0, records[start : start + step], table, runs.blocks[0].source)
+    begins_ns = [row[Counter.BEGINS_NS] for row in feeds if row[Counter.BEGINS_NS]]
+    first_ns = min(begins_ns, default=first_event_ns)
+    ends_ns = max((_ends_ns(row, first_ns) for row in feeds), default=0)
+    if not first_ns or ends_ns <= first_ns:
+        return None
+    return ReplaySpan(first_ns, ends_ns, all(row[Counter.END_READ] for row in feeds))
 
 
-class _Tables:
-    """Symbol tables of all lanes as one, which grows until an instrument gets another symbol."""
-
-    def __init__(self) -> None:
-        self._whole: dict[int, str] = {}
-        self._known: dict[int, tuple[SymbolTable, int]] = {}
-
-    def joined(self, blocks: Sequence[Block]) -> SymbolTable | None:
-        """Return one table for all; None where they give an instrument different symbols."""
-        if not all(map(self._add, blocks)):
-            self._whole, self._known = {}, {}
-            if not all(map(self._add, blocks)):
-                self._whole, self._known = {}, {}
-                return None
-        return self._whole
-
-    def _add(self, block: Block) -> bool:
-        """Add what is new in a block's table; False when it contradicts what is there."""
-        table, count = self._known.get(block.feed, ({}, 0))
-        if table is not block.symbols:
-            table, count = block.symbols, 0
-        if count < len(table):
-            for instrument, symbol in islice(table.items(), count, None):
-                if self._whole.setdefault(instrument, symbol) != symbol:
-                    return False
-            self._known[block.feed] = table, len(table)
-        return True
+def _ends_ns(row: CounterRow, first_ns: int) -> int:
+    """Event time at which a feed ends, as far as can be told."""
+    if row[Counter.ENDS_NS] or row[Counter.END_READ]:
+        return row[Counter.ENDS_NS]
+    event_ns, total, read = (
+        row[counter] for counter in (Counter.EVENT_TIME_NS, Counter.BYTES_TOTAL, Counter.BYTES_READ)
+    )
+    if row[Counter.ENDED] or not read or read >= total or event_ns <= first_ns:
+        return event_ns
+    # Bytes are no time, but all there is to go by before the end of the file is read.
+    return first_ns + (event_ns - first_ns) * total // read

@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import msgspec
 
-from ingestor.client.payloads import BadMessageError, Message, decode
 from ingestor.config.schema import LiveFeedName
 from ingestor.feeds.polygon.status_reporter import FeedGap, GapTracker
 from ingestor.model.blocks import Block
@@ -31,7 +30,7 @@ from ingestor.ring.block_ring import BlockRing
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.positions import FeedPosition, FeedPositions, Position
-from ingestor.runtime.resume import Ends, ends_in_stream, note_ends
+from ingestor.runtime.resume import Ends, ends_in_stream, newest_times, note_ends
 
 UNTOLD: Final = 4
 """Statuses of the publisher's own that a `Position` holds; of more, the newest."""
@@ -45,13 +44,16 @@ log = logging.getLogger(__name__)
 class RingInput:
     """One feed's ring and the reader of its messages; `name` is what its statuses go by.
 
-    `subjects` are those of its events.
+    `subjects` are those of its events. A live feed that is `spooled` begins where what is stored
+    ends, and tells itself what is missing; so does one that is `recorded` when it is started again.
     """
 
     ring: BlockRing
     reader: RingReader
     name: str = ""
     subjects: tuple[str, ...] = ()
+    spooled: bool = False
+    recorded: bool = False
 
 
 class FeedWatch:
@@ -65,24 +67,16 @@ class FeedWatch:
         *,
         live: bool,
         run: str,
-        spooled: frozenset[int] = frozenset(),
-        recorded: frozenset[int] = frozenset(),
     ) -> None:
-        """`run` is part of the ids of statuses: the same for all publishers of a run.
-
-        Feeds that are `spooled` begin where what is stored ends, and tell themselves what is
-        missing; so do those that are `recorded` when they are started again.
-        """
+        """`run` is part of the ids of statuses: the same for all publishers of a run."""
         self._feeds = feeds
         self._publisher = publisher
         self._table = table
         self._live = live
         self._run = run
-        self._begun = Position(
-            feeds=tuple(FeedPosition(gap=feed not in spooled) for feed in range(len(feeds)))
-        )
+        self._begun = Position(feeds=tuple(FeedPosition(gap=not feed.spooled) for feed in feeds))
         self._positions = FeedPositions(self._begun, [0] * len(feeds))
-        self._recorded = recorded
+        self._recorded = [index for index, feed in enumerate(feeds) if feed.recorded]
         self._waiting: dict[int, tuple[int, int]] = {}
         self._gaps: list[GapTracker] = []
         self._read = [0] * len(feeds)
@@ -144,28 +138,18 @@ class FeedWatch:
 
     async def _stored_last(self, feed: int) -> tuple[int, int] | None:
         """Return when what an earlier run has stored of a feed ends: event and receipt."""
-        reader, ends = self._feeds[feed].reader, []
-        for subject in self._feeds[feed].subjects:
-            try:
-                payload = await self._publisher.newest_under(subject)
-            except (TimeoutError, IngestorError) as error:
-                # A stream that does not say does not stop the run: it takes messages.
-                text = f"what is missing since the last run is not known: {error}"
-                log.warning("%s: %s", self._feeds[feed].name, text)
-                self._say(feed, What.ALARM, text)
-                continue
-            if payload is None:
-                continue
-            try:
-                events = decode(Message(subject, 0, payload))
-            except BadMessageError as error:
-                log.warning("where the last run ended is not known: %s", error)
-                continue
-            # A replay into the same stream is no earlier part of this feed.
-            if events and events[-1].source == reader.source.value:
-                ends.append((events[-1].ts_event_ns, events[-1].ts_recv_ns))
-        # A frame's events share a receipt, and may lie on several subjects.
-        return max(ends, key=lambda end: (end[1], end[0]), default=None)
+        source = self._feeds[feed]
+        stream = self._publisher.report().stream
+        try:
+            return await newest_times(
+                self._publisher.api, stream, source.subjects, source.reader.source
+            )
+        except (TimeoutError, IngestorError) as error:
+            # A stream that does not say does not stop the run: it takes messages.
+            text = f"what is missing since the last run is not known: {error}"
+            log.warning("%s: %s", source.name, text)
+            self._say(feed, What.ALARM, text)
+            return None
 
     def on_block(self, block: Block) -> None:
         """Look whether the first record of a block ends a gap."""

@@ -32,18 +32,17 @@ class Hop(IntEnum):
 
     about: str
 
-    def __new__(cls, number: int, about: str) -> Self:
-        """Take a number and the sentence that metrics and the page show."""
-        hop = int.__new__(cls, number)
-        hop._value_ = number
-        hop.about = about
+    def __new__(cls, about: str) -> Self:
+        """Take the next number; `about` is the sentence that metrics and the page show."""
+        hop = int.__new__(cls, len(cls.__members__))
+        hop._value_, hop.about = int(hop), about
         return hop
 
-    VENDOR_TO_RECEIVE = 0, "From the vendor's event time until a live feed has read its bytes."
-    RECEIVE_TO_RING = 1, "From reading a live event's bytes until it is in the feed's ring."
-    RING_TO_PUBLISH = 2, "From a live feed's ring until the last byte is handed to the socket."
-    PUBLISH_TO_STORED = 3, "From handing rows to the publisher until the server has stored them."
-    DUE_TO_SENT = 4, "How late rows of a paced replay were sent."
+    VENDOR_TO_RECEIVE = "From the vendor's event time until a live feed has read its bytes."
+    RECEIVE_TO_RING = "From reading a live event's bytes until it is in the feed's ring."
+    RING_TO_PUBLISH = "From a live feed's ring until the last byte is handed to the socket."
+    PUBLISH_TO_STORED = "From handing rows to the publisher until the server has stored them."
+    DUE_TO_SENT = "How late rows of a paced replay were sent."
 
 
 STEPS_PER_OCTAVE: Final = 16

@@ -321,33 +321,21 @@ class LastTrades:
         self._table.note_last_trades([*self._trades.values()])
 
 
-class LiveProcess:
-    """Runs one live feed until the run is to stop, and closes its journal, if it has one."""
-
-    def __init__(self, make_feed: MakeFeed, journal: Journal | None, context: FeedContext) -> None:
-        self._context = context
-        self._sink = RingSink(context, journal)
-        self._journal = journal
-        self._feed = make_feed(self._sink, journal, context)
-
-    def run(self) -> None:
-        """Run to the end. Raises VendorRefusedError."""
-        try:
-            # Raises what the vendor refuses; the journal is closed all the same.
-            uvloop.run(self._feed.run(lambda: self._context.stopping))
-            self._sink.end(END_TIMEOUT_S)
-        finally:
-            if self._journal is not None:
-                self._journal.close()
-
-
 def live_feed_main(make_feed: MakeFeed, journal: Journal | None) -> FeedMain:
-    """Return the main function of a live feed's process."""
+    """Return the main function of a live feed's process, which closes its journal at the end."""
 
     def main(context: FeedContext) -> None:
         if context.again:
             context.table.go_on(context.index)
-        LiveProcess(make_feed, journal, context).run()
+        sink = RingSink(context, journal)
+        feed = make_feed(sink, journal, context)
+        try:
+            # Raises what the vendor refuses; the journal is closed all the same.
+            uvloop.run(feed.run(lambda: context.stopping))
+            sink.end(END_TIMEOUT_S)
+        finally:
+            if journal is not None:
+                journal.close()
 
     return main
 

@@ -23,7 +23,7 @@ import stat
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -165,37 +165,26 @@ Place = tuple[str, int, str]
 """Logger, level and message before its arguments."""
 
 
-class _Secrets:
-    """What no line shows; children have those that are known when they start."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def add(self, secrets: Iterable[str | None]) -> None:
-        for secret in secrets:
-            if secret and len(secret) >= MIN_SECRET_CHARS:
-                # As it is written in a URL as well, by either rule.
-                self._known |= {secret, quote(secret), quote(secret, safe="")}
-
-    def hidden(self, text: str) -> str:
-        # The longest first: one may be a part of another.
-        for secret in sorted(self._known, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
-
-
-_secrets: Final = _Secrets()
+_secrets: Final[set[str]] = set()
+"""What no line shows; children have those that are known when they start."""
 
 
 def hide(*secrets: str | None) -> None:
     """Never show these, whoever says them."""
-    _secrets.add(secrets)
+    for secret in secrets:
+        if secret and len(secret) >= MIN_SECRET_CHARS:
+            # As it is written in a URL as well, by either rule.
+            _secrets.update((secret, quote(secret), quote(secret, safe="")))
 
 
 def plain(text: str, limit: int = MAX_LINE_CHARS) -> str:
     """Return foreign text as it may be shown: one line, cut, without secrets."""
     # Cut before it is searched, so that a message of megabytes costs little.
-    return printable(_secrets.hidden(text[: 4 * limit]), limit)
+    text = text[: 4 * limit]
+    # The longest first: one may be a part of another.
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return printable(text, limit)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,7 @@
-"""What a run asks of its machine: CPUs and open files beforehand, then memory, pinning, timers."""
+"""What a run asks of its machine: CPUs and open files beforehand, then memory, pinning, timers.
+
+And what the machine tells of a process.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ MAPPED_FROM_BYTES: Final = 32 * 1024 * 1024
 """Only a buffer of this size gets a mapping of its own; glibc allows no larger threshold."""
 
 _SUFFIX: Final = "_cpus"
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -52,6 +57,22 @@ def program() -> str:
         return "ingestor"
     here = Path.cwd()
     return "bin/ingestor" if (here / "bin" / "ingestor").exists() else str(root / "bin/ingestor")
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return the fields of proc_pid_stat(5) from the third on; none of a process that is gone."""
+    try:
+        # The name of the program stands in parentheses, and may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def usage_of(pid: int) -> tuple[float, int] | None:
+    """Return CPU seconds, user and system, and resident bytes; None of a process that is gone."""
+    if not (fields := stat_of(pid)):
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES
 
 
 def check_machine(process: Process) -> None:

@@ -1,6 +1,9 @@
 """Services that a run offers over NATS, each on a connection of its own, and who finds them.
 
-``nats micro`` lists them.
+``nats micro`` lists them (ADR-32). One steers a replay: a process beside the others, so that nobody
+who asks stands in the way of data. Each command is an endpoint of it, such as
+``ingestor.control.<run>.pause``, and takes as text what is typed behind its word. The other shows
+how a run stands.
 
 A server that is away is looked for until the run ends. One that does not let us subscribe costs the
 service alone.
@@ -10,21 +13,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
-from nats.micro.request import Request
+import uvloop
+from nats.micro.request import Request, ServiceError
 from nats.micro.service import Service, ServiceConfig
 
 from ingestor import __version__
 from ingestor.model.bounds import printable
-from ingestor.model.errors import NatsUnreachableError
+from ingestor.model.errors import (
+    ConfigurationError,
+    NatsRefusedError,
+    NatsUnreachableError,
+    NoDataError,
+)
+from ingestor.model.replay_control import (
+    MAX_COMMAND_BYTES,
+    Do,
+)
 from ingestor.nats.answers import Frame, Status
 from ingestor.nats.connection import Connection
 from ingestor.nats.options import ConnectOptions
+from ingestor.runtime.controller import Controller, pause
+from ingestor.runtime.counters import Counter, CounterTable
+from ingestor.runtime.progress_reporter import SpeedMeter
+from ingestor.runtime.run_keeper import beat, connection_to
 from ingestor.runtime.run_records import RunRecord
 
+log = logging.getLogger(__name__)
+
+CONTROL_SERVICE: Final = "ingestor-replay"
+CONTROL_SUBJECT: Final = "ingestor.control"
 VIEW_SERVICE: Final = "ingestor-run"
 VIEW_SUBJECT: Final = "ingestor.view"
 
@@ -59,45 +84,52 @@ def metadata(record: RunRecord) -> dict[str, str]:
     }
 
 
+Endpoint = tuple[str, str, Callable[[bytes], Awaitable[bytes]]]
+"""Its name, its subject, and what answers a request."""
+
+
 async def offer(
     options: ConnectOptions,
-    name: str,
-    begin: Callable[[Connection], Awaitable[None]],
+    subject: str,
+    service: ServiceConfig,
+    endpoints: Sequence[Endpoint],
     ended: asyncio.Event,
+    *,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Have `begin` start a service on each connection until `ended`; `tick` is called meanwhile.
+    """Offer a service below a subject until `ended`; `tick` is called meanwhile.
 
     Raises NatsRefusedError.
     """
     while not ended.is_set():
         try:
-            await _offer_once(options, name, begin, ended, tick)
+            async with connection_to(options, subject) as connection:
+                await _begin(connection, service, endpoints)
+                while not ended.is_set():
+                    if connection.failure is not None:
+                        raise connection.failure
+                    tick()
+                    await pause(ended, MEASURE_S)
+                # Who asked just now has an answer before the connection goes: else he waits for it.
+                await connection.answers(LAST_WORD_S)
         except NatsUnreachableError:
             # The publisher tells who does not come; this one is there when it does.
-            await _pause(ended, RETRY_S)
+            await pause(ended, RETRY_S)
 
 
-async def _offer_once(
-    options: ConnectOptions,
-    name: str,
-    begin: Callable[[Connection], Awaitable[None]],
-    ended: asyncio.Event,
-    tick: Callable[[], None],
+async def _begin(
+    connection: Connection, config: ServiceConfig, endpoints: Sequence[Endpoint]
 ) -> None:
-    connection = Connection(options, on_change=lambda: None, open_timeout_s=None, name=name)
-    await connection.open()
-    try:
-        await begin(connection)
-        while not ended.is_set():
-            if connection.failure is not None:
-                raise connection.failure
-            tick()
-            await _pause(ended, MEASURE_S)
-        # Who asked just now has an answer before the connection goes: else he waits for it.
-        await connection.answers(LAST_WORD_S)
-    finally:
-        await connection.close()
+    service = Service(connection.client, config)
+    await service.start()
+    for name, subject, answer in endpoints:
+
+        async def handle(
+            request: Request, answer: Callable[[bytes], Awaitable[bytes]] = answer
+        ) -> None:
+            await request.respond(await answer(request.data))
+
+        await service.add_endpoint(name=name, subject=subject, handler=handle)
 
 
 async def offer_view(
@@ -105,21 +137,17 @@ async def offer_view(
 ) -> None:
     """Let a run be looked at by its number, until it has ended. Raises NatsRefusedError."""
 
-    async def begin(connection: Connection) -> None:
-        about = "shows how a run stands, as its metrics do"
-        config = ServiceConfig(
-            name=VIEW_SERVICE, version=__version__, description=about, metadata=metadata(record)
-        )
-        service = Service(connection.client, config)
-        await service.start()
+    async def answer(_: bytes) -> bytes:
+        return msgspec.json.encode(look())
 
-        async def answer(request: Request) -> None:
-            await request.respond(msgspec.json.encode(look()))
-
-        subject = f"{VIEW_SUBJECT}.{record.run}"
-        await service.add_endpoint(name="view", subject=subject, handler=answer)
-
-    await offer(options, "ingestor.view", begin, ended)
+    config = ServiceConfig(
+        name=VIEW_SERVICE,
+        version=__version__,
+        description="shows how a run stands, as its metrics do",
+        metadata=metadata(record),
+    )
+    endpoint = "view", f"{VIEW_SUBJECT}.{record.run}", answer
+    await offer(options, VIEW_SUBJECT, config, [endpoint], ended)
 
 
 class RunningService(msgspec.Struct, frozen=True):
@@ -175,7 +203,78 @@ async def running(connection: Connection, service: str) -> list[RunningService]:
     return sorted(heard.found, key=lambda one: one.run)
 
 
-async def _pause(ended: asyncio.Event, pause_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause_s):
-            await ended.wait()
+async def only_run(connection: Connection, service: str, *, nobody: str, several: str) -> str:
+    """Return the only run with a service of this name.
+
+    Raises NoDataError, which says `nobody`, or ConfigurationError where there are `several`.
+    """
+    found = await running(connection, service)
+    if not found:
+        raise NoDataError(nobody)
+    if len(found) > 1:
+        listed = "\n  ".join(one.line for one in found)
+        raise ConfigurationError(f"{several}; name one with --run:\n  {listed}")
+    return found[0].run
+
+
+@dataclass(frozen=True, slots=True)
+class ControlService:
+    """The service of one run: whom it speaks for, and where it is offered."""
+
+    controller: Controller
+    options: ConnectOptions
+    record: RunRecord
+
+    def serve(self, table: CounterTable, feeds: int, row: int) -> None:
+        """Offer the service until publisher and feeds have ended."""
+        uvloop.run(self._serve(table, feeds, row))
+
+    async def _serve(self, table: CounterTable, feeds: int, row: int) -> None:
+        ended, meter = asyncio.Event(), SpeedMeter()
+        heart = asyncio.create_task(beat(table, feeds, row, ended))
+
+        def measure() -> None:
+            meter.update(time.monotonic_ns(), table.row(feeds)[Counter.EVENT_TIME_NS])
+
+        run = self.record.run
+        config = ServiceConfig(
+            name=CONTROL_SERVICE,
+            version=__version__,
+            description="steers a replay: pause, resume, speed, step, until, seek, loop, stop",
+            metadata=metadata(self.record),
+            stats_handler=lambda _: self._figures(meter),
+        )
+        endpoints = [
+            (do.value, f"{CONTROL_SUBJECT}.{run}.{do}", partial(self._answered, do, meter, ended))
+            for do in Do
+        ]
+        try:
+            await offer(self.options, CONTROL_SUBJECT, config, endpoints, ended, tick=measure)
+        except NatsRefusedError as refused:
+            log.warning("this replay cannot be steered over NATS: %s", refused)
+        finally:
+            heart.cancel()
+
+    async def _answered(
+        self, do: Do, meter: SpeedMeter, ended: asyncio.Event, payload: bytes
+    ) -> bytes:
+        """Do what a request asks for. Raises ServiceError, which becomes the answer's headers."""
+        if len(payload) > MAX_COMMAND_BYTES:
+            raise ServiceError("400", f"a command has at most {MAX_COMMAND_BYTES} bytes")
+        words = payload.decode(errors="replace").split()
+        try:
+            answer = await self.controller.ask_typed([do, *words], ended)
+        except ConfigurationError as error:
+            raise ServiceError("400", str(error)) from None
+        if not answer.ok:
+            raise ServiceError("503", answer.text)
+        if do is Do.STATUS and answer.state is not None:
+            text = answer.state.sentence(meter.speed)
+            answer = msgspec.structs.replace(answer, text=text)
+        return msgspec.json.encode(msgspec.structs.replace(answer, attained_speed=meter.speed))
+
+    def _figures(self, meter: SpeedMeter) -> object:
+        """Return what ``nats micro stats`` shows besides its own."""
+        state = self.controller.state
+        figures = {} if state is None else msgspec.to_builtins(state)
+        return figures | {"attained_speed": meter.speed}

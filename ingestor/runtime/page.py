@@ -8,7 +8,7 @@ clocks it is given. Times are milliseconds UTC, since JavaScript's numbers hold 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +19,9 @@ from ingestor.model.units import NS_PER_MS, NS_PER_S
 from ingestor.runtime.counters import Counter, CounterRow, Role
 from ingestor.runtime.health import Finding, Health
 from ingestor.runtime.latency import Hop, Latencies
-from ingestor.runtime.progress_reporter import Progress, ReplaySnapshot
-from ingestor.runtime.run_view import RunView, usage_of
+from ingestor.runtime.machine import usage_of
+from ingestor.runtime.progress_reporter import Progress, Rate, ReplaySnapshot
+from ingestor.runtime.run_view import RunView
 
 MAX_SAMPLES: Final = 900
 """Fifteen minutes of seconds."""
@@ -28,7 +29,6 @@ MAX_NOTES: Final = 200
 """What has happened, newest last."""
 DENSITY_BINS: Final = 240
 """Of the bar of a replay's day: as many as it has pixels on a small screen."""
-SPEED_NS: Final = 2 * NS_PER_S
 WINDOW_SAMPLES: Final = 10
 """The latencies shown are those of the last ten seconds."""
 
@@ -61,20 +61,6 @@ class Density:
         self._seen = published
 
 
-class _Speed:
-    """How much a number grew in a second, over the last two: what has stopped shows 0 soon."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[int, int]] = deque()
-
-    def update(self, now_ns: int, value: int) -> float:
-        self._seen.append((now_ns, value))
-        while self._seen[0][0] < now_ns - SPEED_NS:
-            self._seen.popleft()
-        then_ns, before = self._seen[0]
-        return (value - before) / max(now_ns - then_ns, 1) * NS_PER_S
-
-
 class Page:
     """The page's data; one for all who look."""
 
@@ -82,7 +68,7 @@ class Page:
         self._view = view
         self._health = health
         self._progress = progress
-        self._rates = {name: _Speed() for name in view.names}
+        self._rates: dict[str, Rate] = {}
         self._next_sample_ns = now_ns + NS_PER_S
         self._density = Density()
         self._earlier: deque[dict[tuple[int, Hop], Latencies]] = deque(maxlen=WINDOW_SAMPLES)
@@ -102,12 +88,13 @@ class Page:
         """Look at the run; monotonic clock and UTC."""
         findings = self._health.findings(now_ns, wall_ns)
         rates = {
-            name: self._rates[name].update(now_ns, row[_MOVED.get(role, Counter.RECORDS)])
-            for (name, row), role in zip(self._view.processes, self._view.roles, strict=True)
+            name: self._rates.setdefault(name, Rate(now_ns, moved)).update(now_ns, moved)
+            for name, moved in self._moved()
         }
         snapshot = self._progress.snapshot(now_ns)
         if isinstance(snapshot, ReplaySnapshot):
-            self._note_density(snapshot)
+            first_ns = 0 if snapshot.span is None else snapshot.span.first_ns
+            self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
         if now_ns >= self._next_sample_ns:
             # After a pause there is one sample, not one for each second of it.
             following_ns = self._next_sample_ns + NS_PER_S
@@ -124,6 +111,11 @@ class Page:
             "samples": _last(self.samples, self.sampled - sampled),
             "notes": _last(self.notes, self.noted - noted),
         }
+
+    def _moved(self) -> Iterator[tuple[str, int]]:
+        """Yield what the rate of each process counts: of feeds what they put in their ring."""
+        for (name, row), role in zip(self._view.processes, self._view.roles, strict=True):
+            yield name, row[Counter.PUBLISHED if role is Role.PUBLISHER else Counter.RECORDS]
 
     # What has happened.
 
@@ -155,13 +147,13 @@ class Page:
         for key, text in bad.items():
             if key not in self._bad:
                 self._note(wall_ns, key[1], key[0], text, bad=True)
+        still = {process for _, process in bad}
         for what, process in self._bad.keys() - bad.keys():
+            # A frozen server whose connection is lost then is not well again in between.
+            if process in still:
+                continue
             self._note(wall_ns, process, "well again", f"{process} is no longer {what}")
         self._bad = bad
-
-    def _note_density(self, snapshot: ReplaySnapshot) -> None:
-        first_ns = 0 if snapshot.span is None else snapshot.span.first_ns
-        self._density.note(first_ns, snapshot.event_time_ns, snapshot.published)
 
     # Once a second.
 
@@ -314,10 +306,6 @@ class Page:
             "density": density.bins,
             "waits": snapshot.waits is not None,
         }
-
-
-_MOVED: Final = {Role.PUBLISHER: Counter.PUBLISHED}
-"""What the rate of a process counts; of feeds the records that they put in their ring."""
 
 
 def _last(kept: deque[Json], count: int) -> list[Json]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -15,8 +16,8 @@ from ingestor.model.replay_control import ReplaySpan, ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S, iso_utc, new_york_time
 from ingestor.model.units import now_ns as wall_ns
 from ingestor.runtime.counters import Counter, CounterRow
+from ingestor.runtime.feed_process import span_of
 from ingestor.runtime.log import ERASE, FREE, STDERR, Pen
-from ingestor.runtime.replay_span import span_of
 
 LONG_WAIT_NS: Final = 10 * NS_PER_S
 """A wait that is told of, since people would take it for a fault."""
@@ -36,8 +37,8 @@ DEFAULT_COLUMNS: Final = 80
 MIN_BAR, MAX_BAR = 10, 40
 """Characters of a bar; where there is less room than that, the sentence alone tells the share."""
 
-_SMOOTHING_S: Final = 2.0
-"""The rate shown is that of about the last two seconds."""
+SMOOTHING_NS: Final = 2 * NS_PER_S
+"""The rate shown is that of about the last two seconds: what has stopped shows 0 soon."""
 
 log = logging.getLogger(__name__)
 
@@ -72,32 +73,33 @@ MakeProgress = Callable[[Sequence[tuple[str, CounterRow]], CounterRow], Progress
 
 
 class Rate:
-    """How much a number that only grows grows in a second."""
+    """How much a number grows in a second; where it falls, it is counted anew."""
 
     def __init__(self, now_ns: int, value: int = 0) -> None:
-        self._marked_ns = now_ns
-        self._marked = value
-        self._per_s = 0.0
-        self._young = True
+        self._seen = deque([(now_ns, value)])
 
     def update(self, now_ns: int, value: int) -> float:
-        """Return the rate over about the last `_SMOOTHING_S` seconds, or since the beginning."""
-        passed_s = (now_ns - self._marked_ns) / NS_PER_S
-        full = passed_s >= _SMOOTHING_S
-        # Until the first span is full, the rate since the beginning: 0 would look like a fault.
-        if passed_s > 0 and (full or self._young):
-            self._per_s = (value - self._marked) / passed_s
-        if full:
-            self._marked_ns, self._marked, self._young = now_ns, value, False
-        return self._per_s
+        """Return the rate over about the last `SMOOTHING_NS`, or since the beginning."""
+        if now_ns <= self._seen[-1][0]:
+            return 0.0
+        if value < self._seen[-1][1]:
+            # As after a seek: what it grows is told from here on.
+            self._seen = deque([(now_ns, value)])
+            return 0.0
+        self._seen.append((now_ns, value))
+        while self._seen[1][0] <= now_ns - SMOOTHING_NS:
+            self._seen.popleft()
+        then_ns, before = self._seen[0]
+        return (value - before) / (now_ns - then_ns) * NS_PER_S
 
 
 class SpeedMeter:
-    """Event time per time of a replay, over about the last `_SMOOTHING_S` seconds."""
+    """Event time per time of a replay, over about the last `SMOOTHING_NS`."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 0.0) -> None:
+        """`speed` is told until there is one that was measured."""
         self._rate: Rate | None = None
-        self.speed = 0.0
+        self.speed = speed
 
     def update(self, now_ns: int, event_ns: int) -> float:
         """Return the speed; it is measured from the first event on."""
@@ -370,10 +372,12 @@ class ReplayProgress:
         self._started_ns = time.monotonic_ns()
         self._rate = Rate(self._started_ns)
         self._meter = SpeedMeter()
+        self._generation = 0
         self._first_event_ns = 0
 
     def snapshot(self, now_ns: int) -> ReplaySnapshot:
         """Return where the run stands at `now_ns` of the monotonic clock."""
+        state = self._steered()  # Read first: once it tells of a seek, the event time has jumped.
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
         # Who begins to look late, as the page does, is told where the run began.
@@ -381,8 +385,12 @@ class ReplayProgress:
             self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
         )
         span = span_of(self._feeds, self._first_event_ns)
-        if (state := self._steered()) is not None:
+        if state is not None:
             self._paced_speed, self._is_paused = state.speed, state.paused
+            if state.generation != self._generation or state.seeking_ns is not None:
+                # Time that a seek passes over is no speed, and another speed is not averaged in.
+                self._generation = state.generation
+                self._meter = SpeedMeter(self._meter.speed)
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, span)
         else:

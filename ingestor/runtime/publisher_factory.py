@@ -14,8 +14,8 @@ from typing import Final
 from ingestor.config.schema import Config, Embedded, Nats
 from ingestor.encode import make_encoder
 from ingestor.model.errors import ConfigurationError, IngestorError
-from ingestor.nats.connection import OPEN_TIMEOUT_S, Connection
-from ingestor.nats.jetstream import JetStreamApi, Json
+from ingestor.nats.connection import OPEN_TIMEOUT_S
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions, resolve, without_secrets
 from ingestor.nats.stream import ConsumerSettings, StreamSettings, unreached_filter
 from ingestor.publish.publisher import Publisher
@@ -23,7 +23,7 @@ from ingestor.publish.status import STATUS_SETTINGS
 from ingestor.runtime.embedded_server import Server, local_server
 from ingestor.runtime.log import STDERR
 from ingestor.runtime.machine import program
-from ingestor.runtime.run_keeper import Keeping
+from ingestor.runtime.run_keeper import Keeping, connected
 
 DEMO_DIR: Final = Path(".data/demo")
 """What demos make up, and where they publish it."""
@@ -135,19 +135,11 @@ def _check_consumers(nats: Nats, options: ConnectOptions) -> None:
     if unreached_filter(stream, {}) is None:
         return
     try:
-        info = asyncio.run(_stream_info(options, stream.name))
+        ask = connected(options, lambda there: JetStreamApi(there).stream_info(stream.name))
+        info = asyncio.run(ask)
     except (IngestorError, TimeoutError) as error:
         log.debug("stream %s cannot be asked yet: %s", stream.name, error)
         return
     unreached = unreached_filter(stream, info["config"] if info else {})
     if unreached is not None:
         raise ConfigurationError(unreached)
-
-
-async def _stream_info(options: ConnectOptions, name: str) -> Json | None:
-    connection = Connection(options, on_change=lambda: None)
-    await connection.open()
-    try:
-        return await JetStreamApi(connection).stream_info(name)
-    finally:
-        await connection.close()

@@ -17,14 +17,12 @@ import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import uvloop
 
 from ingestor.merge.ordering import ArrivalMerge, SkipRows, WatermarkMerge
-from ingestor.merge.steering import NEVER
 from ingestor.model.blocks import Block, Runs
 from ingestor.model.errors import IngestorError, NatsUnreachableError, StreamError
 from ingestor.model.feed_status import FeedStatus
@@ -34,12 +32,12 @@ from ingestor.publish.publisher import CLOSE_TIMEOUT_S, Publisher
 from ingestor.ring.block_ring import Doorbell
 from ingestor.ring.wire import FeedBegin
 from ingestor.runtime import log as logs
-from ingestor.runtime.controller import Steered, status_of
+from ingestor.runtime.controller import Pace, Steered
 from ingestor.runtime.counters import PUBLISH_MODES, Counter, CounterRow, CounterTable, Total
+from ingestor.runtime.feed_process import span_of
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.latency import PublisherLatencies
 from ingestor.runtime.positions import Position, Predecessor, Seek, Stored
-from ingestor.runtime.replay_span import span_of
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
@@ -47,9 +45,6 @@ COUNT_NS: Final = 20_000_000
 """How old the counts in the table are at most while rows are sent."""
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
-LOOP_TIMER_ERROR_NS: Final = 2_000_000
-"""An event loop's timer counts milliseconds; the last two are slept exactly, and block only
-what can wait for 2 ms."""
 STALLED_S: Final = 3.0
 """An orderly stop goes on while the server stores something at least this often."""
 CLOSE_S: Final = 6.0
@@ -85,12 +80,8 @@ class PublisherInputs:
     busy_poll: bool = False
     skip: Mapping[EventType, int] = field(default_factory=dict)
     """Rows of each type that are stored already: the first of a replay that goes on."""
-    spooled: frozenset[int] = frozenset()
-    """Live feeds that begin with what a journal holds and the stream does not."""
     keeper: tuple[Doorbell, CounterRow] | None = None
     """Has the record of the run written at once, and the row of the process that writes it."""
-    recorded: frozenset[int] = frozenset()
-    """Live feeds that have a journal."""
     run: str = field(default_factory=lambda: uuid4().hex)
     """The same for every publisher of a run."""
 
@@ -105,7 +96,6 @@ class PublisherProcess:
         self._rings = inputs.rings
         self._doorbell = inputs.doorbell
         self._merge = inputs.merge
-        self._steered = inputs.steered
         self._keeper = inputs.keeper
         self._drain_on_stop = inputs.drain_on_stop
         self._busy_poll = inputs.busy_poll
@@ -129,26 +119,25 @@ class PublisherProcess:
             table,
             live=inputs.drain_on_stop,
             run=inputs.run,
-            spooled=inputs.spooled,
-            recorded=inputs.recorded,
         )
         self._count_due_ns = self._acked_rows = 0
-        self._sleeper: asyncio.Future[None] | None = None
+        self._pace: Pace | None = None
+        if inputs.steered is not None:
+            self._pace = Pace(inputs.steered, table, self._row, self._watch.tell)
 
     def run(self) -> IngestorError | None:
         """Run on a new uvloop loop; what was published is in the table, also when it failed."""
         return uvloop.run(self._run())
 
     async def _run(self) -> IngestorError | None:
-        loop, steered = asyncio.get_running_loop(), self._steered
+        loop = asyncio.get_running_loop()
         self._doorbell.listen(loop)
         if self._again:
             self._table.go_on(len(self._rings))
-        if steered is not None:
+        if self._pace is not None:
             feeds = [self._table.row(feed) for feed in range(len(self._rings))]
-            steered.steering.span = lambda: span_of(feeds, self._row[Counter.FIRST_EVENT_NS])
-            steered.controller.begin(steered.steering)
-            steered.controller.listen(loop, partial(self._obey, steered))
+            self._pace.steering.span = lambda: span_of(feeds, self._row[Counter.FIRST_EVENT_NS])
+            self._pace.listen(loop, self._doorbell.ring)
         heart = asyncio.create_task(self._beat())
         work = asyncio.create_task(self._work())
         watch = asyncio.create_task(self._cancel_hopeless(work))
@@ -211,20 +200,19 @@ class PublisherProcess:
 
     def _seeks(self) -> bool:
         """Whether a seek is under way: nothing more is sent of what is here."""
-        return self._steered is not None and self._steered.steering.seeking_ns is not None
+        return self._pace is not None and self._pace.seeks
 
     def _is_to_seek(self) -> bool:
         """Whether the replay goes on elsewhere though all is sent, since a loop goes round."""
-        if self._steered is not None and self._merge.done:
-            self._steered.steering.come_to_end(time.monotonic_ns())
-            self._tell_changes(self._steered)
+        if self._pace is not None and self._merge.done:
+            self._pace.come_to_end()
         return self._seeks()
 
     async def _begin_anew(self) -> None:
         """Have the files read from another time on. All that was sent before is stored."""
-        if self._steered is None:
+        if self._pace is None:
             return
-        steering = self._steered.steering
+        steering = self._pace.steering
         self._count()
         position = self._table.position or Position()
         number = self._table.seek.number + 1
@@ -239,8 +227,11 @@ class PublisherProcess:
             source.reader.begin_anew()
         self._merge.begin_anew()
         self._skip = SkipRows({})
+        # Shown before the seek is: whoever measures the speed sees the jump with it, and a replay
+        # that is paused shows where it stands.
+        self._row[Counter.EVENT_TIME_NS] = steering.seeking_ns or 0
         steering.begin_anew()
-        self._steered.controller.show(steering)
+        self._pace.show()
 
     async def _tell_record(self) -> None:
         """Wait until the record of the run says that it was sought in.
@@ -349,15 +340,15 @@ class PublisherProcess:
         if not len(runs):
             return
         self._began_ns = self._began_ns or time.monotonic_ns()
-        if self._steered is None:
+        if self._pace is None:
             await self._hand_over(runs)
             return
-        steering = self._steered.steering
+        steering = self._pace.steering
         if self._seeks():
             return
         steering.load(runs.key_ts_ns, time.monotonic_ns())
         while steering.done < len(runs):
-            if not await self._until_due(self._steered, runs):
+            if not await self._pace.until_due(runs):
                 return
             # Taken before it is sent: a command that comes meanwhile is told the exact position.
             rows = steering.take(time.monotonic_ns())
@@ -377,59 +368,6 @@ class PublisherProcess:
         if time.monotonic_ns() >= self._count_due_ns:
             self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
-
-    async def _until_due(self, steered: Steered, runs: Runs) -> bool:
-        """Sleep until the next row is due, to some tens of us; False to stop or seek instead."""
-        steering, generation = steered.steering, -1
-        while True:
-            now_ns = time.monotonic_ns()
-            due_ns = steering.next_due_ns(now_ns)
-            if steering.seeking_ns is not None:
-                self._tell_changes(steered)
-                return False
-            if (left_ns := due_ns - now_ns) <= LOOP_TIMER_ERROR_NS:
-                break
-            if self._table.stopping:
-                return False
-            if generation != steering.generation:
-                generation = steering.generation
-                self._tell_changes(steered)
-                held = due_ns == NEVER
-                self._row[Counter.WAITS_UNTIL_NS] = 0 if held else due_ns
-                self._row[Counter.WAITS_FOR_NS] = 0 if held else int(runs.key_ts_ns[steering.done])
-            loop_s = (left_ns - LOOP_TIMER_ERROR_NS) / NS_PER_S
-            await self._sleep(min(loop_s, IDLE_S))
-        if generation != -1:
-            self._row[Counter.WAITS_FOR_NS] = 0
-        if left_ns > 0:
-            # Blocks the loop for 2 ms at most: its timers count in ms, this is good to tens of us.
-            time.sleep(left_ns / NS_PER_S)
-        return True
-
-    async def _sleep(self, delay_s: float) -> None:
-        """Sleep as asyncio does, or until a command comes."""
-        loop = asyncio.get_running_loop()
-        self._sleeper = loop.create_future()
-        timer = loop.call_later(delay_s, _wake, self._sleeper)
-        try:
-            await self._sleeper
-        finally:
-            timer.cancel()
-
-    def _obey(self, steered: Steered) -> None:
-        steered.controller.obey(steered.steering)
-        self._tell_changes(steered)
-        if self._sleeper is not None:
-            _wake(self._sleeper)
-        if self._seeks():
-            self._doorbell.ring()
-
-    def _tell_changes(self, steered: Steered) -> None:
-        """Tell each change that was made, be it by a command or by a bound that was reached."""
-        for change in steered.steering.changes():
-            log.info("replay: %s", change.text)
-            self._watch.tell(status_of(change))
-        steered.controller.show(steered.steering)
 
     async def _beat(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -490,8 +428,3 @@ class PublisherProcess:
         # What an earlier publisher has noted holds until there is something newer.
         if value is not None:
             self._table.note(total, value)
-
-
-def _wake(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)

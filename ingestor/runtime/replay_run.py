@@ -1,7 +1,4 @@
-"""A replay: which feeds it has, in what order and at what pace they go into the stream.
-
-The feeds are those that are named, else those that there is data for.
-"""
+"""A replay: its job, in what order and at what pace it goes into the stream, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,27 +16,23 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestor.config.schema import Config, FeedName, Replay
-from ingestor.feeds.databento.files import DbnSchema, days_of
+from ingestor.config.schema import Config, FeedName
 from ingestor.feeds.databento.ingestor import DBNIngestor
-from ingestor.feeds.databento.selection import Catalog
-from ingestor.feeds.databento.symbology import SymbolFilter
 from ingestor.feeds.polygon.journal_feed import JournalFeed, first_event_ns
-from ingestor.journal.format import Market
-from ingestor.journal.reader import dates_recorded, find_segments
+from ingestor.journal.reader import find_segments
 from ingestor.merge.ordering import WatermarkMerge
 from ingestor.merge.steering import Steering
 from ingestor.model.blocks import Source
-from ingestor.model.errors import ConfigurationError, ExitCode, NoDataError
-from ingestor.model.units import NS_PER_S, dates_text
+from ingestor.model.errors import ExitCode
+from ingestor.model.units import NS_PER_S
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.publisher import GIVE_UP_AFTER_S
 from ingestor.runtime import keyboard
-from ingestor.runtime.control_service import ControlService
 from ingestor.runtime.controller import Controller, Steered
-from ingestor.runtime.feed_process import FeedSource, MergedFiles, file_feed_main, lane_bytes
+from ingestor.runtime.feed_process import FeedSource, file_feed_main
 from ingestor.runtime.machine import check_machine
 from ingestor.runtime.metrics import listening, shown_by
+from ingestor.runtime.nats_service import ControlService
 from ingestor.runtime.progress_reporter import ReplayProgress
 from ingestor.runtime.publisher_factory import (
     DEMO_DIR,
@@ -49,6 +42,7 @@ from ingestor.runtime.publisher_factory import (
     server_of,
     tell_demo,
 )
+from ingestor.runtime.replay_feeds import MergedFiles, feed_sources
 from ingestor.runtime.report import RunReport, Summary
 from ingestor.runtime.resume import Resume
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
@@ -57,15 +51,6 @@ from ingestor.runtime.run_records import RunRecord, new_record, subjects_of
 from ingestor.runtime.signals import noted
 from ingestor.runtime.verification import Opening
 from ingestor.sim.sample_day import write_sample_day
-
-FEED_ORDER: Final[tuple[FeedName, ...]] = ("stocks", "options", "trades", "mbp10")
-"""Where whole keys tie, trades precede depth, and an underlying its options."""
-
-SCHEMAS: Final[dict[FeedName, DbnSchema]] = {
-    "trades": DbnSchema.TRADES,
-    "mbp10": DbnSchema.MBP10,
-}
-MARKETS: Final[dict[FeedName, Market]] = {"stocks": Market.STOCKS, "options": Market.OPTIONS}
 
 SAMPLE_DAY: Final = DEMO_DIR / "sample-day"
 DEMO_DATE: Final = dt.date(2025, 12, 16)
@@ -270,161 +255,3 @@ def feed_plans(
         FeedPlan(name, file_feed_main(reader, stays=stays), source, cpus[name])
         for name, reader in sources.items()
     ]
-
-
-def feed_sources(config: Config, data_dir: Path) -> dict[FeedName, FeedSource]:
-    """Return what reads each feed, in `FEED_ORDER`; DBN files are those named, else `data_dir`'s.
-
-    Raises `NoDataError` when a folder or a date is missing, `ConfigurationError` when a feed is
-    named that only a journal has, and there is none.
-    """
-    replay = config.replay
-    named = _named(replay)
-    places = replay.files or (data_dir,)
-    catalog = _catalog(places, needed=replay.journal_dir is None or any_files(named))
-    wanted = named or _wanted(replay, catalog, places)
-    sources = {name: _source(config, catalog, name, wanted) for name in wanted}
-    if catalog is not None:
-        catalog.tell_unused()
-    return sources
-
-
-def any_files(feeds: Sequence[FeedName]) -> bool:
-    """Tell whether one of the feeds is read from DBN files."""
-    return any(name in SCHEMAS for name in feeds)
-
-
-def _catalog(places: Sequence[Path], *, needed: bool) -> Catalog | None:
-    try:
-        return Catalog(places)
-    except NoDataError:
-        if needed:
-            raise
-        return None
-
-
-def _wanted(replay: Replay, catalog: Catalog | None, places: Sequence[Path]) -> list[FeedName]:
-    if replay.journal_dir is None:
-        return _of_files(catalog, places)
-    recorded = {
-        name: dates_recorded(replay.journal_dir, MARKETS[name], first_event_ns) for name in MARKETS
-    }
-    found = recorded | {
-        name: [] if catalog is None else catalog.dates(schema) for name, schema in SCHEMAS.items()
-    }
-    asked = set(replay.dates)
-    wanted = [
-        name for name in FEED_ORDER if (asked.intersection(found[name]) if asked else found[name])
-    ]
-    if not any(name in MARKETS for name in wanted):
-        raise NoDataError(_nothing_recorded(replay.journal_dir, replay.dates, recorded))
-    left_out = [name for name in FEED_ORDER if name not in wanted]
-    log.info(
-        "replaying %s%s",
-        ", ".join(wanted),
-        f"; there is nothing of {', '.join(left_out)}" if left_out else "",
-    )
-    return wanted
-
-
-def _of_files(catalog: Catalog | None, places: Sequence[Path]) -> list[FeedName]:
-    """Both feeds of a folder; of files that are named, what they hold."""
-    both = [name for name in FEED_ORDER if name in SCHEMAS]
-    if catalog is None or any(place.is_dir() for place in places):
-        return both
-    there = catalog.schemas()
-    return [name for name in both if SCHEMAS[name] in there] or both
-
-
-def _named(replay: Replay) -> list[FeedName]:
-    recorded = [name for name in replay.feeds if name in MARKETS]
-    if recorded and replay.journal_dir is None:
-        raise ConfigurationError(
-            f"replay.feeds names {', '.join(recorded)}, which only a journal has: name its folder"
-            " with --journal or replay.journal_dir"
-        )
-    return [name for name in FEED_ORDER if name in replay.feeds]
-
-
-def _nothing_recorded(
-    journal_dir: Path, dates: Sequence[dt.date], recorded: dict[FeedName, list[dt.date]]
-) -> str:
-    there = sorted({date for dates_of_feed in recorded.values() for date in dates_of_feed})
-    if not there:
-        return (
-            f"{journal_dir} holds no journal: no file is named stocks-YYYYMMDD-NNNNNN.journal[.zst]"
-            " or options-..."
-        )
-    return (
-        f"the journal in {journal_dir} holds nothing of {dates_text(sorted(dates))}; dates there "
-        f"are: {dates_text(there)}"
-    )
-
-
-def _source(
-    config: Config, catalog: Catalog | None, name: FeedName, feeds: Sequence[FeedName]
-) -> FeedSource:
-    """Return the reader of a feed. Raises `NoDataError` when a folder, a file or a date lacks."""
-    if catalog is None or name in MARKETS:
-        return _journal(config, name)
-    others = [feed for feed in feeds if feed != name]
-    # A symbol that another feed bears is no mistake here.
-    elsewhere = _borne_by(others, config.replay, catalog) if config.replay.symbols else frozenset()
-    return _files(config, catalog, SCHEMAS[name], elsewhere)
-
-
-def _borne_by(feeds: Sequence[FeedName], replay: Replay, catalog: Catalog) -> frozenset[str]:
-    """Return the symbols asked for that these feeds bear; what a journal bears nobody knows."""
-    asked = frozenset(replay.symbols)
-    if any(feed in MARKETS for feed in feeds):
-        return asked
-    names = {name for feed in feeds for name in catalog.names(SCHEMAS[feed], replay.dates)}
-    return asked & (names | {replay.rename.get(name, name) for name in names})
-
-
-def _files(
-    config: Config, catalog: Catalog, schema: DbnSchema, elsewhere: frozenset[str]
-) -> FeedSource:
-    """Return what reads the files of a schema, merged where they overlap in time."""
-    replay, block_bytes = config.replay, config.process.block_bytes
-    lanes = catalog.lanes(schema, replay.dates)
-    each_bytes = lane_bytes(block_bytes, len(lanes))
-    symbol_filter = SymbolFilter(replay.symbols, replay.rename, elsewhere)
-    sources = [
-        DBNIngestor(
-            data_dir=replay.data_dir,
-            schema=schema,
-            dates=replay.dates or days_of(file for lane in lanes for file in lane),
-            files=lane,
-            start=_wall_time(replay.start),
-            end=_wall_time(replay.end),
-            symbols=frozenset(replay.symbols),
-            elsewhere=elsewhere,
-            symbol_filter=symbol_filter if len(lanes) > 1 else None,
-            rename=replay.rename,
-            block_bytes=each_bytes,
-        )
-        for lane in lanes
-    ]
-    if len(sources) == 1:
-        return sources[0]
-    return MergedFiles(sources, block_bytes, symbol_filter.check)
-
-
-def _journal(config: Config, name: FeedName) -> FeedSource:
-    replay, market = config.replay, MARKETS[name]
-    directory = replay.journal_dir or Path()
-    find_segments(directory, market, replay.dates, first_event_ns)
-    return JournalFeed(
-        directory=directory,
-        market=market,
-        dates=replay.dates,
-        start=_wall_time(replay.start),
-        end=_wall_time(replay.end),
-        symbols=frozenset(replay.symbols),
-        block_bytes=config.process.block_bytes,
-    )
-
-
-def _wall_time(text: str | None) -> dt.time | None:
-    return None if text is None else dt.time.fromisoformat(text)

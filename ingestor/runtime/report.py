@@ -25,7 +25,7 @@ _LATE: Final = Hop.DUE_TO_SENT.name.lower()
 
 
 class FeedSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one live feed handed on and what it lost."""
+    """What one live feed handed on and what it lost: counters, by their names."""
 
     records: int = 0
     dropped_trades: int = 0
@@ -164,17 +164,10 @@ def _hop(table: LatencyTable, hop: Hop, processes: int) -> HopSummary | None:
 
 
 def _feed(row: CounterRow) -> FeedSummary:
-    return FeedSummary(
-        records=row[Counter.RECORDS],
-        dropped_trades=row[Counter.DROPPED_TRADES],
-        dropped_quotes=row[Counter.DROPPED_QUOTES],
-        gaps=row[Counter.GAPS],
-        reconnects=row[Counter.RECONNECTS],
-        unrecorded=row[Counter.UNRECORDED],
-        # A feed that is killed leaves in memory what it could not count as undelivered.
-        undelivered=max(row[Counter.UNDELIVERED], row[Counter.HELD]),
-        restarts=row[Counter.RESTARTS],
-    )
+    counts = {name: row[Counter[name.upper()]] for name in FeedSummary.__struct_fields__}
+    # A feed that is killed leaves in memory what it could not count as undelivered.
+    counts["undelivered"] = max(counts["undelivered"], row[Counter.HELD])
+    return FeedSummary(**counts)
 
 
 def as_json(report: RunReport) -> str:

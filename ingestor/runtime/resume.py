@@ -360,6 +360,25 @@ async def _never_held(
     return not any([await api.message(stream, last_by_subj=place) for place in places])
 
 
+async def newest_times(
+    api: JetStreamApi, stream: str, subjects: Sequence[str], source: Source
+) -> tuple[int, int] | None:
+    """Return when the newest event on a feed's subjects was made and received.
+
+    None where no subject ends with an event of this source: a replay into the same stream is no
+    earlier part of the feed. Raises what asking raises.
+    """
+    end = await api.stream_end(stream)
+    found: list[tuple[int, int]] = []
+    for subject in subjects:
+        place = end and mapped_subject(subject, end.transform)
+        newest = await api.message(stream, last_by_subj=place) if place else None
+        if newest is not None:
+            found += _times(subject, newest.payload, source)[-1:]
+    # A frame's events share a receipt, and may lie on several subjects.
+    return max(found, key=lambda times: times[::-1], default=None)
+
+
 async def _end(
     api: JetStreamApi, stream: str, rtype: RType, place: str, source: Source
 ) -> StoredEnd | None:

@@ -204,7 +204,12 @@ def _publisher_child(
     inputs = PublisherInputs(
         [
             RingInput(
-                ring, RingReader(index, feed.source, {}), feed.name, subjects_of((feed.name,))
+                ring,
+                RingReader(index, feed.source, {}),
+                feed.name,
+                subjects_of((feed.name,)),
+                feed.spooled,
+                feed.recorded,
             )
             for index, (feed, ring) in enumerate(zip(plan.feeds, rings, strict=True))
         ],
@@ -215,8 +220,6 @@ def _publisher_child(
         busy_poll=process.publisher_spins,
         skip=keeping.skip if keeping is not None else {},
         keeper=(keeping.bell, table.row(keeper)) if keeping is not None else None,
-        spooled=frozenset(index for index, feed in enumerate(plan.feeds) if feed.spooled),
-        recorded=frozenset(index for index, feed in enumerate(plan.feeds) if feed.recorded),
     )
 
     def publish() -> IngestorError | None:

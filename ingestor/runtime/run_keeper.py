@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -79,19 +80,26 @@ class Keeping:
         await Leases(connection, self.record, revisions=self.leases).check()
 
 
+@asynccontextmanager
+async def connection_to(
+    options: ConnectOptions, name: str, *, once: bool = True
+) -> AsyncIterator[Connection]:
+    """Connect for as long as the block lasts; `once` tries each server once. Raises as `open`."""
+    timeout_s = None if once else OPEN_TIMEOUT_S
+    connection = Connection(options, on_change=lambda: None, open_timeout_s=timeout_s, name=name)
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def connected(
     options: ConnectOptions, work: Callable[[Connection], Awaitable[T]], *, once: bool = False
 ) -> T:
     """Do some work over a connection; `once` tries each server once. Raises as it does."""
-    timeout_s = None if once else OPEN_TIMEOUT_S
-    connection = Connection(
-        options, on_change=lambda: None, open_timeout_s=timeout_s, name="ingestor.records"
-    )
-    await connection.open()
-    try:
+    async with connection_to(options, "ingestor.records", once=once) as connection:
         return await work(connection)
-    finally:
-        await connection.close()
 
 
 Prepare = Callable[[Connection, RunRecord], Awaitable[RunRecord]]

@@ -25,6 +25,7 @@ from ingestor.model.records import EVENT_TYPE_BY_RTYPE, EVENT_TYPES, EventType, 
 from ingestor.model.units import NS_PER_S, iso_utc, now_ns
 from ingestor.nats.buckets import NEW, Bucket, WrongRevisionError
 from ingestor.nats.connection import REQUEST_TIMEOUT_S, Connection
+from ingestor.runtime.machine import stat_of
 
 RUNS: Final = "INGESTOR_RUNS"
 LEASES: Final = "INGESTOR_LEASES"
@@ -166,10 +167,10 @@ def runs_bucket(connection: Connection, replicas: int | None = None) -> Bucket:
     return Bucket(connection, RUNS, ttl_s=RUNS_TTL_S, replicas=replicas)
 
 
-async def records(bucket: Bucket, job: str = "") -> list[RunRecord]:
-    """Return the records of all runs, or of a job's, oldest first; what is none is left out."""
+async def records(bucket: Bucket) -> list[RunRecord]:
+    """Return the records of all runs, oldest first; what is none is left out."""
     found: list[RunRecord] = []
-    for entry in await bucket.values(f"{job}.*" if job else ">"):
+    for entry in await bucket.values(">"):
         try:
             found.append(msgspec.json.decode(entry.value, type=RunRecord))
         except (msgspec.MsgspecError, ValueError):
@@ -231,20 +232,12 @@ class Leases:
         """
         # In one order for everybody, so that of two that begin at once one gets them all.
         for key in self._keys:
-            try:
-                self.revisions[key] = await self.bucket.put(
-                    key, self._value, (over or {}).get(key, NEW)
-                )
-            except WrongRevisionError:
-                await self._take_over(key)
+            await self._put(key, (over or {}).get(key, NEW))
 
     async def renew(self) -> None:
         """Keep them. Raises `StreamInUseError` when another run has one by now."""
         for key, revision in self.revisions.items():
-            try:
-                self.revisions[key] = await self.bucket.put(key, self._value, revision)
-            except WrongRevisionError:
-                await self._take_over(key)
+            await self._put(key, revision)
 
     async def check(self) -> None:
         """Ask whose they are. Raises `StreamInUseError` when another run has one by now."""
@@ -266,16 +259,18 @@ class Leases:
     def _keys(self) -> list[str]:
         return [f"{self._stream}.{subject}" for subject in sorted(self._subjects)]
 
+    async def _put(self, key: str, revision: int) -> None:
+        try:
+            self.revisions[key] = await self.bucket.put(key, self._value, revision)
+        except WrongRevisionError:
+            await self._take_over(key)
+
     async def _take_over(self, key: str) -> None:
         """Take what has expired, what a dead process left, or what an answer that was lost took."""
         entry = await self.bucket.get(key)
         holder = None if entry is None else _holder(entry.value)
         if entry is None or holder is None or holder.is_dead or holder.run == self._run:
-            revision = NEW if entry is None else entry.revision
-            try:
-                self.revisions[key] = await self.bucket.put(key, self._value, revision)
-            except WrongRevisionError:
-                await self._take_over(key)
+            await self._put(key, NEW if entry is None else entry.revision)
             return
         await self.release()
         raise self._in_use(key, holder)
@@ -308,8 +303,5 @@ def _place() -> str:
 
 def _start_ticks(pid: int) -> int:
     """Return when a process began, in clock ticks since boot; 0 where there is none."""
-    try:
-        # The name of the program stands in parentheses, and may hold anything.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+    fields = stat_of(pid)
+    return int(fields[19]) if fields else 0

@@ -5,7 +5,7 @@ name alone, so that a new column appears by itself, for the processes in whose r
 something:
 
     RECORDS         counter  ingestor_records_total{process="trades"} 1200
-    BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (one of `GAUGES`)
+    BYTES_TOTAL     gauge    ingestor_bytes{process="trades"} 47000       (`is_gauge`)
     EVENT_TIME_NS   gauge    ingestor_event_time_seconds{...} 1765895400.0171509
 
 Times are left out while they are 0, which is "none yet". Columns of a clock that nobody else has
@@ -14,11 +14,9 @@ Times are left out while they are 0, which is "none yet". Columns of a clock tha
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from prometheus_client.core import (
@@ -34,8 +32,9 @@ from ingestor import __version__
 from ingestor.model.feed_status import FeedStatus
 from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_S
-from ingestor.runtime.counters import GAUGES, MONOTONIC, Counter, CounterRow, CounterTable, Role
+from ingestor.runtime.counters import MONOTONIC, Counter, CounterRow, CounterTable, Role
 from ingestor.runtime.latency import Hop
+from ingestor.runtime.machine import usage_of
 from ingestor.runtime.metrics import RunFacts
 from ingestor.runtime.progress_reporter import Progress, ReplaySnapshot
 
@@ -43,8 +42,6 @@ FIRST_EDGE, LAST_EDGE = 13, 36
 """Prometheus gets a bucket for each power of two from 2**13 ns (8 us) to 2**36 ns (69 s)."""
 
 _DECIMALS: Final = 9
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +89,6 @@ def heartbeat_age_s(row: CounterRow, now_ns: int) -> float | None:
     return max(now_ns - row[Counter.HEARTBEAT_NS], 0) / NS_PER_S
 
 
-def usage_of(pid: int) -> tuple[float, int] | None:
-    """Return CPU seconds and resident bytes (proc_pid_stat(5)); None of a process that is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, int(fields[21]) * _PAGE_BYTES
-
-
 class Series(NamedTuple):
     """What a column is for Prometheus; `scaled` values are integers of 1e-9 and told in units."""
 
@@ -114,7 +102,7 @@ def series_of(counter: Counter) -> Series:
     name = f"ingestor_{counter.name.lower()}"
     if name.endswith("_ns"):
         return Series(f"{name.removesuffix('_ns')}_seconds", "gauge", scaled=True)
-    if counter in GAUGES:
+    if counter.is_gauge:
         return Series(name.removesuffix("_total"), "gauge", scaled=False)
     return Series(f"{name}_total", "counter", scaled=False)
 

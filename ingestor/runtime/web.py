@@ -38,16 +38,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ingestor.model.errors import ConfigurationError, NatsRefusedError
 from ingestor.model.replay_control import (
     MAX_COMMAND_BYTES,
-    TIMED,
     ControlAnswer,
-    ReplayCommand,
     decode_command,
-    parse_command,
 )
 from ingestor.model.units import NS_PER_S
 from ingestor.model.units import now_ns as wall_ns
 from ingestor.runtime import log as logs
-from ingestor.runtime.controller import Controller
+from ingestor.runtime.controller import Controller, pause
 from ingestor.runtime.counters import Counter, Role
 from ingestor.runtime.health import Health, told
 from ingestor.runtime.metrics import MetricsPlan
@@ -193,9 +190,7 @@ class Web:
             news = self._page.news(sampled, noted)
             sampled, noted = self._page.sampled, self._page.noted
             yield frame(news)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_NS / NS_PER_S):
-                    await self._ended.wait()
+            await pause(self._ended, TICK_NS / NS_PER_S)
         # The last word: by it the page knows an end from a lost connection.
         yield frame(self._page.news(sampled, noted))
 
@@ -210,20 +205,23 @@ def _static(name: str, media_type: str) -> Any:
 
 
 def _control(controller: Controller, token: str, ended: asyncio.Event) -> Route:
-    """Return where commands are posted; the answer is a `ControlAnswer` as JSON."""
+    """Return where commands are posted, as JSON or as what is typed behind ``ctl``.
+
+    The answer is a `ControlAnswer` as JSON.
+    """
 
     async def answered(request: Request) -> tuple[int, ControlAnswer]:
         if (why := refusal(request.headers, token)) is not None:
             return 403, ControlAnswer(ok=False, text=why)
         try:
             body = await _body(request)
-            relative = bool({*body.split()[:1]} & {do.encode() for do in TIMED})
-            command = _command(body, await controller.position_ns(ended) if relative else None)
+            if body.lstrip().startswith(b"{"):
+                answer = await controller.ask(decode_command(body), ended)
+            else:
+                words = body.decode(errors="replace").split()
+                answer = await controller.ask_typed(words, ended)
         except ConfigurationError as wrong:
             return 400, ControlAnswer(ok=False, text=str(wrong))
-        answer = await controller.ask(command, ended)
-        if answer is None:
-            return 503, ControlAnswer(ok=False, text="the replay has come to its end")
         return 200 if answer.ok else 503, answer
 
     async def answer(request: Request) -> Response:
@@ -266,13 +264,6 @@ async def _body(request: Request) -> bytes:
     if len(body) > MAX_COMMAND_BYTES:
         raise ConfigurationError(f"a command has at most {MAX_COMMAND_BYTES} bytes")
     return body
-
-
-def _command(body: bytes, position_ns: int | None) -> ReplayCommand:
-    """Read a command: JSON, or what is typed behind ``ctl``. Raises ConfigurationError."""
-    if body.lstrip().startswith(b"{"):
-        return decode_command(body)
-    return parse_command(body.decode(errors="replace").split(), position_ns)
 
 
 class _Server(uvicorn.Server):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestor.cli import COMMANDS
 from ingestor.cli.completion import SHORT_FORMS, parser_of_subcommand
-from ingestor.cli.subcommands import COMMANDS
 
 _ASK = """\
 source "$1"

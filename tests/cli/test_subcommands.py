@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingestor import __version__
-from ingestor.cli.subcommands import COMMANDS, main
+from ingestor.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,6 +18,7 @@ from ingestor.config.load import (
     defaults,
     environment_layer,
     file_layer,
+    layers_of,
     load,
     secret_file_cautions,
     secret_files_layer,
@@ -252,10 +253,11 @@ def test_the_slowest_speed_is_allowed_and_a_slower_one_is_not() -> None:
 
 def test_a_secret_is_read_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
     path = file(tmp_path, "  k3y\r\n")
-    layer = secret_files_layer({"POLYGON_API_KEY_FILE": str(path), "NATS_TOKEN_FILE": ""})
-    loaded = load([layer])
-    assert loaded.config.polygon.api_key == "k3y"
-    assert loaded.origins == {"polygon.api_key": "environment POLYGON_API_KEY_FILE"}
+    for name, key in (("", "api_key"), ("STANDBY_", "standby_api_key")):
+        variable = f"POLYGON_{name}API_KEY_FILE"
+        loaded = load([secret_files_layer({variable: str(path), "NATS_TOKEN_FILE": ""})])
+        assert getattr(loaded.config.polygon, key) == "k3y"
+        assert loaded.origins == {f"polygon.{key}": f"environment {variable}"}
 
 
 def test_a_secret_beside_a_file_with_one_is_refused(tmp_path: Path) -> None:
@@ -281,5 +283,7 @@ def test_a_file_with_a_secret_that_everybody_can_read_is_cautioned_of(tmp_path: 
     path.chmod(0o644)
     (caution,) = secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)})
     assert caution.endswith(f"{path}: chmod 600 it")
+    _, warned = layers_of(None, {"POLYGON_API_KEY_FILE": str(path)}, {})
+    assert warned == [caution]
     path.chmod(0o600)
     assert secret_file_cautions({"POLYGON_API_KEY_FILE": str(path)}) == []

@@ -19,7 +19,7 @@ from typing import Final
 
 import pytest
 
-from ingestor.cli.subcommands import COMMANDS
+from ingestor.cli import COMMANDS
 from ingestor.config.load import file_layer, load
 from ingestor.config.schema import Config
 from ingestor.model.errors import ExitCode

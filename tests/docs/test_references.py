@@ -13,11 +13,10 @@ from typing import Final
 
 import pytest
 
-from ingestor.cli import live, replay
-from ingestor.cli.run_flags import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
-from ingestor.cli.subcommands import COMMANDS
+from ingestor.cli import COMMANDS, live, replay
+from ingestor.cli.command_line import LIVE_ENVIRONMENT, REPLAY_ENVIRONMENT
 from ingestor.config.load import SECRET_FILES, defaults, file_layer, load, values
-from ingestor.doctor.check_result import RIGHT
+from ingestor.doctor import RIGHT
 from tests.docs.pages import PAGES, ROOT, commands, prose_of
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
@@ -57,7 +56,7 @@ def help_of(*program: str) -> str:
     """What a program says of itself; asked here, since starting 20 of them takes 12 s of CPU."""
     module, *words = program
     if module == "ingestor":
-        module = COMMANDS[words.pop(0)][0] if words else "ingestor.cli.subcommands"
+        module = COMMANDS[words.pop(0)][0] if words else "ingestor.cli"
     module = BEHIND.get(module, module)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingestor.config.schema import Config, Process
-from ingestor.doctor.check_result import CheckResult, Mark
+from ingestor.doctor import CheckResult, Mark
 from ingestor.doctor.host import (
     Host,
     KernelClock,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ingestor.config.schema import Config, Replay
-from ingestor.doctor.check_result import CheckResult
+from ingestor.doctor import CheckResult
 from ingestor.doctor.prerequisites import data_checks
 from ingestor.model.errors import ExitCode
 from ingestor.model.units import NS_PER_DAY

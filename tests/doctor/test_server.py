@@ -20,7 +20,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from ingestor.config.schema import Config, Nats, Publish
-from ingestor.doctor.check_result import CheckResult, Mark
+from ingestor.doctor import CheckResult, Mark
 from ingestor.doctor.server import (
     default_server_check,
     limits_check,

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ingestor.config.schema import Config, Polygon
+from ingestor.doctor import CheckResult, Mark
 from ingestor.doctor import vendor as module
-from ingestor.doctor.check_result import CheckResult, Mark
 from ingestor.doctor.vendor import certificate_finding, key_check, vendor_checks, way_checks
 from ingestor.model.errors import ExitCode
 from ingestor.sim.polygon.simulator_process import SimulatorProcess

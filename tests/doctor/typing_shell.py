@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ingestor.doctor.check_result import RIGHT, CheckResult, Mark
+from ingestor.doctor import RIGHT, CheckResult, Mark
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 
 from ingestor.merge.steering import Change, Steering
+from ingestor.model.blocks import whole_block
 from ingestor.model.feed_status import What
 from ingestor.model.replay_control import Do, ReplayCommand, ReplayState
+from ingestor.model.units import NS_PER_S
 from ingestor.runtime import controller as module
-from ingestor.runtime.controller import MAX_ANSWERS, Controller, status_of
+from ingestor.runtime.controller import MAX_ANSWERS, Controller, Pace, Steered, status_of
+from ingestor.runtime.counters import Counter, CounterTable
+from tests.rows import block
 from tests.runtime.publishing import publishing
 
 PAUSE = ReplayCommand(do=Do.PAUSE)
@@ -39,25 +43,47 @@ def test_a_command_is_done_and_answered_with_the_state_after_it(controller: Cont
         assert controller.state == answer.state
         command, ended = ReplayCommand(do=Do.SPEED, speed=3.0), asyncio.Event()
         again = asyncio.run(controller.ask(command, ended))
-        assert again is not None
         assert again.state == ReplayState(paused=True, speed=3, generation=2)
     assert before is None
 
 
-def test_the_position_is_that_of_now_and_not_of_the_last_change(controller: Controller) -> None:
+def test_a_time_is_told_from_the_position_of_now_and_not_of_the_last_change(
+    controller: Controller,
+) -> None:
     steering = Steering()
     with publishing(controller, steering):
         steering.load(np.array([10, 20]), 0)
         steering.take(0)
         assert controller.state == ReplayState()
-        assert asyncio.run(controller.position_ns(asyncio.Event())) == 20
+        typed = asyncio.run(controller.ask_typed(["until", "+1s"], asyncio.Event()))
+        assert typed.state is not None
+        assert typed.state.until_ns == NS_PER_S + 20
+
+
+def test_what_is_waited_for_is_shown_while_it_is(controller: Controller) -> None:
+    steering, table = Steering(1), CounterTable(1)
+    pace, row = Pace(Steered(steering, controller), table, table.row(0), print), table.row(0)
+    runs = whole_block(block([(NS_PER_S, 0, 0), (NS_PER_S + 30_000_000, 0, 1)]))
+
+    async def wait() -> int:
+        steering.load(runs.key_ts_ns, time.monotonic_ns())
+        steering.take(time.monotonic_ns())
+        waiting = asyncio.create_task(pace.until_due(runs))
+        await asyncio.sleep(0)
+        waits_for_ns = row[Counter.WAITS_FOR_NS]
+        assert await waiting
+        return waits_for_ns
+
+    assert asyncio.run(wait()) == NS_PER_S + 30_000_000
+    assert row[Counter.WAITS_FOR_NS] == 0
 
 
 def test_who_asks_on_an_event_loop_does_not_outlast_the_run(controller: Controller) -> None:
     async def ask() -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().call_later(0.05, ended.set)
-        assert await controller.ask(PAUSE, ended) is None
+        answer = await controller.ask(PAUSE, ended)
+        assert (answer.ok, answer.text) == (False, "the replay has come to its end")
 
     began_s = time.monotonic()
     asyncio.run(ask())

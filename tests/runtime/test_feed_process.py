@@ -1,34 +1,27 @@
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestor.model.blocks import Block, Source
-from ingestor.model.errors import BadDataError, ExitCode, NoDataError
+from ingestor.model.errors import BadDataError, ExitCode
 from ingestor.model.feed_status import FeedStatus, What
-from ingestor.model.records import Records
-from ingestor.model.symbols import SymbolTable
 from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.feed_process import (
-    MIN_LANE_BYTES,
     FeedContext,
     FeedProcess,
-    MergedFiles,
     RingWriter,
-    lane_bytes,
+    span_of,
 )
 from ingestor.runtime.positions import Seek
-from tests.dbn_files import trades
 from tests.rows import block, rows
 
 STATUS = FeedStatus(feed="stocks", what=What.GAP, at_ns=1, text="cut")
@@ -241,7 +234,7 @@ def test_a_feed_that_is_sought_begins_again_there_and_stays_until_the_run_ends()
     assert (sum(len(one.records) for one in blocks), reader.ended) == (2, True)
 
 
-def span_of(feed: Feed) -> tuple[int, int, int]:
+def noted_span(feed: Feed) -> tuple[int, int, int]:
     row = feed.row
     return row[Counter.BEGINS_NS], row[Counter.ENDS_NS], row[Counter.END_READ]
 
@@ -250,9 +243,9 @@ def test_a_feed_tells_where_it_begins_and_ends_by_its_headers_and_then_by_its_ev
     # The first event is a snapshot of before what was asked for.
     source = Blocks(block([(3, 3, 3), (6, 6, 6)]), block([(8, 8, 8)]), span=(5, 10))
     feed = Feed(source)
-    assert span_of(feed) == (5, 10, 0)
+    assert noted_span(feed) == (5, 10, 0)
     feed.process.run()
-    assert span_of(feed) == (6, 8, 1)
+    assert noted_span(feed) == (6, 8, 1)
 
 
 @pytest.mark.parametrize("rows", [[(7, 7, 7), (8, 8, 8)], []])
@@ -264,7 +257,7 @@ def test_a_seek_changes_nothing_about_where_a_feed_begins_and_ends(
     feed.table.note_seek(Seek(1, 7, {}))
     feed.ring.begin_generation()
     FeedProcess(Blocks(*([block(rows)] if rows else [])), feed.context).run()
-    assert span_of(feed) == (6, 8, 1)
+    assert noted_span(feed) == (6, 8, 1)
 
 
 def test_what_is_read_from_a_seek_on_tells_the_end_and_not_the_beginning() -> None:
@@ -272,13 +265,13 @@ def test_what_is_read_from_a_seek_on_tells_the_end_and_not_the_beginning() -> No
     feed.table.note_seek(Seek(1, 7, {}))
     feed.ring.begin_generation()
     FeedProcess(Blocks(block([(7, 7, 7), (8, 8, 8)])), feed.context).run()
-    assert span_of(feed) == (5, 8, 1)
+    assert noted_span(feed) == (5, 8, 1)
 
 
 def test_a_feed_without_events_begins_and_ends_nowhere() -> None:
     feed = Feed(Blocks(span=(5, 10)))
     feed.process.run()
-    assert span_of(feed) == (0, 0, 1)
+    assert noted_span(feed) == (0, 0, 1)
 
 
 def test_a_process_that_follows_one_that_died_counts_from_the_newest_seek() -> None:
@@ -373,159 +366,46 @@ def test_a_stop_ends_the_feed_after_the_block_at_hand() -> None:
     assert feed.row[Counter.RECORDS] == 1
 
 
-BLOCK_BYTES = 480
-Times = list[tuple[int, int]]
-
-
-@dataclass
-class Counts:
-    bytes_total: int = 10
-    bytes_read: int = 0
-    skipped: Mapping[str, int] = field(default_factory=lambda: {"odd": 1})
-    late: int = 2
-
-
-@dataclass
-class Lane:
-    """Hands out records some at a time, each time in the same memory, and may break at its end."""
-
-    records: Records
-    symbols: SymbolTable
-    rows: int = 3
-    error: Exception | None = None
-    progress: Counts = field(default_factory=Counts)
-    started_at: int | None = None
-    span: tuple[int, int] | None = None
-
-    def start_at(self, at_ns: int | None) -> None:
-        self.started_at = at_ns
-
-    def span_ns(self) -> tuple[int, int] | None:
-        return self.span
-
-    def blocks(self) -> Iterator[Block]:
-        memory: Records = np.empty(self.rows, self.records.dtype)
-        for start in range(0, len(self.records), self.rows):
-            part = self.records[start : start + self.rows]
-            memory[: len(part)] = part
-            yield Block(0, memory[: len(part)], self.symbols, Source.REPLAY)
-            yield Block(0, memory[:0], {}, Source.REPLAY)
-        self.progress.bytes_read = 10
-        if self.error is not None:
-            raise self.error
-
-
-def lane(number: int, times: Times, symbol: str | None = None, instrument: int = 0) -> Lane:
-    records = trades(len(times))
-    records["ts_event_ns"] = [event for event, _ in times]
-    records["ts_recv_ns"] = [recv for _, recv in times]
-    records["sequence"] = np.arange(len(times)) + 1000 * number
-    records["instrument_id"] = instrument or number
-    return Lane(records, {instrument or number: symbol or f"S{number}"})
-
-
-def read(merged: MergedFiles) -> list[tuple[int, str]]:
-    """The sequence and the symbol of each row."""
-    return [
-        (int(row["sequence"]), block.symbols[int(row["instrument_id"])])
-        for block in merged.blocks()
-        for row in block.records
-    ]
-
-
-def plainly(lanes: list[Lane]) -> list[tuple[int, str]]:
-    """Each record under the largest key of its lane so far; the lane decides where keys tie."""
-
-    def keyed(number: int, one: Lane) -> Iterator[tuple[tuple[int, ...], int, int, str]]:
-        key: tuple[int, ...] = (0, 0, 0)
-        for place, row in enumerate(one.records):
-            own = tuple(int(row[name]) for name in ("ts_event_ns", "ts_recv_ns", "sequence"))
-            key = max(key, own)
-            yield key, number, place, one.symbols[int(row["instrument_id"])]
-
-    order = heapq.merge(*(keyed(number, one) for number, one in enumerate(lanes)))
-    return [
-        (int(lanes[number].records[place]["sequence"]), symbol)
-        for _, number, place, symbol in order
-    ]
-
-
-TIMES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=15)
-
-
-@given(lanes=st.lists(TIMES, min_size=1, max_size=5), one_number=st.booleans())
-def test_lanes_are_merged_as_the_contract_says(*, lanes: list[Times], one_number: bool) -> None:
-    """Also where lanes step back in time, or give one instrument number different symbols."""
-    instrument = 7 if one_number else 0
-    made = [lane(number, times, instrument=instrument) for number, times in enumerate(lanes, 1)]
-    assert read(MergedFiles(made, BLOCK_BYTES)) == plainly(made)
-
-
-def test_blocks_are_bounded_and_share_a_table_while_nothing_changes() -> None:
-    made = [lane(number, [(at, 0) for at in range(100)]) for number in (1, 2, 3)]
-    blocks = [block for block in MergedFiles(made, BLOCK_BYTES).blocks() if len(block.records)]
-    assert max(block.records.nbytes for block in blocks) <= BLOCK_BYTES
-    assert len({id(block.symbols) for block in blocks if len(block.symbols) > 1}) == 1
-    assert blocks[0].symbols == {1: "S1", 2: "S2", 3: "S3"}
-
-
-def test_a_table_that_grows_is_joined_again() -> None:
-    made = [lane(number, [(at, 0) for at in range(20)]) for number in (1, 2)]
-    table = {1: "S1"}
-    made[0].symbols = table
-    blocks = MergedFiles(made, BLOCK_BYTES).blocks()
-    seen = []
-    for number, each in enumerate(each for each in blocks if len(each.records)):
-        seen.append((id(each.symbols), list(each.symbols.values())))
-        table.update({5: "S5"} if number == 2 else {})
-    assert len({table_id for table_id, _ in seen}) == 1
-    assert seen[1][1] == ["S1", "S2"]
-    assert seen[-1][1] == ["S1", "S2", "S5"]
-
-
-def test_a_lane_that_breaks_costs_its_own_rest_and_is_told_at_the_end() -> None:
-    made = [lane(number, [(at, 0) for at in range(10)]) for number in (1, 2)]
-    made[0].records = made[0].records[:4]
-    made[0].error = BadDataError("cut")
-    found: list[int] = []
-    with pytest.raises(BadDataError, match="cut"):
-        found.extend(
-            sequence
-            for block in MergedFiles(made, BLOCK_BYTES).blocks()
-            for sequence in block.records["sequence"].tolist()
-        )
-    assert sorted(found) == [*range(1000, 1004), *range(2000, 2010)]
-
-
-def test_what_concerns_all_lanes_is_raised_after_all_of_them() -> None:
-    def check() -> None:
-        raise NoDataError("no such symbol")
-
-    rows: list[int] = []
-    blocks = MergedFiles([lane(1, [(1, 1)])], BLOCK_BYTES, check).blocks()
-    with pytest.raises(NoDataError, match="no such symbol"):
-        rows.extend(len(block.records) for block in blocks)
-    assert sum(rows) == 1
-
-
-def test_the_span_is_that_of_all_lanes_together_if_each_has_one() -> None:
-    one, other = lane(1, [(1, 1)]), lane(2, [(2, 2)])
-    one.span = (3, 7)
-    assert MergedFiles([one, other], 1 << 16).span_ns() is None
-    other.span = (2, 5)
-    assert MergedFiles([one, other], 1 << 16).span_ns() == (2, 7)
-
-
-def test_progress_is_the_sum_of_the_lanes() -> None:
-    merged = MergedFiles([lane(1, [(1, 1)]), lane(2, [(2, 2)])], BLOCK_BYTES)
-    read(merged)
-    progress = merged.progress
-    assert (progress.bytes_total, progress.bytes_read) == (20, 20)
-    assert (progress.skipped, progress.late) == ({"odd": 2}, 4)
-
-
-def test_the_buffers_of_many_lanes_take_no_more_than_that_of_one_until_they_are_small() -> None:
-    assert lane_bytes(1_044_480, 1) == 1_044_480
-    assert lane_bytes(1_044_480, 4) == 261_120
-    assert lane_bytes(1_044_480, 256) == MIN_LANE_BYTES
-    assert lane_bytes(4_096, 256) == 4_096
+@pytest.mark.parametrize(
+    ("feeds", "first_event_ns", "span"),
+    [
+        ([{}], 0, None),
+        ([{}], 100, None),
+        # Headers, then what was read; the estimate is one as long as one feed is not read.
+        ([{"BEGINS_NS": 100, "ENDS_NS": 900}], 0, (100, 900, False)),
+        ([{"BEGINS_NS": 100, "ENDS_NS": 900}], 500, (100, 900, False)),
+        ([{"BEGINS_NS": 120, "ENDS_NS": 800, "END_READ": 1}], 0, (120, 800, True)),
+        (
+            [
+                {"BEGINS_NS": 120, "ENDS_NS": 800, "END_READ": 1},
+                {"BEGINS_NS": 110, "ENDS_NS": 900},
+            ],
+            500,
+            (110, 900, False),
+        ),
+        # One that has no events at all.
+        (
+            [{"BEGINS_NS": 120, "ENDS_NS": 800, "END_READ": 1}, {"END_READ": 1}],
+            0,
+            (120, 800, True),
+        ),
+        # Nothing but bytes says where it ends.
+        (
+            [{"BEGINS_NS": 100, "EVENT_TIME_NS": 200, "BYTES_READ": 10, "BYTES_TOTAL": 40}],
+            0,
+            (100, 500, False),
+        ),
+        ([{"EVENT_TIME_NS": 200, "BYTES_READ": 10, "BYTES_TOTAL": 40}], 0, None),
+        ([{"EVENT_TIME_NS": 200, "BYTES_READ": 40, "BYTES_TOTAL": 40}], 150, (150, 200, False)),
+        ([{"BEGINS_NS": 100, "ENDS_NS": 100, "END_READ": 1}], 0, None),
+    ],
+)
+def test_the_span_is_from_the_first_event_to_the_last_as_far_as_is_known(
+    feeds: list[dict[str, int]], first_event_ns: int, span: tuple[int, int, bool] | None
+) -> None:
+    table = CounterTable(len(feeds))
+    for number, counts in enumerate(feeds):
+        for name, value in counts.items():
+            table.row(number)[Counter[name]] = value
+    rows = [table.row(number) for number in range(len(feeds))]
+    assert span_of(rows, first_event_ns) == span

@@ -19,6 +19,7 @@ from ingestor.nats.stream import StreamSettings
 from ingestor.publish.publisher import Publisher
 from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import FeedBegin, RingReader
+from ingestor.runtime import feed_watch
 from ingestor.runtime.counters import CounterTable
 from ingestor.runtime.feed_watch import FeedWatch, RingInput
 from ingestor.runtime.positions import FeedPosition, Position
@@ -40,8 +41,9 @@ class Watched:
         server: NatsServer,
         table: CounterTable,
         subjects: tuple[str, ...] = (FUTURES,),
-        spooled: frozenset[int] = frozenset(),
-        recorded: frozenset[int] = frozenset(),
+        *,
+        spooled: bool = False,
+        recorded: bool = False,
     ) -> None:
         self.publisher = Publisher(
             make_encoder("json"),
@@ -49,7 +51,8 @@ class Watched:
             stream=StreamSettings(),
         )
         ring = BlockRing(Doorbell(), 10_000)
-        self.feed = RingInput(ring, RingReader(0, Source.REPLAY, {}), "stocks", subjects)
+        reader = RingReader(0, Source.REPLAY, {})
+        self.feed = RingInput(ring, reader, "stocks", subjects, spooled, recorded)
         self.table = table
         self.watch = FeedWatch(
             [self.feed],
@@ -57,8 +60,6 @@ class Watched:
             table,
             live=True,
             run="run",
-            spooled=spooled,
-            recorded=recorded,
         )
 
     async def open(self) -> None:
@@ -114,7 +115,7 @@ def test_where_the_stream_does_not_say_how_it_ends_that_is_told(
 
     async def work(table: CounterTable) -> None:
         one = Watched(nats_server, table)
-        monkeypatch.setattr(one.publisher, "newest_under", silent)
+        monkeypatch.setattr(feed_watch, "newest_times", silent)
         await one.open()
         one.watch.on_block(block([(1, 2, 0)]))
         await one.settled()
@@ -124,10 +125,18 @@ def test_where_the_stream_does_not_say_how_it_ends_that_is_told(
     assert alarm.text == "what is missing since the last run is not known: nobody answers"
 
 
-def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
+@pytest.mark.parametrize(
+    ("trade_ns", "quote_ns", "from_event_ns"),
+    [((7, 9), (8, 9), 8), ((8, 9), (7, 10), 7), ((7, 10), (8, 9), 7)],
+    ids=["one frame", "a later quote", "a later trade"],
+)
+def test_a_gap_begins_at_the_event_that_was_received_last_over_all_subjects(
     nats_server: NatsServer,
+    trade_ns: tuple[int, int],
+    quote_ns: tuple[int, int],
+    from_event_ns: int,
 ) -> None:
-    envelope = '{"ts_event_ns":%d,"ts_recv_ns":9,"source":"replay","symbol":"SPY",'
+    envelope = '{"ts_event_ns":%d,"ts_recv_ns":%d,"source":"replay","symbol":"SPY",'
     trade = envelope + '"price":1.0,"size":1,"exchange":1,"conditions":[],"seq":1,"aggressor":0}'
     quote = (
         envelope
@@ -139,15 +148,15 @@ def test_a_gap_begins_at_the_last_stored_event_of_a_frame_over_all_subjects(
         await (one := Watched(nats_server, table)).open()
         await one.settled()
         client = await nats.connect(nats_server.url)
-        for subject, text, event_ns in zip(subjects, (trade, quote), (7, 8), strict=True):
-            await client.jetstream().publish(subject, (text % event_ns).encode())
+        for subject, text in zip(subjects, (trade % trade_ns, quote % quote_ns), strict=True):
+            await client.jetstream().publish(subject, text.encode())
         await client.close()
         await (other := Watched(nats_server, table, subjects)).open()
         other.watch.on_block(block([(11, 12, 0)]))
         await other.settled()
 
     (gap,) = told(nats_server, work)
-    assert (gap.what, gap.from_event_ns, gap.to_event_ns) == (What.GAP, 8, 11)
+    assert (gap.what, gap.from_event_ns, gap.to_event_ns) == (What.GAP, from_event_ns, 11)
 
 
 def test_the_same_process_that_hands_on_again_is_no_restart(nats_server: NatsServer) -> None:
@@ -224,7 +233,7 @@ def test_a_feed_that_begins_with_its_journal_begins_without_a_gap_and_tells_one_
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, spooled=frozenset({0}))
+        one = Watched(nats_server, table, spooled=True)
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_block(block([(1, 2, 0)]))
@@ -242,7 +251,7 @@ def test_a_publisher_that_dies_at_once_leaves_such_a_feed_as_it_was(
 ) -> None:
     async def work(table: CounterTable) -> None:
         table.note_position(Position())
-        one = Watched(nats_server, table, spooled=frozenset({0}))
+        one = Watched(nats_server, table, spooled=True)
         await one.open()
         assert one.watch.feeds({}) == (FeedPosition(),)
         one.watch.on_status(0, FeedStatus(feed="stocks", what=What.ALARM, at_ns=1, text="no"))
@@ -264,7 +273,7 @@ def test_a_feed_with_a_journal_is_told_where_to_go_on_once_all_before_is_stored(
     nats_server: NatsServer,
 ) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         one.feed.reader.rows = 3
         one.watch.on_block(block([(1, 2, 0)]))
@@ -286,7 +295,7 @@ def test_a_feed_with_a_journal_is_told_where_to_go_on_once_all_before_is_stored(
 
 def test_where_nobody_knows_where_it_is_to_go_on_the_gap_is_told(nats_server: NatsServer) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         client = await nats.connect(nats_server.url)
         await client.jetstream().publish("market.options.trades", b"{}")
@@ -305,7 +314,7 @@ def test_where_nobody_knows_where_it_is_to_go_on_the_gap_is_told(nats_server: Na
 
 def test_a_publisher_that_follows_tells_a_feed_that_waits(nats_server: NatsServer) -> None:
     async def work(table: CounterTable) -> None:
-        one = Watched(nats_server, table, recorded=frozenset({0}))
+        one = Watched(nats_server, table, recorded=True)
         await one.open()
         await publish_trade(nats_server, 5)
         one.feed.reader.rows = 3
@@ -313,7 +322,7 @@ def test_a_publisher_that_follows_tells_a_feed_that_waits(nats_server: NatsServe
         one.die()
         await one.settled()
         # What the dead process had handed on died with its publisher: the journal has it.
-        other = Watched(nats_server, table, recorded=frozenset({0}))
+        other = Watched(nats_server, table, recorded=True)
         await other.open()
         assert not other.watch.on_begin(0, FeedBegin(1, 0, 0))
         await other.watch.tell_ends({}, "MARKET_DATA")

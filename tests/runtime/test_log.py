@@ -137,7 +137,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     # A handler that an earlier test has left would tell here what it left out there.
     root.handlers[:] = [one for one in handlers if not isinstance(one, logs._Handler)]
-    monkeypatch.setattr(logs, "_secrets", logs._Secrets())
+    monkeypatch.setattr(logs, "_secrets", set())
     yield
     root.handlers[:], root.level = handlers, level
 

@@ -13,7 +13,7 @@ import pytest
 
 from ingestor.config.schema import Process
 from ingestor.model.errors import ConfigurationError, ExitCode
-from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine
+from ingestor.runtime.machine import MIN_OPEN_FILES, check_machine, usage_of
 
 BUFFER_BYTES = 262_144
 TIMES = 200
@@ -120,3 +120,16 @@ def test_a_run_that_may_open_too_few_files_ends_with_a_sentence(module: str) -> 
     assert ended.returncode == ExitCode.CONFIGURATION
     assert "only 64 files here (ulimit -n)" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_what_a_process_has_used_is_its_time_in_user_and_system_and_its_memory() -> None:
+    while os.times().system < 0.1:
+        os.sched_yield()
+    before = sum(os.times()[:2])
+    used = usage_of(os.getpid())
+    assert used is not None
+    assert used[0] == pytest.approx(before, abs=0.05)
+    assert used[1] > 10 * 1024 * 1024
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert usage_of(process.pid) is None

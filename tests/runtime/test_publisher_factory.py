@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ingestor.config.schema import Consumer, Nats
 from ingestor.model.errors import ConfigurationError, ExitCode
-from ingestor.nats.connection import Connection
-from ingestor.runtime import publisher_factory
+from ingestor.runtime import run_keeper
 from ingestor.runtime.publisher_factory import checked_options
 from tests.dbn_files import dbn_path, trades, write_dbn
 from tests.nats.test_stream import request
@@ -47,8 +45,7 @@ def test_a_stream_that_is_there_says_what_a_consumer_can_get(
 
 
 def test_a_server_that_is_away_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    impatient = partial(Connection, open_timeout_s=0.5)
-    monkeypatch.setattr(publisher_factory, "Connection", impatient)
+    monkeypatch.setattr(run_keeper, "OPEN_TIMEOUT_S", 0.5)
     url = f"nats://127.0.0.1:{free_port()}"
     assert checked_options(LOST, url).url == url
 

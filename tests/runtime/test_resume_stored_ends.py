@@ -15,12 +15,15 @@ from ingestor.model.blocks import Block, Reply, Source, whole_block
 from ingestor.model.errors import NatsUnreachableError
 from ingestor.model.records import STOCK_TRADE, Records, RType
 from ingestor.model.units import NS_PER_S, now_ns
+from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
 from ingestor.publish.reconcile import messages_of
 from ingestor.runtime import resume as module
 from ingestor.runtime import run_keeper
 from ingestor.runtime.counters import CounterTable
-from ingestor.runtime.resume import Ends, note_ends, noted_ends, stored_ends
+from ingestor.runtime.resume import Ends, newest_times, note_ends, noted_ends, stored_ends
+from ingestor.runtime.run_keeper import connection_to
+from ingestor.runtime.run_records import subjects_of
 from tests.ports import free_port
 from tests.publish.plain import connect
 
@@ -73,6 +76,22 @@ def test_each_type_has_its_last_event_and_how_many_were_received_with_it(
         nats_server, (T, trades, Source.SIM), (Q, [4_000, 8_000], Source.SIM), encoding=encoding
     )
     assert stocks(nats_server) == {T: StoredEnd(6_000, 7_000, 3), Q: StoredEnd(7_000, 8_000, 1)}
+
+
+@pytest.mark.parametrize("encoding", ["json", "packed"])
+def test_the_newest_event_of_a_feed_is_the_last_of_its_newest_message(
+    nats_server: NatsServer, encoding: str
+) -> None:
+    publish(nats_server, (T, [5_000, 7_000], Source.SIM), encoding=encoding)
+    options, subjects = ConnectOptions((nats_server.url,)), subjects_of(("stocks",))
+
+    async def newest(source: Source) -> tuple[int, int] | None:
+        async with connection_to(options, "test") as connection:
+            return await newest_times(JetStreamApi(connection), "MARKET_DATA", subjects, source)
+
+    assert asyncio.run(newest(Source.SIM)) == (6_000, 7_000)
+    # What another source has published is no earlier part of the feed.
+    assert asyncio.run(newest(Source.REPLAY)) is None
 
 
 def test_more_events_of_one_read_than_are_looked_at_first_are_all_counted(

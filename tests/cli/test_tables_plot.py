@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console, RenderableType
 
-from ingestor.cli.plot import CANDLE_ROWS, MAX_PLOTS, VOLUME_ROWS, BarPlots, plot
-from ingestor.cli.tables import Bar, Bars
+from ingestor.cli.tables import CANDLE_ROWS, MAX_PLOTS, VOLUME_ROWS, Bar, BarPlots, Bars, plot
 from ingestor.model.units import NS_PER_S
 from tests.cli.test_tables import trade
 
