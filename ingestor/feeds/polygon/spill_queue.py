@@ -384,9 +384,8 @@ class SpillQueue:
             if gap is not None:
                 self._tell_gap(before, gap)
                 self._piece = Piece(records)
-            if len(records) and not self._sink.put(
-                Block(self._feed, records, self._symbols, self._source)
-            ):
+            block = Block(self._feed, records, self._symbols, self._source)
+            if len(records) and not self._sink.put(block):
                 return False
             self._due -= max(len(records), PIECE_COST)
             self._left.take(records, counted=isinstance(before, ReadBack))
