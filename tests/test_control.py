@@ -269,7 +269,7 @@ def test_a_share_of_a_replay_is_of_all_of_it_whatever_was_sought_before(steered:
     answer = steered.do("seek", "50%")
     half_ns = times_ns[0] + round((max(times_ns) - times_ns[0]) / 2)
     assert answer["state"]["position_ns"] == half_ns
-    assert answer["text"].startswith(f"seeks to 50%, {iso_utc(half_ns)}, from at ")
+    assert answer["text"].startswith(f"seeks to 50%, {iso_utc(half_ns)}, from ")
     told = steered.ctl("seek", "0%")
     assert told.stdout.startswith(f"seeks to 0%, {iso_utc(times_ns[0])}")
     steered.end()

@@ -130,33 +130,33 @@ class Prometheus:
             f"rule_files: [{ALERTS}]\n"
             f"scrape_configs: [{{job_name: ingestor, static_configs: [{{targets: {targets}}}]}}]\n"
         )
-        self._port = free_port()
+        self.port = free_port()
         self._process = subprocess.Popen(
             [
                 PROMETHEUS,
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{self._port}",
+                f"--web.listen-address=127.0.0.1:{self.port}",
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        fetch_when_up(self._port, "/-/healthy")
+        fetch_when_up(self.port, "/-/healthy")
         until(self.is_ready, self.is_ready)
 
     def is_ready(self) -> bool:
-        return fetch(self._port, "/-/ready").code == 200
+        return fetch(self.port, "/-/ready").code == 200
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples that an expression has now."""
-        got = fetch(self._port, f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
+        got = fetch(self.port, f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
         answer = json.loads(got.text)
         assert answer["status"] == "success", (expression, answer)
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
     def rules(self) -> list[dict[str, Any]]:
-        [group] = json.loads(fetch(self._port, "/api/v1/rules").text)["data"]["groups"]
+        [group] = json.loads(fetch(self.port, "/api/v1/rules").text)["data"]["groups"]
         found: list[dict[str, Any]] = group["rules"]
         return found
 

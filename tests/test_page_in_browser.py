@@ -89,11 +89,13 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, tab: Tab, module: str, *flags: str, **environment: str) -> Iterator[Run]:
+def running(
+    folder: Path, tab: Tab, module: str, *flags: str, settings: str = "", **environment: str
+) -> Iterator[Run]:
     """Run a program with a page until the end of the block."""
     port = free_port()
     config = folder / "page.toml"
-    config.write_text(f'[metrics]\nlisten = "127.0.0.1:{port}"\n')
+    config.write_text(f'[metrics]\nlisten = "127.0.0.1:{port}"\n{settings}')
     process = subprocess.Popen(
         [sys.executable, "-m", module, "--config", str(config), *flags],
         cwd=folder,
@@ -115,7 +117,9 @@ def running(folder: Path, tab: Tab, module: str, *flags: str, **environment: str
 
 
 @contextlib.contextmanager
-def live(folder: Path, tab: Tab, server: NatsServer, simulator: SimulatorProcess) -> Iterator[Run]:
+def live(
+    folder: Path, tab: Tab, server: NatsServer, simulator: SimulatorProcess, settings: str = ""
+) -> Iterator[Run]:
     """Run the live feeds of a simulator, and look at their page."""
     with running(
         folder,
@@ -123,6 +127,7 @@ def live(folder: Path, tab: Tab, server: NatsServer, simulator: SimulatorProcess
         "ingestor.main",
         "--nats",
         server.url,
+        settings=settings,
         POLYGON_API_KEY=API_KEY,
         POLYGON_STOCKS_URL=simulator.stocks_url,
         POLYGON_OPTIONS_URL=simulator.options_url,
@@ -249,6 +254,27 @@ def test_a_server_that_is_frozen_and_one_that_is_gone(disturbed: Disturbed) -> N
     gone_s = run.until_told("Something is wrong", "there is no connection to the NATS", 503)
     run.picture("server-gone")
     assert max(told_s, gone_s) < RIGHT_WITHIN_S + SLACK_S
+
+
+@pytest.mark.slow
+def test_a_feed_that_receives_more_than_is_stored(
+    tmp_path: Path, tab: Tab, nats_server: NatsServer
+) -> None:
+    small = "[process]\nring_bytes = 1048576\n[polygon]\nbacklog_rows = 20000\n"
+    with (
+        SimulatorProcess("--rate", "8000", "--options-rate", "100") as simulator,
+        live(tmp_path, tab, nats_server, simulator, small) as run,
+    ):
+        tab.until(FLOWS)
+        nats_server.pause()
+        run.until_told("Something is wrong", "stocks falls behind: ", 503)
+        run.picture("overload")
+        tab.until("document.querySelector('#feeds').innerText.includes(' dropped')")
+        tab.until("document.querySelector('#feeds .bad .fill').className.includes('full')")
+        run.picture("overload-dropped")
+        nats_server.resume()
+        run.until_told("All is well", "stocks is no longer behind", 200)
+        run.picture("overload-over")
 
 
 def test_a_feed_that_is_killed_is_history_soon_and_so_is_the_run(disturbed: Disturbed) -> None:

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from ingestor.model.errors import ExitCode
 from tests import live_cli, replay_cli
 from tests.dbn_files import dbn_path, trades, write_dbn
+from tests.docs.pages import ROOT
 from tests.live_cli import feeds_of, simulator, subscriptions
 from tests.nats_servers import NatsServer
 from tests.processes import named
@@ -135,3 +138,44 @@ def test_a_standby_tells_that_it_waits(tmp_path: Path, nats_server: NatsServer) 
         assert ended(leader) == ExitCode.TERMINATED
         systemd.until("READY=1")
         assert ended(standby) == ExitCode.TERMINATED
+
+
+_CONFINED = """\
+mount --bind "$0" "$0" && mount -o remount,bind,ro / && mount -t tmpfs -o ro tmpfs "$1" || exit 99
+cd "$0" && exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "${@:2}"
+"""
+
+
+@pytest.mark.slow
+def test_a_live_run_needs_no_more_than_its_unit_allows(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    """As root: what the unit's user may not do besides is not tested."""
+    unit = (ROOT / "configs" / "systemd" / "ingestor-live.service").read_text()
+    for promise in ("ProtectSystem=strict", "PrivateTmp=yes", "NoNewPrivileges=yes"):
+        assert promise in unit
+    state, home, credentials = (tmp_path / name for name in ("state", "home", "credentials"))
+    for folder in (state, home, credentials):
+        folder.mkdir()
+    (credentials / "polygon.key").write_text(f"{live_cli.API_KEY}\n")
+    by = ("unshare", "--mount", "bash", "-c", _CONFINED, str(state), str(home))
+    if subprocess.run([*by, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be made read-only here")
+    with service(tmp_path) as systemd, simulator("--rate", "500") as vendor:
+        told = feeds_of(vendor, NATS_URL=nats_server.url, HOME=str(home), TMPDIR="") | {
+            "POLYGON_API_KEY_FILE": str(credentials / "polygon.key")
+        }
+        del told["POLYGON_API_KEY"]
+        process = live_cli.start(
+            "--config", str(ROOT / "configs" / "live.toml"), "--record", "journal",
+            cwd=tmp_path, env=told | systemd.environment, by=by,
+        )  # fmt: skip
+        systemd.until("READY=1")
+        live_cli.until(lambda: live_cli.stored(nats_server.url) > 0, "events")
+        os.kill(process.pid, signal.SIGHUP)
+        systemd.until("RELOADING=1")
+        systemd.until("READY=1", 2)
+        systemd.until("WATCHDOG=1", 2)
+        assert list(state.rglob("*.*"))
+        assert ended(process) == ExitCode.TERMINATED
+    assert not list(home.iterdir())

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 import uvloop
@@ -34,6 +34,9 @@ from ingestor.doctor.vendor import vendor_checks
 from ingestor.model.errors import ConfigurationError, ExitCode
 from ingestor.model.units import iso_utc, now_ns
 from ingestor.runtime import log as logs
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 PROG: Final = "ingestor-doctor"
 
@@ -163,13 +166,30 @@ class _Teller:
         line = Text().append(f"{finding.mark:<5}", _STYLES[finding.mark])
         line.append(f"{finding.code:<{_CODE_CHARS}}  ", "bold")
         line.append(logs.plain(finding.found))
-        self._console.print(line)
+        self._print(line, len(f"{'':5}{'':{_CODE_CHARS}}  "))
         if finding.mark in (Mark.OK, Mark.UNKNOWN):
             return
-        self._console.print(Text(f"     right: {finding.right}", "dim"))
+        self._print(Text(f"     right: {finding.right}", "dim"), 12)
         if finding.mend:
+            # Not broken: it is to be copied.
             root = "as root: " if finding.as_root else ""
             self._console.print(Text(f"     mend:  {root}").append(finding.mend, "cyan"))
+
+    def _print(self, line: Text, indent: int) -> None:
+        """Print a line, on a terminal broken between words and continued below its text."""
+        from rich.padding import Padding  # noqa: PLC0415
+
+        console, head, text = self._console, line[:indent], line[indent:]
+        if not console.is_terminal or len(line) <= console.width:
+            console.print(line)
+            return
+        if is_narrow := indent > console.width // 2:
+            console.print(head)
+            indent = 5
+        first, *others = text.wrap(console, console.width - indent)
+        console.print(Padding(first, (0, 0, 0, indent)) if is_narrow else head.append_text(first))
+        for other in others:
+            console.print(Padding(other, (0, 0, 0, indent)))
 
 
 def _summary(findings: Sequence[CheckResult]) -> str:

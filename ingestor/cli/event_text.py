@@ -93,6 +93,8 @@ class EventTable:
     def __init__(self, out: IO[str]) -> None:
         self.symbol_chars = SYMBOL_CHARS
         self.is_terminal = out.isatty()
+        # Of a narrow one's lines the date and what is below a millisecond go first.
+        self._time = slice(None) if _columns(out) >= _LINE_CHARS else slice(11, 23)
         self._styles = _styles(out) if self.is_terminal else {}
 
     def header(self) -> str:
@@ -100,7 +102,8 @@ class EventTable:
         if not self.is_terminal:
             return ""
         symbol = f"{'symbol':{self.symbol_chars}}"
-        text = f"{'time (UTC)':30} {'event':{_NAME_CHARS}} {symbol} {_COLUMNS}"
+        time = f"{'time (UTC)':{_TIME_CHARS}}"[: len(range(_TIME_CHARS)[self._time])]
+        text = f"{time} {'event':{_NAME_CHARS}} {symbol} {_COLUMNS}"
         return f"{self._styled(text, 'bold')}\n"
 
     def fit(self, event: Event) -> None:
@@ -116,7 +119,7 @@ class EventTable:
         text = line_of(event, self.symbol_chars)
         # Who took the initiative is what an eye looks for: BUY and SELL by colour.
         side = getattr(getattr(event, "aggressor", None), "name", "")
-        head, rest = text[:_TIME_CHARS], text[_TIME_CHARS:]
+        head, rest = text[:_TIME_CHARS][self._time], text[_TIME_CHARS:]
         return f"{self._styled(head, 'dim')}{self._styled(rest, _SIDE_STYLES.get(side, ''))}\n"
 
     def _styled(self, text: str, style: str) -> str:
@@ -126,7 +129,17 @@ class EventTable:
 
 _COLUMNS: Final = "     price x size, or best bid | best ask"
 _TIME_CHARS: Final = 30
+_LINE_CHARS: Final = 118
+"""What depth takes; a quote takes 96."""
 _SIDE_STYLES: Final = {"BUY": "green", "SELL": "red"}
+
+
+def _columns(out: IO[str]) -> int:
+    """Return how wide a terminal is, of which nobody need know it."""
+    try:
+        return os.get_terminal_size(out.fileno()).columns or _LINE_CHARS
+    except OSError:
+        return _LINE_CHARS
 
 
 def _styles(out: IO[str]) -> dict[str, tuple[str, str]]:

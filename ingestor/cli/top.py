@@ -12,15 +12,16 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +54,7 @@ ANSWER_S: Final = 2.0
 """How long a run has to answer; it is asked once a refresh."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Of an answer; a run of ours sends some 30 kB."""
+UNBOUNDED_COLUMNS: Final = 1_000
 UNWATCHED_COLUMNS: Final = 120
 """Width of what is printed where there is no terminal."""
 
@@ -103,7 +105,29 @@ COLUMNS: Final = (
     "memory",
     "restarts",
 )
+SPARE: Final = ("restarts", "events", "memory", "age", "cpu", "ring")
+"""What a narrow terminal is not shown, the first of them first."""
 MAX_HEALTH_LINES: Final = 6
+
+
+class _Fitted:
+    """A table without what does not fit: `build` makes one without some of `spare`."""
+
+    def __init__(
+        self, build: Callable[[Collection[str]], Table], spare: Sequence[str] = ()
+    ) -> None:
+        self._build = build
+        self._spare = spare
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        for count in range(len(self._spare) + 1):
+            table = self._build(self._spare[:count])
+            wanted = Measurement.get(console, options.update(max_width=UNBOUNDED_COLUMNS), table)
+            if wanted.maximum <= options.max_width:
+                break
+        yield table
 
 
 @dataclass(slots=True)
@@ -122,7 +146,8 @@ class Shown:
 
     def picture(self) -> RenderableType:
         """Return all of it for `rich`."""
-        return Group(self._head(), self._processes(), Text(), self._subjects(), self._latencies())
+        running, latencies = _Fitted(self._processes, SPARE), _Fitted(self._latencies, ("p99.9",))
+        return Group(self._head(), running, Text(), self._subjects(), Text(), latencies)
 
     def _head(self) -> Text:
         info, now = self.now.info, self.now
@@ -143,17 +168,23 @@ class Shown:
             text.append("\nall is well", style="green")
         return text.append("\n")
 
-    def _processes(self) -> Table:
+    def _processes(self, left_out: Collection[str]) -> Table:
         # Unsorted, the order is that of the data path and needs no mark.
         sorted_ = self.turned or self.order in SORTS
         marks = {self.order: " ^" if self.turned else " v"} if sorted_ else {}
-        table = _table([f"{name}{marks.get(name, '')}" for name in COLUMNS], left=2, apart=1)
+        shown = [number for number, name in enumerate(COLUMNS) if name not in left_out]
+        titles = [f"{COLUMNS[number]}{marks.get(COLUMNS[number], '')}" for number in shown]
+        table = _table(titles, left=2, apart=1)
         found = processes(self.before, self.now, self.wall_ns)
         if self.order in SORTS:
             found.sort(key=SORTS[self.order])
         for one in reversed(found) if self.turned else found:
             bad = one.state in ("away", "stalled")
-            table.add_row(*_cells(one), style="bold red" if bad else "dim" * (one.state == "ended"))
+            cells = _cells(one)
+            table.add_row(
+                *(cells[number] for number in shown),
+                style="bold red" if bad else "dim" * (one.state == "ended"),
+            )
         return table
 
     def _subjects(self) -> Table:
@@ -165,14 +196,16 @@ class Shown:
             table.add_row(subject, f"{rows:,.0f}", f"{rate:,.0f}")
         return table
 
-    def _latencies(self) -> RenderableType:
-        table = _table(("latency", "p50", "p99", "p99.9"))
+    def _latencies(self, left_out: Collection[str]) -> Table:
+        shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+        shown = [name for name in shares if name not in left_out]
+        table = _table(("latency", *shown))
         for hop in Hop:
             before, now = self.before.buckets(hop), self.now.buckets(hop)
-            values = [quantile_s(before, now, share) for share in (0.5, 0.99, 0.999)]
+            values = [quantile_s(before, now, shares[name]) for name in shown]
             if now:
                 table.add_row(hop.name.lower().replace("_", " "), *map(_latency, values))
-        return Group(Text(), table) if table.row_count else Text()
+        return table if table.row_count else Table(box=None)
 
 
 def _table(titles: Sequence[str], *, left: int = 1, apart: int = 2) -> Table:

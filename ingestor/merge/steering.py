@@ -282,7 +282,7 @@ class Steering:
         if self._loop_ns is None:
             return
         if self._has_moved:
-            self._jump(self._loop_ns[0], f"loops back from {place_text(self.position_ns)}")
+            self._jump(self._loop_ns[0], "loops back")
             return
         # Round and round at full speed, and never an event.
         window, self._loop_ns = window_text(self._loop_ns), None
@@ -419,8 +419,7 @@ class Steering:
             at_ns = min(max(self.position_ns + (command.by_ns or 0), 0), MAX_TIME_NS)
         if self._loop_ns is not None and not self._loop_ns[0] <= at_ns < self._loop_ns[1]:
             self._loop_ns = None
-        there = f"{where}{iso_utc(at_ns)}"
-        return self._jump(at_ns, f"seeks to {there}, from {place_text(self.position_ns)}")
+        return self._jump(at_ns, f"seeks to {where}{iso_utc(at_ns)},")
 
     def _loop_over(self, command: ReplayCommand) -> str:
         if command.at_ns is None or command.to_ns is None:
@@ -433,6 +432,7 @@ class Steering:
 
     def _jump(self, at_ns: int, text: str) -> str:
         """Forget the block and its schedule; paused is paused, and a step is over."""
+        text += f" from {place_text(self.position_ns).removeprefix('at ')}"
         self._note(text, at_ns)
         self._end_step()
         if self._until_ns is not None and self._until_ns <= at_ns:

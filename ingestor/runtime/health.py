@@ -116,11 +116,14 @@ class Health:
         self, name: str, row: CounterRow, trouble: str, now_ns: int
     ) -> Iterator[Finding]:
         server, limit_s = self._view.facts.server, self._limits.away_after_s
+        stalled_s = since_s(row, Counter.STALLED_SINCE_NS, now_ns)
         if row[Counter.AWAY_SINCE_NS]:
             away_s = since_s(row, Counter.AWAY_SINCE_NS, now_ns)
             text = f"there is no connection to the NATS server at {server} for {away_s:.1f} s"
-            yield Finding("without a connection", name, away_s, text, away_s > limit_s)
-        elif (stalled_s := since_s(row, Counter.STALLED_SINCE_NS, now_ns)) > limit_s:
+            # The connection to a frozen server is lost some seconds later: that is no better.
+            bad = max(away_s, stalled_s) > limit_s
+            yield Finding("without a connection", name, away_s, text, bad)
+        elif stalled_s > limit_s:
             why = trouble or "the server does not answer"
             text = f"nothing is stored for {stalled_s:.1f} s: {why};"
             text += f" {row[Counter.UNACKED]:,} events are under way"

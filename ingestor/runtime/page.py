@@ -147,7 +147,11 @@ class Page:
         for key, text in bad.items():
             if key not in self._bad:
                 self._note(wall_ns, key[1], key[0], text, bad=True)
+        still = {process for _, process in bad}
         for what, process in self._bad.keys() - bad.keys():
+            # A frozen server whose connection is lost then is not well again in between.
+            if process in still:
+                continue
             self._note(wall_ns, process, "well again", f"{process} is no longer {what}")
         self._bad = bad
 

@@ -73,7 +73,7 @@ MakeProgress = Callable[[Sequence[tuple[str, CounterRow]], CounterRow], Progress
 
 
 class Rate:
-    """How much a number that only grows grows in a second."""
+    """How much a number grows in a second; where it falls, it is counted anew."""
 
     def __init__(self, now_ns: int, value: int = 0) -> None:
         self._seen = deque([(now_ns, value)])
@@ -81,6 +81,10 @@ class Rate:
     def update(self, now_ns: int, value: int) -> float:
         """Return the rate over about the last `SMOOTHING_NS`, or since the beginning."""
         if now_ns <= self._seen[-1][0]:
+            return 0.0
+        if value < self._seen[-1][1]:
+            # As after a seek: what it grows is told from here on.
+            self._seen = deque([(now_ns, value)])
             return 0.0
         self._seen.append((now_ns, value))
         while self._seen[1][0] <= now_ns - SMOOTHING_NS:
@@ -92,9 +96,10 @@ class Rate:
 class SpeedMeter:
     """Event time per time of a replay, over about the last `SMOOTHING_NS`."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 0.0) -> None:
+        """`speed` is told until there is one that was measured."""
         self._rate: Rate | None = None
-        self.speed = 0.0
+        self.speed = speed
 
     def update(self, now_ns: int, event_ns: int) -> float:
         """Return the speed; it is measured from the first event on."""
@@ -367,10 +372,12 @@ class ReplayProgress:
         self._started_ns = time.monotonic_ns()
         self._rate = Rate(self._started_ns)
         self._meter = SpeedMeter()
+        self._generation = 0
         self._first_event_ns = 0
 
     def snapshot(self, now_ns: int) -> ReplaySnapshot:
         """Return where the run stands at `now_ns` of the monotonic clock."""
+        state = self._steered()  # Read first: once it tells of a seek, the event time has jumped.
         published = self._publisher[Counter.PUBLISHED]
         event_ns = self._publisher[Counter.EVENT_TIME_NS]
         # Who begins to look late, as the page does, is told where the run began.
@@ -378,8 +385,12 @@ class ReplayProgress:
             self._publisher[Counter.FIRST_EVENT_NS] or self._first_event_ns or event_ns
         )
         span = span_of(self._feeds, self._first_event_ns)
-        if (state := self._steered()) is not None:
+        if state is not None:
             self._paced_speed, self._is_paused = state.speed, state.paused
+            if state.generation != self._generation or state.seeking_ns is not None:
+                # Time that a seek passes over is no speed, and another speed is not averaged in.
+                self._generation = state.generation
+                self._meter = SpeedMeter(self._meter.speed)
         if self._paced_speed:
             share, eta_s = self._scheduled(now_ns, event_ns, span)
         else:

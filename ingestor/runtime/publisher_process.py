@@ -227,6 +227,9 @@ class PublisherProcess:
             source.reader.begin_anew()
         self._merge.begin_anew()
         self._skip = SkipRows({})
+        # Shown before the seek is: whoever measures the speed sees the jump with it, and a replay
+        # that is paused shows where it stands.
+        self._row[Counter.EVENT_TIME_NS] = steering.seeking_ns or 0
         steering.begin_anew()
         self._pace.show()
 

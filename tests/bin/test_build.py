@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,21 @@ def test_what_it_does_not_know_is_refused() -> None:
     done = build(REPOSITORY, "--wheels")
     assert (done.returncode, done.stdout) == (UNUSABLE, "")
     assert "bin/build takes no --wheels" in done.stderr
+
+
+def test_what_its_scripts_import_is_there() -> None:
+    """The slow test builds; that a module has been renamed is told by the quick ones too."""
+    found = [
+        (path.name, module, names)
+        for path in (REPOSITORY / "bin").iterdir()
+        for module, names in re.findall(
+            r"^from (ingestor[\w.]*) import (.+)$", path.read_text(), re.M
+        )
+    ]
+    assert found
+    for script, module, names in found:
+        for name in names.split(", "):
+            assert hasattr(import_module(module), name), (script, module, name)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -11,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ingestor.cli.doctor import script
+import pytest
+
+from ingestor.cli.doctor import _Teller, script
 from ingestor.doctor import RIGHT, failed, passed, unknown, warned
 from ingestor.model.errors import ExitCode
 from tests.doctor.typing_shell import ROOT
@@ -171,6 +174,24 @@ def test_marks_are_coloured_on_a_terminal_alone(tmp_path: Path, nats_server: Nat
         os.close(ours)
     assert process.wait(30) == 0
     assert b"\x1b[32mok   \x1b[0m" in shown
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_narrow_terminal_gets_whole_words_below_their_text_and_whole_commands(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    finding = warned("CLOCK", f"{'nothing ' * 9}keeps this clock right", f"chronyd {'-q ' * 30}")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    _Teller(out)(finding)
+    *lines, mend = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(" ".join(lines).split()) == (
+        f"warn CLOCK {finding.found} right: {finding.right}"
+    )
+    assert mend == f"     mend:  {finding.mend}"
 
 
 def test_every_code_stands_in_the_page() -> None:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+
 import msgspec
 import pytest
 
-from ingestor.cli.event_text import aligned, is_of_symbol, line_of, symbol_of
+from ingestor.cli.event_text import EventTable, aligned, is_of_symbol, line_of, symbol_of
 from ingestor.client import Message, decode
 from ingestor.model.events import Event
 from tests.encode import examples
@@ -76,3 +83,19 @@ def test_columns_are_as_wide_as_their_widest_cell_and_numbers_end_alike() -> Non
         "Tuesday      7",
         "Wed      1,000  ES",
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "time"), [(0, "2025-12-16T14:30:00.002000000Z"), (80, "14:30:00.002")]
+)
+def test_a_narrow_terminal_gets_short_times_and_one_row_an_event(columns: int, time: str) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as out:
+        table = EventTable(out)
+        lines = [table.header(), table.line(event_of("market.stocks.quotes"))]
+    os.close(ours)
+    header, line = (re.sub(r"\x1b\[[\d;]*m|\n", "", line) for line in lines)
+    assert line.startswith(f"{time} StockQuote ")
+    assert header.index("event") == line.index("StockQuote")
+    assert not columns or len(line) <= columns

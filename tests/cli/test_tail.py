@@ -299,6 +299,7 @@ def test_a_terminal_gets_a_header_columns_and_colours(nats_server: NatsServer) -
     assert lines[0].split()[:4] == ["time", "(UTC)", "event", "symbol"]
     assert lines[1].index("1.23") + 4 == lines[2].index("6870.0") + 6
     assert "\x1b[32m" in shown.splitlines()[2]
+    assert lines[0].index("event") == lines[1].index("OptionTrade") == 31
     plain = on_a_terminal(command(nats_server, "--no-follow"), NO_COLOR="1")
     assert "\x1b" not in plain
 

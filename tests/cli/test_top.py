@@ -23,10 +23,11 @@ import pytest
 from rich.console import Console
 
 from ingestor.cli.run_figures import Scrape
-from ingestor.cli.top import MAX_BYTES, MetricsUrl, Shown, main
+from ingestor.cli.top import COLUMNS, MAX_BYTES, SPARE, MetricsUrl, Shown, main
 from ingestor.model.errors import BadDataError, ConfigurationError
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.counters import Counter
+from ingestor.runtime.latency import Hop
 from ingestor.runtime.run_view import exposition
 from tests.dbn_files import dbn_path, depth, write_dbn
 from tests.nats_servers import NatsServer
@@ -82,13 +83,26 @@ def top(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("columns", [80, 160])
+@pytest.mark.parametrize("columns", [40, 60, 80, 160])
 def test_the_picture_tells_what_runs_how_fast_and_that_all_is_well(columns: int) -> None:
-    lines = drawn(shown_of(looked()), columns)
-    assert lines[0].startswith("live  MARKET_DATA at nats://127.0.0.1:4222, since 2025-12-16T14:30")
+    run = looked()
+    recorder = run.table.latencies.recorder(2, Hop.PUBLISH_TO_STORED)
+    recorder.add(20_000_000, 10)
+    recorder.flush()
+    lines = drawn(shown_of(run), columns)
+    told = "live  MARKET_DATA at nats://127.0.0.1:4222, since 2025-12-16T14:30"
+    assert " ".join(lines).startswith(told)
     assert "all is well" in lines
     (stocks,) = [line.split() for line in lines if line.startswith("stocks")]
-    assert stocks[:4] == ["stocks", "connected", "1,000", "3,000"]
+    assert stocks[:3] == ["stocks", "connected", "1,000"]
+    (titles,) = [line.split() for line in lines if line.startswith("process")]
+    shown = [name for name in COLUMNS if name in titles]
+    assert titles == shown
+    if columns >= 80:
+        assert shown == [*COLUMNS]
+    else:
+        assert {*COLUMNS} - {*shown} == {*SPARE[: len(COLUMNS) - len(shown)]} != set()
+    assert [line for line in lines if line.startswith("publish to stored ")]
     assert [line.split() for line in lines if line.startswith("market.stocks.trades")] == [
         ["market.stocks.trades", "1,234", "617"]
     ]

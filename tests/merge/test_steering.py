@@ -456,7 +456,7 @@ def test_a_seek_by_a_share_goes_so_far_into_the_whole_replay_whatever_was_sought
     span = ReplaySpan(DAY_NS, DAY_NS + 18 * NS_PER_S, is_known=True)
     replay.steering.span = lambda: span
     replay.do(seek(15))
-    assert replay.do(half).startswith("seeks to 50%, 2025-12-16T00:00:09.000000000Z, from at")
+    assert replay.do(half).startswith("seeks to 50%, 2025-12-16T00:00:09.000000000Z, from 2025-")
     assert keys(replay.play_s(0)) == [10, 12, 14, 16, 18]
     span = span._replace(is_known=False)
     assert replay.do(ReplayCommand(do=Do.SEEK, share=1.0)).startswith("seeks to about 100%, ")

@@ -131,6 +131,14 @@ def test_a_server_that_is_frozen_and_one_whose_disk_is_full(trouble: str | None,
     ]
 
 
+def test_a_server_that_is_frozen_until_its_connection_is_lost_is_unwell_all_the_time() -> None:
+    judged = Judged()
+    publisher = judged.run.row("publisher")
+    publisher.note_since(Counter.STALLED_SINCE_NS, True, judged.ago_ns(4))
+    publisher.note_since(Counter.AWAY_SINCE_NS, True, judged.ago_ns(0.5))
+    assert judged.text().startswith("without a connection: publisher for 0.5 s\n")
+
+
 def test_a_feed_that_receives_more_than_is_stored() -> None:
     judged = Judged()
     stocks = judged.run.row("stocks")

@@ -160,6 +160,30 @@ def test_statuses_restarts_and_troubles_become_history_once_each() -> None:
     ]
 
 
+def test_a_server_that_is_frozen_and_then_gone_is_not_well_again_in_between() -> None:
+    watched = Watched()
+    row = watched.run.row("publisher")
+    row.note_since(Counter.STALLED_SINCE_NS, True, watched.now_ns - 3 * NS_PER_S)
+    watched.pass_s()
+    row.note_since(Counter.AWAY_SINCE_NS, True, watched.now_ns)
+    watched.pass_s()
+    for since in (Counter.AWAY_SINCE_NS, Counter.STALLED_SINCE_NS):
+        row.note_since(since, False, watched.now_ns)
+    watched.pass_s()
+    assert watched.notes()[1:] == [
+        ("publisher", "stalled"),
+        ("publisher", "without a connection"),
+        ("publisher", "well again"),
+    ]
+
+
+def test_what_is_counted_anew_has_no_rate_below_zero() -> None:
+    watched = Watched()
+    for records, rate in ((1_000, 0.0), (2_000, 1_000.0), (100, 0.0), (200, 100.0)):
+        watched.run.row("stocks")[Counter.RECORDS] = records
+        assert watched.pass_s(1)["feeds"][0]["rate"] == rate
+
+
 def test_last_trades_of_contracts_are_shown_with_the_price() -> None:
     watched = Watched()
     assert watched.pass_s()["strikes"] is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from ingestor.model.replay_control import ReplayState
 from ingestor.model.units import NS_PER_MS, NS_PER_S, now_ns
 from ingestor.runtime.counters import Counter, CounterTable
 from ingestor.runtime.progress_reporter import (
@@ -43,6 +44,13 @@ def test_a_rate_is_that_of_the_last_two_seconds_or_since_the_beginning() -> None
     assert rate.update(2 * NS_PER_S, 1_000) == 500
     assert rate.update(3 * NS_PER_S, 1_010) == 500
     assert rate.update(4 * NS_PER_S, 1_040) == 20
+
+
+def test_a_number_that_is_counted_anew_has_no_rate_below_zero() -> None:
+    rate = Rate(0)
+    assert rate.update(2 * NS_PER_S, 1_000) == 500
+    assert rate.update(3 * NS_PER_S, 100) == 0
+    assert rate.update(4 * NS_PER_S, 150) == 50
 
 
 def test_lines_are_logged_as_far_apart_as_was_asked(
@@ -215,6 +223,27 @@ def test_rate_speed_share_and_time_left_come_from_the_counters() -> None:
     assert snapshot.share == 0.25
     assert snapshot.eta_s is not None
     assert round(snapshot.eta_s) == 12
+
+
+def test_time_that_a_seek_passes_over_is_no_speed() -> None:
+    table, state = CounterTable(2), ReplayState(speed=1.0)
+    publisher = table.row(1)
+    progress = ReplayProgress([("trades", table.row(0))], publisher, 1.0, steered=lambda: state)
+    speeds = []
+    for second, event_s, generation, seeking_ns in (
+        (0, 100, 0, None),
+        (3, 103, 0, None),
+        (4, 104, 1, 900 * NS_PER_S),
+        (5, 900, 1, 900 * NS_PER_S),
+        (6, 901, 1, None),
+        (7, 902, 1, None),
+        (8, 50, 2, None),
+        (9, 51, 2, None),
+    ):
+        state = ReplayState(speed=1.0, generation=generation, seeking_ns=seeking_ns)
+        publisher[Counter.EVENT_TIME_NS] = event_s * NS_PER_S
+        speeds.append(progress.snapshot(second * NS_PER_S).speed)
+    assert speeds[1:] == [1] * 7
 
 
 HOUR_NS = 3_600 * NS_PER_S

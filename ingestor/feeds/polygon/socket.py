@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -315,7 +316,8 @@ class FeedSocket(asyncio.Protocol):
             return f"no connection within {self._limits.open_s:g} s"
         if isinstance(error, ConnectionResetError) and self._uri.secure:
             return "the server broke off the TLS handshake"
-        return f"{error}" or type(error).__name__
+        # Without its number, which says the same to fewer people.
+        return re.sub(r"\[Errno \d+\] ", "", f"{error}") or type(error).__name__
 
     def _why_lost(self, error: Exception | None) -> str:
         protocol = self._protocol

@@ -90,9 +90,9 @@ class Backlog:
         return self._rows
 
     @property
-    def losing(self) -> bool:
-        """Whether something was given up since `take_losses`."""
-        return self._losses is not None
+    def losses(self) -> Losses | None:
+        """What was given up since `take_losses`; None if nothing was."""
+        return self._losses
 
     @property
     def ends(self) -> tuple[Times, Times]:
@@ -384,9 +384,8 @@ class SpillQueue:
             if gap is not None:
                 self._tell_gap(before, gap)
                 self._piece = Piece(records)
-            if len(records) and not self._sink.put(
-                Block(self._feed, records, self._symbols, self._source)
-            ):
+            block = Block(self._feed, records, self._symbols, self._source)
+            if len(records) and not self._sink.put(block):
                 return False
             self._due -= max(len(records), PIECE_COST)
             self._left.take(records, counted=isinstance(before, ReadBack))
@@ -444,9 +443,8 @@ class SpillQueue:
             self._reporter.left(self._left.losses(), now_ns)
 
     def _hold(self, records: Records) -> None:
-        was_losing = self._backlog.losing
         # What a journal takes is not given up: the next frame is left to it.
         is_kept = self._frame_log is not None and self._frame_log.place is not None
         self._backlog.add(records, beyond=is_kept)
-        if self._backlog.losing and not was_losing:
-            self._reporter.losing()
+        if (losses := self._backlog.losses) is not None:
+            self._reporter.losing(losses)

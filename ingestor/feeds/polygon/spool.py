@@ -105,12 +105,6 @@ def left_in(directory: Path, market: Market) -> list[Segment]:
         return []
 
 
-def _begins_before(segment: Segment, recv_ns: int) -> bool:
-    """Whether a segment's first frame was received at a time or before it."""
-    found = first_entries(segment)
-    return bool(found and found[1] and found[1][0].recv_ns <= recv_ns)
-
-
 class StoredRows:
     """Leaves out of frames, taken in their order, the rows that are stored.
 
@@ -242,7 +236,8 @@ class Spool:
         for segment in reversed(self._segments):
             segments.insert(0, segment)
             yield NOTHING
-            if _begins_before(segment, min(times) - self._context_ns):
+            front = first_entries(segment)
+            if front and front[1] and front[1][0].recv_ns <= min(times) - self._context_ns:
                 break
         found, newest_ns, from_ns = yield from self._found(segments, times)
         # Mostly the server has stored more than the disk of a run that was killed.

@@ -302,6 +302,7 @@ class StatusReporter:
         self._sink = sink
         self._stats = stats
         self._held: deque[FeedStatus] = deque()
+        self._dropped_before: tuple[int, int] | None = None
         self._paces: defaultdict[str, AlarmPace] = defaultdict(AlarmPace)
 
     def streaming(self, at_ns: int, event_ns: int) -> None:
@@ -336,14 +337,21 @@ class StatusReporter:
         log.warning("%s: %s", self.feed, text)
         self._tell(What.SPOOL, at_ns, text)
 
-    def losing(self) -> None:
-        """The first record of an episode was given up; `overflow` is told at its end."""
-        log.warning("%s: the pipeline does not follow and the backlog is full", self.feed)
+    def losing(self, losses: Losses) -> None:
+        """So much of an episode is given up by now; `overflow` is told at its end."""
+        stats = self._stats
+        if self._dropped_before is None:
+            log.warning("%s: the pipeline does not follow and the backlog is full", self.feed)
+            self._dropped_before = stats.dropped_trades, stats.dropped_quotes
+        # Not only at the end: an episode lasts as long as a server is away.
+        trades, quotes = self._dropped_before
+        stats.dropped_trades = trades + losses.lost_trades
+        stats.dropped_quotes = quotes + losses.lost_quotes
 
     def overflow(self, losses: Losses, at_ns: int) -> None:
         """The pipeline follows again, after these losses."""
-        self._stats.dropped_trades += losses.lost_trades
-        self._stats.dropped_quotes += losses.lost_quotes
+        self.losing(losses)
+        self._dropped_before = None
         self._tell_losses(losses, "dropped: the backlog was full", at_ns)
 
     def left(self, losses: Losses, at_ns: int) -> None:
@@ -358,7 +366,7 @@ class StatusReporter:
         self._tell_losses(losses, "not handed on before the stop", at_ns)
 
     def _tell_losses(self, losses: Losses, what: str, at_ns: int) -> None:
-        text = f"{losses.lost_trades} trades and {losses.lost_quotes} quotes were {what}"
+        text = f"{losses.lost_trades:,} trades and {losses.lost_quotes:,} quotes were {what}"
         log.error("%s: %s", self.feed, text)
         self._tell(What.OVERFLOW, at_ns, text, **asdict(losses))
 

@@ -257,7 +257,7 @@ function showStrikes() {
   const money = nearest.reduce((best, row) => !best ||
     Math.abs(row.strike - strikes.price) < Math.abs(best.strike - strikes.price) ? row : best, null);
   set($("strikes-title"), strikes.price === null ? "Strikes" :
-    `Strikes around ${strikes.price.toFixed(2)}${expiries.size === 1 ? `, expiry 20${[...expiries][0].replace(/(..)(..)(..)/, "$1-$2-$3")}` : ""}`);
+    `Strikes around ${strikes.price.toFixed(2)}${expiries.size === 1 ? `, expiry 20${[...expiries][0].replace(/(..)(..)(..)/, "$1\u2011$2\u2011$3")}` : ""}`);
   const build = () => {
     const tr = cells(7)();
     for (const at of [2, 6]) tr.children[at].className = "ago";
@@ -281,7 +281,10 @@ function addNotes(notes, isWhole) {
     const time = make("time", "", utc(note.at));
     time.dateTime = new Date(note.at).toISOString();
     const head = note.text.includes(note.who) ? note.what : `${note.who} ${note.what}`;
-    const text = make("span", "", make("b", "", head), ` ${short(note.text)}`);
+    // A time is not broken at its hyphens.
+    const parts = short(note.text).split(/(\d{4}-\d\d-\d\dT[\d:.]+Z)/);
+    const told = parts.map((part, at) => (at % 2 ? make("span", "unbroken", part) : part));
+    const text = make("span", "", make("b", "", head), " ", ...told);
     box.prepend(make("li", note.bad ? "bad" : "", time, text));
   }
   while (box.children.length > 200) box.lastElementChild.remove();
@@ -320,7 +323,8 @@ function plot(id, read, { log = false, text }) {
   const top = 8, bottom = height - 20, right = width - 6;
   const shown = samples.slice(-Math.max(60, Math.min(KEPT, samples.length)));
   const end = shown.length ? shown[shown.length - 1].at : 0;
-  const begin = Math.min(shown.length ? shown[0].at : 0, end - 60000);
+  // A young run is not drawn into a corner, nor a single second over the whole width.
+  const begin = Math.min(shown.length ? shown[0].at : 0, end - 15000);
   const values = shown.flatMap((sample) => Object.values(read(sample))).filter((value) => value > 0);
   const most = values.length ? Math.max(...values) : 1;
   const least = values.length ? Math.min(...values) : 1;
@@ -358,13 +362,15 @@ function plot(id, read, { log = false, text }) {
   names.forEach((name, number) => {
     pen.strokeStyle = colour(`--c${number % 6}`);
     pen.lineWidth = 1.8;
+    pen.lineCap = "round";
     pen.beginPath();
     let before = null;
     for (const sample of shown) {
       const value = read(sample)[name];
       if (value === undefined || value === null || (log && !value)) { before = null; continue; }
       if (before === null || sample.at - before > 2500) pen.moveTo(x(sample.at), y(value));
-      else pen.lineTo(x(sample.at), y(value));
+      // A line of no length is a dot, if it has some: one sample shows too.
+      pen.lineTo(x(sample.at) + 0.1, y(value));
       before = sample.at;
     }
     pen.stroke();

@@ -86,6 +86,7 @@ def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptu
         way.put(rows("TQ", first), NOW)
     assert room.statuses == []
     assert len(caplog.messages) == 1
+    assert (stats.dropped_trades, stats.dropped_quotes) == (3, 5)
     room.room = 100
     assert way.drain(NOW + 1)
     (told,) = room.statuses
@@ -95,6 +96,9 @@ def test_losses_are_told_once_all_that_was_held_is_taken(caplog: pytest.LogCaptu
     assert (told.from_recv_ns, told.to_recv_ns) == (0, 9_000)
     assert (stats.dropped_trades, stats.dropped_quotes) == (3, 5)
     assert room.numbers == [6, 8]
+    room.room = 0
+    way.put(rows("TQTT", 10), NOW)
+    assert (stats.dropped_trades, stats.dropped_quotes) == (4, 6)
 
 
 def test_what_is_given_up_is_told() -> None:

@@ -112,11 +112,11 @@ def test_giving_up_loses_everything_that_is_left() -> None:
 
 def test_losing_lasts_until_the_losses_are_taken() -> None:
     held = backlog(1)
-    losing = [held.losing]
+    losses = [held.losses]
     held.add(rows("TT"))
-    losing.append(held.losing)
+    losses.append(held.losses)
     held.take_losses()
-    assert [*losing, held.losing] == [False, True, False]
+    assert [*losses, held.losses] == [None, Losses(1, 0, 0, 0, 0, 0), None]
 
 
 def test_quotes_that_lie_between_trades_leave_no_small_chunks_behind() -> None:
