@@ -11,7 +11,7 @@ import pytest
 
 from ingestor.bench import turns
 from ingestor.bench.ceiling import MAX_AHEAD_BYTES, MAX_FLOW, OUTSTANDING, flow_of
-from ingestor.bench.inputs import make_day, prebuilt
+from ingestor.bench.day import make_day, prebuilt
 from ingestor.bench.turns import WAYS
 from ingestor.cli.bench import main
 from ingestor.feeds.databento.files import DbnSchema

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from ingestor.model.feed_status import STATUS_STREAM, What, decode_status
 from ingestor.model.units import NS_PER_S
 from ingestor.runtime.live_run import TAKEOVER_S
 from ingestor.sim.polygon.simulator_process import SimulatorProcess
-from tests.live_cli import feeds_of, live, simulator, stored, until
+from tests.faults.account import Account
+from tests.faults.reading import each_stored
+from tests.live_cli import API_KEY, feeds_of, live, simulator, stored, until
 from tests.nats_servers import NatsServer
 from tests.replay_cli import read_stream
 
@@ -33,8 +36,12 @@ END_S = 40
 class Pair:
     """A run, and its standby, which is ready; `end` in any case."""
 
-    def __init__(self, vendor: SimulatorProcess, server: NatsServer, folder: Path) -> None:
-        self._environment = os.environ | feeds_of(vendor, PYTHONPATH=str(Path(__file__).parents[1]))
+    def __init__(
+        self, vendor: SimulatorProcess, server: NatsServer, folder: Path, **more: str
+    ) -> None:
+        """`more` goes into the environment of both."""
+        path = str(Path(__file__).parents[1])
+        self._environment = os.environ | feeds_of(vendor, PYTHONPATH=path, **more)
         self._server, self._folder = server, folder
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -168,6 +175,104 @@ def runs(server: NatsServer) -> list[dict[str, Any]]:
 
 def total(run: dict[str, Any]) -> int:
     return int(sum(run["published"].values()))
+
+
+SECOND_KEY = "5econd-k3y"
+
+
+@contextmanager
+def pair_with(
+    key: str, vendor: SimulatorProcess, server: NatsServer, folder: Path
+) -> Iterator[Pair]:
+    pair = Pair(vendor, server, folder, POLYGON_STANDBY_API_KEY=key)
+    try:
+        pair.begin()
+        yield pair
+    finally:
+        pair.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1])
+def test_with_a_second_key_nothing_is_missing_and_nothing_comes_twice(
+    how: signal.Signals, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "vendor.log"
+    keys = ("--standby-api-key", SECOND_KEY, "--quota-delay", "0.1")
+    rates = ("--rate", "2000", "--options-rate", "500", "--volatility", "0")
+    with (
+        simulator(*keys, *rates, "--log", str(log)) as vendor,
+        pair_with(SECOND_KEY, vendor, nats_server, tmp_path) as pair,
+    ):
+        for feed in ("stocks", "options"):
+            sign = f"hears {feed}: {feed}: data flows"
+            until(lambda sign=sign: sign in pair.log("standby"), sign)  # type: ignore[misc]
+        # What it hears begins before the last event stored.
+        until_stored(nats_server, stored(nats_server.url) + 2_500)
+        if how == signal.SIGUSR1:
+            pair.leader.send_signal(how)
+        else:
+            pair.signal_leader(how)
+        assert pair.seconds_until_taken_over() < TAKEN_OVER_S
+        for feed in ("stocks", "options"):
+            sign = f"{feed}: connection to ws"
+            until(lambda sign=sign: sign in pair.log("standby"), sign)  # type: ignore[misc]
+        if how == signal.SIGSTOP:
+            pair.signal_leader(signal.SIGCONT)
+        pair.leader.wait(END_S)
+        until_stored(nats_server, stored(nats_server.url) + 2_500)
+        for market in ("stocks", "options"):
+            vendor.control("rate", events_per_s=0, market=market)
+        pair.standby.send_signal(signal.SIGTERM)
+        assert pair.standby.wait(END_S) == ExitCode.TERMINATED
+    account = Account()
+    account.take_log(log)
+    each_stored(nats_server.url, "MARKET_DATA", account.take_message)
+    for feed, verdict in account.verdicts().items():
+        wrong = verdict.missing, verdict.doubled, verdict.disordered, verdict.foreign
+        assert (feed, *wrong) == (feed, 0, 0, 0, 0)
+        assert verdict.stored > 300
+    assert gaps(nats_server) == []
+    assert not any(key in pair.log("standby") for key in (SECOND_KEY, API_KEY))
+
+
+@pytest.mark.slow
+def test_with_a_second_key_that_is_refused_it_waits_and_follows_without(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    with (
+        simulator("--rate", "1000", "--options-rate", "0") as vendor,
+        pair_with(SECOND_KEY, vendor, nats_server, tmp_path) as pair,
+    ):
+        until(lambda: "waits without a connection" in pair.log("standby"), "refused")
+        pair.signal_leader(signal.SIGKILL)
+        assert pair.seconds_until_taken_over() < TAKEN_OVER_S
+        until(lambda: len(gaps(nats_server)) == 1, "the gap told")
+
+
+@pytest.mark.slow
+def test_what_hears_the_vendor_is_started_again_when_it_dies(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    account = ("--standby-api-key", SECOND_KEY, "--quota-delay", "0.1")
+    with (
+        simulator(*account, "--rate", "1000", "--options-rate", "0") as vendor,
+        pair_with(SECOND_KEY, vendor, nats_server, tmp_path) as pair,
+    ):
+        sign = "hears stocks: stocks: data flows"
+        until(lambda: sign in pair.log("standby"), sign)
+        (one,) = [
+            child
+            for child in psutil.Process(pair.standby.pid).children()
+            if child.name() == "hears stocks"
+        ]
+        one.kill()
+        until(lambda: pair.log("standby").count(sign) == 2, "heard again")
+        until_stored(nats_server, stored(nats_server.url) + 1_000)
+        pair.signal_leader(signal.SIGKILL)
+        assert pair.seconds_until_taken_over() < TAKEN_OVER_S
+        until(lambda: "published from the standby's connection" in pair.log("standby"), "relayed")
+        assert gaps(nats_server) == []
 
 
 def test_a_standby_needs_a_server_that_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ def test_settings_that_go_together_are_accepted(config: Config) -> None:
         (Config(strikes=Strikes(underlying="QQQ")), "strikes.underlying = 'QQQ'"),
         (Config(strikes=Strikes(focus=0.0015)), "strikes.focus = 0.0015"),
         (Config(polygon=Polygon(options_url="wss://h:x/")), "polygon.options_url = 'wss://h:x/'"),
+        (
+            Config(polygon=Polygon(api_key="k3y", standby_api_key="k3y")),
+            "polygon.standby_api_key is not allowed to be polygon.api_key",
+        ),
         (Config(polygon=Polygon(stocks_url="wss://h:65536/")), "the port is no number from 0 to"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Final
 
 import uvloop
 
-from ingestor.client import EVERYTHING, Subscription, connect
+from ingestor.client import EVERYTHING, connect
 
 HOWS: Final = ("events", "batches")
 
@@ -22,26 +22,18 @@ async def consume(url: str, how: str) -> dict[str, float]:
     async with connect(url) as client:
         subscription = client.subscribe(EVERYTHING, follow=False)
         began, used_s = time.perf_counter(), time.process_time()
-        rows = await (_events if how == "events" else _batches)(subscription)
+        rows = 0
+        if how == "events":
+            async for _ in subscription.events():
+                rows += 1
+        else:
+            async for batch in subscription.batches():
+                rows += len(batch.records)
         return {
             "published": rows,
             "elapsed_s": time.perf_counter() - began,
             "cpu_s": time.process_time() - used_s,
         }
-
-
-async def _events(subscription: Subscription) -> int:
-    rows = 0
-    async for _ in subscription.events():
-        rows += 1
-    return rows
-
-
-async def _batches(subscription: Subscription) -> int:
-    rows = 0
-    async for batch in subscription.batches():
-        rows += len(batch.records)
-    return rows
 
 
 def main() -> None:

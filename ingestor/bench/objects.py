@@ -21,7 +21,7 @@ from typing import Any, Final
 import databento_dbn
 import zstandard
 
-from ingestor.bench.inputs import blocks, make_day, merged
+from ingestor.bench.day import blocks, make_day, merged
 from ingestor.client.payloads import batches_of, events_by_seq
 from ingestor.client.subscription import BATCH_MESSAGES
 from ingestor.encode import make_encoder

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.bench.ceiling import RawConnection
-from ingestor.bench.inputs import prebuilt
+from ingestor.bench.day import prebuilt
 from ingestor.bench.measure import run_measured
 from ingestor.feeds.databento.files import DbnSchema
 from ingestor.model.errors import IngestorError

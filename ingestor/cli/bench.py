@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.bench import latency_bench, objects
-from ingestor.bench.inputs import make_day
-from ingestor.bench.stages import stage_table
+from ingestor.bench.day import make_day, stage_table
 from ingestor.bench.turns import WAYS, Case, Turn, Workplace, start_cpu_s
 from ingestor.cli.event_text import aligned
 from ingestor.cli.parser import Parser

@@ -77,6 +77,7 @@ NO_LEASE: Final = Flag(
 LIVE_ENVIRONMENT: Final = {
     "NATS_URL": "nats.url",
     "POLYGON_API_KEY": "polygon.api_key",
+    "POLYGON_STANDBY_API_KEY": "polygon.standby_api_key",
     "POLYGON_STOCKS_URL": "polygon.stocks_url",
     "POLYGON_OPTIONS_URL": "polygon.options_url",
 }
@@ -267,7 +268,8 @@ def hide_secrets(config: Config) -> None:
     """See to it that no line of the log shows a key, a password or a token."""
     for url in _texts(config.nats.url):
         hide(*_secrets_in(url))
-    hide(config.polygon.api_key, config.nats.password, config.nats.token)
+    polygon, nats = config.polygon, config.nats
+    hide(polygon.api_key, polygon.standby_api_key, nats.password, nats.token)
 
 
 def _texts(value: object) -> list[str]:

@@ -58,7 +58,8 @@ without a stop.
 
 environment (a flag beats it, it beats the file):
   POLYGON_API_KEY or POLYGON_API_KEY_FILE, POLYGON_STOCKS_URL, POLYGON_OPTIONS_URL, NATS_URL,
-  NATS_PASSWORD_FILE, NATS_TOKEN_FILE
+  NATS_PASSWORD_FILE, NATS_TOKEN_FILE, and for a standby POLYGON_STANDBY_API_KEY or
+  POLYGON_STANDBY_API_KEY_FILE
 
 exit codes:
   0 done (--for, --demo), 2 configuration, 5 NATS unreachable (worth a restart), 6 NATS refused,

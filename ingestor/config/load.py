@@ -33,6 +33,7 @@ MAX_CONFIG_BYTES: Final = 256 * 1024
 MAX_SECRET_BYTES: Final = 4_096
 SECRET_FILES: Final = {
     "POLYGON_API_KEY_FILE": "polygon.api_key",
+    "POLYGON_STANDBY_API_KEY_FILE": "polygon.standby_api_key",
     "NATS_PASSWORD_FILE": "nats.password",
     "NATS_TOKEN_FILE": "nats.token",
 }

@@ -64,6 +64,8 @@ class Polygon(Table, frozen=True, kw_only=True):
 
     api_key: ApiKey | None = None
     """Better in the environment than in a file: POLYGON_API_KEY."""
+    standby_api_key: ApiKey | None = None
+    """A second key, with which a standby hears the vendor while it waits; else it only waits."""
     stocks_url: WebSocketUrl = "wss://socket.massive.com/stocks"
     options_url: WebSocketUrl = "wss://socket.massive.com/options"
     feeds: Annotated[tuple[LiveFeedName, ...], Meta(min_length=1)] = ("stocks", "options")
@@ -355,7 +357,7 @@ class Config(Table, frozen=True, kw_only=True):
 URLS = frozenset({"nats.url"})
 """Keys whose values may hold secrets beside what may be shown."""
 
-SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key"})
+SECRETS = frozenset({"nats.password", "nats.token", "polygon.api_key", "polygon.standby_api_key"})
 """Keys whose values are never shown."""
 
 REPLAY_ONLY = frozenset(

@@ -119,11 +119,6 @@ class ReadBuffer:
         """Bytes held and not yet consumed."""
         return self._end - self._start
 
-    @property
-    def size(self) -> int:
-        """Bytes this buffer takes in memory; never changes."""
-        return len(self._bytes)
-
     def fill(self) -> bool:
         """Read until `capacity` bytes are held; False when the stream ends, fails or waits before.
 
@@ -157,11 +152,6 @@ class ReadBuffer:
         """Let go of all bytes held: the stream goes on at another offset."""
         self._start = self._end = 0
         self.offset = offset
-
-    @property
-    def failure(self) -> str | None:
-        """None, or why the stream ended before its time."""
-        return self._stream.failure
 
     def read_to(self, content: bytearray, size: int) -> Generator[None, None, None]:
         """Consume bytes to the end of `content` until it has `size`; yield to wait.

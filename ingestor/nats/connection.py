@@ -109,7 +109,6 @@ class Connection:
                 of them once.
             min_payload_bytes: A server that takes shorter messages only is refused.
             nats_py: Options of `nats.connect` that beat `DEFAULTS`.
-
         """
         self._credentials = resolve(options)
         self._on_change = on_change
@@ -121,8 +120,7 @@ class Connection:
         self._settled = asyncio.Event()
         """It is up, or will never be again."""
         self._opened = self._closing = False
-        self._first_errors = 0
-        self._losses = 0
+        self._first_errors = self._losses = 0
         self._last_error: Exception | None = None
         self._forbidden: dict[str, Exception | None] = {}
         """Subjects that were asked on, and the server's word on those that are forbidden."""
@@ -301,8 +299,7 @@ class Connection:
                 f"{what}: nobody listens on {subject} at {self.servers}"
             ) from None
         except (OSError, Error):
-            # The server answers a forbidden request with an error of the connection, not of the
-            # request.
+            # That a request is forbidden the server says in an error of the connection.
             if (said := self._forbidden.get(subject)) is not None:
                 raise ForbiddenError(str(refusal(said, self.servers))) from None
             if self.failure is not None:

@@ -314,6 +314,11 @@ class BlockRing:
         """Whether a taker has begun anew since `join`: it has nothing of what was put before."""
         return self._generation[0] != self._joined
 
+    @property
+    def generation(self) -> int:
+        """How often a taker has begun anew, in whatever process."""
+        return self._generation[0]
+
     def wait_renewed(self, timeout_s: float) -> bool:
         """Wait until a taker has begun anew, for `timeout_s` or until `wake`; return whether."""
         # Waits before it looks, as in `put`: a taker that begins in between rings.

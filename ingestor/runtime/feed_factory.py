@@ -16,12 +16,12 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.feed import FeedSettings, PolygonFeed
 from ingestor.feeds.polygon.hours import OPTIONS, STOCKS_EXTENDED, MarketHours, TradingHours
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, ReferencePrice
+from ingestor.feeds.polygon.relay import MakeSpool, Relay, RowSource, StoredTail
 from ingestor.feeds.polygon.socket import SocketLimits
 from ingestor.feeds.polygon.spill_queue import BacklogLimits
 from ingestor.feeds.polygon.spool import (
     CONTEXT_NS,
     SHORT_CONTEXT_NS,
-    MakeSpool,
     Spool,
     left_in,
 )
@@ -32,7 +32,7 @@ from ingestor.journal.format import Market
 from ingestor.journal.recorder import JournalRecorder
 from ingestor.model.blocks import Source
 from ingestor.model.errors import ConfigurationError, VendorRefusedError
-from ingestor.model.symbols import STRIKE_E9_PER_UNIT
+from ingestor.model.symbols import STRIKE_E9_PER_UNIT, SymbolTable
 from ingestor.model.units import NS_PER_S, PRICE_SCALE
 from ingestor.runtime.counters import Counter
 from ingestor.runtime.feed_process import FeedContext
@@ -97,13 +97,15 @@ class LiveFeeds:
     """Makes the feeds of one configuration and one vendor, each inside its process.
 
     What may change while they run is read in `live`. `ends` are those of what is stored of feeds
-    that an earlier run has left a journal of.
+    that an earlier run has left a journal of; `relays` what a standby has heard while it waited,
+    and the last rows that are stored.
     """
 
     config: Config
     vendor: Vendor
     ends: Mapping[LiveFeedName, Ends] = field(default_factory=dict)
     live: LiveSettings = field(default_factory=LiveSettings)
+    relays: Mapping[LiveFeedName, tuple[RowSource, StoredTail]] = field(default_factory=dict)
 
     def stocks(self, sink: Sink, frame_log: FrameLog | None, context: FeedContext) -> PolygonFeed:
         """Return the feed of trades and quotes, which also follows the price of the underlying."""
@@ -121,7 +123,7 @@ class LiveFeeds:
             names=channel_names(polygon.channels, polygon.stocks),
             frame_log=frame_log,
             reference=ReferencePrice(self.config.strikes.underlying),
-            make_spool=self._spool("stocks", context),
+            make_spool=self._before("stocks", context),
             renamed=renamed,
         )
 
@@ -147,11 +149,28 @@ class LiveFeeds:
                 quotes=self.config.polygon.option_quotes,
                 replanned=replanned,
             ),
-            make_spool=self._spool("options", context),
+            make_spool=self._before("options", context),
         )
 
-    def _spool(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
-        """Return what makes the spool of a feed, if it has one."""
+    def _before(self, name: LiveFeedName, context: FeedContext) -> MakeSpool | None:
+        """Return what makes that which goes before all that a feed hears, if there is any."""
+        if name not in self.relays:
+            return self._spool(name, context)
+        rows, tail = self.relays[name]
+        # What is stored was then received by another connection, at other times than the journal
+        # says: a row may be in both. So nothing of it is read, and a gap is told.
+        died_amid = context.again and not rows.is_closed
+        if died_amid:
+            rows.close()
+        make_spool = self._spool(name, context, reads=not died_amid)
+        if context.again:
+            return make_spool
+        return lambda symbols: Relay(name, rows, tail, symbols, make_spool and make_spool(symbols))
+
+    def _spool(
+        self, name: LiveFeedName, context: FeedContext, *, reads: bool = True
+    ) -> Callable[[SymbolTable], Spool] | None:
+        """Return what makes the spool of a feed, if it has one; unless it `reads`, it is empty."""
         directory, ends = self.config.record.dir, self.ends.get(name)
         if directory is None or (ends is None and not context.again):
             return None
@@ -162,7 +181,7 @@ class LiveFeeds:
             return noted_ends(context.table, context.index, process) if process else ends
 
         # Before the first frame of this process is recorded.
-        segments = left_in(directory, Market[name.upper()])
+        segments = left_in(directory, Market[name.upper()]) if reads else []
         context_ns = SHORT_CONTEXT_NS if process else CONTEXT_NS
         return lambda symbols: Spool(name, segments, where, symbols, context_ns)
 

@@ -5,7 +5,7 @@ writes renews its leases twice a second; the standby reads them ten times a seco
 those that have stood still for `TAKEOVER_S` or were given up. It may be wrong: the other run may be
 alive, and slow. That costs a change for nothing and no more, since the other run's next renewal is
 refused, and the stream refuses what it writes (see `publish.batches`). So it need not wait for a
-lease to expire.
+lease to expire. With a second key it hears the vendor meanwhile (`ingestor.runtime.standby`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import uvloop
 
 from ingestor.config.schema import Config, LiveFeedName, Nats
 from ingestor.feeds.polygon.hours import OPTIONS, MarketHours
+from ingestor.feeds.polygon.relay import RowSource, StoredTail
 from ingestor.feeds.polygon.spool import left_in
 from ingestor.feeds.polygon.subscriptions import shown
 from ingestor.journal.format import Market
@@ -63,6 +64,7 @@ from ingestor.runtime.resume import Ends, stored_ends
 from ingestor.runtime.run import FeedPlan, Run, RunPlan
 from ingestor.runtime.run_keeper import ANSWER_S, Keeping, begin, connected
 from ingestor.runtime.run_records import Lease, Leases, RunRecord, new_record, subjects_of
+from ingestor.runtime.standby import Receivers, stored_tails
 
 FEED_ORDER: Final[tuple[LiveFeedName, ...]] = ("stocks", "options")
 """Stocks come first: the strikes of the options follow their price."""
@@ -104,17 +106,40 @@ class StreamIngestor:
         MarketHours(OPTIONS)
         if not self._config.live.standby:
             return self._run()
+        receivers = self._receivers()
+        try:
+            return self._follow(receivers)
+        finally:
+            if receivers is not None:
+                receivers.close()
+
+    def _follow(self, receivers: Receivers | None) -> RunReport:
+        """Stream once it is this run's turn, until stopped."""
         systemd = NotifySocket()
         while True:
             # Nor while it waits: the run that it is to follow may have the same journal and port.
             systemd.status("standby: ready to follow the run that writes now")
-            over = wait_for_turn(self._config.nats, self._subjects)
+            whole = None if receivers is None else receivers.are_whole
+            over = wait_for_turn(self._config.nats, self._subjects, whole)
+            if over is None:
+                receivers = receivers and receivers.begin()
+                continue
             try:
-                return self._run(over)
+                return self._run(over, receivers if whole is not None and whole() else None)
             except StreamInUseError as other:
                 log.info("standby: another one was faster: %s", other)
             except NatsUnreachableError as error:
                 log.warning("standby: not taken over: %s", error)
+
+    def _receivers(self) -> Receivers | None:
+        """Return what hears the vendor while this run waits, if there is a key for it."""
+        polygon = self._config.polygon
+        if polygon.standby_api_key is None or self._demo:
+            return None
+        vendor = Vendor(
+            polygon.stocks_url, polygon.options_url, polygon.standby_api_key, Source.POLYGON_WS
+        )
+        return Receivers(self._config, vendor, self._names, self._settings)
 
     @property
     def _names(self) -> tuple[LiveFeedName, ...]:
@@ -124,7 +149,9 @@ class StreamIngestor:
     def _subjects(self) -> tuple[str, ...]:
         return subjects_of(self._names)
 
-    def _run(self, over: Mapping[str, int] | None = None) -> RunReport:
+    def _run(
+        self, over: Mapping[str, int] | None = None, receivers: Receivers | None = None
+    ) -> RunReport:
         """Stream until stopped, with leases of these revisions taken from whoever holds them."""
         config = self._config
         with (
@@ -141,7 +168,9 @@ class StreamIngestor:
             record = self._record(vendor.source)
             keeping = None if own else begin(options, record, config.nats, over=over)
             # Only now: whoever wrote before writes no more.
-            feeds = self._feeds(vendor, frame_logs, self._unfinished(options, vendor))
+            ends = self._unfinished(options, vendor)
+            relays = self._relays(receivers, options, vendor)
+            feeds = self._feeds(vendor, frame_logs, ends, relays)
             metrics = shown_by(listener, config, options, keeping, live=True, demo=self._demo)
             run = Run(self._run_plan(feeds, options, keeping, metrics))
             run.to_the_end(
@@ -194,14 +223,28 @@ class StreamIngestor:
             return {}
         return stored_ends(options, self._config.nats.stream, left, vendor.source)
 
+    def _relays(
+        self, receivers: Receivers | None, options: ConnectOptions, vendor: Vendor
+    ) -> dict[LiveFeedName, tuple[RowSource, StoredTail]]:
+        """Return what each feed is to hand on before its own, and the last rows stored of it."""
+        if receivers is None:
+            return {}
+        receivers.turn()
+        tails = stored_tails(options, self._config.nats.stream, self._names, vendor.source)
+        for name in self._names:
+            if name not in tails:
+                receivers.rows_of(name).close()
+        return {name: (receivers.rows_of(name), tail) for name, tail in tails.items()}
+
     def _feeds(
         self,
         vendor: Vendor,
         frame_logs: Mapping[LiveFeedName, Journal],
         ends: Mapping[LiveFeedName, Ends],
+        relays: Mapping[LiveFeedName, tuple[RowSource, StoredTail]],
     ) -> list[FeedPlan]:
         process = self._config.process
-        made = LiveFeeds(self._config, vendor, ends, self._settings)
+        made = LiveFeeds(self._config, vendor, ends, self._settings, relays)
         mains = {"stocks": made.stocks, "options": made.options}
         cpus = {"stocks": process.stocks_cpus, "options": process.options_cpus}
         return [
@@ -210,7 +253,7 @@ class StreamIngestor:
                 live_feed_main(mains[name], frame_logs.get(name)),
                 vendor.source,
                 cpus[name],
-                spooled=name in ends,
+                spooled=name in ends or name in relays,
                 recorded=name in frame_logs,
             )
             for name in self._names
@@ -225,6 +268,11 @@ def check(config: Config) -> None:
         raise ConfigurationError(
             "live.standby = true is not allowed: it needs nats.url, the server of the run that it"
             " is to follow, and nats.lease, by which it knows of it"
+        )
+    if polygon.standby_api_key is not None and polygon.standby_api_key == polygon.api_key:
+        raise ConfigurationError(
+            "polygon.standby_api_key is not allowed to be polygon.api_key: the vendor serves one"
+            " connection a key, and would end the one of the run that is to be followed"
         )
     strike_plan(config)
     _check_port("polygon.stocks_url", polygon.stocks_url)
@@ -275,15 +323,18 @@ class LeaseWatch:
         )
 
 
-def wait_for_turn(nats: Nats, subjects: tuple[str, ...]) -> dict[str, int]:
+def wait_for_turn(
+    nats: Nats, subjects: tuple[str, ...], go_on: Callable[[], bool] | None = None
+) -> dict[str, int] | None:
     """Wait until nobody writes to these subjects; return what leases are to be taken over.
 
-    These are revisions by key. A server that is away is waited for. Raises NatsRefusedError.
+    These are revisions by key. A server that is away is waited for. `go_on` is asked while somebody
+    writes; None once it says False. Raises NatsRefusedError.
     """
     record = new_record("live", nats.stream, subjects=subjects)
 
-    async def watch(connection: Connection) -> dict[str, int]:
-        return await _watch(connection, Leases(connection, record, timeout_s=ANSWER_S))
+    async def watch(connection: Connection) -> dict[str, int] | None:
+        return await _watch(connection, Leases(connection, record, timeout_s=ANSWER_S), go_on)
 
     while True:
         try:
@@ -293,7 +344,9 @@ def wait_for_turn(nats: Nats, subjects: tuple[str, ...]) -> dict[str, int]:
             time.sleep(RETRY_S)
 
 
-async def _watch(connection: Connection, leases: Leases) -> dict[str, int]:
+async def _watch(
+    connection: Connection, leases: Leases, go_on: Callable[[], bool] | None
+) -> dict[str, int] | None:
     watch, told = LeaseWatch(), ""
     while True:
         try:
@@ -310,6 +363,8 @@ async def _watch(connection: Connection, leases: Leases) -> dict[str, int]:
             if watch.is_free(held, time.monotonic()):
                 log.info("standby: nobody writes what this run is to write: taking over")
                 return {key: lease.revision for key, lease in held.items()}
+            if go_on is not None and not go_on():
+                return None
             holder = next(iter(held.values())).holder
             if holder.run != told:
                 told = holder.run

@@ -17,6 +17,7 @@ from tests.processes import named
 from tests.replay_cli import replay, start
 
 SECRET = "s3cret-of-a-vendor"
+SECOND_KEY = "an0ther-key-of-a-vendor"
 
 LIVE = """
 import logging
@@ -26,6 +27,7 @@ from ingestor.model.errors import StreamError
 
 def echo(config):
     logging.getLogger("ingestor").warning("the vendor says: no key %s", config.polygon.api_key)
+    logging.getLogger("ingestor").warning("nor %s", config.polygon.standby_api_key)
     logging.getLogger("ingestor").warning("lost nats://me:%s@host", "p4ssword")
     raise StreamError("given up")
 
@@ -39,7 +41,8 @@ def test_no_line_of_a_run_shows_a_key_or_a_password_of_its_configuration() -> No
     urls = "nats://me:p4ssword@one:4222,nats://two:4222"
     done = subprocess.run(
         [sys.executable, "-c", LIVE],
-        env=os.environ | {"POLYGON_API_KEY": SECRET, "NATS_URL": urls},
+        env=os.environ
+        | {"POLYGON_API_KEY": SECRET, "POLYGON_STANDBY_API_KEY": SECOND_KEY, "NATS_URL": urls},
         capture_output=True,
         text=True,
         timeout=60,
@@ -48,6 +51,7 @@ def test_no_line_of_a_run_shows_a_key_or_a_password_of_its_configuration() -> No
     assert "the vendor says: no key" in done.stderr, done.stderr
     assert "lost nats://me:" in done.stderr
     assert SECRET not in done.stderr + done.stdout
+    assert SECOND_KEY not in done.stderr + done.stdout
     assert "p4ssword" not in done.stderr + done.stdout
     assert done.returncode == ExitCode.STREAM
 

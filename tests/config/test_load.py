@@ -253,10 +253,11 @@ def test_the_slowest_speed_is_allowed_and_a_slower_one_is_not() -> None:
 
 def test_a_secret_is_read_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
     path = file(tmp_path, "  k3y\r\n")
-    layer = secret_files_layer({"POLYGON_API_KEY_FILE": str(path), "NATS_TOKEN_FILE": ""})
-    loaded = load([layer])
-    assert loaded.config.polygon.api_key == "k3y"
-    assert loaded.origins == {"polygon.api_key": "environment POLYGON_API_KEY_FILE"}
+    for name, key in (("", "api_key"), ("STANDBY_", "standby_api_key")):
+        variable = f"POLYGON_{name}API_KEY_FILE"
+        loaded = load([secret_files_layer({variable: str(path), "NATS_TOKEN_FILE": ""})])
+        assert getattr(loaded.config.polygon, key) == "k3y"
+        assert loaded.origins == {f"polygon.{key}": f"environment {variable}"}
 
 
 def test_a_secret_beside_a_file_with_one_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def test_secrets_are_never_shown() -> None:
                     "nats.password": Setting("hunter2", "file x"),
                     "nats.token": Setting("s3cret", "file x"),
                     "polygon.api_key": Setting("k3y", "environment POLYGON_API_KEY"),
+                    "polygon.standby_api_key": Setting("0ther", "file x"),
                     "nats.url": Setting("nats://me:pw123@host:4222", "environment NATS_URL"),
                 }
             ]
@@ -33,6 +34,7 @@ def test_secrets_are_never_shown() -> None:
     assert "s3cret" not in text
     assert "pw123" not in text
     assert "k3y" not in text
+    assert "0ther" not in text
     assert "host:4222" in text
 
 

@@ -8,7 +8,8 @@
   nats --kills N          the server killed N times
   nats --full N           the server's disk full N times (needs root)
   cluster --kills N       of three servers the leader killed N times
-  standby --takeovers N   N takeovers, a fifth of them from leaders that are stopped and woken up
+  standby --takeovers N   N takeovers, a fifth of them from leaders that are stopped and woken up;
+                          with --second-key nothing may be missing
   hour --seconds S        a fault about every ten seconds: what grows, what is left behind
 
 Ctrl-C ends a campaign with what it has, a second one at once. The exit code is 1 when anything was
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--away", type=float, metavar="S")
     parser.add_argument("--full", type=int, metavar="N")
     parser.add_argument("--takeovers", type=int, default=100)
+    parser.add_argument("--second-key", action="store_true")
     parser.add_argument("--rate", type=int, default=2_500, help="events a second of each market")
     parser.add_argument("--no-journal", action="store_true")
     return parser
@@ -91,7 +93,7 @@ def _campaign(chosen: argparse.Namespace, folder: Path) -> Campaign:
     if chosen.campaign == "cluster":
         return ClusterCampaign(folder, settings, kills or 50)
     if chosen.campaign == "standby":
-        return StandbyCampaign(folder, settings, chosen.takeovers)
+        return StandbyCampaign(folder, settings, chosen.takeovers, second_key=chosen.second_key)
     return _live_campaign(chosen, folder, settings)
 
 

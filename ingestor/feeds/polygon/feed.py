@@ -23,10 +23,10 @@ from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
 from ingestor.feeds.polygon.frame_handler import FrameHandler
 from ingestor.feeds.polygon.hours import SILENCE_LIMIT_NS, MarketHours, TradingHours, Watchdog
 from ingestor.feeds.polygon.option_follower import FollowedStrikes, OptionFollower, ReferencePrice
+from ingestor.feeds.polygon.relay import MakeSpool
 from ingestor.feeds.polygon.session import Phase, Session, SessionLimits
 from ingestor.feeds.polygon.socket import Ended, Endpoint, FeedSocket, SocketLimits
 from ingestor.feeds.polygon.spill_queue import CATCH_UP_PER_S, Backlog, BacklogLimits, SpillQueue
-from ingestor.feeds.polygon.spool import MakeSpool
 from ingestor.feeds.polygon.status_reporter import (
     ConnectLog,
     FeedStats,
@@ -321,6 +321,11 @@ class PolygonFeed:
         self._stats.spool_lag_ns = self._spill.lag_ns(self._settings.clock())
         self._stats.subscribed = self._session.subscriptions.subscribed
         self._stats.streaming = self._session.phase is Phase.STREAMING
+        self._spill.on_own(
+            is_whole=self._stats.streaming and self._session.subscriptions.answered,
+            now_ns=time.monotonic_ns(),
+            recv_ns=self._settings.clock(),
+        )
         self._sink.show(self._stats)
 
     async def _finish(self, sockets: asyncio.Task[None]) -> None:
@@ -330,6 +335,7 @@ class PolygonFeed:
         # Twice: once for the server's close frame, once for the cut when it does not come.
         if goodbye:
             await asyncio.wait((sockets,), timeout=2 * self._settings.socket.close_s)
+        self._spill.stop()
         deadline_ns = time.monotonic_ns() + round(self._settings.drain_s * NS_PER_S)
         while not self._on_tick() and time.monotonic_ns() < deadline_ns:
             await asyncio.sleep(DRAIN_S)

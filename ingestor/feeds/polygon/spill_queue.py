@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestor.feeds.polygon.decode import OptionDecoder, StockDecoder
+from ingestor.feeds.polygon.relay import Relay
 from ingestor.feeds.polygon.spool import IDLE, NOTHING, Piece, ReadBack, Spool
 from ingestor.feeds.polygon.status_reporter import (
     FeedGap,
@@ -248,7 +249,7 @@ class SpillQueue:
         feed: int,
         symbols: SymbolTable,
         source: Source,
-        spool: Spool | None = None,
+        spool: Spool | Relay | None = None,
         frame_log: FrameLog | None = None,
         catch_up_per_s: float = CATCH_UP_PER_S,
     ) -> None:
@@ -264,7 +265,7 @@ class SpillQueue:
         self._symbols = symbols
         self._source = source
         self._frame_log = frame_log
-        self._before: Spool | ReadBack | None = spool
+        self._before: Spool | Relay | ReadBack | None = spool
         self._pieces: Iterator[Piece] = iter(()) if spool is None else spool.pieces()
         self._piece: Piece | None = next(self._pieces, None)
         self._waiting: ReadBack | None = None
@@ -361,7 +362,17 @@ class SpillQueue:
             return False
         return True
 
-    def _pass_spool(self, before: Spool | ReadBack, now_ns: int) -> bool:
+    def on_own(self, *, is_whole: bool, now_ns: int, recv_ns: int) -> None:
+        """Hear whether the feed's connection brings all that it is to; see `Relay`."""
+        if isinstance(self._before, Relay):
+            self._before.on_own(is_whole=is_whole, now_ns=now_ns, recv_ns=recv_ns)
+
+    def stop(self) -> None:
+        """Hear that nothing more is put."""
+        if isinstance(self._before, Relay):
+            self._before.stop()
+
+    def _pass_spool(self, before: Spool | Relay | ReadBack, now_ns: int) -> bool:
         """Hand on some of what the journal holds; whether that is all of it."""
         passed_ns = min(max(now_ns - self._passed_ns, 0), MAX_REST_NS)
         self._passed_ns = now_ns
@@ -373,9 +384,8 @@ class SpillQueue:
             if gap is not None:
                 self._tell_gap(before, gap)
                 self._piece = Piece(records)
-            if len(records) and not self._sink.put(
-                Block(self._feed, records, self._symbols, self._source)
-            ):
+            block = Block(self._feed, records, self._symbols, self._source)
+            if len(records) and not self._sink.put(block):
                 return False
             self._due -= max(len(records), PIECE_COST)
             self._left.take(records, counted=isinstance(before, ReadBack))
@@ -384,17 +394,25 @@ class SpillQueue:
                 break
         if self._piece is not None:
             return False
+        self._join_own(before, now_ns)
+        return True
+
+    def _join_own(self, before: Spool | Relay | ReadBack, now_ns: int) -> None:
+        """All of what goes first is handed on: find out what of the live feed follows it."""
         if isinstance(before, ReadBack) and self._left.last is not None:
             self._reporter.spool(f"caught up: {self._left.read:,} events were read back", now_ns)
             self._left = Left()
+        if isinstance(before, Relay):
+            for chunk in self._backlog.forget():
+                self._backlog.add(before.own(chunk, self._symbols), beyond=True)
         if self._backlog:
             # Only now it is known what of the live feed follows the journal's last.
             if (gap := before.join(self._backlog.first())) is not None:
                 self._tell_gap(before, gap)
-            self._before = None
-        return True
+            if not isinstance(before, Relay) or before.is_done:
+                self._before = None
 
-    def _tell_gap(self, before: Spool | ReadBack, gap: FeedGap) -> None:
+    def _tell_gap(self, before: Spool | Relay | ReadBack, gap: FeedGap) -> None:
         if isinstance(before, ReadBack):
             self._reporter.hole(gap)
         else:

@@ -105,12 +105,6 @@ def left_in(directory: Path, market: Market) -> list[Segment]:
         return []
 
 
-def _begins_before(segment: Segment, recv_ns: int) -> bool:
-    """Whether a segment's first frame was received at a time or before it."""
-    found = first_entries(segment)
-    return bool(found and found[1] and found[1][0].recv_ns <= recv_ns)
-
-
 class StoredRows:
     """Leaves out of frames, taken in their order, the rows that are stored.
 
@@ -150,6 +144,29 @@ class StoredRows:
         return records[~stored] if stored.any() else records
 
 
+class Renamer:
+    """Gives instruments of another decoder ids in a live feed's table."""
+
+    def __init__(self, symbols: SymbolTable) -> None:
+        """`symbols` is the table of the live feed, to which names are added."""
+        self._symbols = symbols
+        self._ids: dict[str, int] = {}
+
+    def renamed(self, records: Records, table: SymbolTable) -> Records:
+        """Return a copy whose instruments have ids that the live feed never gives."""
+        renamed = records.copy()
+        numbers, place = np.unique(records["instrument_id"], return_inverse=True)
+        ids = []
+        for symbol in (table[number] for number in numbers.tolist()):
+            if symbol not in self._ids:
+                # Beyond the live feed's: its decoder is to meet each symbol as a new one itself.
+                self._ids[symbol] = MAX_INSTRUMENTS + len(self._ids)
+                self._symbols[self._ids[symbol]] = symbol
+            ids.append(self._ids[symbol])
+        renamed["instrument_id"] = np.array(ids, np.uint32)[place]
+        return renamed
+
+
 class Spool:
     """Reads back what is not stored of one feed, in memory that does not depend on its size.
 
@@ -174,9 +191,8 @@ class Spool:
         self._segments = segments
         self._ask_ends = ends
         self._ends: Mapping[RType, StoredEnd] = {}
-        self._symbols = symbols
+        self._renamer = Renamer(symbols)
         self._context_ns = context_ns
-        self._ids: dict[str, int] = {}
         self._playback = Playback()
         self._run_ns: int | None = None
         self._connection: int | None = None
@@ -220,7 +236,8 @@ class Spool:
         for segment in reversed(self._segments):
             segments.insert(0, segment)
             yield NOTHING
-            if _begins_before(segment, min(times) - self._context_ns):
+            front = first_entries(segment)
+            if front and front[1] and front[1][0].recv_ns <= min(times) - self._context_ns:
                 break
         found, newest_ns, from_ns = yield from self._found(segments, times)
         # Mostly the server has stored more than the disk of a run that was killed.
@@ -302,29 +319,11 @@ class Spool:
         return rest
 
     def _handed_on(self, piece: Piece) -> Piece:
-        records = self._renamed(piece.records)
+        records = self._renamer.renamed(piece.records, self._playback.symbols)
         recv_ns = records["ts_recv_ns"]
         self._span_ns = (self._span_ns[0] or int(recv_ns[0]), int(recv_ns[-1]))
         self.rows += len(records)
         return Piece(records, piece.gap)
-
-    def _renamed(self, records: Records) -> Records:
-        """Return a copy whose instruments have ids that the live feed never gives."""
-        renamed, table = records.copy(), self._playback.symbols
-        numbers, place = np.unique(records["instrument_id"], return_inverse=True)
-        ids = []
-        for symbol in (table[number] for number in numbers.tolist()):
-            if symbol not in self._ids:
-                # Beyond the live feed's: its decoder is to meet each symbol as a new one itself.
-                self._ids[symbol] = MAX_INSTRUMENTS + len(self._ids)
-                self._symbols[self._ids[symbol]] = symbol
-            ids.append(self._ids[symbol])
-        renamed["instrument_id"] = np.array(ids, np.uint32)[place]
-        return renamed
-
-
-MakeSpool = Callable[[SymbolTable], Spool]
-"""Makes the spool of a feed, given its symbols."""
 
 
 GIVE_UP_NS: Final = 10 * NS_PER_S

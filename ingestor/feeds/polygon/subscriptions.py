@@ -170,6 +170,11 @@ class Subscriptions:
         """Number of names that the server acknowledged on this socket."""
         return len(self._granted)
 
+    @property
+    def answered(self) -> bool:
+        """Whether some names are acknowledged on this socket, and no answer is awaited."""
+        return bool(self._granted) and not self._due_ns
+
     def begin(self, now_ns: int) -> tuple[Send, ...]:
         """The socket is authenticated: subscribe to all that is wanted."""
         self._live = True

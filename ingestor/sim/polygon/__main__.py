@@ -255,6 +255,11 @@ def parser() -> argparse.ArgumentParser:
 def _add_account(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key", help="the key (%(default)s)")
     group.add_argument(
+        "--standby-api-key",
+        metavar="KEY",
+        help="a second key, of an account with the same plan and a quota of its own",
+    )
+    group.add_argument(
         "--plan",
         type=_plan,
         help="topics it may have, e.g. stocks-T,stocks-Q,options-T; a market without any is "

@@ -69,12 +69,12 @@ class Rules:
     """What the account may do on one market.
 
     Attributes:
-        api_key: The one key that is accepted.
+        api_keys: The keys that are accepted, each of an account with a quota of its own.
         topics: Topics of the plan; none means no WebSocket access at all.
         delayed_tier: Authentication succeeds, then nothing is ever answered or sent.
     """
 
-    api_key: str
+    api_keys: frozenset[str]
     topics: frozenset[str]
     delayed_tier: bool = False
 
@@ -115,6 +115,8 @@ class ServerSession:
         self._market = market
         self._rules = rules
         self.authenticated = False
+        self.account = ""
+        """The key by which it was let in."""
         self.subscriptions: dict[str, None] = {}
         """Parameters as they were sent; a dict, because their order is worth keeping."""
         self.key: tuple[str, ...] = ()
@@ -128,11 +130,11 @@ class ServerSession:
     def answer(self, request: Request) -> Answer:
         """Take a client's message."""
         if request.action == "auth":
-            if request.params != self._rules.api_key:
+            if request.params not in self._rules.api_keys:
                 return Answer((AUTH_FAILED,), hang_up=True)
             if not self._rules.topics:
                 return Answer((NO_ACCESS,), hang_up=True)
-            self.authenticated = True
+            self.authenticated, self.account = True, request.params
             return Answer((AUTH_SUCCESS,))
         if not self.authenticated or self._rules.delayed_tier:
             return SILENCE

@@ -70,6 +70,7 @@ class SimulatorSettings:
     tls_key: Path | None = None
 
     api_key: str = API_KEY
+    standby_api_key: str | None = None
     plan: frozenset[str] = PLAN
     delayed_tier: frozenset[SimMarket] = frozenset()
     auth_timeout_s: float = 10.0
@@ -100,7 +101,8 @@ class SimulatorSettings:
         """What the account may do on a market."""
         prefix = f"{market}-"
         topics = frozenset(p.removeprefix(prefix) for p in self.plan if p.startswith(prefix))
-        return Rules(self.api_key, topics, market in self.delayed_tier)
+        keys = frozenset(key for key in (self.api_key, self.standby_api_key) if key is not None)
+        return Rules(keys, topics, market in self.delayed_tier)
 
 
 HISTORY_MESSAGES: Final = 10_000
@@ -158,7 +160,7 @@ class MarketHub:
         if connection.session.authenticated and request.action == "auth":
             # The vendor accepts a connection too many first, and evicts a moment later.
             loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.quota_delay_s, self._enforce_quota)
+            loop.call_later(self._settings.quota_delay_s, self._enforce_quota, request.params)
         else:
             self._select()
         self.changed()
@@ -181,8 +183,8 @@ class MarketHub:
             connection.say(MAX_CONNECTIONS)
             connection.close(POLICY_VIOLATION)
 
-    def _enforce_quota(self) -> None:
-        members = self.members
+    def _enforce_quota(self, account: str) -> None:
+        members = [one for one in self.members if one.session.account == account]
         surplus = max(0, len(members) - self._settings.quota) if self._settings.quota else 0
         older = self._settings.over_quota == EVICT_OLDER
         self.evict(members[:surplus] if older else members[len(members) - surplus :])

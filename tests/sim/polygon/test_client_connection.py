@@ -174,6 +174,18 @@ def test_each_market_has_its_own_quota(start: Start) -> None:
         stocks.take(20)
 
 
+def test_each_key_has_its_own_quota(start: Start) -> None:
+    simulator = start("--quota-delay", "0", "--standby-api-key", "second")
+    with (
+        subscriber(simulator.stocks_url, "T.SPY") as one,
+        client(simulator.stocks_url) as other,
+    ):
+        other.log_in("second")
+        other.subscribe("T.SPY")
+        other.take(20)
+        one.take(20)
+
+
 def test_a_higher_quota_lets_two_clients_see_the_same_events(start: Start) -> None:
     simulator = start("--quota", "2", "--rate", "0")
     with (

@@ -20,7 +20,7 @@ KEY = "k"
 def session(
     market: SimMarket = SimMarket.STOCKS, topics: str = "T,Q,A", *, delayed_tier: bool = False
 ) -> ServerSession:
-    rules = Rules(KEY, frozenset(filter(None, topics.split(","))), delayed_tier)
+    rules = Rules(frozenset({KEY}), frozenset(filter(None, topics.split(","))), delayed_tier)
     return ServerSession(market, rules)
 
 
