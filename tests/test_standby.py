@@ -37,9 +37,15 @@ class Pair:
     """A run, and its standby, which is ready; `end` in any case."""
 
     def __init__(
-        self, vendor: SimulatorProcess, server: NatsServer, folder: Path, **more: str
+        self,
+        vendor: SimulatorProcess,
+        server: NatsServer,
+        folder: Path,
+        *arguments: str,
+        **more: str,
     ) -> None:
-        """`more` goes into the environment of both."""
+        """`arguments` are of both, and `more` goes into the environment of both."""
+        self._arguments = ("--standby", "--nats", server.url, *arguments)
         path = str(Path(__file__).parents[1])
         self._environment = os.environ | feeds_of(vendor, PYTHONPATH=path, **more)
         self._server, self._folder = server, folder
@@ -54,7 +60,7 @@ class Pair:
     def start(self, name: str) -> subprocess.Popen[bytes]:
         with (self._folder / name).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ingestor.main", "--standby", "--nats", self._server.url],
+                [sys.executable, "-m", "ingestor.main", *self._arguments],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=subprocess.DEVNULL,
@@ -273,6 +279,28 @@ def test_what_hears_the_vendor_is_started_again_when_it_dies(
         assert pair.seconds_until_taken_over() < TAKEN_OVER_S
         until(lambda: "published from the standby's connection" in pair.log("standby"), "relayed")
         assert gaps(nats_server) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGUSR1])
+def test_a_standby_waits_until_the_journals_folder_is_let_go(
+    how: signal.Signals, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    with simulator("--rate", "1000", "--options-rate", "0") as vendor:
+        pair = Pair(vendor, nats_server, tmp_path, "--record", str(tmp_path / "journal"))
+        try:
+            pair.begin()
+            if how == signal.SIGSTOP:
+                pair.signal_leader(how)
+                until(lambda: "not taken over yet" in pair.log("standby"), "the folder in use")
+                assert "is in use" in pair.log("standby")
+                pair.signal_leader(signal.SIGKILL)
+            else:
+                pair.leader.send_signal(how)
+            assert pair.seconds_until_taken_over() < TAKEN_OVER_S
+            assert pair.log("standby").count("not taken over yet") <= 1
+        finally:
+            pair.end()
 
 
 def test_a_standby_needs_a_server_that_is_named(tmp_path: Path) -> None:

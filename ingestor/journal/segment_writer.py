@@ -34,7 +34,7 @@ import zstandard
 
 from ingestor.journal.format import Market
 from ingestor.journal.segments import COMPRESSED, LOCK, PART, is_whole, list_segments, segment_name
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError, PlaceInUseError
 
 LEVEL: Final = 3
 PIECE_BYTES: Final = 1024 * 1024
@@ -49,7 +49,10 @@ class FolderLock:
     """Keeps two runs from recording one feed into one folder; it ends with its process."""
 
     def __init__(self, directory: Path, market: Market) -> None:
-        """Make the folder and take the lock. Raises `ConfigurationError` naming the folder."""
+        """Make the folder and take the lock.
+
+        Raises `ConfigurationError` naming the folder, `PlaceInUseError` where another has it.
+        """
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = (directory / f"{market.feed_name}{LOCK}").open("ab")
@@ -62,7 +65,7 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise ConfigurationError(
+            raise PlaceInUseError(
                 f"the journal folder {directory} is in use: another run records "
                 f"{market.feed_name} there ({error.strerror})"
             ) from error

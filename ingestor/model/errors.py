@@ -43,6 +43,10 @@ class ConfigurationError(IngestorError):
     exit_code = ExitCode.CONFIGURATION
 
 
+class PlaceInUseError(ConfigurationError):
+    """Another process has the folder or the port; it may let go of it."""
+
+
 class NoDataError(IngestorError):
     """A folder or file that was asked for does not exist."""
 

@@ -34,6 +34,7 @@ from ingestor.model.errors import (
     IngestorError,
     NatsRefusedError,
     NatsUnreachableError,
+    PlaceInUseError,
     StreamInUseError,
 )
 from ingestor.nats.connection import Connection
@@ -116,6 +117,7 @@ class StreamIngestor:
     def _follow(self, receivers: Receivers | None) -> RunReport:
         """Stream once it is this run's turn, until stopped."""
         systemd = NotifySocket()
+        held = ""
         while True:
             # Nor while it waits: the run that it is to follow may have the same journal and port.
             systemd.status("standby: ready to follow the run that writes now")
@@ -130,6 +132,13 @@ class StreamIngestor:
                 log.info("standby: another one was faster: %s", other)
             except NatsUnreachableError as error:
                 log.warning("standby: not taken over: %s", error)
+            except PlaceInUseError as error:
+                # Its journal's folder or its port: one that is stopped keeps them until it is
+                # killed for that, one that hands over for a moment.
+                if str(error) != held:
+                    log.warning("standby: not taken over yet: %s", error)
+                held = str(error)
+                time.sleep(POLL_S)
 
     def _receivers(self) -> Receivers | None:
         """Return what hears the vendor while this run waits, if there is a key for it."""

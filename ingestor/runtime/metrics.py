@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from ingestor.config.schema import Config, Metrics
-from ingestor.model.errors import ConfigurationError
+from ingestor.model.errors import ConfigurationError, PlaceInUseError
 from ingestor.model.units import now_ns
 from ingestor.nats.options import ConnectOptions, resolve
 from ingestor.runtime.controller import Controller
@@ -114,7 +114,7 @@ def listening(
 
     A demo takes any other port where somebody has this one. The address of a run that is
     `steerable` is told with its token, as Jupyter does. Raises ConfigurationError when it cannot be
-    bound.
+    bound, PlaceInUseError where another process has it.
     """
     if metrics.listen is None:
         yield None
@@ -165,6 +165,5 @@ def _bound(listen: str, *, or_any: bool) -> socket.socket:
         if or_any and error.errno == errno.EADDRINUSE:
             return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         reason = error.strerror or str(error)
-        raise ConfigurationError(
-            f"metrics.listen = {listen!r} cannot be listened on: {reason}"
-        ) from None
+        kind = PlaceInUseError if error.errno == errno.EADDRINUSE else ConfigurationError
+        raise kind(f"metrics.listen = {listen!r} cannot be listened on: {reason}") from None
