@@ -42,8 +42,8 @@ from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
 COUNT_NS: Final = 100_000_000
-"""How old the counts in the table are at most while rows are sent. At 20 ms each block of a live feed
-cost the publisher a sixth more."""
+"""How old the counts in the table are at most while rows are sent. At 20 ms each block of a live
+feed cost the publisher a sixth more."""
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 STALLED_S: Final = 3.0
