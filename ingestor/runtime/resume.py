@@ -300,6 +300,20 @@ def stored_ends(
         return {}
 
 
+def places_of(feeds: Sequence[LiveFeedName], stream_end: StreamEnd) -> dict[RType, str]:
+    """Return under which subject the stream stores each type of these feeds.
+
+    Raises LookupError where the server alone knows that.
+    """
+    places: dict[RType, str] = {}
+    for rtype in (rtype for feed in feeds for rtype in RTYPES[feed]):
+        place = mapped_subject(EVENT_TYPE_BY_RTYPE[rtype].subject, stream_end.transform)
+        if place is None:
+            raise LookupError("the server alone knows under which subjects it stores")
+        places[rtype] = place
+    return places
+
+
 async def ends_in_stream(
     api: JetStreamApi,
     stream: str,
@@ -315,12 +329,7 @@ async def ends_in_stream(
     stream_end = await api.stream_end(stream)
     if stream_end is None:
         return {}
-    places: dict[RType, str] = {}
-    for rtype in (rtype for feed in feeds for rtype in RTYPES[feed]):
-        place = mapped_subject(EVENT_TYPE_BY_RTYPE[rtype].subject, stream_end.transform)
-        if place is None:
-            raise LookupError("the server alone knows under which subjects it stores")
-        places[rtype] = place
+    places = places_of(feeds, stream_end)
     # What a run that was killed had sent may still be on its way into the server.
     if not settled:
         await quiet(api, stream, list(places.values()))

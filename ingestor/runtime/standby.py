@@ -38,7 +38,6 @@ from ingestor.model.units import NS_PER_S
 from ingestor.nats.connection import Connection
 from ingestor.nats.jetstream import JetStreamApi
 from ingestor.nats.options import ConnectOptions
-from ingestor.publish.reconcile import mapped_subject
 from ingestor.ring.block_ring import BlockRing, Doorbell
 from ingestor.ring.wire import RingReader
 from ingestor.runtime.counters import Counter, CounterRow, CounterTable
@@ -46,6 +45,7 @@ from ingestor.runtime.feed_factory import LiveFeeds, Vendor
 from ingestor.runtime.feed_process import FeedContext, RingWriter
 from ingestor.runtime.positions import quiet
 from ingestor.runtime.reload import LiveSettings
+from ingestor.runtime.resume import places_of
 from ingestor.runtime.run_keeper import connected
 from ingestor.runtime.run_records import RTYPES
 from ingestor.runtime.supervisor import Child, ChildPlan, start_child
@@ -331,12 +331,7 @@ async def tails_in_stream(
     stream_end = await api.stream_end(stream)
     if stream_end is None:
         return {}
-    places: dict[RType, str] = {}
-    for rtype in (rtype for feed in feeds for rtype in RTYPES[feed]):
-        place = mapped_subject(EVENT_TYPE_BY_RTYPE[rtype].subject, stream_end.transform)
-        if place is None:
-            raise LookupError("the server alone knows under which subjects it stores")
-        places[rtype] = place
+    places = places_of(feeds, stream_end)
     # What a run that was killed had sent may still be on its way into the server.
     await quiet(api, stream, list(places.values()))
     found = {feed: await _tail(api, stream, RTYPES[feed], places, source) for feed in feeds}
