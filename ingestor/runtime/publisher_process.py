@@ -41,9 +41,6 @@ from ingestor.runtime.positions import Position, Predecessor, Seek, Stored
 from ingestor.runtime.run_records import types_of
 
 HEARTBEAT_S: Final = 0.1
-COUNT_NS: Final = 100_000_000
-"""How old the counts in the table are at most while rows are sent. At 20 ms each block of a live
-feed cost the publisher a sixth more."""
 IDLE_S: Final = 0.5
 """Longest wait for the doorbell before looking again."""
 STALLED_S: Final = 3.0
@@ -121,7 +118,9 @@ class PublisherProcess:
             live=inputs.drain_on_stop,
             run=inputs.run,
         )
-        self._count_due_ns = self._acked_rows = 0
+        self._is_counted = False
+        self._at_beat = (0, 0)
+        """Rows acknowledged and rows under way, at the last beat."""
         self._pace: Pace | None = None
         if inputs.steered is not None:
             self._pace = Pace(inputs.steered, table, self._row, self._watch.tell)
@@ -366,17 +365,27 @@ class PublisherProcess:
         self._last_event_ns = runs.event_ns(-1)
         self._latencies.on_handed(runs)
         await self._asked(self._publisher.send(runs))
-        if time.monotonic_ns() >= self._count_due_ns:
+        # Until something is stored each block counts, so that the first row is not missed. Then
+        # beats do: every 20 ms cost a live run's publisher a sixth.
+        if not self._is_counted:
             self._count()
         self._row[Counter.EVENT_TIME_NS] = int(runs.key_ts_ns[-1])
 
     async def _beat(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
+                self._note_stall()
                 self._count()
                 self._watch.tell_trouble()
                 self._latencies.flush()
                 await asyncio.sleep(HEARTBEAT_S)
+
+    def _note_stall(self) -> None:
+        """Note whether nothing was stored since the last beat, though rows were under way then."""
+        acked, under_way = self._at_beat
+        self._at_beat = self._publisher.acked_rows, self._publisher.unacked_rows
+        stalled = under_way > 0 and acked == self._at_beat[0]
+        self._row.note_since(Counter.STALLED_SINCE_NS, stalled, time.monotonic_ns())
 
     async def _tell_ends(self) -> None:
         """Tell feeds that were started again where to go on."""
@@ -395,16 +404,11 @@ class PublisherProcess:
         if place is None:
             return
         stored = self._publisher.report()
-        # Until something is stored each block counts, so that the first row is not missed.
-        self._count_due_ns = now_ns + COUNT_NS if stored.messages else 0
-        acked, under_way = self._publisher.acked_rows, self._publisher.unacked_rows
-        stalled = under_way > 0 and acked == self._acked_rows
-        row.note_since(Counter.STALLED_SINCE_NS, stalled, now_ns)
-        self._acked_rows = acked
-        row[Counter.UNACKED] = under_way
+        self._is_counted = stored.messages > 0
+        row[Counter.UNACKED] = self._publisher.unacked_rows
         first_ns = self._first_event_ns
         row[Counter.FIRST_EVENT_NS] = row[Counter.FIRST_EVENT_NS] or first_ns or 0
-        row[Counter.PUBLISHED] = acked
+        row[Counter.PUBLISHED] = self._publisher.acked_rows
         row[Counter.MESSAGES] = stored.messages
         row[Counter.RECONNECTS] = stored.reconnects
         statuses = self._publisher.statuses

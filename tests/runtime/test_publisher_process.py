@@ -142,6 +142,23 @@ def test_a_server_that_stores_nothing_is_seen_from_the_moment_it_began(
     doorbell.close()
 
 
+def test_rows_that_have_just_been_sent_are_no_stall(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doorbell, table = Doorbell(), CounterTable(2)
+    flow = PublisherInputs([], doorbell, ArrivalMerge(1), drain_on_stop=True)
+    publishing = publisher(nats_server)
+    process = PublisherProcess(flow, publishing, table, stop_s=10)
+    told = []
+    for acked, under_way in [(5, 0), (5, 1), (6, 1), (6, 1), (6, 2), (8, 0), (8, 1)]:
+        monkeypatch.setattr(type(publishing), "acked_rows", acked)
+        monkeypatch.setattr(type(publishing), "unacked_rows", under_way)
+        process._note_stall()
+        told.append(table.row(0)[Counter.STALLED_SINCE_NS] > 0)
+    assert told == [False, False, False, True, True, False, False]
+    doorbell.close()
+
+
 @pytest.mark.parametrize("drain_on_stop", [True, False])
 def test_a_stream_that_loses_what_it_held_is_an_error_of_a_replay_and_news_of_a_live_run(
     nats_server: NatsServer, drain_on_stop: bool
